@@ -1,0 +1,165 @@
+"""Measure a saved recommender on test items, beside the yardsticks.
+
+    python recipes/evaluate.py recipes/demo/evaluate.yaml [--key value ...]
+
+Prints a table and writes the results as JSON. A model is measured on the split that it was trained on (ties as published or
+shuffled): on another one, its training data would hold test items.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiger.arguments import parse_arguments
+from tiger.baselines import evaluate_yardsticks
+from tiger.cli import friendly_errors
+from tiger.data import DataError, RecommendationData
+from tiger.embeddings import item_texts
+from tiger.files import write_atomically
+from tiger.metrics import next_item_metrics
+from tiger.recommender import TigerRecommender
+
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+@dataclass
+class EvaluateArguments:
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    results_dir: str = field(metadata={"help": "where the JSON files go, one a model"})
+    models: list[str] = field(default_factory=list, metadata={"help": "saved recommenders; none: yardsticks alone"})
+    name: str = field(default="tiger", metadata={"help": "what to call the model in the table"})
+    part: str = field(default="test", metadata={"help": "test or valid"})
+    num_beams: int = 50
+    tie_seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "for the yardsticks, ties shuffled"})
+    examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
+    bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
+
+
+def main() -> None:
+    (args,) = parse_arguments([EvaluateArguments])
+    if args.part not in ("test", "valid"):
+        raise DataError(f"part must be test or valid, got {args.part!r}.")
+    data = RecommendationData.load(args.dataset)
+    results = []
+    for seed in (None, *args.tie_seeds):
+        results += yardsticks(args, data, seed)
+    for folder in args.models:
+        recommender = TigerRecommender.from_pretrained(folder, "cuda" if torch.cuda.is_available() else "cpu")
+        results += measure(args, data, recommender)
+        if args.examples:
+            show(args, data, recommender)
+    print(table(results))
+    Path(args.results_dir).mkdir(parents=True, exist_ok=True)
+    for model in dict.fromkeys(row["model"] for row in results):
+        file = Path(args.results_dir) / f"{model}.json"
+        rows = [row for row in results if row["model"] == model]
+        write_atomically(file, json.dumps(rows, indent=1) + "\n")
+    print(f"results: {args.results_dir}")
+
+
+def yardsticks(args: EvaluateArguments, data: RecommendationData, seed: int | None) -> list[dict]:
+    """A result for each yardstick and way with the history."""
+    split, texts = data.leave_one_out(seed), item_texts(data.items)
+    rows = []
+    for exclude_history in (True, False):
+        start = time.perf_counter()
+        for model, metrics in evaluate_yardsticks(split, texts, args.part, exclude_history=exclude_history).items():
+            seeds = [] if seed is None else [seed]
+            setting = describe(args, seed is not None, exclude_history)
+            rows.append(result(args, model, setting, metrics, seeds, time.perf_counter() - start, encoder=None))
+    return rows
+
+
+def measure(args: EvaluateArguments, data: RecommendationData, recommender: TigerRecommender) -> list[dict]:
+    """A result for each way with the history."""
+    if recommender.tokenizer.item_ids != data.item_ids:
+        raise DataError(f"the model knows other items than {args.dataset} holds: evaluate it on its own dataset.")
+    seed = recommender.training.get("shuffle_ties")
+    split = data.leave_one_out(seed)
+    histories = split.test_histories if args.part == "test" else split.valid_histories
+    targets = split.test_targets if args.part == "test" else split.valid_targets
+    rows = []
+    for exclude_history in (True, False):
+        start = time.perf_counter()
+        with torch.autocast(recommender.device.type, torch.bfloat16, enabled=args.bf16):
+            answers, _ = recommender.recommend_rows(
+                histories, k=10, num_beams=args.num_beams, exclude_history=exclude_history, progress=True
+            )
+        seconds = time.perf_counter() - start
+        invalid = float(np.mean(answers < 0))
+        row = result(
+            args,
+            args.name,
+            describe(args, seed is not None, exclude_history),
+            next_item_metrics(answers, targets),
+            [recommender.training.get("seed")],
+            seconds,
+            encoder=None if recommender.encoder is None else recommender.encoder.name,
+        )
+        rows.append(row | {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid})
+    return rows
+
+
+def describe(args: EvaluateArguments, shuffled: bool, exclude_history: bool) -> str:
+    ties = "ties shuffled" if shuffled else "as published"
+    history = "history removed" if exclude_history else "history kept"
+    return ", ".join([ties, history] + ([] if args.part == "test" else [args.part]))
+
+
+def result(args, model: str, setting: str, metrics: dict, seeds: list, seconds: float, encoder: str | None) -> dict:
+    return {
+        "dataset": Path(args.dataset).name,
+        "model": model,
+        "setting": setting,
+        "encoder": encoder,
+        "seeds": seeds,
+        "metrics": {name: round(float(metrics[name]), 5) for name in METRICS},
+        "std": {},
+        "seconds": round(seconds, 1),
+        "hardware": f"{torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + ' CPU'}, "
+        f"{torch.get_num_threads()} threads",
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def table(results: list[dict]) -> str:
+    """The results as text, best NDCG@10 last within each setting."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in results):
+        lines += ["", f"{results[0]['dataset']}, {setting}", "  " + "model".ljust(16) + "".join(f"{m:>11}" for m in METRICS)]
+        rows = [row for row in results if row["setting"] == setting]
+        for row in sorted(rows, key=lambda row: row["metrics"]["ndcg@10"]):
+            values = "".join(f"{row['metrics'][metric]:>11.4f}" for metric in METRICS)
+            lines.append("  " + row["model"].ljust(16) + values)
+    return "\n".join(lines + [""])
+
+
+def show(args: EvaluateArguments, data: RecommendationData, recommender: TigerRecommender) -> None:
+    """A few users, by title: what they had, what came, what is recommended."""
+    split = data.leave_one_out(recommender.training.get("shuffle_ties"))
+    users = np.linspace(0, len(split.users) - 1, args.examples + 2).astype(int)[1:-1]
+    histories = split.test_histories.select(users)
+    answers, scores = recommender.recommend_rows(histories, k=5, num_beams=args.num_beams)
+    ids = recommender.tokenizer.item_ids
+    for user, history, answer, score in zip(users, histories, answers, scores):
+        target = int(split.test_targets[user])
+        print(f"\nuser {data.user_ids[int(split.users[user])]}, the last of {len(history)} items:")
+        for name in recommender.titles([ids[row] for row in history[-5:]]):
+            print(f"    {name}")
+        print(f"  then came {recommender.titles([ids[target]])[0]}; recommended:")
+        for name, row, value in zip(recommender.titles([ids[row] for row in answer]), answer, score):
+            print(f"  {'*' if row == target else ' '} {value:6.2f}  {name}")
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

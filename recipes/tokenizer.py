@@ -1,0 +1,78 @@
+"""Item texts -> embeddings -> codes: fit a tokenizer on a dataset directory.
+
+    python recipes/tokenizer.py recipes/demo/tokenizer.yaml [--key value ...]
+
+Writes the semantic IDs, the quantizer, the encoder, ``report.json`` and ``code_usage.png`` to ``output_dir``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.data import RecommendationData
+from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_embeddings
+from tiger.files import replaced_folder
+from tiger.quantisation_report import plot_code_usage, quantisation_report
+from tiger.tokenizer import SemanticIdTokenizer
+
+
+@dataclass
+class TokenizerArguments:
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    output_dir: str = field(metadata={"help": "where the tokenizer goes"})
+    encoder: str = field(
+        default="sentence-transformers/sentence-t5-base",
+        metadata={"help": "a SentenceTransformer by name or folder, or 'lsa'"},
+    )
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with the encoder's vectors, in place of running it"}
+    )
+    template: str | None = field(default=None, metadata={"help": "columns of an item's text, comma-separated"})
+    embedding_dim: int = field(default=256, metadata={"help": "of the LSA encoder"})
+    quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
+    num_codebooks: int = 3
+    codebook_size: int = 256
+    seed: int = 0
+
+
+def main() -> None:
+    (args,) = parse_arguments([TokenizerArguments])
+    data = RecommendationData.load(args.dataset)
+    texts = item_texts(data.items, args.template)
+    encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
+    if args.embeddings:
+        embeddings = load_embeddings(args.embeddings, data.num_items)
+    else:
+        embeddings = encoder.encode(texts)
+
+    start = time.perf_counter()
+    tokenizer = SemanticIdTokenizer.fit(
+        embeddings,
+        data.item_ids,
+        num_codebooks=args.num_codebooks,
+        codebook_size=args.codebook_size,
+        quantizer=args.quantizer,
+        seed=args.seed,
+    )
+    seconds = time.perf_counter() - start
+    report = quantisation_report(
+        tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), args.codebook_size
+    )
+    report = {"dataset": args.dataset, "encoder": encoder.name, "seconds": round(seconds, 1), **report}
+    with replaced_folder(args.output_dir) as folder:
+        tokenizer.save_pretrained(folder)
+        encoder.save_pretrained(folder / "encoder")
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        plot_code_usage(tokenizer.codes, args.codebook_size, folder / "code_usage.png")
+    print(json.dumps(report, indent=1))
+    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

@@ -1,0 +1,47 @@
+"""What several test files share: where the research data may lie, and small catalogues."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import T5ForConditionalGeneration
+
+from tiger.retriever import t5_config
+from tiger.tokenizer import SemanticIdTokenizer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; tests that read it skip where it is absent."""
+    path = Path(os.environ.get("TIGER_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"needs the data sets, not found in {path} (set TIGER_SHARED_DATA)")
+    return path
+
+
+def make_tokenizer(num_items: int, codebook_size: int = 8, num_codebooks: int = 3, seed: int = 0) -> SemanticIdTokenizer:
+    """Random codes, so that some items collide."""
+    codes = np.random.default_rng(seed).integers(0, codebook_size, (num_items, num_codebooks))
+    return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(num_items)], codebook_size)
+
+
+def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> T5ForConditionalGeneration:
+    """A tiny T5 with random weights, large enough ones that scores differ."""
+    torch.manual_seed(seed)
+    sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 2, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(t5_config(tokenizer, **{**sizes, **options})).eval()
+
+
+def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int = 0) -> torch.Tensor:
+    """Histories of these lengths as padded tokens [B, S]."""
+    random = np.random.default_rng(seed)
+    rows = np.full((len(lengths), max(max(lengths), 1)), -1)
+    for row, length in zip(rows, lengths):
+        row[:length] = random.integers(0, len(tokenizer), length)
+    return torch.from_numpy(tokenizer.encode(rows)).flatten(1)

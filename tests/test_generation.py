@@ -1,0 +1,136 @@
+import pytest
+import torch
+from conftest import make_histories, make_model, make_tokenizer
+
+from tiger.generation import beam_search
+from tiger.t5 import target_logits
+from tiger.trie import SemanticIdTrie
+
+
+def setup(num_items, lengths, **options):
+    tokenizer = make_tokenizer(num_items)
+    model = make_model(tokenizer, **options)
+    return tokenizer, model, SemanticIdTrie.build(tokenizer.token_table), make_histories(tokenizer, lengths)
+
+
+def score_all(model, tokenizer, history):
+    """The log-probability of every item after one history, one by one, by teacher forcing: float32 [n]."""
+    table = torch.from_numpy(tokenizer.token_table)
+    scores = []
+    for tokens in table:
+        labels = tokens.view(1, 1, -1)
+        visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.depth
+        logits = target_logits(model, history, visible, labels)
+        scores.append(logits.log_softmax(-1).gather(-1, labels.view(-1, 1)).sum())
+    return torch.stack(scores).detach()
+
+
+@pytest.mark.parametrize("attention", ["causal", "full"])
+def test_equals_scoring_every_item(attention):
+    tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], history_attention=attention)
+    beams = beam_search(model, trie, histories, num_beams=60)
+    for row in range(len(histories)):
+        length = max(int(histories[row].ne(0).sum()), 4)
+        expected = score_all(model, tokenizer, histories[row : row + 1, :length])
+        assert sorted(beams.rows[row].tolist()) == list(range(60))
+        torch.testing.assert_close(beams.scores[row], expected[beams.rows[row]], atol=2e-5, rtol=0)
+        assert beams.scores[row].diff().max() <= 0
+
+
+@pytest.mark.parametrize("num_beams", [5, 20])
+def test_equals_transformers_generate(num_beams):
+    tokenizer, model, trie, histories = setup(400, [4, 2, 4], history_attention="full")
+    table = tokenizer.token_table.tolist()
+    follow: dict[tuple, set] = {}
+    for row in table:
+        for level in range(4):
+            follow.setdefault(tuple(row[:level]), set()).add(row[level])
+    output = model.generate(
+        histories,
+        attention_mask=histories.ne(0).long(),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=4,
+        min_new_tokens=4,
+        length_penalty=0.0,
+        prefix_allowed_tokens_fn=lambda _, prefix: sorted(follow[tuple(prefix.tolist()[1:])]),
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    expected = tokenizer.decode(output.sequences[:, 1:].numpy()).reshape(3, num_beams)
+    beams = beam_search(model, trie, histories, num_beams=num_beams)
+    assert beams.rows.tolist() == expected.tolist()
+    torch.testing.assert_close(beams.scores, output.sequences_scores.view(3, num_beams), atol=2e-5, rtol=0)
+
+
+def test_excluded_rows_stay_out_and_cost_no_beam():
+    tokenizer, model, trie, histories = setup(60, [3, 2])
+    full = beam_search(model, trie, histories, num_beams=60)
+    excluded = torch.tensor([[0, 1, 2, 1, -1], [5, -1, -1, -1, -1]])
+    beams = beam_search(model, trie, histories, num_beams=60, excluded=excluded)
+    for row, gone in enumerate([{0, 1, 2}, {5}]):
+        expected = [item for item in full.rows[row].tolist() if item not in gone]
+        assert beams.rows[row, : len(expected)].tolist() == expected
+        assert beams.rows[row, len(expected) :].tolist() == [-1] * len(gone)
+    everything_but_seven = torch.tensor([[item for item in range(60) if item != 7]]).expand(2, -1)
+    beams = beam_search(model, trie, histories, num_beams=1, excluded=everything_but_seven)
+    assert beams.rows.tolist() == [[7], [7]]
+
+
+def test_more_beams_than_items():
+    _, model, trie, histories = setup(10, [2])
+    beams = beam_search(model, trie, histories, num_beams=500, k=20)
+    assert sorted(beams.rows[0, :10].tolist()) == list(range(10))
+    assert beams.rows[0, 10:].eq(-1).all() and beams.scores[0, 10:].isneginf().all()
+
+
+def test_batch_does_not_change_answers():
+    tokenizer, model, trie, histories = setup(200, [1 + row % 7 for row in range(1000)])
+    together = beam_search(model, trie, histories, num_beams=10)
+    for row in (0, 5, 999):
+        alone = beam_search(model, trie, histories[row : row + 1], num_beams=10)
+        assert alone.rows.tolist() == together.rows[row : row + 1].tolist()
+        torch.testing.assert_close(alone.scores, together.scores[row : row + 1], atol=2e-5, rtol=0)
+
+
+def test_sampling_is_without_replacement_and_follows_the_model():
+    tokenizer, model, trie, histories = setup(12, [3])
+    generator = torch.Generator().manual_seed(0)
+    draws = 3000
+    beams = beam_search(
+        model, trie, histories.expand(draws, -1), num_beams=4, temperature=1.0, generator=generator
+    )
+    assert all(len(set(row)) == 4 for row in beams.rows.tolist())
+    # The first of each sample is a plain draw, from the model's distribution over real items, level by level.
+    everything = beam_search(
+        model, trie, histories, num_beams=12, temperature=1.0, generator=generator
+    )
+    probabilities = torch.zeros(12)
+    probabilities[everything.rows[0]] = everything.scores[0].exp()
+    assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-5)
+    shares = torch.bincount(beams.rows[:, 0], minlength=12) / draws
+    assert (shares - probabilities).abs().max() < 4 * (0.25 / draws) ** 0.5
+    # Without replacement: the second draw follows the first's distribution with the first item taken out.
+    given = beams.rows[beams.rows[:, 0] == probabilities.argmax()][:, 1]
+    rest = probabilities.clone()
+    rest[probabilities.argmax()] = 0
+    second = torch.bincount(given, minlength=12) / len(given)
+    assert (second - rest / rest.sum()).abs().max() < 4 * (0.25 / len(given)) ** 0.5
+
+
+def test_cold_sampling_is_the_search():
+    _, model, trie, histories = setup(60, [3, 4])
+    plain = beam_search(model, trie, histories, num_beams=60, k=1)
+    cold = beam_search(model, trie, histories, num_beams=60, k=1, temperature=1e-3)
+    assert cold.rows.shape == plain.rows.shape and cold.rows.ge(0).all()
+
+
+def test_leaves_the_model_in_its_mode_and_refuses_nonsense():
+    _, model, trie, histories = setup(10, [2])
+    model.train()
+    beam_search(model, trie, histories, num_beams=2)
+    assert model.training
+    with pytest.raises(ValueError, match="at least 1"):
+        beam_search(model, trie, histories, num_beams=0)
+    with pytest.raises(ValueError, match="positive"):
+        beam_search(model, trie, histories, temperature=0.0)

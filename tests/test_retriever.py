@@ -1,0 +1,142 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
+
+from tiger.data import Sequences
+from tiger.examples import EvaluationExamples, TrainingExamples
+from tiger.retriever import TigerTrainer, check_pair, t5_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def cycle_data(num_users=120, num_items=12, seed=0):
+    """Users who walk round a circle of items: what follows is certain."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 9, num_users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    starts = np.repeat(random.integers(0, num_items, num_users), lengths)
+    items = ((starts + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)) % num_items).astype(np.int32)
+    return Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
+
+
+def make_trainer(folder, **settings):
+    set_seed(settings.get("seed", 0))
+    sequences, tokenizer = cycle_data(), make_tokenizer(12)
+    options = {
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "learning_rate": 3e-3,
+        "max_steps": 30,
+        "logging_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 10,
+        "save_strategy": "steps",
+        "save_steps": 10,
+        "metric_for_best_model": "ndcg@10",
+        "load_best_model_at_end": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return TigerTrainer(
+        model=make_model(tokenizer, d_model=32, dropout_rate=0.1),
+        args=TrainingArguments(str(folder), **{**options, **settings}),
+        train_dataset=TrainingExamples(sequences.drop_last(1)),
+        eval_dataset=EvaluationExamples(sequences.drop_last(1), sequences.items[sequences.offsets[1:] - 1]),
+        processing_class=tokenizer,
+        num_beams=12,
+        exclude_history=False,
+    )
+
+
+def losses(trainer):
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+def test_learns_what_follows_and_keeps_the_best(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=300, eval_steps=100, save_steps=100, learning_rate=1e-2)
+    trainer.add_callback(EarlyStoppingCallback(3))
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_recall@5"] > 0.9 and metrics["eval_ndcg@10"] > 0.8
+    assert trainer.state.best_metric == pytest.approx(metrics["eval_ndcg@10"], abs=1e-6)
+    checkpoint = Path(trainer.state.best_model_checkpoint)
+    assert (checkpoint / "model.safetensors").exists() and (checkpoint / "semantic_ids.safetensors").exists()
+    reopened = T5ForConditionalGeneration.from_pretrained(checkpoint)
+    assert reopened.config.architectures == ["T5ForConditionalGeneration"]
+
+
+def test_evaluation_equals_metrics_by_hand(tmp_path):
+    trainer = make_trainer(tmp_path)
+    output = trainer.predict(trainer.eval_dataset)
+    ranks = [list(row).index(target) for row, target in zip(output.predictions, output.label_ids) if target in row]
+    assert output.metrics["test_recall@10"] == pytest.approx(sum(rank < 10 for rank in ranks) / 120)
+    assert output.metrics["test_ndcg@10"] == pytest.approx(sum(1 / np.log2(rank + 2) for rank in ranks if rank < 10) / 120)
+
+
+def test_exclusion_reaches_evaluation(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.exclude_history = True
+    examples = trainer.eval_dataset
+    for user, row in enumerate(trainer.predict(examples).predictions):
+        assert not set(row[row >= 0]) & set(examples.histories[user])
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    whole.train()
+    script = f"""
+import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from test_retriever import make_trainer
+make_trainer({str(tmp_path / "killed")!r}).train()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "checkpoint-10" / "trainer_state.json").exists():
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Later checkpoints may have been written or half-written by then: go on from the first.
+    resumed = make_trainer(tmp_path / "killed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-10"))
+    expected, found = losses(whole), losses(resumed)
+    assert sorted(found) == list(range(1, 31))
+    assert [found[step] for step in range(11, 31)] == [expected[step] for step in range(11, 31)]
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+
+def test_a_model_with_full_attention_trains_one_target_an_example(tmp_path):
+    tokenizer, sequences = make_tokenizer(12), cycle_data()
+    model = make_model(tokenizer, history_attention="full")
+    args = TrainingArguments(str(tmp_path), max_steps=3, report_to=[], use_cpu=True, disable_tqdm=True)
+    with pytest.raises(ValueError, match="shared=False"):
+        TigerTrainer(model, args, TrainingExamples(sequences), processing_class=tokenizer)
+    trainer = TigerTrainer(model, args, TrainingExamples(sequences, shared=False), processing_class=tokenizer)
+    assert trainer.train().training_loss > 0
+
+
+def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
+    tokenizer = make_tokenizer(12)
+    model = make_model(tokenizer)
+    check_pair(model, tokenizer)
+    with pytest.raises(ValueError, match="use the tokenizer saved with the model"):
+        check_pair(model, make_tokenizer(12, seed=1))
+    tokenizer.add_items([f"new-{n}" for n in range(20)], codes=np.zeros((20, 3), dtype=int))
+    with pytest.raises(ValueError, match="resize its embeddings"):
+        check_pair(model, tokenizer)
+    with pytest.raises(ValueError, match="processing_class"):
+        TigerTrainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    with pytest.raises(ValueError, match="history_attention"):
+        t5_config(tokenizer, history_attention="sideways")

@@ -1,0 +1,138 @@
+import hashlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiger.data import DataError
+from tiger.tokenizer import SemanticIdTokenizer
+
+catalogues = st.tuples(st.integers(1, 4), st.integers(2, 6)).flatmap(
+    lambda shape: st.tuples(
+        st.just(shape[1]),
+        st.lists(st.lists(st.integers(0, shape[1] - 1), min_size=shape[0], max_size=shape[0]), min_size=1, max_size=50),
+    )
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(catalogues)
+def test_round_trips(catalogue):
+    size, codes = catalogue
+    tokenizer = SemanticIdTokenizer(np.array(codes), [f"i{n}" for n in range(len(codes))], size)
+    assert len(np.unique(tokenizer.semantic_ids, axis=0)) == len(codes)
+    assert np.array_equal(tokenizer.codes, codes)
+    rows = np.arange(len(codes))
+    assert np.array_equal(tokenizer.decode(tokenizer.encode(rows)), rows)
+    packed = tokenizer.pack(tokenizer.semantic_ids)
+    assert packed.dtype == np.uint64
+    assert np.array_equal(tokenizer.unpack(packed), tokenizer.semantic_ids)
+    assert np.array_equal(np.argsort(packed), np.lexsort(tokenizer.semantic_ids.T[::-1]))
+    assert tokenizer.token_table.min() >= 1 and tokenizer.token_table.max() < tokenizer.vocab_size
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues, st.integers(1, 49))
+def test_adding_keeps_old_ids_and_removing_keeps_the_rest(catalogue, cut):
+    size, codes = catalogue
+    codes, names = np.array(codes), [f"i{n}" for n in range(len(codes))]
+    cut = min(cut, len(codes))
+    tokenizer = SemanticIdTokenizer(codes[:cut], names[:cut], size)
+    before = tokenizer.semantic_ids.copy()
+    rows = tokenizer.add_items(names, codes=codes)
+    assert rows.tolist() == list(range(len(codes)))
+    assert np.array_equal(tokenizer.semantic_ids[:cut], before)
+    assert len(np.unique(tokenizer.semantic_ids, axis=0)) == len(codes)
+    again = tokenizer.semantic_ids.copy()
+    assert tokenizer.add_items(names, codes=codes).tolist() == list(range(len(codes)))
+    assert np.array_equal(tokenizer.semantic_ids, again)
+    if len(codes) > 1:
+        stay = tokenizer.remove_items(names[:1])
+        assert stay.tolist() == list(range(1, len(codes)))
+        assert np.array_equal(tokenizer.semantic_ids, again[1:])
+        assert tokenizer.rows(names[1:]).tolist() == list(range(len(codes) - 1))
+
+
+def test_collisions_do_not_follow_the_order_of_rows_or_ids():
+    names = [f"B{n:07d}" for n in range(100)]
+    codes = np.zeros((100, 2), dtype=int)
+    tokenizer = SemanticIdTokenizer(codes, names, 4)
+    reverse = SemanticIdTokenizer(codes, names[::-1], 4)
+    assert np.array_equal(tokenizer.semantic_ids, reverse.semantic_ids[::-1])
+    assert abs(np.corrcoef(tokenizer.semantic_ids[:, -1], np.arange(100))[0, 1]) < 0.3
+    assert tokenizer.collision_size == 100 and tokenizer.vocab_size == 1 + 2 * 4 + 100
+
+
+def test_rows_of_ids_and_padding():
+    tokenizer = make_tokenizer(20)
+    assert tokenizer.rows(["item-3", "nobody"], missing=-1).tolist() == [3, -1]
+    with pytest.raises(KeyError):
+        tokenizer.rows(["nobody"])
+    assert tokenizer.encode([-1]).tolist() == [[0, 0, 0, 0]]
+    assert tokenizer.decode(np.array([[0, 0, 0, 0], [1, 1, 1, 1], [99, 0, 0, 7]])).tolist() == [-1, -1, -1]
+
+
+def test_save_and_load_byte_for_byte(tmp_path):
+    tokenizer = make_tokenizer(300)
+    tokenizer.add_items(["neu-ß", "新"], codes=np.zeros((2, 3), dtype=int))
+    tokenizer.save_pretrained(tmp_path / "a")
+    loaded = SemanticIdTokenizer.from_pretrained(tmp_path / "a")
+    loaded.save_pretrained(tmp_path / "b")
+    first, second = ((tmp_path / name / "semantic_ids.safetensors").read_bytes() for name in "ab")
+    assert first == second
+    assert loaded.item_ids == tokenizer.item_ids and loaded.fingerprint == tokenizer.fingerprint
+    assert np.array_equal(loaded.semantic_ids, tokenizer.semantic_ids)
+    # And in another process, whose hashes are salted otherwise.
+    script = (
+        "import sys; from tiger.tokenizer import SemanticIdTokenizer as T; "
+        "T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a", tmp_path / "c"], check=True, timeout=120)
+    assert (tmp_path / "c" / "semantic_ids.safetensors").read_bytes() == first
+
+
+def test_damaged_or_foreign_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="is missing"):
+        SemanticIdTokenizer.from_pretrained(tmp_path)
+    tokenizer = make_tokenizer(300)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "semantic_ids.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="damaged"):
+        SemanticIdTokenizer.from_pretrained(tmp_path)
+    file.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    with pytest.raises(DataError, match="format 9"):
+        SemanticIdTokenizer.from_pretrained(tmp_path)
+
+
+def test_wrong_input():
+    with pytest.raises(DataError, match="row 1.*0..3"):
+        SemanticIdTokenizer(np.array([[1, 2], [1, 4]]), ["a", "b"], 4)
+    with pytest.raises(DataError, match="'a' occurs more than once"):
+        SemanticIdTokenizer(np.array([[1, 2], [1, 3]]), ["a", "a"], 4)
+    with pytest.raises(DataError, match="integers"):
+        SemanticIdTokenizer(np.array([[1.0, 2.0]]), ["a"], 4)
+    with pytest.raises(DataError, match="1 item ids for 2 rows"):
+        SemanticIdTokenizer(np.array([[1, 2], [1, 3]]), ["a"], 4)
+    with pytest.raises(ValueError, match="64 bits"):
+        SemanticIdTokenizer(np.zeros((1, 8), dtype=int), ["a"], 2048)
+    tokenizer = make_tokenizer(5)
+    with pytest.raises(ValueError, match="no quantizer"):
+        tokenizer.add_items(["new"], embeddings=np.zeros((1, 4), dtype=np.float32))
+    with pytest.raises(ValueError, match="all its items"):
+        tokenizer.remove_items([f"item-{n}" for n in range(5)])
+
+
+def test_a_million_items_are_numbered_quickly():
+    codes = np.random.default_rng(0).integers(0, 64, (1_000_000, 3))
+    names = [str(n) for n in range(len(codes))]
+    start = time.process_time()
+    tokenizer = SemanticIdTokenizer(codes, names, 64)
+    assert time.process_time() - start < 20
+    assert hashlib.sha256(tokenizer.semantic_ids.tobytes()).hexdigest()[:8] == "d6f11144"

@@ -1,0 +1,79 @@
+"""``tiger``: the library on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tiger.data import DataError
+
+
+@contextmanager
+def friendly_errors() -> Iterator[None]:
+    """What a user can mend is told in a line and exits with 2; Ctrl-C exits with 130; everything else keeps its traceback."""
+    try:
+        yield
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`): there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``tiger`` command."""
+    parser = argparse.ArgumentParser(prog="tiger", description="Generative retrieval for recommenders.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    recommend = verbs.add_parser("recommend", help="items that may come next after a history")
+    recommend.add_argument("model", metavar="RUN_DIR", help="a saved recommender, such as runs/demo/model")
+    recommend.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first")
+    recommend.add_argument("-k", type=int, default=10, help="how many items (default 10)")
+    recommend.add_argument("--num_beams", type=int, default=50, help="beams (default 50)")
+    recommend.add_argument("--temperature", type=float, help="sample instead of taking the most probable")
+    recommend.add_argument("--seed", type=int, help="of sampling")
+    recommend.add_argument("--keep_history", action="store_true", help="allow items of the history in the answer")
+    recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.set_defaults(run=_recommend)
+    args = parser.parse_args(argv)
+    with friendly_errors():
+        args.run(args)
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    from tiger.recommender import TigerRecommender  # seconds to import, not needed for --help
+
+    if args.k < 1 or (args.temperature is not None and args.temperature <= 0):
+        raise DataError("-k must be at least 1 and --temperature positive.")
+    tiger = TigerRecommender.from_pretrained(args.model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (items,), scores = tiger.recommend(
+            [args.history],
+            k=args.k,
+            num_beams=max(args.num_beams, args.k),
+            exclude_history=not args.keep_history,
+            temperature=args.temperature,
+            seed=args.seed,
+        )
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    titles = tiger.titles(items)
+    if args.json:
+        answer = [
+            {"item_id": item, "title": title, "score": round(float(score), 5)}
+            for item, title, score in zip(items, titles, scores[0])
+        ]
+        print(json.dumps(answer, ensure_ascii=False))
+        return
+    for item, title, score in zip(items, titles, scores[0]):
+        print(f"{score:8.3f}  {item}  {title if title != item else ''}".rstrip())

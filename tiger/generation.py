@@ -1,0 +1,140 @@
+"""Beam search over a trie: every answer is a row of the table that the trie was built from.
+
+Nothing here knows items. The beams of one history share its encoding; what may follow is gathered for all beams at once; a
+step asks nothing back from the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import T5ForConditionalGeneration
+
+from tiger.t5 import DecoderState, encode
+from tiger.trie import SemanticIdTrie
+
+
+@dataclass
+class Beams:
+    """The answers, best first.
+
+    Args:
+        rows: int64 [B, k], rows of the trie's table; -1 where there is no further answer.
+        scores: float32 [B, k], log-probabilities under the model (``-inf`` for row -1).
+    """
+
+    rows: torch.Tensor
+    scores: torch.Tensor
+
+
+@torch.inference_mode()
+def beam_search(
+    model: T5ForConditionalGeneration,
+    trie: SemanticIdTrie,
+    histories: torch.Tensor,
+    num_beams: int = 50,
+    k: int | None = None,
+    excluded: torch.Tensor | None = None,
+    temperature: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Beams:
+    """The most probable tuples after each history; exact when ``num_beams`` is the number of tuples.
+
+    Args:
+        model: a T5 over the trie's tokens.
+        trie: on the model's device.
+        histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
+        num_beams: candidates kept a step. More than the trie has is allowed.
+        k: answers returned (default ``num_beams``).
+        excluded: int64 [B, X], rows never returned, padded with -1. Branches that hold nothing else are not entered, so
+            they cost no beam.
+        temperature: None: the most probable. A number: a sample without replacement from the model's distribution over
+            allowed tokens at this temperature (stochastic beam search, Kool et al., arXiv 1903.06059), in the order in
+            which it was drawn; ``scores`` are then log-probabilities of that distribution.
+        generator: random numbers for sampling.
+    """
+    if num_beams < 1 or (k is not None and k < 1):
+        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
+    if temperature is not None and temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    was_training = model.training
+    model.eval()
+    try:
+        rows, scores = _search(model, trie, histories, num_beams, excluded, temperature, generator)
+    finally:
+        model.train(was_training)
+    k = num_beams if k is None else k
+    rows, scores = rows[:, :k], scores[:, :k]
+    missing = k - rows.shape[1]
+    return Beams(
+        torch.nn.functional.pad(rows, (0, missing), value=-1),
+        torch.nn.functional.pad(scores, (0, missing), value=float("-inf")),
+    )
+
+
+def _search(model, trie, histories, num_beams, excluded, temperature, generator):
+    batch, device = len(histories), histories.device
+    decoder = DecoderState(model, encode(model, histories, item_length=trie.depth))
+    tokens = histories.new_full((batch, 1), model.config.decoder_start_token_id)
+    scores = torch.zeros(batch, 1, device=device)
+    keys = scores  # what the search ranks by: the scores, or the scores with noise
+    nodes = None
+    exclusion = None if excluded is None else _Exclusion(trie, excluded)
+    for level in range(trie.depth):
+        children, choices, allowed = trie.follow(level, nodes)
+        shape = (batch, scores.shape[1], trie.widths[level])
+        children, choices, allowed = children.expand(shape), choices.expand(shape), allowed.expand(shape)
+        if exclusion is not None:
+            allowed = allowed & ~exclusion.exhausted(level, nodes, children)
+        log_probs = decoder.step(tokens).gather(-1, choices)
+        if temperature is not None:
+            log_probs = (log_probs / temperature).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        # A beam without a way on has only -inf to normalise: that gives NaN, and stays out.
+        candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~allowed, float("-inf"))
+        ranked = candidates if temperature is None else _perturb(candidates, keys, generator)
+        keys, picked = ranked.flatten(1).topk(min(num_beams, shape[1] * shape[2]))
+        scores = candidates.flatten(1).gather(1, picked)
+        nodes = children.flatten(1).gather(1, picked)
+        tokens = choices.flatten(1).gather(1, picked)
+        if level < trie.depth - 1:
+            decoder.keep(picked // shape[2])
+    return trie.rows[nodes].long().masked_fill(scores == float("-inf"), -1), scores
+
+
+def _perturb(candidates: torch.Tensor, parents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Gumbel noise on the candidates [B, N, W] so that the best of each beam keeps its parent's noise [B, N].
+
+    Equations of Kool et al. (arXiv 1903.06059), section 4.1 and appendix B.3, in their stable form.
+    """
+    uniform = torch.rand(candidates.shape, device=candidates.device, generator=generator).clamp(1e-20, 1 - 1e-7)
+    noisy = candidates - (-uniform.log()).log()
+    best = noisy.amax(-1, keepdim=True)
+    parents = parents.unsqueeze(-1)
+    shifted = parents - noisy + torch.log1p(-torch.exp(noisy - best))
+    conditioned = parents - shifted.clamp(min=0) - torch.log1p(torch.exp(-shifted.abs()))
+    return torch.where(candidates.isneginf() | conditioned.isnan(), float("-inf"), conditioned)
+
+
+class _Exclusion:
+    """Which nodes lead to excluded rows only."""
+
+    def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor):
+        self._trie = trie
+        same = excluded.unsqueeze(-1) == excluded.unsqueeze(-2)
+        repeated = same.tril(-1).any(-1)
+        self._valid = (excluded >= 0) & ~repeated
+        self._paths = trie.paths(excluded.clamp(min=0))
+
+    def exhausted(self, level: int, nodes: torch.Tensor | None, children: torch.Tensor) -> torch.Tensor:
+        """bool [B, N, W]: the children of the beams ``nodes`` [B, N] under which every leaf is excluded."""
+        on_level = self._paths[..., level]
+        together = (on_level.unsqueeze(-1) == on_level.unsqueeze(-2)) & self._valid.unsqueeze(-2)
+        dead = self._valid & (together.sum(-1) == self._trie.leaf_counts(level, on_level))
+        dead = dead.unsqueeze(1)
+        if nodes is not None:
+            dead = dead & (nodes.unsqueeze(-1) == self._paths[..., level - 1].unsqueeze(1))
+        place = on_level.unsqueeze(1) - children[..., :1]
+        place = torch.where(dead, place, 0)
+        marks = torch.zeros(children.shape, dtype=torch.int32, device=children.device)
+        return marks.scatter_add_(-1, place, dead.int().expand(place.shape)) > 0

@@ -1,0 +1,199 @@
+"""The generator: a T5 sized for a tokenizer, and the ``Trainer`` that trains it and decodes to evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+
+from tiger.examples import EvaluationCollator, EvaluationExamples, LengthBatchSampler, TrainingCollator, TrainingExamples
+from tiger.generation import beam_search
+from tiger.metrics import next_item_metrics
+from tiger.t5 import HISTORY_ATTENTION, TigerT5, is_causal
+from tiger.tokenizer import PAD_TOKEN, SemanticIdTokenizer
+from tiger.trie import SemanticIdTrie
+
+
+def t5_config(
+    tokenizer: SemanticIdTokenizer,
+    d_model: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 6,
+    d_kv: int = 64,
+    d_ff: int = 1024,
+    dropout_rate: float = 0.1,
+    num_decoder_layers: int | None = None,
+    history_attention: str = "causal",
+) -> T5Config:
+    """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
+
+    Args:
+        history_attention: ``causal``: an item of the history sees itself and earlier items, so that training encodes a
+            user once for all targets. ``full``: every item sees all, as in the paper; training encodes each target's
+            history anew.
+    """
+    if history_attention not in HISTORY_ATTENTION:
+        raise ValueError(f"history_attention must be one of {HISTORY_ATTENTION}, got {history_attention!r}")
+    return T5Config(
+        vocab_size=tokenizer.vocab_size,
+        d_model=d_model,
+        d_kv=d_kv,
+        d_ff=d_ff,
+        num_layers=num_layers,
+        num_decoder_layers=num_decoder_layers,
+        num_heads=num_heads,
+        dropout_rate=dropout_rate,
+        feed_forward_proj="relu",
+        pad_token_id=PAD_TOKEN,
+        decoder_start_token_id=PAD_TOKEN,
+        eos_token_id=None,
+        history_attention=history_attention,
+        semantic_ids=tokenizer.fingerprint,
+    )
+
+
+class TigerTrainer(Trainer):
+    """``Trainer`` for next-item generation.
+
+    Training batches hold examples of one length and about ``per_device_train_batch_size`` *targets* each. Evaluation decodes
+    under the trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items, next to the loss.
+
+    Args:
+        model: a ``T5ForConditionalGeneration`` made from :func:`t5_config`.
+        args: as for ``Trainer``; ``metric_for_best_model="ndcg@10"`` selects by decoding.
+        train_dataset: :class:`TrainingExamples`.
+        eval_dataset: :class:`EvaluationExamples`.
+        processing_class: the tokenizer, saved with every checkpoint.
+        num_beams: of evaluation.
+        exclude_history: whether evaluation leaves out items of the history.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        args: TrainingArguments,
+        train_dataset: TrainingExamples | None = None,
+        eval_dataset: EvaluationExamples | None = None,
+        processing_class: SemanticIdTokenizer | None = None,
+        num_beams: int = 20,
+        exclude_history: bool = True,
+        **options,
+    ):
+        if processing_class is None:
+            raise ValueError("TigerTrainer needs the SemanticIdTokenizer as processing_class")
+        check_pair(model, processing_class)
+        if type(model) is T5ForConditionalGeneration:
+            # The same object and weights, with a forward that takes many targets a history: wrappers such as
+            # DistributedDataParallel only see gradients of what passes through forward.
+            model.__class__ = TigerT5
+        if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(model):
+            raise ValueError(
+                "this model's history_attention is 'full', so examples can't share a history: "
+                "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
+            )
+        # What a step reads is known to the collators; Trainer need not look for it in forward's signature.
+        args.remove_unused_columns = False
+        self.num_beams = num_beams
+        self.exclude_history = exclude_history
+        self._trie: SemanticIdTrie | None = None
+        self._eval_collator = EvaluationCollator(processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=TrainingCollator(processing_class),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=_item_metrics,
+            **options,
+        )
+        self.label_names = ["labels"]
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        sampler = LengthBatchSampler(
+            self.train_dataset, self.args.train_batch_size, seed=seed, multiple_of=self.args.world_size
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        # The sampler sees to it that all processes get the same number of batches; evaluation leaves that to accelerate.
+        self.accelerator.even_batches = False
+        prepared = self.accelerator.prepare(loader)
+        self.accelerator.even_batches = True
+        return prepared
+
+    def get_eval_dataloader(self, eval_dataset: EvaluationExamples | None = None) -> DataLoader:
+        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        if examples is None:
+            raise ValueError("evaluation needs an eval_dataset")
+        # Metrics don't depend on the order, so take the one that pads least.
+        return self._evaluation_loader(examples, examples.by_length().tolist())
+
+    def get_test_dataloader(self, test_dataset: EvaluationExamples) -> DataLoader:
+        return self._evaluation_loader(test_dataset, range(len(test_dataset)))
+
+    def _evaluation_loader(self, examples: EvaluationExamples, order: Sequence[int]) -> DataLoader:
+        loader = DataLoader(
+            examples,
+            batch_size=self.args.eval_batch_size,
+            sampler=order,
+            collate_fn=self._eval_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss, recommended rows [B, 10] and target rows [B] of one batch."""
+        inputs = self._prepare_inputs(inputs)
+        model = self.accelerator.unwrap_model(model)
+        if self._trie is None:
+            self._trie = SemanticIdTrie.build(self.processing_class.token_table).to(self.args.device)
+        targets = inputs["labels"]
+        labels = torch.from_numpy(self.processing_class.encode(targets.cpu().numpy())).to(targets.device)
+        depth = self.processing_class.depth
+        visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // depth
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = model(input_ids=inputs["input_ids"], visible=visible, labels=labels.unsqueeze(1))["loss"]
+            beams = beam_search(
+                model,
+                self._trie,
+                inputs["input_ids"],
+                num_beams=self.num_beams,
+                k=10,
+                excluded=inputs["seen"] if self.exclude_history else None,
+            )
+        return loss, beams.rows.clone(), targets
+
+
+def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
+    """Refuse a model that was made for other semantic IDs.
+
+    Raises:
+        ValueError: the fingerprints or the vocabulary sizes differ.
+    """
+    made_for = getattr(model.config, "semantic_ids", None)
+    if made_for is not None and made_for != tokenizer.fingerprint:
+        raise ValueError(
+            f"this model was made for semantic IDs {made_for}, the tokenizer holds {tokenizer.fingerprint}: "
+            "use the tokenizer saved with the model"
+        )
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"the model has {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: "
+            "make the model with t5_config(tokenizer), or resize its embeddings after adding items"
+        )
+
+
+def _item_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return next_item_metrics(prediction.predictions, prediction.label_ids)

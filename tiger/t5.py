@@ -1,0 +1,266 @@
+"""Running T5's weights without running anything twice.
+
+The modules and weights are those of transformers' ``T5ForConditionalGeneration``; the order of work is ours. A history is
+encoded once, and its cross-attention keys and values are projected once, for all its targets in training and all its beams in
+decoding: both are just more query positions. With ``history_attention="causal"`` (a field that ``t5_config`` puts into
+the T5 config) an item sees itself and the items before it, so one pass over a user's sequence encodes each of its prefixes.
+
+Everything follows autocast: under bfloat16 autocast the products run in bfloat16, residuals, norms and softmax in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import T5ForConditionalGeneration
+
+HISTORY_ATTENTION = ("causal", "full")
+
+
+class TigerT5(T5ForConditionalGeneration):
+    """A T5 whose ``forward`` also takes many targets for one history.
+
+    The checkpoint is a plain T5 checkpoint and says so: ``T5ForConditionalGeneration`` opens it.
+    """
+
+    def forward(self, input_ids=None, visible=None, labels=None, num_items_in_batch=None, **plain):
+        """With ``visible``, the loss of :func:`next_item_loss`, as ``{"loss": ...}``; without, T5's own forward."""
+        if visible is None:
+            return super().forward(input_ids=input_ids, labels=labels, **plain)
+        return {"loss": next_item_loss(self, input_ids, visible, labels, num_items_in_batch)}
+
+    def save_pretrained(self, save_directory, **options):
+        super().save_pretrained(save_directory, **options)
+        if options.get("is_main_process", True):
+            self.config.architectures = [T5ForConditionalGeneration.__name__]
+            self.config.save_pretrained(save_directory)
+
+
+@dataclass
+class EncodedHistories:
+    """What a decoder looks back at.
+
+    Args:
+        keys_values: a pair [B, heads, S, d_kv] a decoder layer.
+        hidden: bool [B, S], True at padding; None where there is none.
+    """
+
+    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
+    hidden: torch.Tensor | None
+
+
+def next_item_loss(
+    model: T5ForConditionalGeneration,
+    input_ids: torch.Tensor,
+    visible: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of target tokens given the histories that precede them.
+
+    Args:
+        input_ids: int64 [B, S], history tokens, padded on the right.
+        visible: int64 [B, T], how many items of its row's history each target may see.
+        labels: int64 [B, T, L], target tokens; -100 where a row has fewer than T targets.
+        num_items_in_batch: what to divide the sum by (default: the number of label tokens in this call).
+    """
+    logits = target_logits(model, input_ids, visible, labels)
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction=reduction)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def target_logits(
+    model: T5ForConditionalGeneration, input_ids: torch.Tensor, visible: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Teacher-forced logits [B * T * L, vocabulary] of the targets; arguments as for :func:`next_item_loss`.
+
+    Raises:
+        ValueError: several targets a row, although the encoder looks at the whole history.
+    """
+    rows, targets, length = labels.shape
+    if targets > 1 and not is_causal(model):
+        raise ValueError(
+            "several targets can share a history only if history_attention is 'causal': with 'full' attention "
+            "the earlier ones would see their own answer. Train on one target an example."
+        )
+    encoded = encode(model, input_ids, item_length=length)
+    starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
+    tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
+    items = torch.arange(input_ids.shape[1], device=input_ids.device) // length
+    unseen = items >= visible.unsqueeze(-1)
+    unseen[..., 0] = False  # a target with no history, and the padding between targets, look at the first token
+    cross_bias = torch.zeros(unseen.shape, device=input_ids.device).masked_fill(unseen, float("-inf"))
+    cross_bias = cross_bias.repeat_interleave(length, dim=1).unsqueeze(1)
+
+    states = _dropout(model, model.shared(tokens)).view(rows * targets, length, -1)
+    self_bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+    self_bias = self_bias.masked_fill(future, float("-inf"))
+    for block, (keys, values) in zip(model.decoder.block, encoded.keys_values):
+        self_attention, cross_attention, feed_forward = block.layer
+        states = _self_attention(model, self_attention, states, self_bias)
+        normed = _norm(model, cross_attention.layer_norm, states)
+        cross = cross_attention.EncDecAttention
+        queries = _heads(model, cross.q(normed.view(rows, targets * length, -1)))
+        seen = _attend(model, queries, keys, values, cross_bias)
+        states = states + _dropout(model, cross.o(seen)).view(states.shape)
+        states = _feed_forward(model, feed_forward, states)
+    return _logits(model, states).flatten(0, -2)
+
+
+def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
+    """Encode histories and project them for every decoder layer.
+
+    Args:
+        tokens: int64 [B, S], padded on the right.
+        item_length: tokens an item, for the causal mask.
+    """
+    stack, length = model.encoder, tokens.shape[1]
+    hidden = tokens.eq(model.config.pad_token_id)
+    hidden[:, 0] = False  # an empty history still has one position to look at
+    bias = stack.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    if is_causal(model):
+        items = torch.arange(length, device=tokens.device) // item_length
+        bias = bias.masked_fill(items > items[:, None], float("-inf"))
+    if hidden.any():
+        bias = bias.masked_fill(hidden[:, None, None, :], float("-inf"))
+    else:
+        hidden = None
+    states = _dropout(model, model.shared(tokens))
+    for block in stack.block:
+        attention, feed_forward = block.layer
+        states = _feed_forward(model, feed_forward, _self_attention(model, attention, states, bias))
+    states = _dropout(model, _norm(model, stack.final_layer_norm, states))
+    keys_values = []
+    for block in model.decoder.block:
+        cross = block.layer[1].EncDecAttention
+        keys_values.append((_heads(model, cross.k(states)), _heads(model, cross.v(states))))
+    return EncodedHistories(keys_values, hidden)
+
+
+class DecoderState:
+    """A decoder that has written some tokens for ``beams`` candidates of each history.
+
+    Self-attention keys and values are kept a beam; cross-attention ones belong to the history, and the beams are its
+    queries.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, encoded: EncodedHistories):
+        self._model = model
+        self._encoded = encoded
+        self._cross_bias = None
+        if encoded.hidden is not None:
+            keys = encoded.keys_values[0][0]
+            bias = torch.zeros(encoded.hidden.shape, dtype=keys.dtype, device=keys.device)
+            self._cross_bias = bias.masked_fill(encoded.hidden, float("-inf"))[:, None, None, :]
+        self._past: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._written = 0
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Feed the last token of every beam, int64 [B, beams]; get log-probabilities of the next, float32 [B, beams, V]."""
+        model = self._model
+        states = model.shared(tokens)
+        bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(
+            1, self._written + 1, past_seen_tokens=self._written
+        )[0, :, 0]
+        past = []
+        for index, (block, (keys, values)) in enumerate(zip(model.decoder.block, self._encoded.keys_values)):
+            self_attention, cross_attention, feed_forward = block.layer
+            attention = self_attention.SelfAttention
+            normed = _norm(model, self_attention.layer_norm, states)
+            heads = (*tokens.shape, 1, model.config.num_heads, model.config.d_kv)
+            q, k, v = (project(normed).view(heads) for project in (attention.q, attention.k, attention.v))
+            if self._past:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(self._past[index], (k, v)))
+            past.append((k, v))
+            weights = ((q * k).sum(-1).float() + bias.t()).softmax(dim=2)
+            seen = (weights.to(v.dtype).unsqueeze(-1) * v).sum(2).flatten(2)
+            states = states + attention.o(seen)
+            cross = cross_attention.EncDecAttention
+            queries = _heads(model, cross.q(_norm(model, cross_attention.layer_norm, states)))
+            states = states + cross.o(_attend(model, queries, keys, values, self._cross_bias))
+            states = _feed_forward(model, feed_forward, states)
+        self._past = past
+        self._written += 1
+        return _logits(model, states).float().log_softmax(-1)
+
+    def keep(self, beams: torch.Tensor) -> None:
+        """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
+        rows = torch.arange(len(beams), device=beams.device).unsqueeze(-1)
+        self._past = [(k[rows, beams], v[rows, beams]) for k, v in self._past]
+
+
+def is_causal(model: T5ForConditionalGeneration) -> bool:
+    """Whether an item of the history sees only itself and earlier items. A T5 from elsewhere sees all."""
+    return getattr(model.config, "history_attention", "full") == "causal"
+
+
+def _self_attention(model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    attention = layer.SelfAttention
+    normed = _norm(model, layer.layer_norm, states)
+    q, k, v = (_heads(model, project(normed)) for project in (attention.q, attention.k, attention.v))
+    return states + _dropout(model, attention.o(_attend(model, q, k, v, bias)))
+
+
+def _attend(model, q, k, v, bias: torch.Tensor | None) -> torch.Tensor:
+    """[B, heads, N, d] x [B, heads, S, d] -> [B, N, heads * d]. T5 does not scale the scores."""
+    scores = (q @ k.transpose(-1, -2)).float()
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    return (_dropout(model, weights.to(v.dtype)) @ v).transpose(1, 2).flatten(2)
+
+
+def _feed_forward(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    dense = layer.DenseReluDense
+    normed = _norm(model, layer.layer_norm, states)
+    if model.config.is_gated_act:
+        inner = dense.act(dense.wi_0(normed)) * dense.wi_1(normed)
+    else:
+        inner = dense.act(dense.wi(normed))
+    return states + _dropout(model, dense.wo(_dropout(model, inner)))
+
+
+def _norm(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    normed = F.rms_norm(states, (states.shape[-1],), layer.weight, layer.variance_epsilon)
+    device = states.device.type
+    # One cast here, where autocast would make one a product that reads it.
+    return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+
+
+def _heads(model, states: torch.Tensor) -> torch.Tensor:
+    """[B, N, heads * d] -> [B, heads, N, d]"""
+    return states.unflatten(-1, (model.config.num_heads, model.config.d_kv)).transpose(1, 2)
+
+
+def _logits(model, states: torch.Tensor) -> torch.Tensor:
+    states = _dropout(model, _norm(model, model.decoder.final_layer_norm, states))
+    if model.config.scale_decoder_outputs:
+        states = states * model.model_dim**-0.5
+    return model.lm_head(states)
+
+
+_MASK_POOL_SIZE = 1 << 23
+_mask_pools: dict[tuple[float, torch.dtype], torch.Tensor] = {}
+
+
+def _dropout(model, states: torch.Tensor) -> torch.Tensor:
+    """Dropout; on CPU the masks are slices, at random offsets, of a fixed pool of them.
+
+    Drawing a fresh mask costs five times the matrix product that it follows (one number at a time from one generator).
+    The offset comes from torch's generator, so seeding and resuming work as they do for ``nn.Dropout``.
+    """
+    rate = model.config.dropout_rate
+    if not model.training or rate == 0:
+        return states
+    count = states.numel()
+    if states.device.type != "cpu" or count >= _MASK_POOL_SIZE:
+        return F.dropout(states, rate)
+    key = (rate, states.dtype)
+    if key not in _mask_pools:
+        drawn = torch.rand(_MASK_POOL_SIZE, generator=torch.Generator().manual_seed(0))
+        _mask_pools[key] = ((drawn >= rate) / (1 - rate)).to(states.dtype)
+    offset = int(torch.randint(_MASK_POOL_SIZE - count, ()))
+    return states * _mask_pools[key][offset : offset + count].view(states.shape)

@@ -1,0 +1,364 @@
+"""Item <-> semantic ID <-> tokens, both ways and in bulk.
+
+A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes. *Tokens*
+are what T5 reads: 0 pads (and starts the decoder), then each level has a range of its own. The collision level comes last, so
+that a catalogue that outgrows it extends the vocabulary at its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from tiger.data import DataError
+from tiger.files import write_atomically
+from tiger.residual_kmeans import ResidualKMeans
+from tiger.rqvae import RQVAE, load_quantizer
+
+FILE_NAME = "semantic_ids.safetensors"
+QUANTIZER_FOLDER = "quantizer"
+FORMAT = 1
+PAD_TOKEN = 0
+
+
+class SemanticIdTokenizer:
+    """The two-way map between a catalogue's items and their tokens.
+
+    Args:
+        codes: integers [n, num_codebooks], each from 0 to ``codebook_size`` - 1.
+        item_ids: the ``n`` items' own ids, distinct.
+        codebook_size: codes a level.
+        collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
+        quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
+
+    Example:
+        >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 2], [0, 3]]), ["a", "b", "c"], codebook_size=4)
+        >>> tokenizer.semantic_ids.tolist()
+        [[1, 2, 0], [1, 2, 1], [0, 3, 0]]
+        >>> tokenizer.decode(tokenizer.encode([2, 0])).tolist()
+        [2, 0]
+    """
+
+    def __init__(
+        self,
+        codes: np.ndarray,
+        item_ids: Iterable[str],
+        codebook_size: int,
+        collision_size: int | None = None,
+        quantizer: RQVAE | ResidualKMeans | None = None,
+    ):
+        codes = _checked_codes(codes, codebook_size)
+        item_ids = _checked_ids(item_ids, len(codes))
+        collisions = _number_within_groups(_keys(codes, codebook_size), item_ids)
+        self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size, collision_size)
+        self.quantizer = quantizer
+        layout = f"{self.num_codebooks}x{codebook_size}".encode()
+        self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
+
+    def _set(
+        self, semantic_ids: np.ndarray, item_ids: list[str], codebook_size: int, collision_size: int | None
+    ) -> None:
+        self.semantic_ids = semantic_ids
+        self.item_ids = item_ids
+        self.codebook_size = codebook_size
+        needed = int(semantic_ids[:, -1].max(initial=-1)) + 1
+        self.collision_size = max(needed, codebook_size if collision_size is None else collision_size)
+        # The last row pads, so that row -1, "no item", reads as padding.
+        self._tokens = np.zeros((len(semantic_ids) + 1, self.depth), dtype=np.int64)
+        self._tokens[:-1] = semantic_ids + self.level_offsets
+        keys = self.pack(semantic_ids)
+        self._key_order = np.argsort(keys)
+        self._sorted_keys = keys[self._key_order]
+        self._rows: dict[str, int] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: np.ndarray,
+        item_ids: Iterable[str],
+        num_codebooks: int = 3,
+        codebook_size: int = 256,
+        quantizer: str = "rqvae",
+        **fit_options,
+    ) -> SemanticIdTokenizer:
+        """Fit a quantizer to item embeddings and number the items with it.
+
+        Args:
+            embeddings: float [n, d], a row an item.
+            item_ids: the items' own ids.
+            num_codebooks: levels of codes.
+            codebook_size: codes a level.
+            quantizer: ``rqvae`` or ``residual-kmeans``.
+            fit_options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+        """
+        kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
+        if quantizer not in kinds:
+            raise ValueError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}")
+        fitted = kinds[quantizer].fit(
+            embeddings, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options
+        )
+        return cls(fitted.encode(embeddings), item_ids, codebook_size, quantizer=fitted)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def depth(self) -> int:
+        """Tokens an item: the codes and the collision token."""
+        return self.semantic_ids.shape[1]
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.depth - 1
+
+    @property
+    def codes(self) -> np.ndarray:
+        """int32 [n, num_codebooks]."""
+        return self.semantic_ids[:, :-1]
+
+    @property
+    def level_offsets(self) -> np.ndarray:
+        """int64 [depth]: the token of value 0 on each level."""
+        return 1 + self.codebook_size * np.arange(self.depth)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in all, padding included."""
+        return 1 + self.num_codebooks * self.codebook_size + self.collision_size
+
+    @property
+    def token_table(self) -> np.ndarray:
+        """int64 [n, depth]: every item's tokens."""
+        return self._tokens[:-1]
+
+    def rows(self, item_ids: Sequence[str], missing: int | None = None) -> np.ndarray:
+        """int64 [n]: the rows of items by their own ids; ``missing`` stands in for unknown ones.
+
+        Raises:
+            KeyError: an id is unknown and ``missing`` is None.
+        """
+        if self._rows is None:
+            self._rows = {item: row for row, item in enumerate(self.item_ids)}
+        if missing is not None:
+            return np.array([self._rows.get(item, missing) for item in item_ids], dtype=np.int64)
+        return np.array([self._rows[item] for item in item_ids], dtype=np.int64)
+
+    def encode(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Rows, int [...], to tokens, int64 [..., depth]. Row -1 becomes padding."""
+        return self._tokens[np.asarray(rows, dtype=np.int64)]
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens, int [..., depth], to rows, int64 [...]; -1 where no item has these tokens."""
+        values = np.asarray(tokens, dtype=np.int64) - self.level_offsets
+        sizes = np.append(np.full(self.num_codebooks, self.codebook_size), self.collision_size)
+        valid = ((values >= 0) & (values < sizes)).all(axis=-1)
+        keys = self.pack(np.where(valid[..., None], values, 0))
+        at = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self) - 1)
+        return np.where(valid & (self._sorted_keys[at] == keys), self._key_order[at], -1)
+
+    def pack(self, semantic_ids: np.ndarray) -> np.ndarray:
+        """Semantic IDs, int [..., depth], as one uint64 each: codes from the highest bit down, the collision token lowest.
+
+        Packed IDs sort as the tuples do.
+
+        Raises:
+            ValueError: the codes of one item need more than 60 bits, or its collision token more than what they leave.
+        """
+        bits, rest = self._bits()
+        key = np.zeros(semantic_ids.shape[:-1], dtype=np.uint64)
+        for level in range(self.num_codebooks):
+            key = (key << np.uint64(bits)) | semantic_ids[..., level].astype(np.uint64)
+        if self.collision_size > 2**rest:
+            raise ValueError(f"{self.collision_size} items share their codes, more than {rest} bits can tell apart")
+        return (key << np.uint64(rest)) | semantic_ids[..., -1].astype(np.uint64)
+
+    def unpack(self, packed: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`pack`: uint64 [...] to int32 [..., depth]."""
+        bits, rest = self._bits()
+        packed = np.asarray(packed, dtype=np.uint64)
+        shifts = [rest + bits * level for level in reversed(range(self.num_codebooks))]
+        codes = [(packed >> np.uint64(shift)) & np.uint64(2**bits - 1) for shift in shifts]
+        return np.stack([*codes, packed & np.uint64(2**rest - 1)], axis=-1).astype(np.int32)
+
+    def add_items(
+        self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Number new items; those that are known already keep their IDs and are left as they are.
+
+        Args:
+            item_ids: the new items' own ids.
+            embeddings: float [m, d], quantised by the frozen quantizer; or
+            codes: int [m, num_codebooks], where the codes are at hand.
+
+        Returns:
+            int64 [m], the items' rows. If :attr:`vocab_size` has grown, a model over it wants its embeddings resized.
+        """
+        if (embeddings is None) == (codes is None):
+            raise ValueError("give either embeddings or codes")
+        item_ids = _checked_ids(item_ids, len(embeddings if codes is None else codes))
+        known = self.rows(item_ids, missing=-1)
+        new = np.flatnonzero(known < 0)
+        if len(new) == 0:
+            return known
+        if codes is None:
+            if self.quantizer is None:
+                raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+            codes = np.full((len(item_ids), self.num_codebooks), 0)
+            codes[new] = self.quantizer.encode(embeddings[new])
+        codes = _checked_codes(np.asarray(codes)[new], self.codebook_size)
+        new_ids = [item_ids[index] for index in new]
+
+        old_keys, keys = _keys(self.codes, self.codebook_size), _keys(codes, self.codebook_size)
+        unique, group = np.unique(keys, return_inverse=True)
+        # The next number after the highest that the tuple's items hold.
+        taken = np.zeros(len(unique), dtype=np.int64)
+        at = np.minimum(np.searchsorted(unique, old_keys), len(unique) - 1)
+        shared = np.flatnonzero(unique[at] == old_keys)
+        np.maximum.at(taken, at[shared], self.semantic_ids[shared, -1].astype(np.int64) + 1)
+        collisions = taken[group] + _number_within_groups(keys, new_ids)
+        added = np.column_stack([codes, collisions]).astype(np.int32)
+        self._set(
+            np.concatenate([self.semantic_ids, added]),
+            self.item_ids + new_ids,
+            self.codebook_size,
+            self.collision_size,
+        )
+        known[new] = np.arange(len(self) - len(new), len(self))
+        return known
+
+    def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Take items out; the rest keep their IDs and move up.
+
+        Returns:
+            int64 [n left]: the rows, before removal, of the items that stay.
+
+        Raises:
+            KeyError: an id is unknown.
+            ValueError: nothing would be left.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        keep[self.rows(item_ids)] = False
+        if not keep.any():
+            raise ValueError("a catalogue can't lose all its items")
+        stay = np.flatnonzero(keep)
+        self._set(
+            self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size, self.collision_size
+        )
+        return stay
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(self.item_ids).encode()
+        ends = np.cumsum([len(item.encode()) for item in self.item_ids], dtype=np.int64)
+        arrays = {
+            "semantic_ids": self.semantic_ids,
+            "item_id_bytes": np.frombuffer(text, dtype=np.uint8),
+            "item_id_ends": ends,
+        }
+        header = {
+            "format": FORMAT,
+            "codebook_size": self.codebook_size,
+            "collision_size": self.collision_size,
+            "fingerprint": self.fingerprint,
+        }
+        # One key: a safetensors header with several writes them in an order that differs between processes.
+        write_atomically(folder / FILE_NAME, save(arrays, metadata={"tokenizer": json.dumps(header)}))
+        if self.quantizer is not None:
+            self.quantizer.save_pretrained(folder / QUANTIZER_FOLDER)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            DataError: the file is missing, cut short, or of another version.
+        """
+        file = Path(folder) / FILE_NAME
+        if not file.exists():
+            raise DataError(f"{file} is missing: {folder} holds no tokenizer, or a half-written one.")
+        try:
+            with safe_open(file, "np") as opened:
+                header = json.loads((opened.metadata() or {}).get("tokenizer", "{}"))
+                if header.get("format") != FORMAT:
+                    raise DataError(
+                        f"{file} has format {header.get('format')}, this version of tiger reads {FORMAT}: "
+                        "fit the tokenizer again or install the version that wrote it."
+                    )
+                semantic_ids = opened.get_tensor("semantic_ids")
+                text, ends = opened.get_tensor("item_id_bytes").tobytes(), opened.get_tensor("item_id_ends")
+        except SafetensorError as error:
+            raise DataError(f"{file} is damaged ({error}): restore it or fit the tokenizer again.") from error
+        starts = np.concatenate([[0], ends[:-1]])
+        item_ids = [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist())]
+        self = cls.__new__(cls)
+        self._set(semantic_ids, item_ids, header["codebook_size"], header["collision_size"])
+        self.fingerprint = header["fingerprint"]
+        quantizer = Path(folder) / QUANTIZER_FOLDER
+        self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
+        return self
+
+    def _bits(self) -> tuple[int, int]:
+        """Bits of a code, and bits left for the collision token."""
+        bits = max(1, (self.codebook_size - 1).bit_length())
+        rest = min(64 - bits * self.num_codebooks, 32)
+        if rest < 4:
+            raise ValueError(
+                f"{self.num_codebooks} codes of {bits} bits and a collision token do not fit into 64 bits: "
+                "use fewer levels or smaller codebooks"
+            )
+        return bits, rest
+
+
+def _checked_codes(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
+        raise DataError(f"codes must be integers [items, levels], got {codes.dtype} {codes.shape}.")
+    wrong = (codes < 0) | (codes >= codebook_size)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.any(axis=1))[0])
+        raise DataError(f"row {row}: codes {codes[row].tolist()} are not all within 0..{codebook_size - 1}.")
+    return codes.astype(np.int32)
+
+
+def _checked_ids(item_ids: Iterable[str], count: int) -> list[str]:
+    item_ids = list(item_ids)
+    if len(item_ids) != count:
+        raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
+    if len(set(item_ids)) < len(item_ids):
+        twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
+        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
+    return item_ids
+
+
+def _keys(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Codes [n, levels] as int64 [n], equal where the tuples are."""
+    keys = np.zeros(len(codes), dtype=np.int64)
+    for level in range(codes.shape[1]):
+        keys = keys * codebook_size + codes[:, level]
+    return keys
+
+
+def _number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+    """int64 [n]: 0, 1, 2, ... within each group of equal keys.
+
+    The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of the
+    ids themselves, which in product codes tells when an item came to the shop.
+    """
+    hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
+    order = np.lexsort((hashes, keys))
+    first = np.ones(len(keys), dtype=bool)
+    first[1:] = keys[order][1:] != keys[order][:-1]
+    at = np.arange(len(keys))
+    numbers = np.empty(len(keys), dtype=np.int64)
+    numbers[order] = at - np.maximum.accumulate(np.where(first, at, 0))
+    return numbers
