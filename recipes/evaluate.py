@@ -135,7 +135,11 @@ def table(results: list[dict]) -> str:
     """The results as text, best NDCG@10 last within each setting."""
     lines = []
     for setting in dict.fromkeys(row["setting"] for row in results):
-        lines += ["", f"{results[0]['dataset']}, {setting}", "  " + "model".ljust(16) + "".join(f"{m:>11}" for m in METRICS)]
+        lines += [
+            "",
+            f"{results[0]['dataset']}, {setting}",
+            "  " + "model".ljust(16) + "".join(f"{m:>11}" for m in METRICS),
+        ]
         rows = [row for row in results if row["setting"] == setting]
         for row in sorted(rows, key=lambda row: row["metrics"]["ndcg@10"]):
             values = "".join(f"{row['metrics'][metric]:>11.4f}" for metric in METRICS)

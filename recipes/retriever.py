@@ -10,10 +10,12 @@ from its last checkpoint when it is started again with the same settings.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -52,7 +54,9 @@ class RetrieverArguments:
 
 
 def main() -> None:
-    args, training = parse_arguments([RetrieverArguments, TrainingArguments])
+    # Without an accelerator, Trainer wants to be told before it allows bfloat16.
+    device = [] if torch.accelerator.is_available() else ["--use_cpu", "true"]
+    args, training = parse_arguments([RetrieverArguments, TrainingArguments], [*sys.argv[1:], *device])
     check_settings(args, training)
     data = RecommendationData.load(args.dataset)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
@@ -63,9 +67,7 @@ def main() -> None:
     set_seed(training.seed)
     sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
     model = T5ForConditionalGeneration(
-        t5_config(
-            tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes}
-        )
+        t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
@@ -121,7 +123,9 @@ def check_settings(args: RetrieverArguments, training: TrainingArguments) -> Non
     file = Path(training.output_dir) / "settings.json"
     if last_checkpoint(training) is not None and file.exists():
         before = json.loads(file.read_text())
-        changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
+        changed = [
+            f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value
+        ]
         if changed:
             raise DataError(
                 f"{training.output_dir} holds a run with other settings ({'; '.join(changed)}): "

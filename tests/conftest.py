@@ -25,7 +25,9 @@ def shared_data() -> Path:
     return path
 
 
-def make_tokenizer(num_items: int, codebook_size: int = 8, num_codebooks: int = 3, seed: int = 0) -> SemanticIdTokenizer:
+def make_tokenizer(
+    num_items: int, codebook_size: int = 8, num_codebooks: int = 3, seed: int = 0
+) -> SemanticIdTokenizer:
     """Random codes, so that some items collide."""
     codes = np.random.default_rng(seed).integers(0, codebook_size, (num_items, num_codebooks))
     return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(num_items)], codebook_size)

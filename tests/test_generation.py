@@ -97,14 +97,10 @@ def test_sampling_is_without_replacement_and_follows_the_model():
     tokenizer, model, trie, histories = setup(12, [3])
     generator = torch.Generator().manual_seed(0)
     draws = 3000
-    beams = beam_search(
-        model, trie, histories.expand(draws, -1), num_beams=4, temperature=1.0, generator=generator
-    )
+    beams = beam_search(model, trie, histories.expand(draws, -1), num_beams=4, temperature=1.0, generator=generator)
     assert all(len(set(row)) == 4 for row in beams.rows.tolist())
     # The first of each sample is a plain draw, from the model's distribution over real items, level by level.
-    everything = beam_search(
-        model, trie, histories, num_beams=12, temperature=1.0, generator=generator
-    )
+    everything = beam_search(model, trie, histories, num_beams=12, temperature=1.0, generator=generator)
     probabilities = torch.zeros(12)
     probabilities[everything.rows[0]] = everything.scores[0].exp()
     assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-5)

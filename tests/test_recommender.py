@@ -47,7 +47,7 @@ def test_recommends_items_by_their_own_ids(recommender):
     kept, _ = recommender.recommend([["i1", "i2", "i3"]], k=40, num_beams=40, exclude_history=False)
     assert sorted(kept[0]) == sorted(recommender.tokenizer.item_ids)
     assert (np.diff(scores, axis=1) <= 0).all()
-    assert recommender.recommend([], k=5) [0] == []
+    assert recommender.recommend([], k=5)[0] == []
 
 
 def test_reads_only_the_end_of_a_long_history(recommender):

@@ -81,7 +81,9 @@ def test_evaluation_equals_metrics_by_hand(tmp_path):
     output = trainer.predict(trainer.eval_dataset)
     ranks = [list(row).index(target) for row, target in zip(output.predictions, output.label_ids) if target in row]
     assert output.metrics["test_recall@10"] == pytest.approx(sum(rank < 10 for rank in ranks) / 120)
-    assert output.metrics["test_ndcg@10"] == pytest.approx(sum(1 / np.log2(rank + 2) for rank in ranks if rank < 10) / 120)
+    assert output.metrics["test_ndcg@10"] == pytest.approx(
+        sum(1 / np.log2(rank + 2) for rank in ranks if rank < 10) / 120
+    )
 
 
 def test_exclusion_reaches_evaluation(tmp_path):

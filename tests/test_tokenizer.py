@@ -15,7 +15,9 @@ from tiger.tokenizer import SemanticIdTokenizer
 catalogues = st.tuples(st.integers(1, 4), st.integers(2, 6)).flatmap(
     lambda shape: st.tuples(
         st.just(shape[1]),
-        st.lists(st.lists(st.integers(0, shape[1] - 1), min_size=shape[0], max_size=shape[0]), min_size=1, max_size=50),
+        st.lists(
+            st.lists(st.integers(0, shape[1] - 1), min_size=shape[0], max_size=shape[0]), min_size=1, max_size=50
+        ),
     )
 )
 

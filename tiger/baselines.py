@@ -1,14 +1,16 @@
 """Yardsticks that a model must beat: popularity, transition, content, and their training-free hybrid.
 
-All four count or compare; nothing is trained. They read the training log only, at test time too: the validation item belongs to
-a user's history then, and not to the log that transitions and popularity are counted on, as a model is not retrained either.
+All four count or compare; nothing is trained. They are fitted on the training log alone, for the test too: by then
+the validation item belongs to a user's history, but transitions and popularity are not counted anew, as no model is
+retrained.
 
 Two things keep them honest on data sets such as the 5-core Amazon ones, where rows and counts betray the answer:
 
-* *Ties* are broken in a seeded random order of the catalogue, never by row number, because item tables are often sorted by a
-  product code that says when an item was listed.
-* *Counts below 5* are never told apart: a set that was filtered to five events an item shows by a lower training count that an event
-  was held out. Popularity reads ``max(count, 5)``, for items outside of the log too.
+* *Ties* are broken in a seeded random order of the catalogue, never by row number, because item tables are often
+  sorted by a product code that tells when an item was listed.
+* *Counts below 5* are not told apart: where every item was filtered to have five events or more, a lower training
+  count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
+  Transition sums over pairs of items, and no total of an item enters it.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ class Popularity:
 class Transition:
     """What followed the last items of the history in other users' histories.
 
-    ``score(j) = sum over the last 5 items i, newest first, of .8^age * sum over gaps 1, 2, 3 of count(i, then j) / gap``.
-    Counts are raw: not normalised by row.
+    ``score(j)`` = sum over the last 5 items i, newest first, of .8^age * sum over gaps 1, 2, 3 of count(i, then j) /
+    gap. Counts are raw: not divided by any total.
 
     Args:
         max_gap: how many steps ahead an item counts as a follower, with weight 1 / gap.
@@ -98,7 +100,7 @@ class Transition:
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``Popularity.recommend``; where fewer than ``k`` items ever followed, popular ones fill up, with score 0."""
+        """As ``Popularity.recommend``; where fewer than ``k`` items ever followed, popular ones come last, at 0."""
         return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
 
     def _scores(self, histories: Sequences) -> np.ndarray:
@@ -108,8 +110,9 @@ class Transition:
 class Content:
     """Items whose text is like that of the last items of the history.
 
-    ``score(j) = sum over the last 3 items i, newest first, of .6^age * cosine(tfidf(i), tfidf(j))``, with the TF-IDF of
-    scikit-learn as it comes: lower-cased words of two characters or more, smoothed idf, unit length.
+    ``score(j)`` = sum over the last 3 items i, newest first, of .6^age * cosine(tfidf(i), tfidf(j)), with
+    scikit-learn's TF-IDF as it comes: lower-cased words of two characters or more, plain term counts, smoothed idf,
+    unit length.
 
     Args:
         last: how many items of the history are read.
@@ -138,7 +141,7 @@ class Content:
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``Popularity.recommend``; where fewer than ``k`` items share a word, popular ones fill up, with score 0."""
+        """As ``Popularity.recommend``; where fewer than ``k`` items share a word, popular ones come last, at 0."""
         return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
 
     def _scores(self, histories: Sequences) -> np.ndarray:

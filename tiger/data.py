@@ -1,12 +1,13 @@
 """Item tables and click logs: from a dataset directory, or a Hub data set, to compact arrays and their splits.
 
-A *dataset directory* holds ``items.parquet`` (``item_id`` and any text or number columns) and ``interactions.parquet``
-(``user_id``, ``item_id``, ``timestamp`` in whole seconds, optionally ``rating`` or ``label``). Inside the library a user and
-an item are row numbers; their own ids come back only at the edges.
+A *dataset directory* holds ``items.parquet`` (``item_id`` and any text or number columns) and
+``interactions.parquet`` (``user_id``, ``item_id``, ``timestamp`` in whole seconds, optionally ``rating`` or
+``label``). Inside the library a user and an item are row numbers; their own ids come back only at the edges.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
 SECONDS_PER_DAY = 86_400
+
+_TEXT, _SECONDS = "text", "whole seconds (an integer)"
+_ITEM_COLUMNS = {"item_id": _TEXT}
+_EVENT_COLUMNS = {"user_id": _TEXT, "item_id": _TEXT, "timestamp": _SECONDS}
+_EXTRA_COLUMNS = ("rating", "label")
+_BATCH_ROWS = 2**18
 
 
 class DataError(ValueError):
@@ -118,8 +126,8 @@ class LeaveOneOut:
 class TemporalSplit:
     """Events before, between and after two days (the protocol of Singh et al., arXiv 2306.08121).
 
-    ``train``, ``valid`` and ``test`` are int64 arrays of event rows of the data set's ``sequences``; ``valid_from`` and
-    ``test_from`` are the first seconds of validation and test.
+    ``train``, ``valid`` and ``test`` are int64 arrays of event rows of the data set's ``sequences``; ``valid_from``
+    and ``test_from`` are the first seconds of validation and test.
     """
 
     train: np.ndarray
@@ -166,19 +174,23 @@ class RecommendationData:
             DataError: a file or column is missing or of the wrong type, an id is null, an item id occurs twice, or an
                 event names an item that the item table lacks.
         """
-        items = _read(path, "items", {"item_id": pa.types.is_string}, revision)
-        interactions = _read(
-            path,
-            "interactions",
-            {"user_id": pa.types.is_string, "item_id": pa.types.is_string, "timestamp": pa.types.is_integer},
-            revision,
-        )
-        return cls.from_tables(items, interactions, str(path))
+        items_schema, item_batches = _open(path, "items", _ITEM_COLUMNS, revision)
+        _, log_batches = _open(path, "interactions", _EVENT_COLUMNS, revision)
+        tables = list(item_batches)
+        items = pa.concat_tables(tables) if tables else items_schema.empty_table()
+        return cls._from_batches(items, log_batches, str(path))
 
     @classmethod
     def from_tables(cls, items: pa.Table, interactions: pa.Table, source: str = "") -> RecommendationData:
         """The same from two Arrow tables; ``source`` is what error messages call the place they came from."""
+        _check_columns(items.schema, _ITEM_COLUMNS, os.path.join(source, "items.parquet"))
+        _check_columns(interactions.schema, _EVENT_COLUMNS, os.path.join(source, "interactions.parquet"))
+        return cls._from_batches(items, iter([interactions]), source)
+
+    @classmethod
+    def _from_batches(cls, items: pa.Table, log: Iterator[pa.Table], source: str) -> RecommendationData:
         items_file, log_file = os.path.join(source, "items.parquet"), os.path.join(source, "interactions.parquet")
+        items = _decode(items)
         item_ids = items["item_id"].combine_chunks().cast(pa.large_string())
         _refuse_nulls(item_ids, items_file, "item_id")
         if len(item_ids) == 0:
@@ -190,32 +202,16 @@ class RecommendationData:
                 f"{items_file}: {len(twice)} item ids occur more than once, {twice[0].as_py()!r} for one. "
                 "Keep one row an item."
             )
-        if interactions.num_rows == 0:
+        columns = _read_events(log, log_file)
+        if not columns:
             raise DataError(f"{log_file}: no events. Write at least one row.")
-        for column in ("user_id", "item_id", "timestamp"):
-            _refuse_nulls(interactions[column], log_file, column)
-
-        event_items = pc.index_in(interactions["item_id"].cast(pa.large_string()), value_set=item_ids)
-        if event_items.null_count:
-            row = int(np.flatnonzero(event_items.is_null().to_numpy())[0])
-            raise DataError(
-                f"{log_file}, row {row}: item {interactions['item_id'][row].as_py()!r} is not in {items_file} "
-                f"({event_items.null_count} events in all). Add the items or drop the events."
-            )
-        event_items = event_items.to_numpy().astype(np.int32, copy=False)
-        encoded = interactions["user_id"].cast(pa.large_string()).dictionary_encode().combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
-        user_ids, users = encoded.dictionary, encoded.indices.to_numpy()
-        timestamps = interactions["timestamp"].to_numpy().astype(np.int64, copy=False)
+        event_items = _item_rows(*columns.pop("item_id"), item_ids, items_file, log_file)
+        user_ids, users = columns.pop("user_id")
+        timestamps = columns.pop("timestamp")
 
         order = _order(users, timestamps)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
-        extras = {
-            name: interactions[name].to_numpy()[order]
-            for name in ("rating", "label")
-            if name in interactions.column_names
-        }
+        extras = {name: values[order] for name, values in columns.items()}
         return cls(items, user_ids, Sequences(offsets, event_items[order], timestamps[order]), extras)
 
     def leave_one_out(self, shuffle_ties: int | None = None) -> LeaveOneOut:
@@ -260,59 +256,137 @@ class RecommendationData:
 
 def _order(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
     """Rows by user, then time, then place in the file: int64 [events]."""
-    span = int(timestamps.max()) - int(timestamps.min()) + 1
-    if span * (int(users.max()) + 1) < 2**63:
-        return np.argsort(users.astype(np.int64) * span + (timestamps - timestamps.min()), kind="stable")
-    return np.lexsort((timestamps, users))
+    by_time = np.argsort(timestamps, kind="stable")
+    # Keys that differ can be sorted by value, which is several times faster than a second stable argsort.
+    keys = users[by_time].astype(np.int64) * len(users) + np.arange(len(users))
+    keys.sort()
+    return by_time[keys % len(users)]
 
 
-def _refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str) -> None:
+def _refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str, start: int = 0) -> None:
+    """``start``: the row of the file where the column's first row lies."""
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{file}, row {row}: {name} is null ({column.null_count} in all). Fill it in or drop the rows.")
+        row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{file}, row {row}: {name} is null. Fill it in or drop all rows without it.")
 
 
-def _read(path: str | os.PathLike, name: str, required: dict, revision: str | None) -> pa.Table:
+def _read_events(log: Iterator[pa.Table], file: str) -> dict:
+    """Columns of the log by name: (dictionary, int32 [events]) for the ids, arrays [events] for the rest; {} if empty.
+
+    Batch by batch, for the ids as text take several times the room of the arrays that are kept.
+    """
+    kept: dict[str, list] = {}
+    start = 0
+    for batch in log:
+        if batch.num_rows == 0:
+            continue
+        batch = _decode(batch)
+        for name in _EVENT_COLUMNS:
+            _refuse_nulls(batch[name], file, name, start)
+            if name == "timestamp":
+                kept.setdefault(name, []).append(batch[name].to_numpy().astype(np.int64, copy=False))
+            elif name == "item_id":
+                kept.setdefault(name, []).extend(batch[name].dictionary_encode().chunks)
+            else:  # users are many: the dictionaries of the batches would hold nearly as much, and cost a second pass
+                kept.setdefault(name, []).extend(batch[name].chunks)
+        for name in _EXTRA_COLUMNS:
+            if name in batch.column_names:
+                kept.setdefault(name, []).append(batch[name].to_numpy())
+        start += batch.num_rows
+    columns, parts = {}, []
+    for name in list(kept):
+        parts = kept.pop(name)
+        if name.endswith("_id"):
+            encode = pa.ChunkedArray.unify_dictionaries if name == "item_id" else pa.ChunkedArray.dictionary_encode
+            parts = encode(pa.chunked_array(parts)).chunks
+            columns[name] = parts[0].dictionary, np.concatenate([part.indices.to_numpy() for part in parts])
+        else:
+            columns[name] = np.concatenate(parts)
+    del parts
+    # Arrow keeps what it freed, hundreds of MiB after a long log; what comes next is numpy's.
+    pa.default_memory_pool().release_unused()
+    return columns
+
+
+def _item_rows(ids: pa.Array, index: np.ndarray, item_ids: pa.Array, items_file: str, log_file: str) -> np.ndarray:
+    """Rows of the item table for the events' items ``ids[index]``: int32 [events]."""
+    rows = pc.index_in(ids.cast(pa.large_string()), value_set=item_ids).fill_null(-1).to_numpy().astype(np.int32)
+    if (rows < 0).any():
+        unknown = np.flatnonzero(rows[index] < 0)
+        raise DataError(
+            f"{log_file}, row {unknown[0]}: item {ids[index[unknown[0]]].as_py()!r} is not in {items_file} "
+            f"({len(unknown)} events in all). Add the items or drop the events."
+        )
+    return rows[index]
+
+
+def _open(
+    path: str | os.PathLike, name: str, required: dict[str, str], revision: str | None
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """Schema and batches of one file of a dataset directory or Hub data set, columns checked."""
     import datasets
 
     file = Path(path) / f"{name}.parquet"
+    wanted = None if name == "items" else (*_EVENT_COLUMNS, *_EXTRA_COLUMNS)
     if Path(path).is_dir():
-        if not file.exists():
-            raise DataError(f"{file} is missing: a dataset directory holds items.parquet and interactions.parquet.")
-        if file.stat().st_size == 0:
-            raise DataError(f"{file} is empty (0 bytes): write it again.")
-        try:
-            schema = pq.read_schema(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is not a whole parquet file ({error}): write it again.") from error
+        schema = _parquet_schema(file)
         _check_columns(schema, required, str(file))
-        table = pq.read_table(file, columns=None if name == "items" else [c for c in schema.names if c in _EVENTS])
-    elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
+        # Streamed: nothing is copied into the cache of `datasets`, and a file that was written anew is read anew.
         loaded = datasets.load_dataset(
-            str(path), data_files=f"{name}.parquet", split="train", revision=revision
-        ).with_format("arrow")
-        table = loaded[:] if len(loaded) else loaded.data.table
-        _check_columns(table.schema, required, f"{path}/{name}.parquet")
+            "parquet",
+            data_files=glob.escape(str(file)),
+            split="train",
+            streaming=True,
+            batch_size=_BATCH_ROWS,
+            columns=[column for column in schema.names if wanted is None or column in wanted],
+            # Without this the whole file is read ahead into memory.
+            fragment_scan_options=pa.dataset.ParquetFragmentScanOptions(pre_buffer=False),
+        )
+    elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
+        loaded = datasets.load_dataset(str(path), data_files=f"{name}.parquet", split="train", revision=revision)
+        schema = loaded.features.arrow_schema
+        _check_columns(schema, required, f"{path}/{name}.parquet")
+        if wanted is not None:
+            loaded = loaded.select_columns([column for column in schema.names if column in wanted])
     else:
         raise DataError(f"{path} is neither a directory nor owner/name on the Hub.")
+    return schema, _whole(loaded.with_format("arrow").iter(batch_size=_BATCH_ROWS), file)
+
+
+def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
+    try:
+        yield from batches
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is damaged ({str(error).splitlines()[0]}): write it again.") from error
+
+
+def _parquet_schema(file: Path) -> pa.Schema:
+    if not file.exists():
+        raise DataError(f"{file} is missing: a dataset directory holds items.parquet and interactions.parquet.")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty (0 bytes): write it again.")
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not a whole parquet file ({error}): write it again.") from error
+
+
+def _decode(table: pa.Table) -> pa.Table:
+    """Dictionary-encoded columns as plain ones."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, table[field.name].cast(field.type.value_type))
     return table
 
 
-_EVENTS = ("user_id", "item_id", "timestamp", "rating", "label")
-
-
-def _check_columns(schema: pa.Schema, required: dict, file: str) -> None:
+def _check_columns(schema: pa.Schema, required: dict[str, str], file: str) -> None:
+    """``required`` maps a column to ``_TEXT`` or ``_SECONDS``."""
     missing = [name for name in required if name not in schema.names]
     if missing:
         raise DataError(f"{file} has no column {missing[0]!r} (it has {', '.join(schema.names)}). Add or rename it.")
-    for name, is_right in required.items():
+    for name, wanted in required.items():
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if is_right is pa.types.is_string and pa.types.is_large_string(kind):
-            continue
-        if not is_right(kind):
-            wanted = "text" if is_right is pa.types.is_string else "whole seconds (an integer)"
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (is_text if wanted == _TEXT else pa.types.is_integer(kind)):
             raise DataError(f"{file}: column {name!r} is {kind}, expected {wanted}. Convert it.")

@@ -14,6 +14,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def item_texts(items: pa.Table, template: str | None = None) -> list[str]:
 
     Args:
         items: the item table, with ``item_id``.
-        template: the columns to write, in order, separated by commas (``"title,brand"``). None: title, price, brand and
-            categories as far as there are any, then every other column of text in the order of the file.
+        template: the columns to write, in order, separated by commas (``"title,brand"``). None: title, price, brand
+            and categories as far as there are any, then every other column of text in the order of the file.
 
     Nulls, blank text and NaN are left out together with their label; lists of words are joined by commas.
 
@@ -51,7 +52,9 @@ def item_texts(items: pa.Table, template: str | None = None) -> list[str]:
     for name in names:
         if name not in items.column_names or name == "item_id":
             others = ", ".join(column for column in items.column_names if column != "item_id")
-            raise DataError(f"the text template names column {name!r}; the items have {others or 'no columns but ids'}.")
+            raise DataError(
+                f"the text template names column {name!r}; the items have {others or 'no columns but ids'}."
+            )
     if not names:
         raise DataError("items have no column of text. Add one, `title` for example.")
     parts: list[list[str]] = [[] for _ in range(items.num_rows)]
@@ -217,7 +220,7 @@ class SentenceEncoder:
 
     def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
         model = self._load()
-        # Texts of like length share a batch and little is padded; the longest come first, so that memory runs out at once.
+        # Texts of like length share a batch, so little is padded; the longest first, so that memory runs out at once.
         keys = sorted(texts, key=lambda key: (-len(texts[key]), key))
         found: dict[bytes, np.ndarray] = {}
         unsaved: dict[bytes, np.ndarray] = {}
@@ -280,8 +283,8 @@ def embed(
 class _VectorCache:
     """Vectors by the sha256 of their text, in safetensors files of one folder (one folder an encoder).
 
-    A run adds a file and changes none, so nothing is rewritten for one new item and two processes don't lose each other's
-    work. Many small files are merged when they are read.
+    A run adds a file and changes none, so nothing is rewritten for one new item and two processes don't lose each
+    other's work. Many small files are merged when they are read.
     """
 
     max_files = 32
@@ -305,15 +308,19 @@ class _VectorCache:
             except FileNotFoundError:
                 continue  # another process merged it away
             except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(f"embedding cache {file} can't be read ({error}); its texts are embedded again", stacklevel=4)
-                file.unlink(missing_ok=True)
+                warnings.warn(
+                    f"embedding cache {file} can't be read ({error}); its texts are embedded again", stacklevel=4
+                )
+                with suppress(OSError):
+                    file.unlink()
         if len(files) > self.max_files:
             self._merge(files)
         return found
 
-    def write(self, vectors: dict[bytes, np.ndarray]) -> None:
+    def write(self, vectors: dict[bytes, np.ndarray]) -> Path | None:
+        """The file written; None, with a warning, where the folder can't be written."""
         keys = sorted(vectors)
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
+        file = self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.safetensors"
         tensors = {
             "hashes": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32).copy(),
             "vectors": np.stack([vectors[key] for key in keys]),
@@ -322,21 +329,23 @@ class _VectorCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
                 save_file(tensors, Path(temporary) / "vectors")
-                os.replace(Path(temporary) / "vectors", self.folder / f"{name}.safetensors")
+                os.replace(Path(temporary) / "vectors", file)
         except OSError as error:
             warnings.warn(f"embeddings can't be cached in {self.folder} ({error})", stacklevel=5)
+            return None
+        return file
 
     def _merge(self, files: list[Path]) -> None:
         merged: dict[bytes, np.ndarray] = {}
-        for file in files:
-            if file.exists():
-                stored = load_file(file)
-                merged.update(zip(map(bytes, stored["hashes"]), stored["vectors"], strict=True))
-        before = set(self.folder.glob("*.safetensors"))
-        self.write(merged)
-        if set(self.folder.glob("*.safetensors")) - before:
+        with suppress(OSError, SafetensorError):  # another process may merge at the same time: then it is done already
             for file in files:
-                file.unlink(missing_ok=True)
+                if file.exists():
+                    stored = load_file(file)
+                    merged.update(zip(map(bytes, stored["hashes"]), stored["vectors"], strict=True))
+            written = self.write(merged)
+            for file in files:
+                if written is not None and file != written:
+                    file.unlink(missing_ok=True)
 
 
 def _default_cache_dir() -> Path:
@@ -346,8 +355,8 @@ def _default_cache_dir() -> Path:
 class LSAEncoder:
     """Latent semantic analysis: TF-IDF of words and word pairs, cut to ``dim`` by a truncated SVD, unit length.
 
-    Needs no weights and no network: what a catalogue's own words say. Term counts are damped (1 + log), words in more than
-    half of the texts (labels such as "Title") say nothing and are dropped. See :meth:`fit`.
+    Needs no weights and no network: what a catalogue's own words say. Term counts are damped (1 + log); in catalogues
+    of a thousand texts and more, terms of one text or of more than half of them (labels like "Title") are dropped.
 
     Args:
         vocabulary: words and word pairs, in the order of the columns below.
@@ -398,7 +407,9 @@ class LSAEncoder:
         try:
             counts = vectorizer.fit_transform(texts)
         except ValueError as error:
-            raise DataError(f"LSA can't be fitted on these {len(texts)} texts: {error}. Give texts with words.") from error
+            raise DataError(
+                f"LSA can't be fitted on these {len(texts)} texts: {error}. Give texts with words."
+            ) from error
         dim = max(1, min(dim, min(counts.shape) - 1))
         _, _, components = randomized_svd(counts, n_components=dim, n_iter=5, random_state=seed)
         vocabulary = [str(term) for term in vectorizer.get_feature_names_out()]
@@ -418,7 +429,7 @@ class LSAEncoder:
         return np.concatenate(chunks)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Write ``encoder.json`` (with the vocabulary) and ``encoder.safetensors``; a reload encodes bit for bit alike."""
+        """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
         _write_json(directory, {"kind": "lsa", "name": self.name, "vocabulary": self.vocabulary})
         save_file({"idf": self.idf, "components": self.components}, Path(directory) / "encoder.safetensors")
 
@@ -435,7 +446,11 @@ class LSAEncoder:
 def load_encoder(
     directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
 ) -> SentenceEncoder | LSAEncoder:
-    """The encoder that ``save_pretrained`` left in a directory; ``device`` and ``cache_dir`` are for SentenceTransformers.
+    """The encoder that ``save_pretrained`` left in a directory.
+
+    Args:
+        directory: where it was saved.
+        device, cache_dir: for a :class:`SentenceEncoder`.
 
     Raises:
         DataError: no ``encoder.json``, or of a kind that this version doesn't know.

@@ -1,18 +1,16 @@
 """How good a ranking is: recall and NDCG of the next item, AUC, grouped AUC and log loss, in plain numpy.
 
-Next-item metrics count *items*: one true item a row, and a hit is that very row number of the item table, never a semantic ID
-that several items share. What is undefined (no rows, labels all alike) is ``nan``; what is wrong (shapes, duplicates, labels
-other than 0 and 1) is a ``ValueError``.
+Next-item metrics count *items*: one true item a row, and a hit is that very row number of the item table, never a
+semantic ID that several items share. What is undefined (no rows, labels all alike) is ``nan``; what is wrong (shapes,
+duplicates, labels other than 0 and 1) is a ``ValueError``.
 
-``NextItemMetrics`` and ``GroupedAUC`` offer the same numbers as ``evaluate`` metrics and need no network.
+The same numbers as ``evaluate`` metrics are in ``tiger.evaluate_metrics``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import datasets
-import evaluate
 import numpy as np
 
 
@@ -24,8 +22,8 @@ def hit_ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
         targets: int [n], one true item a row.
 
     Raises:
-        ValueError: the shapes disagree, a target is negative, or a target occurs twice in its list. Other duplicates go
-            unnoticed: they can't earn a second hit, they only waste places.
+        ValueError: the shapes disagree, a target is negative, or a target occurs twice in its list. Other duplicates
+            go unnoticed: they can't earn a second hit, they only waste places.
     """
     ranked, targets = np.asarray(ranked), np.asarray(targets)
     if ranked.ndim != 2 or targets.shape != ranked.shape[:1]:
@@ -46,8 +44,8 @@ def next_item_metrics_per_user(
 ) -> dict[str, np.ndarray]:
     """``recall@k`` and ``ndcg@k`` of every row, for bootstraps and slices.
 
-    Recall is 1 when the target is among the first k, else 0. With a single relevant item the ideal gain is 1, so NDCG is
-    1 / log2(place + 1), places from 1 (Järvelin and Kekäläinen, 2002).
+    Recall is 1 when the target is among the first k, else 0. With a single relevant item the ideal gain is 1, so NDCG
+    is 1 / log2(place + 1), places from 1 (Järvelin and Kekäläinen, 2002).
 
     Args:
         ranked: int [n, K], item rows, best first, padded with -1 at the end of short lists.
@@ -84,7 +82,7 @@ def next_item_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int]
 
 
 def recall_at_k(ranked: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """Share of rows whose target is among the first ``k`` of ``ranked`` (int [n, K], -1 pads); ``nan`` without rows."""
+    """Share of rows whose target is among the first ``k`` of ``ranked`` (int [n, K], -1 pads); ``nan`` for none."""
     return next_item_metrics(ranked, targets, (k,))[f"recall@{k}"]
 
 
@@ -140,8 +138,8 @@ def grouped_auc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> f
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log-likelihood in nats of binary labels under ``probabilities`` (float [n] in [0, 1]).
 
-    Probabilities are kept one float epsilon of their type away from 0 and 1, so that a single confident error costs much
-    and not everything. ``nan`` without rows.
+    Probabilities are kept one float epsilon of their type away from 0 and 1, so that a single confident error costs
+    much and not everything. ``nan`` without rows.
 
     Raises:
         ValueError: shapes differ, a label is neither 0 nor 1, or a probability lies outside [0, 1].
@@ -192,52 +190,3 @@ def _auc_by_group(
     pairs = positives * (sizes - positives)
     wins = rank_sums - positives * (positives + 1) / 2
     return np.divide(wins, pairs, out=np.full(num_groups, np.nan), where=pairs > 0), sizes
-
-
-class NextItemMetrics(evaluate.Metric):
-    """Recall and NDCG at k as an ``evaluate`` metric: predictions are ranked item rows, references the true items.
-
-    Example:
-        >>> NextItemMetrics().compute(predictions=[[3, 1], [2, 0]], references=[1, 2], ks=(2,))["recall@2"]
-        1.0
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Recall and NDCG at k of the next item, one true item a row.",
-            citation="",
-            inputs_description="predictions: int [n, K], item rows, best first, -1 pads; references: int [n]; ks: ints.",
-            features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("int64")), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions, references, ks: Sequence[int] = (5, 10)) -> dict[str, float]:
-        return next_item_metrics(np.asarray(predictions), np.asarray(references), ks)
-
-
-class GroupedAUC(evaluate.Metric):
-    """Grouped AUC, with AUC beside it, as an ``evaluate`` metric: predictions are scores, references labels 0 or 1.
-
-    Example:
-        >>> GroupedAUC().compute(predictions=[0.1, 0.9], references=[0, 1], groups=[7, 7])["grouped_auc"]
-        1.0
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="AUC within each group, averaged by group size (arXiv 1706.06978), and AUC over all rows.",
-            citation="",
-            inputs_description="predictions: float [n], scores; references: int [n], 0 or 1; groups: int [n], user rows.",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("float64"),
-                    "references": datasets.Value("int64"),
-                    "groups": datasets.Value("int64"),
-                }
-            ),
-        )
-
-    def _compute(self, predictions, references, groups) -> dict[str, float]:
-        labels, scores = np.asarray(references), np.asarray(predictions)
-        return {"grouped_auc": grouped_auc(labels, scores, np.asarray(groups)), "auc": auc(labels, scores)}

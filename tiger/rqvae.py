@@ -59,7 +59,7 @@ class RQVAEConfig(PreTrainedConfig):
     num_codebooks: int = 3
     codebook_size: int = 256
     commitment_weight: float = 0.25
-    sinkhorn_epsilon: float = 0.05
+    sinkhorn_epsilon: float = 0.02
     sinkhorn_iterations: int = 10
 
 
@@ -121,16 +121,17 @@ class RQVAE(PreTrainedModel):
     def forward(self, embeddings: torch.Tensor) -> RQVAEOutput:
         """The loss of a batch of raw embeddings [n, input_dim], before and after the codebooks are initialised.
 
-        ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1), with x
-        standardised and gradients passed straight through the quantisation (van den Oord et al., arXiv 1711.00937). Until
-        the codebooks are initialised, the autoencoder alone is trained.
+        ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1),
+        with x standardised and gradients passed straight through the quantisation (van den Oord et al.,
+        arXiv 1711.00937).
+        Until the codebooks are initialised, the autoencoder alone is trained.
         """
         inputs = self._standardise(embeddings)
         latents = self.encoder(inputs)
         codes, quantisation_loss, quantised = None, latents.new_zeros(()), latents
         if self.initialised:
             codes, quantisation_loss, quantised = self._quantise(latents)
-        # Summed over dimensions: a mean would let the latents' few dimensions outweigh the input's hundreds and collapse.
+        # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
         reconstruction_loss = (self.decoder(quantised) - inputs).square().sum(dim=1).mean()
         return RQVAEOutput(
             loss=reconstruction_loss + quantisation_loss,
@@ -172,7 +173,7 @@ class RQVAE(PreTrainedModel):
         hidden_sizes: tuple[int, ...] = (512, 256, 128),
         latent_dim: int = 32,
         commitment_weight: float = 0.25,
-        sinkhorn_epsilon: float = 0.05,
+        sinkhorn_epsilon: float = 0.02,
         steps: int | None = None,
         batch_size: int = 512,
         learning_rate: float = 3e-3,
@@ -224,8 +225,8 @@ class RQVAE(PreTrainedModel):
     def fit_standardisation(self, embeddings: np.ndarray) -> None:
         """Set ``mean`` (a dimension each) and ``scale`` (one for all): unit variance on average over dimensions.
 
-        One scale and not one a dimension: LSA's and other rotated embeddings carry meaning in their large dimensions and
-        noise in the small ones, which dividing by each one's own spread would blow up.
+        One scale and not one a dimension: LSA's and other rotated embeddings carry meaning in their large dimensions
+        and noise in the small ones, which dividing by each one's own spread would blow up.
         """
         mean = embeddings.mean(axis=0, dtype=np.float64)
         chunks = range(0, len(embeddings), CHUNK)
@@ -338,7 +339,9 @@ def load_quantizer(directory: str | os.PathLike) -> RQVAE | ResidualKMeans:
     for kind in (RQVAE, ResidualKMeans):
         if kind.config_class.model_type == model_type:
             return kind.from_pretrained(directory)
-    raise DataError(f"{file}: model_type {model_type!r} is no quantizer. Point to what a quantizer's save_pretrained wrote.")
+    raise DataError(
+        f"{file}: model_type {model_type!r} is no quantizer. Point to what a quantizer's save_pretrained wrote."
+    )
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:

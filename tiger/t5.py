@@ -164,9 +164,11 @@ class DecoderState:
         """Feed the last token of every beam, int64 [B, beams]; get log-probabilities of the next, float32 [B, beams, V]."""
         model = self._model
         states = model.shared(tokens)
-        bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(
-            1, self._written + 1, past_seen_tokens=self._written
-        )[0, :, 0]
+        bias = (
+            model.decoder.block[0]
+            .layer[0]
+            .SelfAttention.compute_bias(1, self._written + 1, past_seen_tokens=self._written)[0, :, 0]
+        )
         past = []
         for index, (block, (keys, values)) in enumerate(zip(model.decoder.block, self._encoded.keys_values)):
             self_attention, cross_attention, feed_forward = block.layer

@@ -1,0 +1,48 @@
+from dataclasses import dataclass, field
+
+import pytest
+from transformers import TrainingArguments
+
+from tiger.arguments import parse_arguments
+from tiger.data import DataError
+
+
+@dataclass
+class Settings:
+    dataset: str
+    seeds: list[int] = field(default_factory=list)
+    rate: float = 0.5
+    name: str | None = None
+
+
+def test_yaml_then_command_line(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("dataset: here\nseeds: [1, 2]\nrate: 1e-3\nlearning_rate: 1e-3\noutput_dir: out\nname: null\n")
+    settings, training = parse_arguments(
+        [Settings, TrainingArguments], [str(file), "--rate", "0.25", "--use_cpu", "true"]
+    )
+    assert settings == Settings("here", [1, 2], 0.25)
+    assert training.learning_rate == 0.001 and training.output_dir == "out"
+    other = tmp_path / "more.yaml"
+    other.write_text("dataset: there\n")
+    (settings,) = parse_arguments([Settings], [str(_yaml(tmp_path, "dataset: here")), str(other)])
+    assert settings.dataset == "there"
+
+
+def _yaml(folder, text):
+    file = folder / "one.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_unknown_keys_and_files_are_errors(tmp_path):
+    with pytest.raises(DataError, match="one.yaml: unknown key 'datset'. Did you mean 'dataset'"):
+        parse_arguments([Settings], [str(_yaml(tmp_path, "datset: here"))])
+    with pytest.raises(DataError, match="command line: unknown key 'raet'"):
+        parse_arguments([Settings], ["--dataset", "x", "--raet", "1"])
+    with pytest.raises(DataError, match="nowhere.yaml is missing"):
+        parse_arguments([Settings], ["nowhere.yaml"])
+    with pytest.raises(DataError, match="is not YAML"):
+        parse_arguments([Settings], [str(_yaml(tmp_path, "a: [1"))])
+    with pytest.raises(DataError, match="key: value"):
+        parse_arguments([Settings], [str(_yaml(tmp_path, "- a"))])

@@ -1,0 +1,291 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from tiger import embeddings as module
+from tiger.data import DataError
+from tiger.embeddings import (
+    LSAEncoder,
+    SentenceEncoder,
+    check_embeddings,
+    embed,
+    item_texts,
+    load_embeddings,
+    load_encoder,
+)
+
+TEXTS = ["red rose soap", "green tea soap", "steel garden spade", "garden hose green", "rose tea"]
+
+
+@pytest.fixture
+def items():
+    return pa.table(
+        {
+            "item_id": ["a", "b", "c"],
+            "year": [1999, None, 2003],
+            "genres": [["Drama", "War"], [], None],
+            "price": pa.array([5.0, 4.99, float("nan")], pa.float32()),
+            "brand": ["  Acme\n& Co ", "", None],
+            "title": ["Soap", None, "Spade"],
+        }
+    )
+
+
+def test_default_texts_leave_out_what_is_missing(items):
+    assert item_texts(items) == [
+        "Title: Soap; Price: 5; Brand: Acme & Co; Genres: Drama, War",
+        "Price: 4.99",
+        "Title: Spade",
+    ]
+
+
+def test_template_names_columns_in_order(items):
+    items = items.slice(0, 1).append_column("made_in", pa.array(["Peru"]))
+    assert item_texts(items, "year, made_in,title") == ["Year: 1999; Made in: Peru; Title: Soap"]
+
+
+def test_dictionary_encoded_and_chunked_columns():
+    table = pa.table({"item_id": ["a", "b"], "brand": pa.array(["x", "y"]).dictionary_encode()})
+    assert item_texts(pa.concat_tables([table, table])) == ["Brand: x", "Brand: y"] * 2
+
+
+@pytest.mark.parametrize("template", ["title,colour", "item_id", ""])
+def test_unknown_column_is_named(items, template):
+    with pytest.raises(DataError, match=repr(template.split(",")[-1])):
+        item_texts(items, template)
+
+
+def test_item_without_text_is_named(items):
+    with pytest.raises(DataError, match=r"'b' \(row 1\) has no text in title, brand"):
+        item_texts(items, "title,brand")
+
+
+def test_no_text_column():
+    with pytest.raises(DataError, match="no column of text"):
+        item_texts(pa.table({"item_id": ["a"], "weight": [1.0]}))
+
+
+# Precomputed embeddings
+
+
+def test_check_embeddings():
+    matrix = np.ones((3, 2), np.float32)
+    assert check_embeddings(matrix) is matrix
+    assert check_embeddings(torch.ones(3, 2, dtype=torch.bfloat16)).dtype == np.float32
+    matrix = matrix.copy()
+    matrix[1, 0], matrix[2, 1] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"2 of 3 rows hold NaN or infinity \(rows 1, 2\)"):
+        check_embeddings(matrix)
+    for wrong in (np.ones(3), np.ones((0, 2)), np.array([["a"]])):
+        with pytest.raises(DataError, match="must be a matrix of numbers"):
+            check_embeddings(wrong)
+
+
+def test_load_embeddings(tmp_path):
+    file = tmp_path / "e.safetensors"
+    with pytest.raises(DataError, match="is missing"):
+        load_embeddings(file, 2)
+    save_file({"embeddings": np.array([[0.5, 1], [2, 3]], np.float16)}, file)
+    loaded = load_embeddings(file, 2)
+    assert loaded.dtype == np.float32 and loaded.tolist() == [[0.5, 1], [2, 3]]
+    with pytest.raises(DataError, match="2 rows but there are 3 items"):
+        load_embeddings(file, 3)
+    save_file({"vectors": np.ones((2, 2), np.float32)}, file)
+    with pytest.raises(DataError, match="vectors"):
+        load_embeddings(file, 2)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        load_embeddings(file, 2)
+
+
+# Sentence-T5: the real loading code on a small model of its shape
+
+
+@pytest.fixture(scope="module")
+def sentence_t5(tmp_path_factory):
+    """Random weights in the layout of sentence-t5-base: T5 encoder, mean pooling, dense layer, unit length."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    folder = tmp_path_factory.mktemp("sentence-t5")
+    words = ["<pad>", "</s>", "<unk>", *sorted({word for text in TEXTS for word in text.split()})]
+    core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=32
+    ).save_pretrained(folder / "t5")
+    torch.manual_seed(0)
+    T5EncoderModel(
+        T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    ).save_pretrained(folder / "t5")
+    dense = Dense(16, 24, bias=False, activation_function=torch.nn.Identity())
+    modules = [Transformer(str(folder / "t5"), max_seq_length=32), Pooling(16, "mean"), dense, Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Texts that the model itself was asked to embed, in any encoder."""
+    seen = []
+    load = SentenceEncoder._load
+
+    def counting(self):
+        model = load(self)
+        encode = model.encode
+
+        def count(texts, **settings):
+            seen.extend(texts)
+            return encode(texts, **settings)
+
+        monkeypatch.setattr(model, "encode", count)
+        return model
+
+    monkeypatch.setattr(SentenceEncoder, "_load", counting)
+    return seen
+
+
+def make(path, cache, **settings):
+    return SentenceEncoder(path, device="cpu", cache_dir=cache, progress=False, **settings)
+
+
+def test_sentence_t5_vectors(sentence_t5, tmp_path):
+    vectors = embed(TEXTS, sentence_t5, batch_size=2, device="cpu", cache_dir=tmp_path, progress=False)
+    assert vectors.shape == (5, 24) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    from sentence_transformers import SentenceTransformer
+
+    alone = SentenceTransformer(str(sentence_t5), device="cpu").encode(TEXTS[3])
+    np.testing.assert_allclose(vectors[3], alone, atol=1e-5)  # order survives the sorting by length
+
+
+def test_cache_embeds_only_what_changed(sentence_t5, tmp_path, counted):
+    first = make(sentence_t5, tmp_path).encode([*TEXTS, TEXTS[0]])
+    assert sorted(counted) == sorted(TEXTS)  # the text that occurs twice once
+    np.testing.assert_array_equal(first[0], first[5])
+
+    counted.clear()
+    again = make(sentence_t5, tmp_path).encode(TEXTS[::-1])
+    assert counted == []
+    np.testing.assert_array_equal(again, first[:5][::-1])
+
+    changed = make(sentence_t5, tmp_path).encode(["red rose", *TEXTS[1:]])
+    assert counted == ["red rose"]
+    np.testing.assert_array_equal(changed[1:], first[1:5])
+
+
+def test_cache_is_kept_apart_by_weights(sentence_t5, tmp_path, counted):
+    import shutil
+
+    make(sentence_t5, tmp_path / "cache").encode(TEXTS)
+    shutil.copytree(sentence_t5, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("another")
+    make(tmp_path / "model", tmp_path / "cache").encode(TEXTS)
+    assert len(counted) == 2 * len(TEXTS)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "nan"])
+def test_corrupted_cache_is_reported_and_rebuilt(sentence_t5, tmp_path, counted, damage):
+    first = make(sentence_t5, tmp_path).encode(TEXTS)
+    (file,) = tmp_path.rglob("*.safetensors")
+    if damage == "nan":
+        hashes = np.concatenate([np.frombuffer(module.hashlib.sha256(t.encode()).digest(), np.uint8) for t in TEXTS])
+        save_file({"hashes": hashes.reshape(-1, 32), "vectors": np.full((5, 24), np.nan, np.float32)}, file)
+    else:
+        whole = file.read_bytes()
+        file.write_bytes({"cut": whole[:-7], "garbage": b"\x93" * 64, "empty": b""}[damage])
+    with pytest.warns(UserWarning, match="can't be read"):
+        again = make(sentence_t5, tmp_path).encode(TEXTS)
+    assert len(counted) == 2 * len(TEXTS)
+    np.testing.assert_allclose(again, first, atol=1e-6)
+    make(sentence_t5, tmp_path).encode(TEXTS)
+    assert len(counted) == 2 * len(TEXTS)
+
+
+def test_many_cache_files_are_merged(sentence_t5, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(module._VectorCache, "max_files", 2)
+    encoder = make(sentence_t5, tmp_path)
+    vectors = np.concatenate([encoder.encode([text]) for text in TEXTS])
+    assert len(list(tmp_path.rglob("*.safetensors"))) < len(TEXTS)
+    counted.clear()
+    np.testing.assert_array_equal(make(sentence_t5, tmp_path).encode(TEXTS), vectors)
+    assert counted == []
+    assert all(file.suffix == ".safetensors" for file in tmp_path.glob("*/*"))  # nothing temporary is left
+
+
+def test_unwritable_cache_only_warns(sentence_t5, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.warns(UserWarning, match="can't be cached"):
+        assert make(sentence_t5, tmp_path / "file").encode(TEXTS).shape == (5, 24)
+
+
+def test_sentence_encoder_saves_its_name_only(sentence_t5, tmp_path):
+    encoder = make(sentence_t5, tmp_path / "cache")
+    encoder.save_pretrained(tmp_path / "saved")
+    assert [file.name for file in (tmp_path / "saved").iterdir()] == ["encoder.json"]
+    loaded = load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache")
+    assert isinstance(loaded, SentenceEncoder) and loaded.name == str(sentence_t5)
+    np.testing.assert_array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_sentence_encoder_errors(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no texts"):
+        make(tmp_path, tmp_path).encode([])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="can't load the sentence encoder"):
+        make(tmp_path / "nothing", tmp_path / "cache").encode(["a"])
+
+
+# LSA
+
+
+def test_lsa_relates_texts_by_their_words():
+    encoder = LSAEncoder.fit(TEXTS, dim=4)
+    vectors = encoder.encode(TEXTS)
+    assert vectors.dtype == np.float32 and encoder.name == f"lsa-{encoder.dim}" and vectors.shape == (5, encoder.dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    query = encoder.encode(["soap with rose"])[0]
+    assert int(np.argmax(vectors @ query)) == 0
+    np.testing.assert_allclose(encoder.components @ encoder.components.T, np.eye(encoder.dim), atol=1e-4)
+
+
+def test_lsa_dim_shrinks_and_unknown_words_are_zero():
+    encoder = LSAEncoder.fit(TEXTS, dim=256)
+    assert encoder.dim == 4
+    assert not encoder.encode(["zzz qqq"]).any()
+    assert LSAEncoder.fit(["one"], dim=8).encode(["one"]).tolist() == [[1.0]]
+    with pytest.raises(DataError, match="can't be fitted"):
+        LSAEncoder.fit(["", "!"], dim=2)
+
+
+def test_lsa_is_deterministic_reads_iterators_and_any_chunking(monkeypatch):
+    vectors = LSAEncoder.fit(TEXTS, dim=3).encode(TEXTS)
+    encoder = LSAEncoder.fit(iter(TEXTS), dim=3)
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    np.testing.assert_array_equal(encoder.encode(text for text in TEXTS), vectors)
+
+
+def test_lsa_saved_and_loaded_is_bit_identical(tmp_path):
+    encoder = LSAEncoder.fit([*TEXTS, "Crème brûlée 1 oz"], dim=3)
+    encoder.save_pretrained(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["encoder.json", "encoder.safetensors"]
+    loaded = load_encoder(tmp_path)
+    assert isinstance(loaded, LSAEncoder)
+    new = [*TEXTS, "creme soap", "a new green spade", ""]
+    np.testing.assert_array_equal(loaded.encode(new), encoder.encode(new))
+
+
+def test_load_encoder_errors(tmp_path):
+    with pytest.raises(DataError, match="encoder.json is missing"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.json").write_text(json.dumps({"kind": "oracle"}))
+    with pytest.raises(DataError, match="unknown kind 'oracle'"):
+        load_encoder(tmp_path)
