@@ -2,8 +2,8 @@
 
     python recipes/evaluate.py recipes/demo/evaluate.yaml [--key value ...]
 
-Prints a table and writes the results as JSON. A model is measured on the split that it was trained on (ties as published or
-shuffled): on another one, its training data would hold test items.
+Prints a table and writes the results as JSON. A model is measured on the split that it was trained on (ties as
+published or shuffled): on another one, its training data would hold test items.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python recipes/retriever.py recipes/demo/retriever.yaml [--key value ...]
     accelerate launch --num_processes 2 recipes/retriever.py recipes/demo/retriever.yaml
 
-Checkpoints and TensorBoard logs go to ``output_dir``; the finished recommender to ``model_dir``. A run that was killed goes on
-from its last checkpoint when it is started again with the same settings.
+Checkpoints and TensorBoard logs go to ``output_dir``; the finished recommender to ``model_dir``. A run that was
+killed goes on from its last checkpoint when it is started again with the same settings.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def main() -> None:
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:
         print(
-            f"{len(split.users)} users ({split.num_left_out} with fewer than 3 events left out), {data.num_items} items, "
-            f"{train.num_targets.sum()} training targets, {model.num_parameters()} parameters"
+            f"{len(split.users)} users ({split.num_left_out} with fewer than 3 events left out), "
+            f"{data.num_items} items, {train.num_targets.sum()} training targets, {model.num_parameters()} parameters"
         )
     trainer = TigerTrainer(
         model=model,

@@ -1,4 +1,4 @@
-"""Print the results files as the README's tables: ``python recipes/tables.py`` rewrites what is between its markers."""
+"""Print the results files as tables, and put them into the README: ``python recipes/tables.py``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tiger.data import DataError
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """What a user can mend is told in a line and exits with 2; Ctrl-C exits with 130; everything else keeps its traceback."""
+    """Tell what a user can mend in one line and exit with 2, after Ctrl-C with 130; all else keeps its traceback."""
     try:
         yield
     except DataError as error:

@@ -14,14 +14,14 @@ from tiger.tokenizer import SemanticIdTokenizer
 class TrainingExamples(torch.utils.data.Dataset):
     """Every item of a sequence but the first, as the target of the items before it.
 
-    An example is a stretch of one sequence and the place of its first target: the items from there on are targets, each of
-    the items before it. Nothing is copied; an example is three integers until it is asked for.
+    An example is a stretch of one sequence and the place of its first target: the items from there on are targets,
+    each of the items before it. Nothing is copied; an example is three integers until it is asked for.
 
     Args:
         sequences: what training may see.
         max_history: items of history a target has at most.
-        shared: True: all targets of a sequence in one example, for an encoder with causal attention. A sequence of more
-            than ``max_history`` + 1 items makes overlapping examples, in which a target sees between half of
+        shared: True: all targets of a sequence in one example, for an encoder with causal attention. A sequence of
+            more than ``max_history`` + 1 items makes overlapping examples, in which a target sees between half of
             ``max_history`` and all of it. False: an example a target, with exactly its last ``max_history`` items.
     """
 
@@ -109,8 +109,8 @@ class EvaluationExamples(torch.utils.data.Dataset):
 class LengthBatchSampler(torch.utils.data.Sampler):
     """Batches of examples of one length, near enough, with about the same number of targets in each.
 
-    The number of batches is the same in every epoch, whatever the shuffle: examples are only ever exchanged for others of
-    their length.
+    The number of batches is the same in every epoch, whatever the shuffle: examples are only ever exchanged for
+    others of their length.
 
     Args:
         examples: what to batch.
@@ -149,7 +149,7 @@ class LengthBatchSampler(torch.utils.data.Sampler):
 
 
 class TrainingCollator:
-    """Examples of :class:`TrainingExamples` to ``input_ids`` [B, S], ``visible`` [B, T] and ``labels`` [B, T, depth]."""
+    """Examples of :class:`TrainingExamples` to ``input_ids`` [B, S], ``visible`` [B, T], ``labels`` [B, T, depth]."""
 
     def __init__(self, tokenizer: SemanticIdTokenizer):
         self._tokenizer = tokenizer

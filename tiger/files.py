@@ -26,7 +26,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
 
 @contextmanager
 def replaced_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A fresh folder to write into that takes ``path``'s place when the block ends well; else ``path`` stays as it was."""
+    """A fresh folder to write into, which takes ``path``'s place if the block ends well; else ``path`` stays."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))

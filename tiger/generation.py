@@ -1,7 +1,7 @@
 """Beam search over a trie: every answer is a row of the table that the trie was built from.
 
-Nothing here knows items. The beams of one history share its encoding; what may follow is gathered for all beams at once; a
-step asks nothing back from the device.
+Nothing here knows items. The beams of one history share its encoding; what may follow is gathered for all beams at
+once; a step asks nothing back from the device.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def beam_search(
         histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
         num_beams: candidates kept a step. More than the trie has is allowed.
         k: answers returned (default ``num_beams``).
-        excluded: int64 [B, X], rows never returned, padded with -1. Branches that hold nothing else are not entered, so
-            they cost no beam.
+        excluded: int64 [B, X], rows never returned, padded with -1. Branches that hold nothing else are not entered,
+            so they cost no beam.
         temperature: None: the most probable. A number: a sample without replacement from the model's distribution over
             allowed tokens at this temperature (stochastic beam search, Kool et al., arXiv 1903.06059), in the order in
             which it was drawn; ``scores`` are then log-probabilities of that distribution.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
-import tiger
+from tiger import __version__
 from tiger.data import DataError, Sequences
 from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
 from tiger.examples import EvaluationCollator, EvaluationExamples
@@ -168,7 +168,7 @@ class TigerRecommender:
         return answers, scores
 
     def add_items(self, item_ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie. No training.
+        """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.
 
         Items that are known already are left as they are.
         """
@@ -209,7 +209,7 @@ class TigerRecommender:
                 pq.write_table(self.items, fresh / "items.parquet")
             manifest = {
                 "format": FORMAT,
-                "tiger": tiger.__version__,
+                "tiger": __version__,
                 "semantic_ids": self.tokenizer.fingerprint,
                 "max_history": self.max_history,
                 "training": self.training,
@@ -236,8 +236,8 @@ class TigerRecommender:
             raise DataError(f"{folder / MANIFEST} is damaged ({error}): save the recommender again.") from error
         if manifest.get("format") != FORMAT:
             raise DataError(
-                f"{folder} has format {manifest.get('format')} (written by tiger {manifest.get('tiger')}), this is tiger "
-                f"{tiger.__version__}, which reads format {FORMAT}: install that version, or train again."
+                f"{folder} has format {manifest.get('format')} (written by tiger {manifest.get('tiger')}), this is "
+                f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
             )
         tokenizer = SemanticIdTokenizer.from_pretrained(folder)
         if tokenizer.fingerprint != manifest["semantic_ids"]:

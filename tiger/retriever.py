@@ -64,8 +64,9 @@ def t5_config(
 class TigerTrainer(Trainer):
     """``Trainer`` for next-item generation.
 
-    Training batches hold examples of one length and about ``per_device_train_batch_size`` *targets* each. Evaluation decodes
-    under the trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items, next to the loss.
+    Training batches hold examples of one length and about ``per_device_train_batch_size`` *targets* each. Evaluation
+    decodes under the trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items, next to the
+    loss.
 
     Args:
         model: a ``T5ForConditionalGeneration`` made from :func:`t5_config`.
@@ -132,7 +133,8 @@ class TigerTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        # The sampler sees to it that all processes get the same number of batches; evaluation leaves that to accelerate.
+        # The sampler sees to it that all processes get the same number of batches; evaluation leaves that to
+        # accelerate.
         self.accelerator.even_batches = False
         prepared = self.accelerator.prepare(loader)
         self.accelerator.even_batches = True

@@ -1,11 +1,12 @@
 """Running T5's weights without running anything twice.
 
-The modules and weights are those of transformers' ``T5ForConditionalGeneration``; the order of work is ours. A history is
-encoded once, and its cross-attention keys and values are projected once, for all its targets in training and all its beams in
-decoding: both are just more query positions. With ``history_attention="causal"`` (a field that ``t5_config`` puts into
-the T5 config) an item sees itself and the items before it, so one pass over a user's sequence encodes each of its prefixes.
+The modules and weights are those of transformers' ``T5ForConditionalGeneration``; the order of work is ours. A
+history is encoded once, and its cross-attention keys and values are projected once, for all its targets in training
+and all its beams in decoding: both are just more query positions. With ``history_attention="causal"`` (a field that
+``t5_config`` puts into the T5 config) an item sees itself and the items before it, so one pass over a user's sequence
+encodes each of its prefixes.
 
-Everything follows autocast: under bfloat16 autocast the products run in bfloat16, residuals, norms and softmax in float32.
+Everything follows autocast: in bfloat16, only the products are; residuals, norms and softmax stay float32.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class DecoderState:
         self._written = 0
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Feed the last token of every beam, int64 [B, beams]; get log-probabilities of the next, float32 [B, beams, V]."""
+        """Every beam's last token, int64 [B, beams], to log-probabilities of the next, float32 [B, beams, V]."""
         model = self._model
         states = model.shared(tokens)
         bias = (

@@ -1,8 +1,8 @@
 """Item <-> semantic ID <-> tokens, both ways and in bulk.
 
-A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes. *Tokens*
-are what T5 reads: 0 pads (and starts the decoder), then each level has a range of its own. The collision level comes last, so
-that a catalogue that outgrows it extends the vocabulary at its end.
+A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes.
+*Tokens* are what T5 reads: 0 pads (and starts the decoder), then each level has a range of its own. The collision
+level comes last, so that a catalogue that outgrows it extends the vocabulary at its end.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ class SemanticIdTokenizer:
         return np.where(valid & (self._sorted_keys[at] == keys), self._key_order[at], -1)
 
     def pack(self, semantic_ids: np.ndarray) -> np.ndarray:
-        """Semantic IDs, int [..., depth], as one uint64 each: codes from the highest bit down, the collision token lowest.
+        """Semantic IDs, int [..., depth], as one uint64 each: codes from the highest bit down, the collision token
+        lowest.
 
         Packed IDs sort as the tuples do.
 
@@ -351,8 +352,8 @@ def _keys(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 def _number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
     """int64 [n]: 0, 1, 2, ... within each group of equal keys.
 
-    The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of the
-    ids themselves, which in product codes tells when an item came to the shop.
+    The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of
+    the ids themselves, which in product codes tells when an item came to the shop.
     """
     hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
     order = np.lexsort((hashes, keys))

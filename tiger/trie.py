@@ -1,7 +1,7 @@
 """Which tokens may follow: a prefix tree over token tuples, as flat arrays.
 
-The tuples are sorted, so the nodes of each level, in order, have their children side by side on the next one: a node's children
-are a range of numbers, and following a trie is two gathers. No step depends on the number of tuples.
+The tuples are sorted, so the nodes of each level, in order, have their children side by side on the next one: a
+node's children are a range of numbers, and following a trie is two gathers. No step depends on the number of tuples.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class SemanticIdTrie:
 
         Returns:
             ``(children, tokens, allowed)``, each [..., width] with ``width`` fixed by the level: int64 nodes, int64
-            tokens, and a bool that is False where a node has fewer children than ``width`` (the first two then name some
-            other node and token).
+            tokens, and a bool that is False where a node has fewer children than ``width`` (the first two then name
+            some other node and token).
         """
         if nodes is None:
             children = torch.arange(self.widths[0], device=self.rows.device)

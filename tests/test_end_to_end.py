@@ -1,0 +1,176 @@
+"""The recipes as a user runs them: one process after another, over files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data.demo import write_demo
+from recipes.tables import ROOT, results_tables, updated
+from tiger.data import RecommendationData
+from tiger.recommender import TigerRecommender
+
+SMALL = (
+    "--d_model 32 --d_kv 16 --num_heads 2 --d_ff 64 --num_layers 1 --eval_users 200 --eval_beams 10 --logging_steps 20"
+).split()
+
+
+def run(*command, expect=0, **environment):
+    """Run a Python command from the root, as the Makefile does."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"} | environment
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A small demo catalogue with its tokenizer."""
+    folder = tmp_path_factory.mktemp("work")
+    write_demo(folder / "demo", num_items=300, num_users=600, seed=0)
+    run(
+        *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--codebook_size", 32),
+        *("--dataset", folder / "demo", "--output_dir", folder / "tokenizer"),
+    )
+    return folder
+
+
+def train(work, name, *options, launcher=(), expect=0):
+    return run(
+        *launcher,
+        *("recipes/retriever.py", "recipes/demo/retriever.yaml"),
+        *("--dataset", work / "demo", "--tokenizer", work / "tokenizer", "--model_dir", work / name / "model"),
+        *("--output_dir", work / name / "training", *SMALL, *options),
+        expect=expect,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(work):
+    train(work, "one", "--num_train_epochs", 3)
+    return work / "one" / "model"
+
+
+def test_tokenizer_recipe_reports_what_it_made(work):
+    report = json.loads((work / "tokenizer" / "report.json").read_text())
+    assert report["num_items"] == 300 and report["encoder"].startswith("lsa")
+    assert min(report["codes_used"]) > 24 and 0 <= report["collision_share"] < 1
+    assert (work / "tokenizer" / "code_usage.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_new_process_recommends_from_the_saved_model(work, trained):
+    ids = RecommendationData.load(work / "demo").item_ids
+    done = run("-m", "tiger.cli", "recommend", trained, "--history", *ids[:3], "-k", 10, "--json")
+    answer = json.loads(done.stdout)
+    assert len(answer) == 10 and {row["item_id"] for row in answer} <= set(ids[3:])
+    assert all(row["title"] for row in answer)
+
+
+def test_evaluation_beside_the_yardsticks(work, trained):
+    done = run(
+        *("recipes/evaluate.py", "recipes/demo/evaluate.yaml", "--dataset", work / "demo", "--models", trained),
+        *("--results_dir", work / "results", "--num_beams", 20),
+    )
+    assert "recommended:" in done.stdout and "hybrid" in done.stdout
+    results = {path.stem: json.loads(path.read_text()) for path in (work / "results").iterdir()}
+    assert set(results) == {"popularity", "transition", "content", "hybrid", "tiger"}
+    assert {row["setting"] for row in results["hybrid"]} == {
+        f"{ties}, history {history}" for ties in ("as published", "ties shuffled") for history in ("removed", "kept")
+    }
+    row = results["tiger"][0]
+    assert row["setting"] == "as published, history removed" and row["empty_places"] == 0
+    # The same by hand.
+    data = RecommendationData.load(work / "demo")
+    split = data.leave_one_out()
+    answers, _ = TigerRecommender.from_pretrained(trained).recommend_rows(split.test_histories, num_beams=20)
+    recall = float(np.mean((answers == split.test_targets[:, None]).any(1)))
+    assert abs(row["metrics"]["recall@10"] - recall) < 0.02  # the recipe decodes in bfloat16
+
+
+def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(work, trained):
+    train(work, "one", "--num_train_epochs", 3)
+    done = train(work, "one", "--num_train_epochs", 3, "--learning_rate", "1e-4", expect=2)
+    assert "other settings" in done.stderr and "learning_rate: 0.002 -> 0.0001" in done.stderr
+
+
+def test_two_processes_train_one_model(work):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1)
+    options = ("--max_steps", 40, "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 20)
+    options += ("--save_steps", 20, "--per_device_train_batch_size", 64, "--dropout_rate", 0)
+    train(work, "two", *options, launcher=(*launcher, "--mixed_precision", "no", "--main_process_port", 29517))
+    state = json.loads((work / "two" / "training" / "checkpoint-40" / "trainer_state.json").read_text())
+    losses = [row["loss"] for row in state["log_history"] if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert len(TigerRecommender.from_pretrained(work / "two" / "model").recommend([[]], k=10)[0][0]) == 10
+    # Every process sees other batches of half the size: what is learned is close to one process with whole batches.
+    options = tuple(128 if option == 64 else option for option in options)
+    train(work, "alone", *options)
+    alone = json.loads((work / "alone" / "training" / "checkpoint-40" / "trainer_state.json").read_text())
+    found, expected = (
+        [row["eval_loss"] for row in log["log_history"] if "eval_loss" in row] for log in (state, alone)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+
+
+def test_mistakes_are_told_in_a_line(work):
+    done = run("recipes/retriever.py", "recipes/demo/retriever.yaml", "--learning_rat", "1", expect=2)
+    assert "Did you mean 'learning_rate'" in done.stderr and "Traceback" not in done.stderr
+    done = run("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--dataset", work / "nowhere", expect=2)
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+    write_demo(work / "other", num_items=120, num_users=50, seed=1)
+    done = train(work, "wrong", "--dataset", work / "other", expect=2)
+    assert "numbers other items" in done.stderr
+
+
+def test_readme_tables_are_those_of_the_results_files():
+    readme = (ROOT / "README.md").read_text()
+    assert readme == updated(readme, results_tables(ROOT / "recipes" / "results"))
+
+
+def test_readme_example_runs_as_pasted(work, trained, tmp_path):
+    (code,) = re.findall(r"```python\n(# Train.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=work,  # which holds a data set called `demo`
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (work / "my-tiger" / "tiger.json").exists()
+
+
+def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
+    """The same recipes on real data: the users of the first events, and the items that they touched."""
+    source = shared_data / "amazon" / "beauty"
+    log = pq.read_table(source / "interactions.parquet").slice(0, 6000)
+    items = pq.read_table(source / "items.parquet")
+    kept = set(log["item_id"].to_pylist())
+    items = items.filter([item in kept for item in items["item_id"].to_pylist()])
+    (tmp_path / "beauty").mkdir()
+    pq.write_table(log, tmp_path / "beauty" / "interactions.parquet")
+    pq.write_table(items, tmp_path / "beauty" / "items.parquet")
+    run(
+        *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--quantizer", "residual-kmeans"),
+        *("--dataset", tmp_path / "beauty", "--output_dir", tmp_path / "tokenizer"),
+    )
+    train(tmp_path, "run", "--dataset", tmp_path / "beauty", "--num_train_epochs", 2)
+    done = run(
+        *("recipes/evaluate.py", "recipes/beauty/evaluate.yaml", "--dataset", tmp_path / "beauty"),
+        *("--models", tmp_path / "run" / "model", "--results_dir", tmp_path / "results", "--num_beams", 20),
+    )
+    assert "tiger" in done.stdout
+    tiger = TigerRecommender.from_pretrained(tmp_path / "run" / "model")
+    answers, scores = tiger.recommend([items["item_id"].to_pylist()[:2]])
+    assert set(answers[0]) <= kept and np.isfinite(scores).all()
