@@ -57,6 +57,7 @@ def main() -> None:
         results += measure(args, data, recommender)
         if args.examples:
             show(args, data, recommender)
+    results = over_seeds(results)
     print(table(results))
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     for model in dict.fromkeys(row["model"] for row in results):
@@ -107,6 +108,24 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
         )
         rows.append(row | {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid})
     return rows
+
+
+def over_seeds(rows: list[dict]) -> list[dict]:
+    """One result a model and setting: means over seeds, and their standard deviations."""
+    merged = []
+    for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
+        same = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
+        values = {name: np.array([row["metrics"][name] for row in same]) for name in METRICS}
+        merged.append(
+            same[0]
+            | {
+                "seeds": [seed for row in same for seed in row["seeds"]],
+                "metrics": {name: round(float(found.mean()), 5) for name, found in values.items()},
+                "std": {name: round(float(found.std(ddof=1)), 5) for name, found in values.items()} if same[1:] else {},
+                "seconds": round(sum(row["seconds"] for row in same), 1),
+            }
+        )
+    return merged
 
 
 def describe(args: EvaluateArguments, shuffled: bool, exclude_history: bool) -> str:

@@ -47,7 +47,7 @@ def _from_yaml(file: Path, known: list[str]) -> list[str]:
     arguments = []
     for key, value in settings.items():
         _check_key(str(key), known, str(file))
-        if value is None:
+        if value is None or value == []:
             continue
         # As words, which argparse turns into the field's own type: YAML reads 1e-3 as text.
         arguments += [f"--{key}", *(str(entry) for entry in (value if isinstance(value, list) else [value]))]

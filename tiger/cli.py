@@ -77,3 +77,7 @@ def _recommend(args: argparse.Namespace) -> None:
         return
     for item, title, score in zip(items, titles, scores[0]):
         print(f"{score:8.3f}  {item}  {title if title != item else ''}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

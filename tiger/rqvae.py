@@ -175,7 +175,7 @@ class RQVAE(PreTrainedModel):
         commitment_weight: float = 0.25,
         sinkhorn_epsilon: float = 0.02,
         steps: int | None = None,
-        batch_size: int = 512,
+        batch_size: int | None = None,
         learning_rate: float = 3e-3,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -192,7 +192,7 @@ class RQVAE(PreTrainedModel):
             codebook_size: codes a level.
             hidden_sizes, latent_dim, commitment_weight, sinkhorn_epsilon: see :class:`RQVAEConfig`.
             steps: optimiser steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
-            batch_size: items a step.
+            batch_size: items a step; None: 512, or twice the codebook size where that is more.
             learning_rate: AdamW's peak; falls to nothing by a half cosine.
             seed: equal embeddings and seed give equal codes on one machine.
             device: where to train.
@@ -217,6 +217,8 @@ class RQVAE(PreTrainedModel):
             model = cls(config)
         model.fit_standardisation(embeddings)
         model.to(device).train()
+        if batch_size is None:
+            batch_size = max(512, 2 * codebook_size)  # with fewer items than codes, used and dead codes look alike
         if steps is None:
             steps = min(max(60 * len(embeddings) // batch_size, 700), 20_000)
         model._train_steps(embeddings, steps, batch_size, learning_rate, seed, progress)
