@@ -1,7 +1,7 @@
 """Train a T5 to write the semantic ID of the next item.
 
     python recipes/retriever.py recipes/demo/retriever.yaml [--key value ...]
-    accelerate launch --num_processes 2 recipes/retriever.py recipes/demo/retriever.yaml
+    accelerate launch --multi_gpu --num_processes 2 recipes/retriever.py recipes/demo/retriever.yaml
 
 Checkpoints and TensorBoard logs go to ``output_dir``; the finished recommender to ``model_dir``. A run that was
 killed goes on from its last checkpoint when it is started again with the same settings.
@@ -94,6 +94,7 @@ def main() -> None:
         "dataset": args.dataset,
         "shuffle_ties": args.shuffle_ties,
         "seed": training.seed,
+        "processes": training.world_size,
         "epochs": round(trainer.state.epoch, 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
