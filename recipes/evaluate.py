@@ -121,7 +121,9 @@ def over_seeds(rows: list[dict]) -> list[dict]:
             | {
                 "seeds": [seed for row in same for seed in row["seeds"]],
                 "metrics": {name: round(float(found.mean()), 5) for name, found in values.items()},
-                "std": {name: round(float(found.std(ddof=1)), 5) for name, found in values.items()} if same[1:] else {},
+                "std": {name: round(float(found.std(ddof=1)), 5) for name, found in values.items()}
+                if same[1:]
+                else {},
                 "seconds": round(sum(row["seconds"] for row in same), 1),
             }
         )

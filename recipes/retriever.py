@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
@@ -26,7 +25,7 @@ from tiger.embeddings import load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import write_atomically
 from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, t5_config
+from tiger.retriever import TigerTrainer, last_whole_checkpoint, t5_config
 from tiger.t5 import is_causal
 from tiger.tokenizer import SemanticIdTokenizer
 
@@ -86,7 +85,7 @@ def main() -> None:
         callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
     )
     start = time.time()
-    trainer.train(resume_from_checkpoint=last_checkpoint(training))
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_whole_checkpoint(training.output_dir))
     if not trainer.is_world_process_zero():
         return
     best = trainer.state.best_metric
@@ -122,7 +121,7 @@ def check_settings(args: RetrieverArguments, training: TrainingArguments) -> Non
         for name in ("learning_rate", "per_device_train_batch_size", "num_train_epochs", "max_steps", "seed")
     }
     file = Path(training.output_dir) / "settings.json"
-    if last_checkpoint(training) is not None and file.exists():
+    if last_whole_checkpoint(training.output_dir) and file.exists():
         before = json.loads(file.read_text())
         changed = [
             f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value
@@ -134,13 +133,6 @@ def check_settings(args: RetrieverArguments, training: TrainingArguments) -> Non
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(settings, indent=1))
-
-
-def last_checkpoint(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one asked for, else the last whole one of ``output_dir``."""
-    if training.resume_from_checkpoint:
-        return training.resume_from_checkpoint
-    return get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
 
 
 if __name__ == "__main__":

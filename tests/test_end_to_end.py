@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -72,6 +71,7 @@ def test_a_new_process_recommends_from_the_saved_model(work, trained):
     ids = RecommendationData.load(work / "demo").item_ids
     done = run("-m", "tiger.cli", "recommend", trained, "--history", *ids[:3], "-k", 10, "--json")
     answer = json.loads(done.stdout)
+    assert list((trained.parent / "training").rglob("events.out.tfevents.*"))
     assert len(answer) == 10 and {row["item_id"] for row in answer} <= set(ids[3:])
     assert all(row["title"] for row in answer)
 
@@ -104,7 +104,7 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(work, tr
 
 
 def test_two_processes_train_one_model(work):
-    # `--multi_gpu` is how `accelerate launch` spells several processes; the recipe sees by itself that there is no GPU.
+    # `--multi_gpu` is how `accelerate launch` spells several processes; the recipe itself sees that there is no GPU.
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1)
     launcher += ("--num_cpu_threads_per_process", 1, "--mixed_precision", "no", "--main_process_port", 29517)
     options = ("--max_steps", 60, "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 20)

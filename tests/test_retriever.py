@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 
 from tiger.data import Sequences
 from tiger.examples import EvaluationExamples, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, t5_config
+from tiger.retriever import TigerTrainer, check_pair, last_whole_checkpoint, t5_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +117,16 @@ make_trainer({str(tmp_path / "killed")!r}).train()
     assert [found[step] for step in range(11, 31)] == [expected[step] for step in range(11, 31)]
     for name, weights in whole.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+
+def test_half_a_checkpoint_is_passed_over(tmp_path):
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
+    for step, state in ((9, "{}"), (10, "{}"), (11, '{"step": '), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_a_model_with_full_attention_trains_one_target_an_example(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -182,6 +185,18 @@ class TigerTrainer(Trainer):
                 excluded=inputs["seen"] if self.exclude_history else None,
             )
         return loss, beams.rows.clone(), targets
+
+
+def last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
+    """The newest checkpoint that was written to its end, or None: a killed process may leave half of one."""
+    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # what Trainer writes last
+        except (OSError, json.JSONDecodeError):
+            continue
+        return str(path)
+    return None
 
 
 def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
