@@ -46,14 +46,13 @@ class EvaluateArguments:
 
 def main() -> None:
     (args,) = parse_arguments([EvaluateArguments])
-    if args.part not in ("test", "valid"):
-        raise DataError(f"part must be test or valid, got {args.part!r}.")
+    device = torch.accelerator.current_accelerator() or "cpu"
+    recommenders = [TigerRecommender.from_pretrained(folder, device) for folder in args.models]
     data = RecommendationData.load(args.dataset)
     results = []
     for seed in (None, *args.tie_seeds):
         results += yardsticks(args, data, seed)
-    for folder in args.models:
-        recommender = TigerRecommender.from_pretrained(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    for recommender in recommenders:
         results += measure(args, data, recommender)
         if args.examples:
             show(args, data, recommender)
@@ -63,6 +62,9 @@ def main() -> None:
     for model in dict.fromkeys(row["model"] for row in results):
         file = Path(args.results_dir) / f"{model}.json"
         rows = [row for row in results if row["model"] == model]
+        # What was measured before in other settings stays.
+        before = json.loads(file.read_text()) if file.exists() else []
+        rows += [row for row in before if row["setting"] not in {new["setting"] for new in rows}]
         write_atomically(file, json.dumps(rows, indent=1) + "\n")
     print(f"results: {args.results_dir}")
 
@@ -86,8 +88,7 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
         raise DataError(f"the model knows other items than {args.dataset} holds: evaluate it on its own dataset.")
     seed = recommender.training.get("shuffle_ties")
     split = data.leave_one_out(seed)
-    histories = split.test_histories if args.part == "test" else split.valid_histories
-    targets = split.test_targets if args.part == "test" else split.valid_targets
+    histories, targets = split.part(args.part)
     rows = []
     for exclude_history in (True, False):
         start = time.perf_counter()
@@ -172,11 +173,12 @@ def show(args: EvaluateArguments, data: RecommendationData, recommender: TigerRe
     """A few users, by title: what they had, what came, what is recommended."""
     split = data.leave_one_out(recommender.training.get("shuffle_ties"))
     users = np.linspace(0, len(split.users) - 1, args.examples + 2).astype(int)[1:-1]
-    histories = split.test_histories.select(users)
+    histories, targets = split.part(args.part)
+    histories = histories.select(users)
     answers, scores = recommender.recommend_rows(histories, k=5, num_beams=args.num_beams)
     ids = recommender.tokenizer.item_ids
     for user, history, answer, score in zip(users, histories, answers, scores):
-        target = int(split.test_targets[user])
+        target = int(targets[user])
         print(f"\nuser {data.user_ids[int(split.users[user])]}, the last of {len(history)} items:")
         for name in recommender.titles([ids[row] for row in history[-5:]]):
             print(f"    {name}")

@@ -9,9 +9,7 @@ killed goes on from its last checkpoint when it is started again with the same s
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,9 +21,10 @@ from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
-from tiger.files import write_atomically
-from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, last_whole_checkpoint, t5_config
+from tiger.files import refuse_other_files
+from tiger.recommender import MANIFEST, TigerRecommender
+from tiger.retriever import TigerTrainer, t5_config
+from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
 from tiger.tokenizer import SemanticIdTokenizer
 
@@ -56,11 +55,15 @@ def main() -> None:
     # Without an accelerator, Trainer wants to be told before it allows bfloat16.
     device = [] if torch.accelerator.is_available() else ["--use_cpu", "true"]
     args, training = parse_arguments([RetrieverArguments, TrainingArguments], [*sys.argv[1:], *device])
-    check_settings(args, training)
+    refuse_other_files(args.model_dir, MANIFEST)
     data = RecommendationData.load(args.dataset)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
+    if record.finished and Path(args.model_dir, MANIFEST).exists():
+        print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
+        return
     split = data.leave_one_out(args.shuffle_ties)
 
     set_seed(training.seed)
@@ -82,10 +85,9 @@ def main() -> None:
         eval_dataset=valid,
         processing_class=tokenizer,
         num_beams=args.eval_beams,
-        callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
+        callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
-    start = time.time()
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_whole_checkpoint(training.output_dir))
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
     if not trainer.is_world_process_zero():
         return
     best = trainer.state.best_metric
@@ -97,7 +99,7 @@ def main() -> None:
         "epochs": round(trainer.state.epoch, 2),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
-        "seconds": round(time.time() - start),
+        "seconds": round(record.seconds),
         f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
         "arguments": asdict(args),
         "parameters": model.num_parameters(),
@@ -111,28 +113,19 @@ def main() -> None:
         args.max_history,
         training=known,
     ).save_pretrained(args.model_dir)
+    record.finish()
     print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {' '.join(data.item_ids[:2])}")
 
 
-def check_settings(args: RetrieverArguments, training: TrainingArguments) -> None:
-    """Refuse to go on with a run that was begun with other settings."""
-    settings = asdict(args) | {
-        name: getattr(training, name)
-        for name in ("learning_rate", "per_device_train_batch_size", "num_train_epochs", "max_steps", "seed")
-    }
-    file = Path(training.output_dir) / "settings.json"
-    if last_whole_checkpoint(training.output_dir) and file.exists():
-        before = json.loads(file.read_text())
-        changed = [
-            f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value
-        ]
-        if changed:
-            raise DataError(
-                f"{training.output_dir} holds a run with other settings ({'; '.join(changed)}): "
-                "give another --output_dir, or remove that one."
-            )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(settings, indent=1))
+def run_settings(args, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData) -> dict:
+    """What a run can't change half-way: the data, the semantic IDs, the model and how it is trained."""
+    names = (
+        *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "bf16", "seed"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    )
+    settings = {name: getattr(training, name) for name in names} | asdict(args)
+    del settings["model_dir"]
+    return settings | {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
 
 
 if __name__ == "__main__":

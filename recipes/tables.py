@@ -14,6 +14,8 @@ PAPER = {"beauty": (0.0648, 0.0384), "sports": (0.0400, 0.0225), "toys": (0.0712
 
 def results_tables(folder: Path) -> str:
     """Markdown: a table a dataset and setting, weakest model first."""
+    if not folder.is_dir():
+        return ""
     parts = []
     for dataset in sorted(path for path in folder.iterdir() if path.is_dir() and path.name in PAPER):
         rows = []

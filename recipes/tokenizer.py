@@ -12,13 +12,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
-from tiger.data import RecommendationData
+from tiger.data import DataError, RecommendationData
 from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_embeddings
-from tiger.files import replaced_folder
+from tiger.files import refuse_other_files, replaced_folder
 from tiger.quantisation_report import plot_code_usage, quantisation_report
 from tiger.tokenizer import SemanticIdTokenizer
+
+REPORT = "report.json"
 
 
 @dataclass
@@ -42,12 +46,15 @@ class TokenizerArguments:
 
 def main() -> None:
     (args,) = parse_arguments([TokenizerArguments])
+    refuse_other_files(args.output_dir, REPORT)
     data = RecommendationData.load(args.dataset)
-    texts = item_texts(data.items, args.template)
-    encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
     if args.embeddings:
-        embeddings = load_embeddings(args.embeddings, data.num_items)
+        if args.encoder == "lsa":
+            raise DataError("embeddings of a file come from an encoder of their own: name it with --encoder.")
+        encoder, embeddings = SentenceEncoder(args.encoder), load_embeddings(args.embeddings, data.num_items)
     else:
+        texts = item_texts(data.items, args.template)
+        encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
         embeddings = encoder.encode(texts)
 
     start = time.perf_counter()
@@ -58,16 +65,18 @@ def main() -> None:
         codebook_size=args.codebook_size,
         quantizer=args.quantizer,
         seed=args.seed,
+        device=str(torch.accelerator.current_accelerator() or "cpu"),
     )
+    tokenizer.quantizer.to("cpu")
     seconds = time.perf_counter() - start
     report = quantisation_report(
         tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), args.codebook_size
     )
     report = {"dataset": args.dataset, "encoder": encoder.name, "seconds": round(seconds, 1), **report}
-    with replaced_folder(args.output_dir) as folder:
+    with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         plot_code_usage(tokenizer.codes, args.codebook_size, folder / "code_usage.png")
     print(json.dumps(report, indent=1))
     print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")

@@ -23,13 +23,40 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
-    with replaced_folder(folder) as fresh:
-        (fresh / "a").write_text("1")
+    with replaced_folder(folder, "marker") as fresh:
+        (fresh / "marker").write_text("1")
     with pytest.raises(KeyboardInterrupt):
-        with replaced_folder(folder) as fresh:
+        with replaced_folder(folder, "marker") as fresh:
             (fresh / "b").write_text("half")
             raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == ["model"] and os.listdir(folder) == ["a"]
-    with replaced_folder(folder) as fresh:
-        (fresh / "b").write_text("2")
-    assert os.listdir(tmp_path) == ["model"] and os.listdir(folder) == ["b"]
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(folder) == ["marker"]
+    with replaced_folder(folder, "marker") as fresh:
+        (fresh / "marker").write_text("2")
+    assert os.listdir(tmp_path) == ["model"] and (folder / "marker").read_text() == "2"
+
+
+def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    with replaced_folder(folder, "marker") as fresh:
+        (fresh / "marker").write_text("old")
+    moves = []
+
+    def fail_the_second(source, target, move=os.replace):
+        moves.append(target)
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", fail_the_second)
+        with replaced_folder(folder, "marker") as fresh:
+            (fresh / "marker").write_text("new")
+    assert (folder / "marker").read_text() == "old" and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="would be lost"):
+        with replaced_folder(tmp_path, "marker"):
+            pass
+    assert (tmp_path / "thesis.txt").exists()

@@ -115,6 +115,12 @@ def test_new_items_are_recommendable_at_once(recommender, tmp_path):
     assert loaded.titles(["i6"]) == recommender.titles(["i6"])
 
 
+def test_item_columns_in_any_order(recommender):
+    recommender.items = recommender.items.select(["title", "item_id"])
+    recommender.add_items(["new"], ["tent map"])
+    assert recommender.items["item_id"].to_pylist()[-1] == "new" and recommender.titles(["new"]) == ["new"]
+
+
 def test_a_full_disk_leaves_the_old_model_whole(recommender, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     recommender.save_pretrained(folder)
@@ -151,12 +157,13 @@ def test_half_written_or_foreign_directories_are_named(recommender, tmp_path):
     other = json.dumps(manifest | {"semantic_ids": "f00"})
     assert "different models" in broken("c", lambda copy: (copy / "tiger.json").write_text(other))
     assert "damaged" in broken("d", lambda copy: (copy / "tiger.json").write_text("{"))
-    assert "semantic_ids.safetensors is missing" in broken(
-        "e", lambda copy: (copy / "semantic_ids.safetensors").unlink()
-    )
+    assert "lacks semantic_ids.safetensors" in broken("e", lambda copy: (copy / "semantic_ids.safetensors").unlink())
     weights = (folder / "model.safetensors").read_bytes()
     assert "can't be read" in broken("f", lambda copy: (copy / "model.safetensors").write_bytes(weights[:999]))
-    assert "can't be read" in broken("g", lambda copy: (copy / "model.safetensors").unlink())
+    assert "lacks model.safetensors" in broken("g", lambda copy: (copy / "model.safetensors").unlink())
+    assert "lacks encoder" in broken("h", lambda copy: shutil.rmtree(copy / "encoder"))
+    for index, part in enumerate(("encoder/encoder.json", "quantizer/model.safetensors", "items.parquet")):
+        assert "can't be read" in broken(f"i{index}", lambda copy: (copy / part).write_bytes(b"{"))
 
 
 def test_parts_that_do_not_fit(fitted):

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from conftest import make_model, make_tokenizer
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
 
-from tiger.data import Sequences
-from tiger.examples import EvaluationExamples, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, last_whole_checkpoint, t5_config
+from tiger.data import DataError, Sequences
+from tiger.examples import EvaluationExamples, LengthBatchSampler, TrainingExamples
+from tiger.retriever import TigerTrainer, check_pair, t5_config
+from tiger.t5 import next_item_loss
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,29 +108,65 @@ make_trainer({str(tmp_path / "killed")!r}).train()
 """
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.time() + 120
-    while not (tmp_path / "killed" / "checkpoint-10" / "trainer_state.json").exists():
+    while not (tmp_path / "killed" / "checkpoint-20" / "trainer_state.json").exists():
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Later checkpoints may have been written or half-written by then: go on from the first.
+    # Later checkpoints may have been written or half-written by then: go on from this one, within the second epoch.
     resumed = make_trainer(tmp_path / "killed")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-10"))
+    assert 1 < 20 / len(resumed.get_train_dataloader()) < 2
+    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-20"))
     expected, found = losses(whole), losses(resumed)
     assert sorted(found) == list(range(1, 31))
-    assert [found[step] for step in range(11, 31)] == [expected[step] for step in range(11, 31)]
+    assert [found[step] for step in range(21, 31)] == [expected[step] for step in range(21, 31)]
     for name, weights in whole.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name]), name
 
 
-def test_half_a_checkpoint_is_passed_over(tmp_path):
-    assert last_whole_checkpoint(tmp_path / "nowhere") is None
-    for step, state in ((9, "{}"), (10, "{}"), (11, '{"step": '), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_that_is_resumed_has_the_batches_of_that_epoch(tmp_path, monkeypatch, processes):
+    trainer = make_trainer(tmp_path)
+    loader = trainer.get_train_dataloader()
+    if processes > 1:
+        sampler = LengthBatchSampler(trainer.train_dataset, 32, multiple_of=2)
+        loader = prepare_data_loader(
+            DataLoader(trainer.train_dataset, batch_sampler=sampler, collate_fn=trainer.data_collator),
+            num_processes=2,
+            process_index=1,
+            even_batches=False,
+        )
+        monkeypatch.setattr(trainer.accelerator, "prepare", lambda _: loader)
+        loader = trainer.get_train_dataloader()
+
+    def batches(loader):
+        loader.set_epoch(1)
+        return [batch["labels"] for batch in loader]
+
+    whole = batches(loader)
+    resumed = batches(skip_first_batches(loader, 3))
+    assert len(whole) - 3 == len(resumed)
+    assert all(torch.equal(*pair) for pair in zip(whole[3:], resumed))
+
+
+def test_accumulated_batches_teach_as_one(tmp_path):
+    """Two batches of unequal size, accumulated, give the gradient of their union."""
+    trainer = make_trainer(tmp_path, gradient_accumulation_steps=2, max_steps=1, max_grad_norm=0.0)
+    trainer.model.config.dropout_rate = 0.0
+    examples = trainer.train_dataset
+    first, second = (trainer.data_collator([examples[row] for row in rows]) for rows in ([0, 1, 2], [3, 4, 5, 6, 7]))
+    count = sum(int(batch["labels"].ne(-100).sum()) for batch in (first, second))
+    trainer.current_gradient_accumulation_steps = 2
+    for batch in (first, second):
+        trainer.training_step(trainer.model, dict(batch), num_items_in_batch=torch.tensor(count))
+    gradients = {name: weights.grad.clone() for name, weights in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    total = sum(
+        next_item_loss(trainer.model, **batch) * int(batch["labels"].ne(-100).sum()) for batch in (first, second)
+    )
+    (total / count).backward()
+    for name, weights in trainer.model.named_parameters():
+        torch.testing.assert_close(gradients[name], weights.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_a_model_with_full_attention_trains_one_target_an_example(tmp_path):
@@ -150,5 +190,5 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
         check_pair(model, tokenizer)
     with pytest.raises(ValueError, match="processing_class"):
         TigerTrainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
-    with pytest.raises(ValueError, match="history_attention"):
+    with pytest.raises(DataError, match="history_attention"):
         t5_config(tokenizer, history_attention="sideways")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from conftest import make_histories, make_model, make_tokenizer
-from transformers import T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tiger.t5 import TigerT5, _dropout, next_item_loss, target_logits
 
@@ -13,10 +13,14 @@ def batch(tokenizer, lengths, targets, seed=0):
     return histories, torch.from_numpy(tokenizer.encode(rows.numpy()))
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout_rate": 0.1}])
-def test_one_target_equals_transformers(options):
+@pytest.mark.parametrize("projection", ["relu", "gated-gelu"])
+def test_one_target_equals_transformers(projection):
     tokenizer = make_tokenizer(50)
-    model = make_model(tokenizer, history_attention="full", **options)
+    config = make_model(tokenizer, history_attention="full").config.to_dict() | {"feed_forward_proj": projection}
+    for derived in ("dense_act_fn", "is_gated_act"):
+        config.pop(derived, None)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**config)).eval()
     histories, labels = batch(tokenizer, [3, 1, 5], 1)
     visible = torch.tensor([[3], [1], [5]])
     ours = next_item_loss(model, histories, visible, labels)

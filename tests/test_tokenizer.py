@@ -70,6 +70,14 @@ def test_collisions_do_not_follow_the_order_of_rows_or_ids():
     assert tokenizer.collision_size == 100 and tokenizer.vocab_size == 1 + 2 * 4 + 100
 
 
+def test_large_codebooks_leave_little_room_for_collisions():
+    distinct = np.arange(20).reshape(4, 5)
+    tokenizer = SemanticIdTokenizer(distinct, list("abcd"), 2048)
+    assert np.array_equal(tokenizer.unpack(tokenizer.pack(tokenizer.semantic_ids)), tokenizer.semantic_ids)
+    with pytest.raises(ValueError, match="600 items share their codes, more than 9 bits"):
+        SemanticIdTokenizer(np.zeros((600, 5), dtype=int), [str(n) for n in range(600)], 2048)
+
+
 def test_rows_of_ids_and_padding():
     tokenizer = make_tokenizer(20)
     assert tokenizer.rows(["item-3", "nobody"], missing=-1).tolist() == [3, -1]
@@ -124,6 +132,10 @@ def test_wrong_input():
         SemanticIdTokenizer(np.array([[1, 2], [1, 3]]), ["a"], 4)
     with pytest.raises(ValueError, match="64 bits"):
         SemanticIdTokenizer(np.zeros((1, 8), dtype=int), ["a"], 2048)
+    with pytest.raises(DataError, match="strings, got 1"):
+        SemanticIdTokenizer(np.array([[1, 2]]), [1], 4)
+    with pytest.raises(DataError, match="rqvae, residual-kmeans"):
+        SemanticIdTokenizer.fit(np.zeros((1, 2)), ["a"], quantizer="magic")
     tokenizer = make_tokenizer(5)
     with pytest.raises(ValueError, match="no quantizer"):
         tokenizer.add_items(["new"], embeddings=np.zeros((1, 4), dtype=np.float32))

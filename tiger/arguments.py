@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -49,6 +50,8 @@ def _from_yaml(file: Path, known: list[str]) -> list[str]:
         _check_key(str(key), known, str(file))
         if value is None or value == []:
             continue
+        if isinstance(value, dict):
+            value = json.dumps(value)
         # As words, which argparse turns into the field's own type: YAML reads 1e-3 as text.
         arguments += [f"--{key}", *(str(entry) for entry in (value if isinstance(value, list) else [value]))]
     return arguments

@@ -209,10 +209,7 @@ def evaluate_yardsticks(
     Returns:
         ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``.
     """
-    if part not in ("test", "valid"):
-        raise ValueError(f"part must be 'test' or 'valid', got {part!r}")
-    histories = split.test_histories if part == "test" else split.valid_histories
-    targets = split.test_targets if part == "test" else split.valid_targets
+    histories, targets = split.part(part)
     hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
     yardsticks = {
         "popularity": hybrid.content.popularity,

@@ -121,6 +121,14 @@ class LeaveOneOut:
         """What precedes the validation target: the training part itself."""
         return self.train
 
+    def part(self, name: str) -> tuple[Sequences, np.ndarray]:
+        """Histories and targets of ``valid`` or ``test``."""
+        if name not in ("valid", "test"):
+            raise DataError(f"part must be valid or test, got {name!r}.")
+        if name == "valid":
+            return self.valid_histories, self.valid_targets
+        return self.test_histories, self.test_targets
+
 
 @dataclass(frozen=True)
 class TemporalSplit:
@@ -208,10 +216,16 @@ class RecommendationData:
         event_items = _item_rows(*columns.pop("item_id"), item_ids, items_file, log_file)
         user_ids, users = columns.pop("user_id")
         timestamps = columns.pop("timestamp")
+        if timestamps.max() > 10**11:
+            raise DataError(
+                f"{log_file}: timestamp {timestamps.max()} is thousands of years ahead: timestamps are whole seconds. "
+                "Divide milliseconds by 1000."
+            )
 
         order = _order(users, timestamps)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
         extras = {name: values[order] for name, values in columns.items()}
+        items = items.select(["item_id"] + [name for name in items.column_names if name != "item_id"])
         return cls(items, user_ids, Sequences(offsets, event_items[order], timestamps[order]), extras)
 
     def leave_one_out(self, shuffle_ties: int | None = None) -> LeaveOneOut:

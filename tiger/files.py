@@ -24,22 +24,53 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         raise
 
 
+def refuse_other_files(path: str | os.PathLike, marker: str) -> None:
+    """Stop before a folder that holds something else is replaced.
+
+    Args:
+        path: the folder to be written.
+        marker: a file that every folder of the right kind holds.
+
+    Raises:
+        FileExistsError: ``path`` is a file, or a folder with files in it but no ``marker``.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / marker).exists())):
+        raise FileExistsError(f"{path} holds other files, which would be lost: give a folder of its own")
+
+
 @contextmanager
-def replaced_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A fresh folder to write into, which takes ``path``'s place if the block ends well; else ``path`` stays."""
+def replaced_folder(path: str | os.PathLike, marker: str) -> Iterator[Path]:
+    """A fresh folder to write into, which takes ``path``'s place if the block ends well; else ``path`` stays.
+
+    Args:
+        path: the folder to be written; see :func:`refuse_other_files` for what may be there.
+        marker: a file that the block writes.
+    """
     path = Path(path).absolute()
+    refuse_other_files(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield fresh
         os.chmod(fresh, 0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")) / path.name
-            os.replace(path, old)
-            os.replace(fresh, path)
-            shutil.rmtree(old.parent)
+            _exchange(path, fresh)
         else:
             os.replace(fresh, path)
-    except BaseException:
+    finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise
+
+
+def _exchange(path: Path, fresh: Path) -> None:
+    """Put ``fresh`` where ``path`` is; if that fails half-way, put ``path`` back."""
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    try:
+        os.replace(path, aside / path.name)
+        try:
+            os.replace(fresh, path)
+        except BaseException:
+            os.replace(aside / path.name, path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -121,16 +121,21 @@ class _Exclusion:
 
     def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor):
         self._trie = trie
-        same = excluded.unsqueeze(-1) == excluded.unsqueeze(-2)
-        repeated = same.tril(-1).any(-1)
-        self._valid = (excluded >= 0) & ~repeated
-        self._paths = trie.paths(excluded.clamp(min=0))
+        # In the order of leaves, rows under one node stand together: counting them is finding where they begin and end.
+        none = len(trie)
+        leaves = trie.leaves[excluded.clamp(min=0)].long().masked_fill(excluded < 0, none).sort(-1).values
+        repeated = torch.zeros_like(leaves, dtype=torch.bool)
+        repeated[:, 1:] = leaves[:, 1:] == leaves[:, :-1]
+        leaves = leaves.masked_fill(repeated, none).sort(-1).values
+        self._valid = leaves < none
+        self._paths = trie.paths(trie.rows[leaves.clamp(max=none - 1)].long())
 
     def exhausted(self, level: int, nodes: torch.Tensor | None, children: torch.Tensor) -> torch.Tensor:
         """bool [B, N, W]: the children of the beams ``nodes`` [B, N] under which every leaf is excluded."""
-        on_level = self._paths[..., level]
-        together = (on_level.unsqueeze(-1) == on_level.unsqueeze(-2)) & self._valid.unsqueeze(-2)
-        dead = self._valid & (together.sum(-1) == self._trie.leaf_counts(level, on_level))
+        on_level = self._paths[..., level].contiguous()
+        ordered = on_level.masked_fill(~self._valid, len(self._trie))
+        together = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+        dead = self._valid & (together == self._trie.leaf_counts(level, on_level))
         dead = dead.unsqueeze(1)
         if nodes is not None:
             dead = dead & (nodes.unsqueeze(-1) == self._paths[..., level - 1].unsqueeze(1))

@@ -178,9 +178,13 @@ class TigerRecommender:
         count = len(self.tokenizer)
         self.tokenizer.add_items(item_ids, embeddings)
         if self.tokenizer.vocab_size > self.model.config.vocab_size:
-            self.model.resize_token_embeddings(self.tokenizer.vocab_size)
+            with torch.random.fork_rng():
+                torch.manual_seed(self.tokenizer.vocab_size)  # equal additions to equal models give equal models
+                self.model.resize_token_embeddings(self.tokenizer.vocab_size)
         if self.items is not None:
-            new = pa.table({"item_id": pa.array(self.tokenizer.item_ids[count:], self.items.schema.field(0).type)})
+            new = pa.table(
+                {"item_id": pa.array(self.tokenizer.item_ids[count:], self.items.schema.field("item_id").type)}
+            )
             self.items = pa.concat_tables([self.items, new], promote_options="default")
         self._trie = None
 
@@ -200,7 +204,7 @@ class TigerRecommender:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write one directory that holds everything. What was there before stays whole until the new one is."""
-        with replaced_folder(folder) as fresh:
+        with replaced_folder(folder, MANIFEST) as fresh:
             self.model.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh)
             if self.encoder is not None:
@@ -213,6 +217,7 @@ class TigerRecommender:
                 "semantic_ids": self.tokenizer.fingerprint,
                 "max_history": self.max_history,
                 "training": self.training,
+                "parts": sorted(path.name for path in fresh.iterdir()),
             }
             # Written last: a directory without it is half-written.
             (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -239,16 +244,19 @@ class TigerRecommender:
                 f"{folder} has format {manifest.get('format')} (written by tiger {manifest.get('tiger')}), this is "
                 f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
             )
-        tokenizer = SemanticIdTokenizer.from_pretrained(folder)
+        missing = [part for part in manifest["parts"] if not (folder / part).exists()]
+        if missing:
+            raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
+        try:
+            tokenizer = SemanticIdTokenizer.from_pretrained(folder)
+            model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
+            encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
+            table = folder / "items.parquet"
+            items = pq.read_table(table) if table.exists() else None
+        except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+            raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
         if tokenizer.fingerprint != manifest["semantic_ids"]:
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
-        try:
-            model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{folder}: the T5 can't be read ({error}). Save the recommender again.") from error
-        encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
-        table = folder / "items.parquet"
-        items = pq.read_table(table) if table.exists() else None
         recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"])
         recommender.model.to(device)
         return recommender

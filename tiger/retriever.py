@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from tiger.data import DataError
 from tiger.examples import (
     EvaluationCollator,
     EvaluationExamples,
@@ -45,7 +43,7 @@ def t5_config(
             history anew.
     """
     if history_attention not in HISTORY_ATTENTION:
-        raise ValueError(f"history_attention must be one of {HISTORY_ATTENTION}, got {history_attention!r}")
+        raise DataError(f"history_attention must be one of {HISTORY_ATTENTION}, got {history_attention!r}.")
     return T5Config(
         vocab_size=tokenizer.vocab_size,
         d_model=d_model,
@@ -104,6 +102,8 @@ class TigerTrainer(Trainer):
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
+        if args.label_smoothing_factor or args.gradient_checkpointing:
+            raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
         # What a step reads is known to the collators; Trainer need not look for it in forward's signature.
         args.remove_unused_columns = False
         self.num_beams = num_beams
@@ -141,6 +141,8 @@ class TigerTrainer(Trainer):
         self.accelerator.even_batches = False
         prepared = self.accelerator.prepare(loader)
         self.accelerator.even_batches = True
+        # A resumed epoch wraps this once more, and Trainer then looks no deeper for whom to tell the epoch.
+        prepared.batch_sampler.set_epoch = sampler.set_epoch
         return prepared
 
     def get_eval_dataloader(self, eval_dataset: EvaluationExamples | None = None) -> DataLoader:
@@ -174,7 +176,7 @@ class TigerTrainer(Trainer):
         labels = torch.from_numpy(self.processing_class.encode(targets.cpu().numpy())).to(targets.device)
         depth = self.processing_class.depth
         visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // depth
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.accelerator.autocast():
             loss = model(input_ids=inputs["input_ids"], visible=visible, labels=labels.unsqueeze(1))["loss"]
             beams = beam_search(
                 model,
@@ -185,18 +187,6 @@ class TigerTrainer(Trainer):
                 excluded=inputs["seen"] if self.exclude_history else None,
             )
         return loss, beams.rows.clone(), targets
-
-
-def last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The newest checkpoint that was written to its end, or None: a killed process may leave half of one."""
-    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text())  # what Trainer writes last
-        except (OSError, json.JSONDecodeError):
-            continue
-        return str(path)
-    return None
 
 
 def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:

@@ -144,10 +144,10 @@ def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length:
 
 
 class DecoderState:
-    """A decoder that has written some tokens for ``beams`` candidates of each history.
+    """A decoder that has written some tokens for several beams of each history.
 
-    Self-attention keys and values are kept a beam; cross-attention ones belong to the history, and the beams are its
-    queries.
+    Cross-attention keys and values belong to the history, and its beams are so many queries. Self-attention ones stay
+    where the step that made them put them; what moves from step to step is each beam's line of ancestors.
     """
 
     def __init__(self, model: T5ForConditionalGeneration, encoded: EncodedHistories):
@@ -155,46 +155,55 @@ class DecoderState:
         self._encoded = encoded
         self._cross_bias = None
         if encoded.hidden is not None:
-            keys = encoded.keys_values[0][0]
-            bias = torch.zeros(encoded.hidden.shape, dtype=keys.dtype, device=keys.device)
+            bias = torch.zeros(encoded.hidden.shape, device=encoded.hidden.device)
             self._cross_bias = bias.masked_fill(encoded.hidden, float("-inf"))[:, None, None, :]
-        self._past: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._written = 0
+        # A list a step; in it a pair of keys and values [B, beams then, heads, d_kv] a layer.
+        self._past: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+        # For each of these steps, which of its beams each present beam comes from: int64 [B, beams now].
+        self._ancestors: list[torch.Tensor] = []
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Every beam's last token, int64 [B, beams], to log-probabilities of the next, float32 [B, beams, V]."""
-        model = self._model
+        model, written = self._model, len(self._past)
+        heads = (model.config.num_heads, model.config.d_kv)
         states = model.shared(tokens)
         bias = (
             model.decoder.block[0]
             .layer[0]
-            .SelfAttention.compute_bias(1, self._written + 1, past_seen_tokens=self._written)[0, :, 0]
+            .SelfAttention.compute_bias(1, written + 1, past_seen_tokens=written)[0, :, 0]
         )
-        past = []
-        for index, (block, (keys, values)) in enumerate(zip(model.decoder.block, self._encoded.keys_values)):
+        present = []
+        for layer, (block, (keys, values)) in enumerate(zip(model.decoder.block, self._encoded.keys_values)):
             self_attention, cross_attention, feed_forward = block.layer
             attention = self_attention.SelfAttention
             normed = _norm(model, self_attention.layer_norm, states)
-            heads = (*tokens.shape, 1, model.config.num_heads, model.config.d_kv)
-            q, k, v = (project(normed).view(heads) for project in (attention.q, attention.k, attention.v))
-            if self._past:
-                k, v = (torch.cat(pair, dim=2) for pair in zip(self._past[index], (k, v)))
-            past.append((k, v))
-            weights = ((q * k).sum(-1).float() + bias.t()).softmax(dim=2)
-            seen = (weights.to(v.dtype).unsqueeze(-1) * v).sum(2).flatten(2)
-            states = states + attention.o(seen)
+            q, k, v = (project(normed).unflatten(-1, heads) for project in (attention.q, attention.k, attention.v))
+            present.append((k, v))
+            line = [*self._line(layer), (k, v)]
+            scores = torch.stack([(q * k).sum(-1) for k, _ in line], dim=-1).float() + bias
+            weights = scores.softmax(-1).to(v.dtype).unsqueeze(-1).unbind(-2)
+            seen = sum(weight * v for weight, (_, v) in zip(weights, line))
+            states = states + attention.o(seen.flatten(-2))
             cross = cross_attention.EncDecAttention
             queries = _heads(model, cross.q(_norm(model, cross_attention.layer_norm, states)))
             states = states + cross.o(_attend(model, queries, keys, values, self._cross_bias))
             states = _feed_forward(model, feed_forward, states)
-        self._past = past
-        self._written += 1
+        self._past.append(present)
         return _logits(model, states).float().log_softmax(-1)
 
     def keep(self, beams: torch.Tensor) -> None:
         """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
-        rows = torch.arange(len(beams), device=beams.device).unsqueeze(-1)
-        self._past = [(k[rows, beams], v[rows, beams]) for k, v in self._past]
+        self._ancestors = [ancestors.gather(1, beams) for ancestors in self._ancestors] + [beams]
+
+    def _line(self, layer: int):
+        """Keys and values of each earlier step, [B, beams now or 1, heads, d_kv], for every present beam its own."""
+        for step, ancestors in zip(self._past, self._ancestors):
+            k, v = step[layer]
+            if k.shape[1] == 1:  # the step before the first choice: one for all beams
+                yield k, v
+            else:
+                rows = torch.arange(len(ancestors), device=ancestors.device).unsqueeze(-1)
+                yield k[rows, ancestors], v[rows, ancestors]
 
 
 def is_causal(model: T5ForConditionalGeneration) -> bool:
@@ -259,7 +268,7 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     if not model.training or rate == 0:
         return states
     count = states.numel()
-    if states.device.type != "cpu" or count >= _MASK_POOL_SIZE:
+    if states.device.type != "cpu" or count > _MASK_POOL_SIZE // 4:  # offsets need room
         return F.dropout(states, rate)
     key = (rate, states.dtype)
     if key not in _mask_pools:

@@ -101,7 +101,7 @@ class SemanticIdTokenizer:
         """
         kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
         if quantizer not in kinds:
-            raise ValueError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}")
+            raise DataError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}.")
         fitted = kinds[quantizer].fit(
             embeddings, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options
         )
@@ -177,8 +177,9 @@ class SemanticIdTokenizer:
         key = np.zeros(semantic_ids.shape[:-1], dtype=np.uint64)
         for level in range(self.num_codebooks):
             key = (key << np.uint64(bits)) | semantic_ids[..., level].astype(np.uint64)
-        if self.collision_size > 2**rest:
-            raise ValueError(f"{self.collision_size} items share their codes, more than {rest} bits can tell apart")
+        highest = int(semantic_ids[..., -1].max(initial=0))
+        if highest >= 2**rest:
+            raise ValueError(f"{highest + 1} items share their codes, more than {rest} bits can tell apart")
         return (key << np.uint64(rest)) | semantic_ids[..., -1].astype(np.uint64)
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
@@ -236,7 +237,7 @@ class SemanticIdTokenizer:
         return known
 
     def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
-        """Take items out; the rest keep their IDs and move up.
+        """Take items out; the rest keep their IDs and move up. A later item may get an ID that has become free.
 
         Returns:
             int64 [n left]: the rows, before removal, of the items that stay.
@@ -335,6 +336,9 @@ def _checked_ids(item_ids: Iterable[str], count: int) -> list[str]:
     item_ids = list(item_ids)
     if len(item_ids) != count:
         raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
+    other = next((item for item in item_ids if not isinstance(item, str)), None)
+    if other is not None:
+        raise DataError(f"item ids must be strings, got {other!r}: turn them into text.")
     if len(set(item_ids)) < len(item_ids):
         twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
         raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
