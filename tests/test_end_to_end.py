@@ -36,19 +36,23 @@ def run(*command, expect=0, **environment):
 def work(tmp_path_factory):
     """A small demo catalogue with its tokenizer."""
     folder = tmp_path_factory.mktemp("work")
-    write_demo(folder / "datasets" / "demo", num_items=300, num_users=600, seed=0)
+    write_demo(demo(folder), num_items=300, num_users=600, seed=0)
     run(
         *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--codebook_size", 32),
-        *("--dataset", folder / "datasets" / "demo", "--output_dir", folder / "tokenizer"),
+        *("--dataset", demo(folder), "--output_dir", folder / "tokenizer"),
     )
     return folder
+
+
+def demo(work):
+    return work / "datasets" / "demo"
 
 
 def train(work, name, *options, launcher=(), expect=0):
     return run(
         *launcher,
         *("recipes/retriever.py", "recipes/demo/retriever.yaml"),
-        *("--dataset", work / "datasets" / "demo", "--tokenizer", work / "tokenizer"),
+        *("--dataset", demo(work), "--tokenizer", work / "tokenizer"),
         *("--model_dir", work / name / "model", "--output_dir", work / name / "training", *SMALL, *options),
         expect=expect,
     )
@@ -68,7 +72,7 @@ def test_tokenizer_recipe_reports_what_it_made(work):
 
 
 def test_a_new_process_recommends_from_the_saved_model(work, trained):
-    ids = RecommendationData.load(work / "datasets" / "demo").item_ids
+    ids = RecommendationData.load(demo(work)).item_ids
     done = run("-m", "tiger.cli", "recommend", trained, "--history", *ids[:3], "-k", 10, "--json")
     answer = json.loads(done.stdout)
     assert list((trained.parent / "training").rglob("events.out.tfevents.*"))
@@ -78,14 +82,7 @@ def test_a_new_process_recommends_from_the_saved_model(work, trained):
 
 def test_evaluation_beside_the_yardsticks(work, trained):
     done = run(
-        *(
-            "recipes/evaluate.py",
-            "recipes/demo/evaluate.yaml",
-            "--dataset",
-            work / "datasets" / "demo",
-            "--models",
-            trained,
-        ),
+        *("recipes/evaluate.py", "recipes/demo/evaluate.yaml", "--dataset", demo(work), "--models", trained),
         *("--results_dir", work / "results", "--num_beams", 20),
     )
     assert "recommended:" in done.stdout and "hybrid" in done.stdout
@@ -97,7 +94,7 @@ def test_evaluation_beside_the_yardsticks(work, trained):
     row = results["tiger"][0]
     assert row["setting"] == "as published, history removed" and row["empty_places"] == 0
     # The same by hand.
-    data = RecommendationData.load(work / "datasets" / "demo")
+    data = RecommendationData.load(demo(work))
     split = data.leave_one_out()
     answers, _ = TigerRecommender.from_pretrained(trained).recommend_rows(split.test_histories, num_beams=20)
     recall = float(np.mean((answers == split.test_targets[:, None]).any(1)))
@@ -111,7 +108,7 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(work, tr
     done = train(work, "one", "--num_train_epochs", 3, "--learning_rate", "1e-4", expect=2)
     assert "other settings" in done.stderr and "learning_rate: 0.002 -> 0.0001" in done.stderr
     done = train(work, "one", "--model_dir", work, expect=2)
-    assert "would be lost" in done.stderr and (work / "datasets" / "demo").is_dir()
+    assert "would be lost" in done.stderr and (demo(work)).is_dir()
 
 
 def test_two_processes_train_one_model(work):
@@ -135,7 +132,7 @@ def test_two_processes_train_one_model(work):
     # What two processes measured together, on 151 users, is what one measures.
     tiger = TigerRecommender.from_pretrained(work / "two" / "model")
     assert tiger.training["processes"] == 2
-    split = RecommendationData.load(work / "datasets" / "demo").leave_one_out()
+    split = RecommendationData.load(demo(work)).leave_one_out()
     users = EvaluationExamples(split.valid_histories, split.valid_targets).sample(151)
     answers, _ = tiger.recommend_rows(users.histories, k=10, num_beams=10)
     assert next_item_metrics(answers, users.targets)["ndcg@10"] == pytest.approx(two["best_metric"], abs=1e-6)
@@ -161,7 +158,7 @@ def test_a_tokenizer_fitted_anew_does_not_go_on_with_old_weights(work, trained, 
             "--quantizer",
             "residual-kmeans",
         ),
-        *("--dataset", work / "datasets" / "demo", "--output_dir", tmp_path / "tokenizer"),
+        *("--dataset", demo(work), "--output_dir", tmp_path / "tokenizer"),
     )
     done = train(work, "one", "--num_train_epochs", 3, "--tokenizer", tmp_path / "tokenizer", expect=2)
     assert "semantic_ids: " in done.stderr
@@ -220,10 +217,8 @@ def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
         *("--models", tmp_path / "run" / "model", "--results_dir", tmp_path / "results", "--num_beams", 20),
     )
     assert "tiger" in done.stdout
-    hybrid, popularity, model = (
-        json.loads((tmp_path / "results" / f"{name}.json").read_text())[0]
-        for name in ("hybrid", "popularity", "tiger")
-    )
+    names = ("hybrid", "popularity", "tiger")
+    hybrid, popularity, model = (json.loads((tmp_path / "results" / f"{name}.json").read_text())[0] for name in names)
     assert hybrid["metrics"]["ndcg@10"] > popularity["metrics"]["ndcg@10"]
     assert model["empty_places"] == 0 and model["metrics"]["recall@10"] > 0
     tiger = TigerRecommender.from_pretrained(tmp_path / "run" / "model")

@@ -121,7 +121,7 @@ class _Exclusion:
 
     def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor):
         self._trie = trie
-        # In the order of leaves, rows under one node stand together: counting them is finding where they begin and end.
+        # Leaves in order: those under one node stand together, from the first of them to the last.
         none = len(trie)
         leaves = trie.leaves[excluded.clamp(min=0)].long().masked_fill(excluded < 0, none).sort(-1).values
         repeated = torch.zeros_like(leaves, dtype=torch.bool)
