@@ -7,40 +7,47 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->"
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
-# What the papers print, R@10 and N@10 of test, as published, history removed or not as each paper has it.
+# What the paper prints for TIGER, R@10 and N@10 on test.
 PAPER = {"beauty": (0.0648, 0.0384), "sports": (0.0400, 0.0225), "toys": (0.0712, 0.0432)}
+HEADLINE = "as published, history removed"
+OTHERS = ("as published, history kept", "ties shuffled, history removed", "ties shuffled, history kept")
 
 
 def results_tables(folder: Path) -> str:
-    """Markdown: a table a dataset and setting, weakest model first."""
+    """Markdown: a table a data set, weakest model first; the headline setting in full, the others by R@10 / N@10."""
     if not folder.is_dir():
         return ""
-    parts = []
-    for dataset in sorted(path for path in folder.iterdir() if path.is_dir() and path.name in PAPER):
-        rows = []
+    tables = []
+    for dataset in sorted(path for path in folder.iterdir() if path.name in PAPER):
+        rows: dict[str, dict[str, dict]] = {}
         for file in sorted(dataset.glob("*.json")):
             content = json.loads(file.read_text())
-            rows += content if isinstance(content, list) else [content]
-        for setting in sorted({row["setting"] for row in rows}):
-            parts.append(f"**{dataset.name.capitalize()}**, {setting}\n\n{_table(rows, setting, dataset.name)}")
-    return "\n\n".join(parts) + "\n"
+            for row in content if isinstance(content, list) else [content]:
+                rows.setdefault(row["model"], {})[row["setting"]] = row
+        tables.append(_table(dataset.name, rows))
+    return "\n\n".join(tables) + "\n"
 
 
-def _table(rows: list[dict], setting: str, dataset: str) -> str:
-    lines = [f"| model | {' | '.join(METRICS)} | encoder | seeds |", "|---|" + "---:|" * len(METRICS) + "---|---|"]
-    chosen = [row for row in rows if row["setting"] == setting]
-    best = max(row["metrics"]["ndcg@10"] for row in chosen)
-    for row in sorted(chosen, key=lambda row: row["metrics"]["ndcg@10"]):
-        values = [f"{row['metrics'][metric]:.4f}" for metric in METRICS]
-        name = f"**{row['model']}**" if row["metrics"]["ndcg@10"] == best else row["model"]
-        seeds = ", ".join(str(seed) for seed in row["seeds"]) or "–"
-        encoder = (row["encoder"] or "–").split("/")[-1]
-        lines.append(f"| {name} | {' | '.join(values)} | {encoder} | {seeds} |")
-    if setting == "as published, history removed":
-        recall, ndcg = PAPER[dataset]
-        lines.insert(2, f"| *TIGER, as printed in the paper* | | | {recall:.4f} | {ndcg:.4f} | sentence-t5 | – |")
-    return "\n".join(lines)
+def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
+    heads = [dataset.capitalize(), "R@5 / N@5", "R@10 / N@10", *OTHERS, "encoder"]
+    lines = []
+    for model, settings in rows.items():
+        measured = {setting: row["metrics"] for setting, row in settings.items()}
+        top = measured.get(HEADLINE)
+        cells = [_pair(top, 5), _pair(top, 10), *(_pair(measured.get(setting), 10) for setting in OTHERS)]
+        encoder = next(iter(settings.values()))["encoder"]
+        cells.append(encoder.split("/")[-1] if encoder else "")
+        lines.append((top["ndcg@10"] if top else 0.0, [model, *cells]))
+    recall, ndcg = PAPER[dataset]
+    lines.append((ndcg, ["*TIGER, the paper's figures*", "", f"{recall:.4f} / {ndcg:.4f}", "", "", "", "sentence-t5"]))
+    ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
+    ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
+    rule = ["---"] + ["---:"] * (len(heads) - 2) + ["---"]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rule, *ranked])
+
+
+def _pair(metrics: dict | None, k: int) -> str:
+    return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
 
 
 def updated(readme: str, tables: str) -> str:
