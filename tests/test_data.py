@@ -123,7 +123,7 @@ def test_load_orders_by_time_and_keeps_the_file_order_of_ties(tmp_path):
 
 def test_ties_stay_in_file_order_in_a_long_log(tmp_path):
     rng = np.random.default_rng(0)
-    users, seconds = rng.integers(0, 30, 5000), rng.integers(-3, 3, 5000) * 10**15
+    users, seconds = rng.integers(0, 30, 5000), rng.integers(-3, 3, 5000) * 3 * 10**10
     data = RecommendationData.from_tables(
         pa.table({"item_id": [str(row) for row in range(5000)]}),
         pa.table({"user_id": users.astype(str), "item_id": np.arange(5000).astype(str), "timestamp": seconds}),
@@ -131,6 +131,12 @@ def test_ties_stay_in_file_order_in_a_long_log(tmp_path):
     for user, items in zip(data.user_ids.to_pylist(), data.sequences):
         own = np.flatnonzero(users == int(user))
         assert items.tolist() == own[np.argsort(seconds[own], kind="stable")].tolist()
+
+
+def test_milliseconds_are_not_taken_for_seconds():
+    log = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1_700_000_000_000]})
+    with pytest.raises(DataError, match="whole seconds"):
+        RecommendationData.from_tables(pa.table({"item_id": ["a"]}), log)
 
 
 def test_extras_follow_their_events(tmp_path):
