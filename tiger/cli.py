@@ -50,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from tiger.recommender import TigerRecommender  # seconds to import, not needed for --help
 
+    disable_progress_bar()
     if args.k < 1 or (args.temperature is not None and args.temperature <= 0):
         raise DataError("-k must be at least 1 and --temperature positive.")
     tiger = TigerRecommender.from_pretrained(args.model)

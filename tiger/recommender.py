@@ -110,7 +110,8 @@ class TigerRecommender:
         unknown = [item for ids, known in zip(histories, rows) for item, row in zip(ids, known) if row < 0]
         if unknown:
             names = ", ".join(repr(item) for item in dict.fromkeys(unknown[:5]))
-            warnings.warn(f"{len(unknown)} items of the histories are unknown and left out: {names}", stacklevel=2)
+            more = ", ..." if len(set(unknown)) > len(set(unknown[:5])) else ""
+            warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=2)
         rows = [known[known >= 0] for known in rows]
         lengths = [len(known) for known in rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
