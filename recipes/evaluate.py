@@ -40,6 +40,7 @@ class EvaluateArguments:
     part: str = field(default="test", metadata={"help": "test or valid"})
     num_beams: int = 50
     tie_seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "for the yardsticks, ties shuffled"})
+    note: str | None = field(default=None, metadata={"help": "what a reader of the model's results should know"})
     examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
 
@@ -107,7 +108,8 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
             seconds,
             encoder=None if recommender.encoder is None else recommender.encoder.name,
         )
-        rows.append(row | {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid})
+        row |= {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid}
+        rows.append(row | ({"note": args.note} if args.note else {}))
     return rows
 
 
