@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from tiger.data import RecommendationData
 from tiger.examples import EvaluationExamples
 from tiger.metrics import next_item_metrics
 from tiger.recommender import TigerRecommender
+from tiger.run_record import last_whole_checkpoint
 
 SMALL = (
     "--d_model 32 --d_kv 16 --num_heads 2 --d_ff 64 --num_layers 1 --eval_users 200 --eval_beams 10 --logging_steps 20"
@@ -211,7 +213,7 @@ def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
         *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--quantizer", "residual-kmeans"),
         *("--dataset", tmp_path / "beauty", "--output_dir", tmp_path / "tokenizer"),
     )
-    train(tmp_path, "run", "--dataset", tmp_path / "beauty", "--num_train_epochs", 2)
+    train(tmp_path, "run", "--dataset", tmp_path / "beauty", "--num_train_epochs", 2, "--logging_steps", 5)
     done = run(
         *("recipes/evaluate.py", "recipes/beauty/evaluate.yaml", "--dataset", tmp_path / "beauty"),
         *("--models", tmp_path / "run" / "model", "--results_dir", tmp_path / "results", "--num_beams", 20),
@@ -220,7 +222,10 @@ def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
     names = ("hybrid", "popularity", "tiger")
     hybrid, popularity, model = (json.loads((tmp_path / "results" / f"{name}.json").read_text())[0] for name in names)
     assert hybrid["metrics"]["ndcg@10"] > popularity["metrics"]["ndcg@10"]
-    assert model["empty_places"] == 0 and model["metrics"]["recall@10"] > 0
+    assert model["empty_places"] == 0
+    state = json.loads(Path(last_whole_checkpoint(tmp_path / "run" / "training"), "trainer_state.json").read_text())
+    losses = [row["loss"] for row in state["log_history"] if "loss" in row]
+    assert losses[-1] < losses[0] - 0.3  # two passes over 600 users teach little, but they teach
     tiger = TigerRecommender.from_pretrained(tmp_path / "run" / "model")
     answers, scores = tiger.recommend([items["item_id"].to_pylist()[:2]])
     assert set(answers[0]) <= kept and np.isfinite(scores).all()
