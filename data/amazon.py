@@ -28,7 +28,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -46,6 +45,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tiger.data import DataError
+from tiger.files import write_atomically, written_together
 
 BASE_URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 CATEGORIES = {"beauty": "Beauty", "sports": "Sports_and_Outdoors", "toys": "Toys_and_Games"}
@@ -168,16 +168,11 @@ def prepare(
         raise DataError(f"{reviews}: no event is left of {total} with --core {core}. Lower it; 0 keeps all events.")
     events = events.select(np.lexsort((events.timestamps, events.users)))
 
-    out.mkdir(parents=True, exist_ok=True)
-    # A directory inside `out` is on the same disk, so that moving the files is one atomic step each, and it goes away
-    # on any error and on Ctrl-C.
-    with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as scratch:
-        _write_events(events, Path(scratch) / "interactions.parquet")
+    with written_together(out, ("items.parquet", "interactions.parquet")) as scratch:
+        _write_events(events, scratch / "interactions.parquet")
         kept = np.unique(events.items)
         item_ids = sorted(events.item_ids[item] for item in kept)
-        without_metadata, without_title = _write_items(item_ids, metadata, Path(scratch), description, bad_lines)
-        for name in ("items.parquet", "interactions.parquet"):
-            os.replace(Path(scratch) / name, out / name)
+        without_metadata, without_title = _write_items(item_ids, metadata, scratch, description, bad_lines)
     return Summary(
         users=len(np.unique(events.users)),
         items=len(item_ids),
@@ -412,10 +407,7 @@ def _record_of(path: Path) -> Path:
 
 
 def _record_sha256(path: Path, digest: str) -> None:
-    record = _record_of(path)
-    scratch = record.with_name(record.name + ".part")
-    scratch.write_text(f"{digest}  {path.name}\n")
-    os.replace(scratch, record)
+    write_atomically(_record_of(path), f"{digest}  {path.name}\n")
 
 
 def _refuse_damaged(path: Path) -> None:

@@ -19,13 +19,14 @@ import argparse
 import hashlib
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tiger.files import written_together
 
 SECONDS_PER_DAY = 86_400
 FIRST_DAY = 18_993  # 1 January 2022, in days since 1970
@@ -201,13 +202,10 @@ def write_demo(out: str | os.PathLike, num_items: int = 2_400, num_users: int = 
     chunks = [slice(start, start + chunk) for start in range(0, num_users, chunk)]
     chosen = np.concatenate([_simulate(types, catalogue, lengths[c], timestamps[c], rng) for c in chunks])
     items, interactions = _tables(types, catalogue, chosen, timestamps, seed, rng)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".demo-") as scratch:
-        for name, table in (("items.parquet", items), ("interactions.parquet", interactions)):
-            pq.write_table(table, Path(scratch) / name)
-        for name in ("items.parquet", "interactions.parquet"):
-            os.replace(Path(scratch) / name, out / name)
+    tables = {"items.parquet": items, "interactions.parquet": interactions}
+    with written_together(out, tuple(tables)) as scratch:
+        for name, table in tables.items():
+            pq.write_table(table, scratch / name)
 
 
 def _product_types() -> _ProductTypes:

@@ -14,7 +14,6 @@ from tiger.embeddings import (
     LSAEncoder,
     SentenceEncoder,
     check_embeddings,
-    embed,
     item_texts,
     load_embeddings,
     load_encoder,
@@ -157,7 +156,9 @@ def make(path, cache, **settings):
 
 
 def test_sentence_t5_vectors(sentence_t5, tmp_path):
-    vectors = embed(TEXTS, sentence_t5, batch_size=2, device="cpu", cache_dir=tmp_path, progress=False)
+    vectors = SentenceEncoder(sentence_t5, batch_size=2, device="cpu", cache_dir=tmp_path, progress=False).encode(
+        TEXTS
+    )
     assert vectors.shape == (5, 24) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     from sentence_transformers import SentenceTransformer

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tiger.files import replaced_folder, write_atomically
+from tiger.files import replaced_folder, write_atomically, written_together
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -33,6 +33,20 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with replaced_folder(folder, "marker") as fresh:
         (fresh / "marker").write_text("2")
     assert os.listdir(tmp_path) == ["model"] and (folder / "marker").read_text() == "2"
+
+
+def test_files_appear_together_or_not_at_all(tmp_path):
+    (tmp_path / "other").write_text("stays")
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with written_together(tmp_path, ("a", "b")) as scratch:
+            (scratch / "a").write_text("new")
+            raise KeyboardInterrupt
+    assert (tmp_path / "a").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["a", "other"]
+    with written_together(tmp_path, ("a", "b")) as scratch:
+        for name in ("a", "b", "scrap"):
+            (scratch / name).write_text("new")
+    assert (tmp_path / "a").read_text() == "new" and sorted(os.listdir(tmp_path)) == ["a", "b", "other"]
 
 
 def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):

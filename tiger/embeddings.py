@@ -265,21 +265,6 @@ class SentenceEncoder:
         return digest.hexdigest()
 
 
-def embed(
-    texts: Sequence[str],
-    encoder: str | os.PathLike = DEFAULT_ENCODER,
-    *,
-    batch_size: int = 64,
-    device: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    progress: bool = True,
-) -> np.ndarray:
-    """Texts to float32 [n, d] with a SentenceTransformer in one call: see :class:`SentenceEncoder`."""
-    return SentenceEncoder(
-        encoder, batch_size=batch_size, device=device, cache_dir=cache_dir, progress=progress
-    ).encode(texts)
-
-
 class _VectorCache:
     """Vectors by the sha256 of their text, in safetensors files of one folder (one folder an encoder).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,21 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written_together(folder: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]:
+    """A scratch folder to write files into, of which ``names`` move to ``folder`` if the block ends well.
+
+    Other files of ``folder`` stay; so do those of these names if the block fails. The scratch folder lies within
+    ``folder``, on the same disk, so that each move is one atomic step.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
+        yield Path(scratch)
+        for name in names:
+            os.replace(Path(scratch) / name, folder / name)
 
 
 def refuse_other_files(path: str | os.PathLike, marker: str) -> None:
