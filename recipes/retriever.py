@@ -23,7 +23,7 @@ from tiger.embeddings import load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import refuse_other_files
 from tiger.recommender import MANIFEST, TigerRecommender
-from tiger.retriever import TigerTrainer, t5_config
+from tiger.retriever import TigerTrainer, start_from_codebooks, t5_config
 from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
 from tiger.tokenizer import SemanticIdTokenizer
@@ -46,6 +46,15 @@ class RetrieverArguments:
     num_layers: int = 4
     num_decoder_layers: int | None = None
     dropout_rate: float = 0.1
+    codebook_start: float = field(
+        default=0.0, metadata={"help": "share of the embeddings' variance that comes from the codebooks at the start"}
+    )
+    embedding_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
+    )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "step matrices by Muon, at this rate; default: AdamW for all"}
+    )
     eval_users: int | None = field(default=None, metadata={"help": "validate on so many users; default: all"})
     eval_beams: int = field(default=20, metadata={"help": "beams while validating"})
     patience: int | None = field(default=None, metadata={"help": "stop after so many evaluations without a gain"})
@@ -71,6 +80,8 @@ def main() -> None:
     model = T5ForConditionalGeneration(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
+    if args.codebook_start:
+        start_from_codebooks(model, tokenizer, args.codebook_start)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:
@@ -85,6 +96,8 @@ def main() -> None:
         eval_dataset=valid,
         processing_class=tokenizer,
         num_beams=args.eval_beams,
+        embedding_learning_rate=args.embedding_learning_rate,
+        muon_learning_rate=args.muon_learning_rate,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)

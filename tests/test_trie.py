@@ -64,6 +64,35 @@ def test_wide_tuples_that_fill_more_than_64_bits():
     assert np.array_equal(np.stack([trie.tokens[5][trie.leaves.long()]]).ravel(), table[:, 5])
 
 
+@settings(max_examples=150, deadline=None)
+@given(tables, st.integers(0, 40))
+def test_insert_equals_build(table, present):
+    table = np.array(table)
+    present = min(max(1, present), len(table))
+    grown, built = SemanticIdTrie.build(table[:present]).insert(table[present:]), SemanticIdTrie.build(table)
+    assert grown.widths == built.widths
+    for a, b in zip(grown._arrays(), built._arrays()):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def test_insert_refuses_what_is_there():
+    trie = SemanticIdTrie.build(np.array([[1, 2], [3, 4]]))
+    with pytest.raises(ValueError, match="row 1 of the table is in the trie already"):
+        trie.insert(np.array([[3, 5], [3, 4]]))
+    with pytest.raises(ValueError, match="twice in the table"):
+        trie.insert(np.array([[3, 5], [3, 5]]))
+    with pytest.raises(ValueError, match="wanted"):
+        trie.insert(np.array([[3]]))
+
+
+def test_saved_and_mapped(tmp_path):
+    trie = SemanticIdTrie.build(np.random.default_rng(0).permutation(5000).reshape(1000, 5))
+    trie.save(tmp_path / "trie.safetensors")
+    again = SemanticIdTrie.load(tmp_path / "trie.safetensors")
+    assert again.widths == trie.widths
+    assert all(torch.equal(a, b) for a, b in zip(again._arrays(), trie._arrays()))
+
+
 def test_refuses_repeats_and_nothing():
     with pytest.raises(ValueError, match="repeats another row"):
         SemanticIdTrie.build(np.array([[1, 2], [1, 2]]))

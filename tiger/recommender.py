@@ -27,6 +27,7 @@ from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 
 MANIFEST = "tiger.json"
+TRIE = "trie.safetensors"
 FORMAT = 1
 
 
@@ -176,7 +177,7 @@ class TigerRecommender:
         if self.encoder is None:
             raise ValueError("this recommender was saved without a text encoder, so it can't embed new items")
         embeddings = self.encoder.encode(list(texts))
-        count = len(self.tokenizer)
+        count, trie = len(self.tokenizer), self.trie
         self.tokenizer.add_items(item_ids, embeddings)
         if self.tokenizer.vocab_size > self.model.config.vocab_size:
             with torch.random.fork_rng():
@@ -187,7 +188,7 @@ class TigerRecommender:
                 {"item_id": pa.array(self.tokenizer.item_ids[count:], self.items.schema.field("item_id").type)}
             )
             self.items = pa.concat_tables([self.items, new], promote_options="default")
-        self._trie = None
+        self._trie = trie.insert(self.tokenizer.token_table[count:])
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Take items out of every future answer."""
@@ -208,6 +209,7 @@ class TigerRecommender:
         with replaced_folder(folder, MANIFEST) as fresh:
             self.model.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh)
+            self.trie.save(fresh / TRIE)
             if self.encoder is not None:
                 self.encoder.save_pretrained(fresh / "encoder")
             if self.items is not None:
@@ -250,14 +252,16 @@ class TigerRecommender:
             raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
         try:
             tokenizer = SemanticIdTokenizer.from_pretrained(folder)
+            trie = SemanticIdTrie.load(folder / TRIE)
             model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
             encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
             table = folder / "items.parquet"
             items = pq.read_table(table) if table.exists() else None
         except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
-        if tokenizer.fingerprint != manifest["semantic_ids"]:
+        if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie) != len(tokenizer):
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
         recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"])
+        recommender._trie = trie
         recommender.model.to(device)
         return recommender

@@ -19,6 +19,7 @@ from tiger.examples import (
 )
 from tiger.generation import beam_search
 from tiger.metrics import next_item_metrics
+from tiger.optimizer import MuonAdamW
 from tiger.t5 import HISTORY_ATTENTION, TigerT5, is_causal
 from tiger.tokenizer import PAD_TOKEN, SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
@@ -62,6 +63,36 @@ def t5_config(
     )
 
 
+@torch.no_grad()
+def start_from_codebooks(
+    model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer, share: float = 0.7
+) -> None:
+    """Let the embeddings of codes start near the quantizer's vectors of them, so that similar codes start alike.
+
+    Each level's vectors are centred, sent through one random projection to ``d_model`` and scaled to the variance of
+    the model's own random start, which keeps the rest of it.
+
+    Args:
+        share: of the variance that comes from the codebooks, 0..1.
+
+    Raises:
+        ValueError: the tokenizer has no quantizer, or ``share`` lies elsewhere.
+    """
+    if tokenizer.quantizer is None:
+        raise ValueError("this tokenizer was made from codes alone, there are no codebooks to start from")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
+    embeddings = model.shared.weight
+    codebooks = tokenizer.quantizer.codebooks.detach().to(embeddings)
+    codebooks = codebooks - codebooks.mean(dim=1, keepdim=True)
+    projection = torch.randn(codebooks.shape[-1], embeddings.shape[1]).to(embeddings)
+    for level, vectors in enumerate(codebooks @ projection):
+        start = int(tokenizer.level_offsets[level])
+        rows = embeddings[start : start + len(vectors)]
+        scaled = vectors * (rows.std() / vectors.std().clamp(min=1e-12))
+        rows.copy_(share**0.5 * scaled + (1 - share) ** 0.5 * rows)
+
+
 class TigerTrainer(Trainer):
     """``Trainer`` for next-item generation.
 
@@ -77,6 +108,9 @@ class TigerTrainer(Trainer):
         processing_class: the tokenizer, saved with every checkpoint.
         num_beams: of evaluation.
         exclude_history: whether evaluation leaves out items of the history.
+        embedding_learning_rate: of the token embeddings; None: as ``args.learning_rate``. T5's embeddings start with
+            unit variance, where the steps that suit its matrices hardly move them.
+        muon_learning_rate: steps the matrices by Muon at this rate (:class:`MuonAdamW`); None: AdamW for all.
     """
 
     def __init__(
@@ -88,6 +122,8 @@ class TigerTrainer(Trainer):
         processing_class: SemanticIdTokenizer | None = None,
         num_beams: int = 20,
         exclude_history: bool = True,
+        embedding_learning_rate: float | None = None,
+        muon_learning_rate: float | None = None,
         **options,
     ):
         if processing_class is None:
@@ -108,6 +144,8 @@ class TigerTrainer(Trainer):
         args.remove_unused_columns = False
         self.num_beams = num_beams
         self.exclude_history = exclude_history
+        self.embedding_learning_rate = embedding_learning_rate
+        self.muon_learning_rate = muon_learning_rate
         self._trie: SemanticIdTrie | None = None
         self._eval_collator = EvaluationCollator(processing_class)
         super().__init__(
@@ -121,6 +159,37 @@ class TigerTrainer(Trainer):
             **options,
         )
         self.label_names = ["labels"]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """``Trainer``'s own, unless the embeddings or the matrices have a learning rate to themselves."""
+        if self.optimizer is not None or (self.embedding_learning_rate is None and self.muon_learning_rate is None):
+            return super().create_optimizer(model)
+        args, model = self.args, self.model if model is None else model
+        decaying = set(self.get_decay_parameter_names(model))
+        embeddings, matrices, rest = [], [], []
+        for name, parameter in model.named_parameters():
+            if parameter is model.shared.weight:
+                embeddings.append(parameter)
+            elif name in decaying and "relative_attention_bias" not in name:
+                matrices.append(parameter)
+            else:
+                rest.append(parameter)
+        groups = [
+            {"params": embeddings, "lr": self.embedding_learning_rate or args.learning_rate},
+            {"params": matrices},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        if self.muon_learning_rate is not None:
+            groups[1] |= {"lr": self.muon_learning_rate, "muon": True}
+        self.optimizer = MuonAdamW(
+            groups,
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+            fused=True,
+        )
+        return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:

@@ -72,7 +72,7 @@ class SemanticIdTokenizer:
         needed = int(semantic_ids[:, -1].max(initial=-1)) + 1
         self.collision_size = max(needed, codebook_size if collision_size is None else collision_size)
         # The last row pads, so that row -1, "no item", reads as padding.
-        self._tokens = np.zeros((len(semantic_ids) + 1, self.depth), dtype=np.int64)
+        self._tokens = np.zeros((len(semantic_ids) + 1, self.depth), dtype=np.int32)
         self._tokens[:-1] = semantic_ids + self.level_offsets
         keys = self.pack(semantic_ids)
         self._key_order = np.argsort(keys)
@@ -136,7 +136,7 @@ class SemanticIdTokenizer:
 
     @property
     def token_table(self) -> np.ndarray:
-        """int64 [n, depth]: every item's tokens."""
+        """int32 [n, depth]: every item's tokens."""
         return self._tokens[:-1]
 
     def rows(self, item_ids: Sequence[str], missing: int | None = None) -> np.ndarray:
@@ -146,14 +146,14 @@ class SemanticIdTokenizer:
             KeyError: an id is unknown and ``missing`` is None.
         """
         if self._rows is None:
-            self._rows = {item: row for row, item in enumerate(self.item_ids)}
+            self._rows = dict(zip(self.item_ids, range(len(self.item_ids))))
         if missing is not None:
             return np.array([self._rows.get(item, missing) for item in item_ids], dtype=np.int64)
         return np.array([self._rows[item] for item in item_ids], dtype=np.int64)
 
     def encode(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Rows, int [...], to tokens, int64 [..., depth]. Row -1 becomes padding."""
-        return self._tokens[np.asarray(rows, dtype=np.int64)]
+        return self._tokens[np.asarray(rows, dtype=np.int64)].astype(np.int64)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens, int [..., depth], to rows, int64 [...]; -1 where no item has these tokens."""
@@ -173,14 +173,19 @@ class SemanticIdTokenizer:
         Raises:
             ValueError: the codes of one item need more than 60 bits, or its collision token more than what they leave.
         """
-        bits, rest = self._bits()
-        key = np.zeros(semantic_ids.shape[:-1], dtype=np.uint64)
-        for level in range(self.num_codebooks):
-            key = (key << np.uint64(bits)) | semantic_ids[..., level].astype(np.uint64)
+        rest = self._bits()[1]
         highest = int(semantic_ids[..., -1].max(initial=0))
         if highest >= 2**rest:
             raise ValueError(f"{highest + 1} items share their codes, more than {rest} bits can tell apart")
-        return (key << np.uint64(rest)) | semantic_ids[..., -1].astype(np.uint64)
+        return self._pack_codes(semantic_ids[..., :-1]) | semantic_ids[..., -1].astype(np.uint64)
+
+    def _pack_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Codes [..., num_codebooks] as in :meth:`pack`, with the collision token's bits 0."""
+        bits, rest = self._bits()
+        key = np.zeros(codes.shape[:-1], dtype=np.uint64)
+        for level in range(self.num_codebooks):
+            key = (key << np.uint64(bits)) | codes[..., level].astype(np.uint64)
+        return key << np.uint64(rest)
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`pack`: uint64 [...] to int32 [..., depth]."""
@@ -218,23 +223,32 @@ class SemanticIdTokenizer:
         codes = _checked_codes(np.asarray(codes)[new], self.codebook_size)
         new_ids = [item_ids[index] for index in new]
 
-        old_keys, keys = _keys(self.codes, self.codebook_size), _keys(codes, self.codebook_size)
-        unique, group = np.unique(keys, return_inverse=True)
-        # The next number after the highest that the tuple's items hold.
-        taken = np.zeros(len(unique), dtype=np.int64)
-        at = np.minimum(np.searchsorted(unique, old_keys), len(unique) - 1)
-        shared = np.flatnonzero(unique[at] == old_keys)
-        np.maximum.at(taken, at[shared], self.semantic_ids[shared, -1].astype(np.int64) + 1)
-        collisions = taken[group] + _number_within_groups(keys, new_ids)
-        added = np.column_stack([codes, collisions]).astype(np.int32)
-        self._set(
-            np.concatenate([self.semantic_ids, added]),
-            self.item_ids + new_ids,
-            self.codebook_size,
-            self.collision_size,
-        )
+        # The first number after the highest that the tuple's items hold: packed IDs are in order, the collision token
+        # lowest, so that the last one below the next tuple tells.
+        keys = self._pack_codes(codes)
+        last = np.searchsorted(self._sorted_keys, keys | np.uint64(2 ** self._bits()[1] - 1), side="right") - 1
+        highest = self._sorted_keys[np.maximum(last, 0)]
+        taken = self.semantic_ids[self._key_order[np.maximum(last, 0)], -1] + 1
+        shared = (last >= 0) & (highest >= keys)
+        collisions = np.where(shared, taken, 0) + _number_within_groups(keys, new_ids)
+        self._append(np.column_stack([codes, collisions]).astype(np.int32), new_ids)
         known[new] = np.arange(len(self) - len(new), len(self))
         return known
+
+    def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
+        """What :meth:`_set` does, for items that are added to many."""
+        keys = self.pack(semantic_ids)
+        order = np.argsort(keys)
+        at = np.searchsorted(self._sorted_keys, keys[order])
+        self._key_order = np.insert(self._key_order, at, len(self) + order)
+        self._sorted_keys = np.insert(self._sorted_keys, at, keys[order])
+        if self._rows is not None:
+            self._rows.update(zip(item_ids, range(len(self), len(self) + len(item_ids))))
+        tokens = (semantic_ids + self.level_offsets).astype(np.int32)
+        self._tokens = np.concatenate([self._tokens[:-1], tokens, self._tokens[-1:]])
+        self.semantic_ids = np.concatenate([self.semantic_ids, semantic_ids])
+        self.item_ids = self.item_ids + item_ids
+        self.collision_size = max(self.collision_size, int(semantic_ids[:, -1].max()) + 1)
 
     def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
         """Take items out; the rest keep their IDs and move up. A later item may get an ID that has become free.
