@@ -1,0 +1,188 @@
+"""CPU time of decoding one user, beside cornac's TIGER and transformers' ``generate``, all with the same weights.
+
+python recipes/speed/decoding.py [--dataset datasets/beauty] [--repeats 5]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from benchmark import SpeedArguments, histories_of, interleaved, load_or_make, one_thread, write_result
+from peers import Cornac, TrieProcessor, hf_generate, missing, prefix_function
+from tqdm.auto import tqdm
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.examples import pad_rows
+from tiger.generation import beam_search
+from tiger.t5 import DecoderState
+
+BARS = {
+    "batch 1, 50 beams, against cornac": 4.0,
+    "batch 16, 20 beams, against cornac": 8.0,
+    "batch 256, 20 beams, against cornac": 8.0,
+    "against the better of HF, least of all": 4.0,
+}
+
+
+@dataclass
+class DecodingArguments(SpeedArguments):
+    beams: list[int] = field(default_factory=lambda: [10, 20, 50])
+    batches: list[int] = field(default_factory=lambda: [1, 16, 256])
+    cornac_users: int = field(default=8, metadata={"help": "users a timed run of cornac decodes, one after another"})
+    hf_users: int = field(default=64, metadata={"help": "largest batch that generate is timed with"})
+    latency_users: int = field(default=300, metadata={"help": "single users timed for p50 and p99"})
+
+
+def main() -> None:
+    (args,) = parse_arguments([DecodingArguments])
+    one_thread()
+    recommender, data = load_or_make(args)
+    model, tokenizer, trie = recommender.model, recommender.tokenizer, recommender.trie
+    histories = histories_of(data, max(*args.batches, args.latency_users))
+    histories.sort(key=len)
+    cornac = None if missing("cornac") else Cornac(model.config, tokenizer)
+    if cornac:
+        cornac.copy_weights(model)
+    table = tokenizer.token_table
+    processor, function = TrieProcessor(table), prefix_function(table)
+
+    def encode(batch):
+        return torch.from_numpy(tokenizer.encode(pad_rows(batch))).flatten(1)
+
+    same = same_answers(
+        model, trie, tokenizer, cornac, processor, function, histories[:: max(1, len(histories) // 32)]
+    )
+    print(same)
+    cells = []
+    for batch in args.batches:
+        # Spread over lengths, so that a batch of 16 is no luckier than one of 256; ours takes them by length.
+        users = histories[len(histories) // (2 * batch) :: max(1, len(histories) // batch)][:batch]
+        for beams in args.beams:
+            tokens = encode(users)
+            runs = {"tiger": lambda: beam_search(model, trie, tokens, beams)}
+            sizes = {"tiger": len(users)}
+            runs["tiger, bfloat16"] = lambda: in_bfloat16(lambda: beam_search(model, trie, tokens, beams))
+            sizes["tiger, bfloat16"] = len(users)
+            if cornac:
+                some = users[:: max(1, len(users) // args.cornac_users)][: args.cornac_users]
+                inputs = [cornac.inputs([user]) for user in some]
+                runs["cornac"] = lambda: [cornac.beams(*one, beams) for one in inputs]
+                runs["cornac, bfloat16"] = lambda: in_bfloat16(lambda: [cornac.beams(*one, beams) for one in inputs])
+                sizes |= {"cornac": len(some), "cornac, bfloat16": len(some)}
+            part = users if len(users) <= args.hf_users else users[:: len(users) // args.hf_users][: args.hf_users]
+            hf_tokens = encode(part)
+            runs["generate, logits processor"] = lambda: hf_generate(
+                model, hf_tokens, beams, trie.depth, processor=processor
+            )
+            runs["generate, prefix function"] = lambda: hf_generate(
+                model, hf_tokens, beams, trie.depth, function=function
+            )
+            sizes |= {"generate, logits processor": len(part), "generate, prefix function": len(part)}
+            timed = interleaved(runs, args.repeats, label=f"batch {batch}, {beams} beams")
+            per_user = {name: 1e3 * t["cpu_seconds"] / sizes[name] for name, t in timed.items()}
+            cells.append(
+                {
+                    "batch": batch,
+                    "beams": beams,
+                    "cpu_ms_per_user": {name: round(value, 3) for name, value in per_user.items()},
+                    "users_timed": sizes,
+                    "cpu_seconds": {name: t["cpu_all"] for name, t in timed.items()},
+                }
+            )
+            print(f"batch {batch:>3}, {beams:>2} beams: " + ", ".join(f"{n} {v:.1f} ms" for n, v in per_user.items()))
+    content = {
+        "what": "CPU milliseconds a user, one thread, medians of interleaved runs",
+        "items": len(tokenizer),
+        "same_answers": same,
+        "cells": cells,
+        "ratios": ratios(cells),
+        "bars": BARS,
+        "latency_ms": latency(args, model, trie, encode, histories),
+        "users_per_second": round(max(1e3 / cell["cpu_ms_per_user"]["tiger, bfloat16"] for cell in cells), 1),
+        "could_not_run": [reason for reason in [missing("cornac")] if reason],
+    }
+    write_result(args, "decoding", content)
+
+
+def in_bfloat16(run):
+    with torch.autocast("cpu", torch.bfloat16):
+        return run()
+
+
+def same_answers(model, trie, tokenizer, cornac, processor, function, histories, beams: int = 20) -> dict:
+    """All find the same items with the same scores, or this raises.
+
+    cornac normalises each step over its level's tokens, T5 over the whole vocabulary: against cornac, ours is made to
+    do the former too.
+    """
+    gaps = {"generate": 0.0} | ({"cornac": 0.0} if cornac else {})
+
+    def check(peer: str, rows: list[int], scores: np.ndarray, ours) -> None:
+        gap = float(np.abs(np.sort(scores) - np.sort(ours.scores[0].numpy())).max())
+        gaps[peer] = max(gaps[peer], gap)
+        if gap > 1e-3 or len(set(rows) ^ set(ours.rows[0].tolist())) > 2:  # a tie at the last place may go either way
+            raise AssertionError(f"{peer} and beam_search differ by {gap}: {sorted(rows)}, {ours.rows.sort().values}")
+
+    for history in tqdm(histories, desc="the same answers?", unit="user", leave=False):
+        tokens = torch.from_numpy(tokenizer.encode(history)).flatten().unsqueeze(0)
+        ours = beam_search(model, trie, tokens, beams)
+        for options in ({"processor": processor}, {"function": function}):
+            found, scores = hf_generate(model, tokens, beams, trie.depth, **options)
+            check("generate", tokenizer.decode(found[0].numpy()).tolist(), scores[0].numpy(), ours)
+        if cornac:
+            with patch.object(DecoderState, "step", level_normalised(DecoderState.step, tokenizer)):
+                ours = beam_search(model, trie, tokens, beams)
+            check("cornac", *cornac.beams(*cornac.inputs([history]), beams), ours)
+    return {"users": len(histories), "beams": beams, "largest_score_gap": gaps}
+
+
+def level_normalised(step, tokenizer):
+    """``DecoderState.step`` with probabilities of a level's tokens alone."""
+    bounds = [*tokenizer.level_offsets.tolist(), tokenizer.vocab_size]
+
+    def wrapped(self, tokens):
+        level = len(self._past)
+        log_probs = step(self, tokens)
+        own = slice(bounds[level], bounds[level + 1])
+        log_probs[..., own] = log_probs[..., own].log_softmax(-1)
+        return log_probs
+
+    return wrapped
+
+
+def ratios(cells: list[dict]) -> dict[str, float]:
+    """How many times less CPU time ours needs, each numeric type against the same one."""
+    found = {}
+    for cell in cells:
+        times, where = cell["cpu_ms_per_user"], f"batch {cell['batch']}, {cell['beams']} beams"
+        hf = min(value for name, value in times.items() if name.startswith("generate"))
+        found[f"{where}, against the better of HF"] = round(hf / times["tiger"], 2)
+        if "cornac" in times:
+            found[f"{where}, against cornac"] = round(times["cornac"] / times["tiger"], 2)
+            found[f"{where}, against cornac, bfloat16"] = round(
+                times["cornac, bfloat16"] / times["tiger, bfloat16"], 2
+            )
+    hf_ratios = [value for name, value in found.items() if name.endswith("HF")]
+    return found | {"against the better of HF, least of all": min(hf_ratios)}
+
+
+def latency(args: DecodingArguments, model, trie, encode, histories) -> dict[str, float]:
+    """Wall milliseconds of single users at the widest beam."""
+    beams, seconds = max(args.beams), []
+    for history in histories[: args.latency_users]:
+        tokens = encode([history])
+        start = time.perf_counter()
+        beam_search(model, trie, tokens, beams)
+        seconds.append(time.perf_counter() - start)
+    p50, p99 = np.quantile(seconds[len(seconds) // 10 :], [0.5, 0.99]) * 1e3
+    return {"beams": beams, "users": len(seconds), "p50": round(p50, 2), "p99": round(p99, 2)}
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()
