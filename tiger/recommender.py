@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -151,22 +152,29 @@ class TigerRecommender:
         scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
         # Users with histories of one length share a batch, so that nothing is padded.
         order = examples.by_length()
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        trie = self.trie
+
+        def decode(users: np.ndarray) -> int:
+            batch = collate([examples[user] for user in users])
+            beams = beam_search(
+                self.model,
+                trie,
+                batch["input_ids"].to(self.device),
+                num_beams=num_beams,
+                k=k,
+                excluded=batch["seen"].to(self.device) if exclude_history else None,
+                temperature=temperature,
+                generator=generator,
+            )
+            answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
+            return len(users)
+
+        # Random numbers are drawn batch after batch, or a seed would not say what comes.
+        workers = _each_core_a_batch if self.device.type == "cpu" and temperature is None else map
         with tqdm(total=len(order), desc="recommending", unit="user", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                users = order[start : start + batch_size]
-                batch = collate([examples[user] for user in users])
-                beams = beam_search(
-                    self.model,
-                    self.trie,
-                    batch["input_ids"].to(self.device),
-                    num_beams=num_beams,
-                    k=k,
-                    excluded=batch["seen"].to(self.device) if exclude_history else None,
-                    temperature=temperature,
-                    generator=generator,
-                )
-                answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
-                bar.update(len(users))
+            for count in workers(decode, batches):
+                bar.update(count)
         return answers, scores
 
     def add_items(self, item_ids: Sequence[str], texts: Sequence[str]) -> None:
@@ -265,3 +273,27 @@ class TigerRecommender:
         recommender._trie = trie
         recommender.model.to(device)
         return recommender
+
+
+def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:
+    """``map``, with as many batches at a time as torch has threads, one thread each.
+
+    The products of a small model are too short to share: two threads on one batch take longer than one.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(batches) == 1:
+        yield from map(decode, batches)
+        return
+    # Autocast belongs to a thread, and these are new ones.
+    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+
+    def run(users: np.ndarray) -> int:
+        with torch.autocast("cpu", **autocast):
+            return decode(users)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(run, batches)
+    finally:
+        torch.set_num_threads(threads)
