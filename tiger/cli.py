@@ -44,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     recommend.add_argument("--keep_history", action="store_true", help="allow items of the history in the answer")
     recommend.add_argument("--json", action="store_true", help="print JSON")
     recommend.set_defaults(run=_recommend)
+    rank = verbs.add_parser("rank", help="candidates in the order in which a history's owner may want them")
+    rank.add_argument("model", metavar="RUN_DIR", help="a saved recommender that holds a ranker")
+    rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first")
+    rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to put in order")
+    rank.add_argument("--json", action="store_true", help="print JSON")
+    rank.set_defaults(run=_rank)
     args = parser.parse_args(argv)
     with friendly_errors():
         args.run(args)
@@ -70,15 +76,30 @@ def _recommend(args: argparse.Namespace) -> None:
         )
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
+    _print(tiger, items, scores[0], args.json)
+
+
+def _rank(args: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    from tiger.recommender import TigerRecommender
+
+    disable_progress_bar()
+    tiger = TigerRecommender.from_pretrained(args.model)
+    (items,), scores = tiger.rank([args.history], [args.candidates])
+    _print(tiger, items, scores[0], args.json)
+
+
+def _print(tiger, items: list[str], scores, as_json: bool) -> None:
     titles = tiger.titles(items)
-    if args.json:
+    if as_json:
         answer = [
             {"item_id": item, "title": title, "score": round(float(score), 5)}
-            for item, title, score in zip(items, titles, scores[0])
+            for item, title, score in zip(items, titles, scores)
         ]
         print(json.dumps(answer, ensure_ascii=False))
         return
-    for item, title, score in zip(items, titles, scores[0]):
+    for item, title, score in zip(items, titles, scores):
         print(f"{score:8.3f}  {item}  {title if title != item else ''}".rstrip())
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import ModelOutput
 
+from tiger.data import DataError
+from tiger.impressions import Impressions, ImpressionsCollator
 from tiger.item_features import ItemFeatures
+from tiger.metrics import auc, log_loss
+from tiger.optimizer import RowwiseAdagradAdamW
 
 HEADS = ("mlp", "dcn")
 LOSSES = ("binary", "listwise")
@@ -29,6 +36,8 @@ class RankerConfig(PreTrainedConfig):
         max_history: items of a history that are read.
         num_context: further numbers that come with each candidate.
         dropout: in the head.
+        row_dropout: share of an item's table rows that training leaves out, anew in each batch, so that none of them,
+            its own least of all, is relied on alone.
         sparse: whether the table's gradients hold only the rows that were read.
         item_features: the fingerprint of the features that it was made for.
         semantic_ids: the fingerprint of the tokenizer whose codes they read.
@@ -45,6 +54,7 @@ class RankerConfig(PreTrainedConfig):
     max_history: int = 20
     num_context: int = 0
     dropout: float = 0.1
+    row_dropout: float = 0.0
     sparse: bool = True
     item_features: str | None = None
     semantic_ids: str | None = None
@@ -124,6 +134,9 @@ class SemanticIdRanker(PreTrainedModel):
                 if dense is None
                 else "this ranker was made without content vectors (dense_dim=0)"
             )
+        if self.training and self.config.row_dropout and rows.shape[1]:
+            dropped = torch.rand(rows.shape, device=rows.device) < self.config.row_dropout
+            rows = rows.masked_fill(dropped, self.config.budget)
         vectors = self.table(rows) if rows.shape[1] else 0.0
         return vectors if dense is None else vectors + self.dense(dense)
 
@@ -232,3 +245,99 @@ def check_ranker(ranker: SemanticIdRanker, features: ItemFeatures, semantic_ids:
     for name, made_for, given in pairs:
         if None not in (made_for, given) and made_for != given:
             raise ValueError(f"this ranker was trained with {name} {made_for}, not {given}: use those saved with it")
+
+
+class RankerTrainer(Trainer):
+    """``Trainer`` for rankers: row-wise Adagrad for the table, AdamW for the rest, AUC at every evaluation.
+
+    Args:
+        model: from :func:`ranker_config`.
+        args: as for ``Trainer``; batch sizes count lists, and ``metric_for_best_model="auc"`` selects.
+        train_dataset, eval_dataset: :class:`Impressions`.
+        item_rows, dense: the catalogue, from :func:`rows_and_dense`.
+        table_learning_rate: of the embedding table.
+    """
+
+    def __init__(
+        self,
+        model: SemanticIdRanker,
+        args: TrainingArguments,
+        train_dataset: Impressions | None = None,
+        eval_dataset: Impressions | None = None,
+        item_rows: np.ndarray | None = None,
+        dense: np.ndarray | None = None,
+        table_learning_rate: float = 0.05,
+        **options,
+    ):
+        if item_rows is None:
+            raise ValueError("RankerTrainer needs item_rows, from rows_and_dense")
+        for impressions in (train_dataset, eval_dataset):
+            if impressions is not None:
+                _check_labels(impressions)
+        args.remove_unused_columns = False
+        self.table_learning_rate = table_learning_rate
+        self._catalogue = (item_rows, dense)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=_click_metrics,
+            **options,
+        )
+        self.label_names = ["labels"]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """AdamW for all but a sparse table."""
+        model = self.model if model is None else model
+        if self.optimizer is not None or not model.config.sparse:
+            return super().create_optimizer(model)
+        args, table = self.args, model.table.weight
+        self.optimizer = RowwiseAdagradAdamW(
+            [
+                {"params": [table], "rowwise": True, "lr": self.table_learning_rate},
+                {"params": [parameter for parameter in model.parameters() if parameter is not table]},
+            ],
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+        )
+        return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_dataset, self.args.train_batch_size, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: Impressions | None = None) -> DataLoader:
+        return self._loader(self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size)
+
+    def get_test_dataloader(self, test_dataset: Impressions) -> DataLoader:
+        return self._loader(test_dataset, self.args.eval_batch_size)
+
+    def _loader(self, impressions: Impressions | None, batch_size: int, shuffle: bool = False) -> DataLoader:
+        if impressions is None:
+            raise ValueError("there are no impressions to read")
+        collate = ImpressionsCollator(impressions, *self._catalogue, max_history=self.model.config.max_history)
+        generator = torch.Generator().manual_seed(self.args.seed) if shuffle else None
+        loader = DataLoader(impressions, batch_size, shuffle=shuffle, collate_fn=collate, generator=generator)
+        return self.accelerator.prepare(loader)
+
+    def _clip_grad_norm(self, model):
+        """A sparse gradient has no norm to share with the others: what is clipped is the rest."""
+        table = model.table.weight
+        rest = [parameter for parameter in model.parameters() if parameter is not table]
+        return self.accelerator.clip_grad_norm_(rest, self.args.max_grad_norm)
+
+
+def _check_labels(impressions: Impressions) -> None:
+    labels = impressions.labels[impressions.labels >= 0]
+    if len(labels) == 0 or labels.min() == labels.max():
+        found = "no labels" if len(labels) == 0 else f"only labels {labels[0]:g}"
+        raise DataError(f"the impressions hold {found}: a ranker learns from clicks and from what was not clicked.")
+
+
+def _click_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    logits, labels = prediction.predictions, prediction.label_ids
+    present = labels >= 0
+    logits, labels = logits[present].astype(np.float64), labels[present]
+    return {"auc": auc(labels, logits), "log_loss": log_loss(labels, 1 / (1 + np.exp(-logits)))}

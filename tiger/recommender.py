@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
 from tiger import __version__
+from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
 from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
-from tiger.examples import EvaluationCollator, EvaluationExamples
+from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
 from tiger.files import replaced_folder
 from tiger.generation import beam_search
 from tiger.retriever import check_pair
@@ -29,6 +30,7 @@ from tiger.trie import SemanticIdTrie
 
 MANIFEST = "tiger.json"
 TRIE = "trie.safetensors"
+RANKER = "ranker"
 FORMAT = 1
 
 
@@ -42,6 +44,7 @@ class TigerRecommender:
         items: the item table, a row an item in the tokenizer's order, with ``item_id`` and for instance ``title``.
         max_history: how many items of a history the model reads.
         training: what is known of the training, kept as it is (any JSON object).
+        ranker: orders what the T5 proposes; None: the T5's own order stands.
 
     Example::
 
@@ -57,6 +60,7 @@ class TigerRecommender:
         items: pa.Table | None = None,
         max_history: int = 20,
         training: dict | None = None,
+        ranker: CatalogueRanker | None = None,
     ):
         check_pair(model, tokenizer)
         if items is not None and items["item_id"].to_pylist() != tokenizer.item_ids:
@@ -67,6 +71,7 @@ class TigerRecommender:
         self.items = items
         self.max_history = max_history
         self.training = training or {}
+        self.ranker = ranker
         self._trie: SemanticIdTrie | None = None
 
     @property
@@ -91,6 +96,8 @@ class TigerRecommender:
         seed: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        rank: bool = True,
+        both_scores: bool = False,
     ) -> tuple[list[list[str]], np.ndarray]:
         """The items that most probably come next.
 
@@ -101,20 +108,17 @@ class TigerRecommender:
             exclude_history: leave out items of the history.
             temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
             seed: of sampling.
+            rank: let the ranker order the beams, where there is one.
+            both_scores: give the T5's scores and the ranker's.
 
         Returns:
-            Item ids, a list a user (shorter than ``k`` only where the catalogue is), and their log-probabilities,
-            float32 [users, k], ``-inf`` where there is no item.
+            Item ids, a list a user (shorter than ``k`` only where the catalogue is), and scores, float32 [users, k],
+            ``-inf`` where there is no item: the ranker's logits where it has ordered them, else the T5's
+            log-probabilities; with ``both_scores`` [users, k, 2], the T5's first.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise TypeError('histories is a list of histories: [["item-1", "item-2"]], not ["item-1", "item-2"]')
-        rows = [self.tokenizer.rows(history, missing=-1) for history in histories]
-        unknown = [item for ids, known in zip(histories, rows) for item, row in zip(ids, known) if row < 0]
-        if unknown:
-            names = ", ".join(repr(item) for item in dict.fromkeys(unknown[:5]))
-            more = ", ..." if len(set(unknown)) > len(set(unknown[:5])) else ""
-            warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=2)
-        rows = [known[known >= 0] for known in rows]
+        rows = self._known(histories)
         lengths = [len(known) for known in rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
@@ -127,6 +131,8 @@ class TigerRecommender:
             seed=seed,
             batch_size=batch_size,
             progress=progress,
+            rank=rank,
+            both_scores=both_scores,
         )
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
@@ -141,10 +147,22 @@ class TigerRecommender:
         seed: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        rank: bool = True,
+        both_scores: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`recommend` in row numbers: ``(int64 [users, k], float32 [users, k])``, -1 and ``-inf`` where none."""
         if num_beams < k:
             raise ValueError(f"num_beams ({num_beams}) must be at least k ({k})")
+        if both_scores and (self.ranker is None or not rank):
+            raise ValueError("both_scores wants a ranker that ranks: train one with recipes/ranker.py")
+        if self.ranker is not None and rank:
+            proposed, beams = self.recommend_rows(
+                histories, num_beams, num_beams, exclude_history, temperature, seed, batch_size, progress, rank=False
+            )
+            logits = self.ranker.score(list(histories), proposed)
+            order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+            rows, beams, logits = (np.take_along_axis(array, order, 1) for array in (proposed, beams, logits))
+            return rows, np.stack([beams, logits], axis=-1) if both_scores else logits
         examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), self.max_history)
         collate = EvaluationCollator(self.tokenizer)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
@@ -177,6 +195,45 @@ class TigerRecommender:
                 bar.update(count)
         return answers, scores
 
+    def rank(
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
+    ) -> tuple[list[list[str]], list[np.ndarray]]:
+        """The ranker's order of given candidates.
+
+        Args:
+            histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
+            candidates: a list of item ids a user.
+
+        Returns:
+            The candidates, best first, and their logits, a list and a float32 array a user.
+
+        Raises:
+            DataError: there is no ranker, or a candidate is unknown.
+        """
+        if self.ranker is None:
+            raise DataError("this recommender has no ranker: train one with recipes/ranker.py.")
+        unknown = [item for given in candidates for item in given if self.tokenizer.rows([item], missing=-1)[0] < 0]
+        if unknown:
+            raise DataError(f"candidates that the catalogue lacks: {', '.join(map(repr, unknown[:5]))}.")
+        wanted = pad_rows([self.tokenizer.rows(given) for given in candidates])
+        logits = self.ranker.score(self._known(histories), wanted)
+        ids, scores = [], []
+        for given, values in zip(candidates, logits):
+            order = np.argsort(-values[: len(given)], kind="stable")
+            ids.append([given[place] for place in order])
+            scores.append(values[order])
+        return ids, scores
+
+    def _known(self, histories: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Rows of the items of each history; unknown ones are named in a warning and left out."""
+        rows = [self.tokenizer.rows(history, missing=-1) for history in histories]
+        unknown = [item for ids, known in zip(histories, rows) for item, row in zip(ids, known) if row < 0]
+        if unknown:
+            names = ", ".join(repr(item) for item in dict.fromkeys(unknown[:5]))
+            more = ", ..." if len(set(unknown)) > len(set(unknown[:5])) else ""
+            warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=3)
+        return [known[known >= 0] for known in rows]
+
     def add_items(self, item_ids: Sequence[str], texts: Sequence[str]) -> None:
         """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.
 
@@ -186,7 +243,7 @@ class TigerRecommender:
             raise ValueError("this recommender was saved without a text encoder, so it can't embed new items")
         embeddings = self.encoder.encode(list(texts))
         count, trie = len(self.tokenizer), self.trie
-        self.tokenizer.add_items(item_ids, embeddings)
+        rows = self.tokenizer.add_items(item_ids, embeddings)
         if self.tokenizer.vocab_size > self.model.config.vocab_size:
             with torch.random.fork_rng():
                 torch.manual_seed(self.tokenizer.vocab_size)  # equal additions to equal models give equal models
@@ -197,12 +254,16 @@ class TigerRecommender:
             )
             self.items = pa.concat_tables([self.items, new], promote_options="default")
         self._trie = trie.insert(self.tokenizer.token_table[count:])
+        if self.ranker is not None:
+            self.ranker.add_items(self.tokenizer, embeddings[rows >= count])
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Take items out of every future answer."""
         stay = self.tokenizer.remove_items(item_ids)
         if self.items is not None:
             self.items = self.items.take(stay)
+        if self.ranker is not None:
+            self.ranker.keep_items(stay)
         self._trie = None
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
@@ -222,6 +283,8 @@ class TigerRecommender:
                 self.encoder.save_pretrained(fresh / "encoder")
             if self.items is not None:
                 pq.write_table(self.items, fresh / "items.parquet")
+            if self.ranker is not None:
+                self.ranker.save_pretrained(fresh / RANKER)
             manifest = {
                 "format": FORMAT,
                 "tiger": __version__,
@@ -265,13 +328,18 @@ class TigerRecommender:
             encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
             table = folder / "items.parquet"
             items = pq.read_table(table) if table.exists() else None
+            ranker = (
+                CatalogueRanker.from_pretrained(folder / RANKER, tokenizer) if (folder / RANKER).is_dir() else None
+            )
         except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
         if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie) != len(tokenizer):
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
-        recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"])
+        recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
         recommender._trie = trie
         recommender.model.to(device)
+        if ranker is not None:
+            ranker.ranker.to(device)
         return recommender
 
 

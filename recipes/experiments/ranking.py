@@ -1,0 +1,271 @@
+"""How should a ranker read an item? Every representation, with as many table rows, on warm, tail and cold items.
+
+    python recipes/experiments/ranking.py --dataset datasets/beauty [--kinds random_hash spm ...] [--seeds 0 1 2]
+
+Protocol: days split the log (80% of the events train, 10% validate, 10% test). The quantizer, the vocabularies and
+popularity see training events, and items with such, alone. In logs of purchases each event is one positive and four
+negatives, half drawn uniformly and half by popularity in training, among the items that were there by then and that
+the user had not had; a history is what the user had before that day. With ``--rating_at_least`` labels come from
+ratings, and histories are what was liked. Cold items have no training event; their positives are set against cold
+negatives. Results are added to a file after each run, and a run that is there already is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils.logging import set_verbosity_error
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.data import DataError, RecommendationData, Sequences
+from tiger.embeddings import LSAEncoder, item_texts
+from tiger.files import write_atomically
+from tiger.impressions import (
+    Impressions,
+    draw_negatives,
+    first_seen,
+    labelled_impressions,
+    rows_and_dense,
+    sampled_impressions,
+)
+from tiger.item_features import ItemFeatures
+from tiger.metrics import auc, grouped_auc, log_loss
+from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
+from tiger.residual_kmeans import ResidualKMeans
+from tiger.rqvae import RQVAE
+
+TAIL = 5  # training events that an item of the tail has at most
+
+
+@dataclass
+class RankingArguments:
+    dataset: str = field(metadata={"help": "dataset directory"})
+    results_dir: str = "recipes/results/ranking"
+    embeddings: str | None = field(
+        default=None,
+        metadata={"help": "safetensors file of content vectors, in item order; default: LSA of the texts"},
+    )
+    rating_at_least: float | None = field(default=None, metadata={"help": "labels from ratings, not from negatives"})
+    kinds: list[str] = field(
+        default_factory=lambda: [
+            *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
+            *("dense", "spm+dense", "random_hash+spm"),
+        ]
+    )
+    budgets: list[int] = field(default_factory=lambda: [3000, 10_000, 30_000], metadata={"help": "table rows"})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
+    num_codebooks: int = 4
+    codebook_size: int = 256
+    d_model: int = 32
+    row_dropout: float = 0.0
+    epochs: int = 2
+    batch: int = field(default=512, metadata={"help": "lists a step"})
+    learning_rate: float = 3e-3
+    table_learning_rate: float = 0.05
+    weight_decay: float = 0.01
+    shuffle_labels: bool = field(default=False, metadata={"help": "a check: every AUC must come out at .5"})
+    threads: int = 1
+
+
+@dataclass
+class Benchmark:
+    """What all representations are measured on."""
+
+    item_ids: list[str]
+    embeddings: np.ndarray
+    codes: np.ndarray
+    popularity: np.ndarray
+    train: Impressions
+    valid: Impressions
+    test: Impressions
+    cold: Impressions
+
+    @property
+    def slices(self) -> dict[str, np.ndarray]:
+        """bool [items] of each slice."""
+        return {"warm": self.popularity > 0, "tail": (self.popularity > 0) & (self.popularity <= TAIL)}
+
+
+def main() -> None:
+    (args,) = parse_arguments([RankingArguments])
+    torch.set_num_threads(args.threads)
+    set_verbosity_error()
+    benchmark = prepare(args)
+    name = Path(args.dataset).name
+    Path(args.results_dir).mkdir(parents=True, exist_ok=True)
+    file = Path(args.results_dir) / f"{name}.json"
+    settings = {key: value for key, value in vars(args).items() if key not in ("kinds", "budgets", "seeds", "threads")}
+    del settings["dataset"], settings["results_dir"], settings["embeddings"]
+    for seed in args.seeds:
+        for budget in args.budgets:
+            for kind in args.kinds:
+                rows = json.loads(file.read_text())["runs"] if file.exists() else []
+                key = {"kind": kind, "budget": budget, "seed": seed} | settings
+                if any(all(row[name] == value for name, value in key.items()) for row in rows):
+                    continue
+                start = time.perf_counter()
+                try:
+                    metrics = run(args, benchmark, kind, budget, seed)
+                except DataError as error:
+                    metrics = {"could_not_run": str(error)}
+                seconds = round(time.perf_counter() - start, 1)
+                rows.append(key | {"metrics": metrics, "seconds": seconds})
+                print(f"{name} {kind:>16} {budget:>6} seed {seed}: {metrics} in {seconds:.0f} s", flush=True)
+                content = {"dataset": name, "sizes": sizes(benchmark), "runs": rows}
+                content |= {"command": shlex.join(["python", *sys.argv])}
+                write_atomically(file, json.dumps(content, indent=1) + "\n")
+
+
+def prepare(args: RankingArguments) -> Benchmark:
+    """The split, the codes, and every list of candidates."""
+    data = RecommendationData.load(args.dataset)
+    split, events = data.temporal_split(), data.sequences
+    popularity = np.bincount(events.items[split.train], minlength=data.num_items)
+    seen = popularity > 0
+    if args.embeddings:
+        (embeddings,) = load_file(args.embeddings).values()
+        embeddings = embeddings.astype(np.float32)
+    else:
+        texts = item_texts(data.items)
+        encoder = LSAEncoder.fit([text for text, warm in zip(texts, seen) if warm])
+        embeddings = encoder.encode(texts)
+    kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
+    quantizer = kinds[args.quantizer].fit(
+        embeddings[seen], num_codebooks=args.num_codebooks, codebook_size=args.codebook_size, progress=False
+    )
+    if args.rating_at_least is None:
+        available = first_seen(events, data.num_items)
+
+        def lists(part: np.ndarray, seed: int, **options) -> Impressions:
+            return sampled_impressions(
+                events, part, draw_negatives(events, part, popularity, available, seed=seed, **options)
+            )
+
+        cold_events = split.test[~seen[events.items[split.test]]]
+        parts = [lists(part, seed) for seed, part in enumerate((split.train, split.valid, split.test))]
+        parts.append(lists(cold_events, 3, uniform=8, popular=0, among=~seen))
+    else:
+        labels = (data.extras["rating"] >= args.rating_at_least).astype(np.float32)
+        liked = only(events, labels > 0)
+        parts = [labelled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
+        parts.append(
+            labelled_impressions(events, split.test[~seen[events.items[split.test]]], labels, liked, together=1)
+        )
+    if args.shuffle_labels:
+        parts = [shuffled(part, seed) for seed, part in enumerate(parts)]
+    return Benchmark(data.item_ids, embeddings, quantizer.encode(embeddings), popularity, *parts)
+
+
+def only(sequences: Sequences, keep: np.ndarray) -> Sequences:
+    """The events where ``keep`` is True."""
+    counts = np.bincount(sequences.users[keep], minlength=len(sequences))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Sequences(offsets, sequences.items[keep], sequences.timestamps[keep])
+
+
+def shuffled(impressions: Impressions, seed: int) -> Impressions:
+    """The same lists with labels dealt out anew."""
+    labels, present = impressions.labels.copy(), impressions.labels >= 0
+    labels[present] = np.random.default_rng(seed).permutation(labels[present])
+    return Impressions(impressions.histories, impressions.users, impressions.ends, impressions.candidates, labels)
+
+
+def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
+    """Train one ranker, keep its best epoch on validation, and measure that on test."""
+    features = ItemFeatures.fit(
+        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
+    )
+    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
+    set_seed(seed)
+    model = SemanticIdRanker(
+        ranker_config(
+            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
+        )
+    )
+    settings = TrainingArguments(
+        "runs/ranking",
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch,
+        per_device_eval_batch_size=4 * args.batch,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        lr_scheduler_type="linear",
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    best = KeepBest(model)
+    trainer = RankerTrainer(
+        model,
+        settings,
+        benchmark.train,
+        benchmark.valid,
+        item_rows=rows,
+        dense=dense,
+        table_learning_rate=args.table_learning_rate,
+        callbacks=[best],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.load_state_dict(best.weights)
+    found = {"valid_auc": round(best.auc, 5), "best_epoch": best.epoch}
+    logits, labels = trainer.predict(benchmark.test)[:2]
+    present = labels >= 0
+    users = np.broadcast_to(benchmark.test.users[:, None], labels.shape)
+    flat, truth = logits[present].astype(np.float64), labels[present]
+    found |= {"auc": auc(truth, flat), "gauc": grouped_auc(truth, flat, users[present])}
+    found |= {"log_loss": log_loss(truth, 1 / (1 + np.exp(-flat)))}
+    items = benchmark.test.candidates
+    for name, inside in benchmark.slices.items():
+        chosen = present & inside[np.maximum(items, 0)]
+        found[f"auc_{name}"] = auc(labels[chosen], logits[chosen].astype(np.float64))
+    logits, labels = trainer.predict(benchmark.cold)[:2]
+    found["auc_cold"] = auc(labels[labels >= 0], logits[labels >= 0].astype(np.float64))
+    return {name: round(float(value), 5) for name, value in found.items()}
+
+
+class KeepBest(TrainerCallback):
+    """Keeps the weights of the best evaluation in memory."""
+
+    def __init__(self, model: SemanticIdRanker):
+        self._model, self.auc, self.epoch, self.weights = model, -1.0, 0, {}
+
+    def on_evaluate(self, args, state, control, metrics=None, **_):
+        if metrics["eval_auc"] > self.auc:
+            self.auc, self.epoch = metrics["eval_auc"], round(state.epoch)
+            self.weights = {name: weight.clone() for name, weight in self._model.state_dict().items()}
+
+
+def sizes(benchmark: Benchmark) -> dict[str, int]:
+    """What the benchmark consists of."""
+    parts = {name: getattr(benchmark, name) for name in ("train", "valid", "test", "cold")}
+    counts = {f"{name} lists": len(part) for name, part in parts.items()}
+    cold = benchmark.cold.labels
+    return counts | {
+        "items": len(benchmark.item_ids),
+        "cold items": int((benchmark.popularity == 0).sum()),
+        "cold positives": int((cold == 1).sum()),
+        "cold negatives": int((cold == 0).sum()),
+        "test candidates": int((benchmark.test.labels >= 0).sum()),
+    }
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

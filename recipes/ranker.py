@@ -1,0 +1,130 @@
+"""Train a ranker over the semantic IDs of a recommender, and put it into that recommender.
+
+    python recipes/ranker.py recipes/demo/ranker.yaml [--key value ...]
+
+It learns from the training part of the next-item split: each event and four items that the user might have been shown
+instead. Where a saved recommender is named, the ranker goes into it and orders its beams from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TrainingArguments, set_seed
+
+from tiger.arguments import parse_arguments
+from tiger.catalogue_ranker import CatalogueRanker
+from tiger.cli import friendly_errors
+from tiger.data import DataError, RecommendationData, Sequences
+from tiger.embeddings import item_texts, load_embeddings, load_encoder
+from tiger.files import refuse_other_files, replaced_folder
+from tiger.impressions import Impressions, draw_negatives, first_seen, rows_and_dense, sampled_impressions
+from tiger.item_features import ItemFeatures
+from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
+from tiger.recommender import TigerRecommender
+from tiger.tokenizer import SemanticIdTokenizer
+
+REPORT = "report.json"
+
+
+@dataclass
+class RankerArguments:
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    ranker_dir: str = field(metadata={"help": "where the ranker goes"})
+    recommender: str | None = field(default=None, metadata={"help": "a saved recommender that it also goes into"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with content vectors, in place of running the encoder"}
+    )
+    features: str = field(default="spm+dense", metadata={"help": "how it reads an item, see tiger/item_features.py"})
+    budget: int = field(default=20_000, metadata={"help": "rows of the embedding table"})
+    d_model: int = 64
+    head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
+    loss: str = field(default="binary", metadata={"help": "binary or listwise"})
+    dropout: float = 0.1
+    row_dropout: float = 0.0
+    max_history: int = 20
+    uniform_negatives: int = 2
+    popular_negatives: int = 2
+    table_learning_rate: float = 0.05
+    shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
+
+
+def main() -> None:
+    device = [] if torch.accelerator.is_available() else ["--use_cpu", "true"]
+    args, training = parse_arguments([RankerArguments, TrainingArguments], [*sys.argv[1:], *device])
+    refuse_other_files(args.ranker_dir, REPORT)
+    data = RecommendationData.load(args.dataset)
+    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
+    if tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    split = data.leave_one_out(args.shuffle_ties)
+    popularity = np.bincount(split.train.items, minlength=data.num_items)
+    features = ItemFeatures.fit(
+        args.features, args.budget, tokenizer.codes, tokenizer.codebook_size, impressions=popularity
+    )
+    embeddings = None
+    if features.uses_dense and args.embeddings:
+        embeddings = load_embeddings(args.embeddings, data.num_items)
+    elif features.uses_dense:
+        embeddings = load_encoder(Path(args.tokenizer) / "encoder").encode(item_texts(data.items))
+    rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
+
+    set_seed(training.seed)
+    sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history")
+    model = SemanticIdRanker(
+        ranker_config(
+            features,
+            dense_dim=0 if dense is None else dense.shape[1],
+            semantic_ids=tokenizer.fingerprint,
+            **{size: getattr(args, size) for size in sizes},
+        )
+    )
+    trainer = RankerTrainer(
+        model,
+        training,
+        lists(args, split.train, np.arange(len(split.train.items)), popularity, seed=0),
+        # The event before the last of each user, after all that training has seen.
+        lists(args, split.test_histories, split.test_histories.offsets[1:] - 1, popularity, seed=1),
+        item_rows=rows,
+        dense=dense,
+        table_learning_rate=args.table_learning_rate,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
+    ranker = CatalogueRanker(model.to("cpu"), features, tokenizer, dense)
+    with replaced_folder(args.ranker_dir, REPORT) as folder:
+        ranker.save_pretrained(folder)
+        (folder / REPORT).write_text(json.dumps({"validation": metrics, "arguments": asdict(args)}, indent=1) + "\n")
+    print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
+    if args.recommender:
+        recommender = TigerRecommender.from_pretrained(args.recommender)
+        recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
+        recommender.save_pretrained(args.recommender)
+        print(f"{args.recommender} now ranks with it")
+
+
+def lists(
+    args: RankerArguments, sequences: Sequences, events: np.ndarray, popularity: np.ndarray, seed: int
+) -> Impressions:
+    """Events, each with what might have been shown instead."""
+    negatives = draw_negatives(
+        sequences,
+        events,
+        popularity,
+        first_seen(sequences, len(popularity)),
+        uniform=args.uniform_negatives,
+        popular=args.popular_negatives,
+        seed=seed,
+    )
+    return sampled_impressions(sequences, events, negatives)
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from tiger.data import DataError, Sequences
+from tiger.impressions import (
+    ImpressionsCollator,
+    draw_negatives,
+    first_seen,
+    history_ends,
+    labelled_impressions,
+    sampled_impressions,
+)
+
+NUM_ITEMS = 60
+
+
+def make_sequences(num_users=80, seed=0):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(2, 9, num_users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    times = random.integers(0, 50, offsets[-1])
+    times = np.concatenate([np.sort(times[a:b]) for a, b in zip(offsets, offsets[1:])])
+    return Sequences(offsets, random.integers(0, NUM_ITEMS, offsets[-1]).astype(np.int32), times.astype(np.int64))
+
+
+def test_first_seen_and_history_ends():
+    sequences = Sequences(
+        np.array([0, 3, 5]), np.array([4, 1, 4, 1, 2], dtype=np.int32), np.array([10, 20, 20, 5, 30])
+    )
+    assert first_seen(sequences, 6)[[1, 2, 4]].tolist() == [5, 30, 10]
+    assert first_seen(sequences, 6)[0] == np.iinfo(np.int64).max
+    users, times = np.array([0, 0, 0, 1, 1]), np.array([10, 20, 21, 5, 31])
+    assert history_ends(sequences, users, times).tolist() == [0, 1, 3, 3, 5]
+
+
+def test_negatives_were_there_and_not_had():
+    sequences = make_sequences()
+    events = np.arange(len(sequences.items))
+    popularity = np.bincount(sequences.items[events[::2]], minlength=NUM_ITEMS)
+    seen = first_seen(sequences, NUM_ITEMS)
+    drawn = draw_negatives(sequences, events, popularity, seen)
+    assert drawn.shape == (len(events), 4) and (drawn >= 0).mean() > 0.9
+    for event, row in zip(events, drawn):
+        user, now = sequences.users[event], sequences.timestamps[event]
+        own = slice(sequences.offsets[user], sequences.offsets[user + 1])
+        had = set(sequences.items[own][sequences.timestamps[own] <= now].tolist())
+        for item in row[row >= 0]:
+            assert seen[item] <= now and item not in had
+        assert len(set(row[row >= 0])) == (row >= 0).sum()
+        assert (popularity[row[2:][row[2:] >= 0]] > 0).all()
+
+
+def test_negatives_of_the_past_know_nothing_of_the_future():
+    sequences = make_sequences()
+    early = np.flatnonzero(sequences.timestamps < 25)
+    popularity = np.bincount(sequences.items[early], minlength=NUM_ITEMS)
+    drawn = draw_negatives(sequences, early, popularity, first_seen(sequences, NUM_ITEMS))
+    # Everything after the cut is changed, and nothing that was drawn before it changes.
+    items = sequences.items.copy()
+    items[sequences.timestamps >= 25] = (items[sequences.timestamps >= 25] + 7) % NUM_ITEMS
+    other = Sequences(sequences.offsets, items, sequences.timestamps)
+    seen = first_seen(other, NUM_ITEMS)
+    assert np.array_equal(draw_negatives(other, early, popularity, seen), drawn)
+    lists, others = (sampled_impressions(log, early, drawn) for log in (sequences, other))
+    index = np.arange(len(lists))
+    assert np.array_equal(lists.history(index, 20), others.history(index, 20))
+
+
+def test_popular_negatives_follow_popularity():
+    sequences = make_sequences(num_users=2000)
+    popularity = np.zeros(NUM_ITEMS, dtype=int)
+    popularity[[3, 5]] = 30, 10
+    late = np.flatnonzero(sequences.timestamps > 40)
+    drawn = draw_negatives(sequences, late, popularity, first_seen(sequences, NUM_ITEMS), uniform=0, popular=1)
+    counts = np.bincount(drawn[drawn >= 0], minlength=NUM_ITEMS)
+    assert counts.sum() == counts[[3, 5]].sum() and 2.2 < counts[3] / counts[5] < 4
+    with pytest.raises(DataError, match="popularity has nothing"):
+        draw_negatives(sequences, late, np.zeros(NUM_ITEMS), first_seen(sequences, NUM_ITEMS))
+
+
+def test_histories_end_before_the_time_of_the_event():
+    sequences = make_sequences()
+    events = np.arange(len(sequences.items))
+    lists = sampled_impressions(sequences, events, np.full((len(events), 1), -1))
+    for event, history in zip(events, lists.history(events, 3)):
+        user = sequences.users[event]
+        own = slice(sequences.offsets[user], sequences.offsets[user + 1])
+        before = sequences.items[own][sequences.timestamps[own] < sequences.timestamps[event]][-3:]
+        assert history[history >= 0].tolist() == before.tolist()
+    assert (lists.labels[:, 1] == -100).all() and (lists.labels[:, 0] == 1).all()
+
+
+def test_labelled_lists_keep_users_and_order():
+    sequences = make_sequences()
+    labels = np.arange(len(sequences.items)) % 2
+    events = np.flatnonzero(sequences.timestamps < 40)
+    lists = labelled_impressions(sequences, events, labels, sequences, together=3)
+    present = lists.labels >= 0
+    assert lists.candidates[present].tolist() == sequences.items[events].tolist()
+    assert lists.labels[present].tolist() == labels[events].tolist()
+    assert (np.repeat(lists.users, present.sum(1)) == sequences.users[events]).all()
+
+
+def test_collator_names_each_item_once():
+    sequences = make_sequences()
+    events = np.arange(40)
+    lists = sampled_impressions(sequences, events, np.full((40, 2), -1))
+    rows = np.arange(NUM_ITEMS * 2, dtype=np.int32).reshape(NUM_ITEMS, 2)
+    dense = np.random.default_rng(0).standard_normal((NUM_ITEMS, 4)).astype(np.float32)
+    batch = ImpressionsCollator(lists, rows, dense, max_history=4)(list(range(10, 20)))
+    names = batch["rows"][:, 0] // 2
+    assert len(names.unique()) == len(names)
+    assert names[batch["candidates"][:, 0]].tolist() == sequences.items[10:20].tolist()
+    assert (batch["candidates"][:, 1:] == -1).all()
+    history = np.where(batch["history"] >= 0, names[batch["history"].clamp(min=0)], -1)
+    assert np.array_equal(history, lists.history(np.arange(10, 20), 4))
+    assert np.array_equal(batch["dense"].numpy(), dense[names])

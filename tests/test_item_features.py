@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from tiger.data import DataError
+from tiger.item_features import KINDS, ItemFeatures
+
+NUM_ITEMS, LEVELS, SIZE = 400, 3, 16
+
+
+def make_codes(seed=0):
+    return np.random.default_rng(seed).integers(0, SIZE, (NUM_ITEMS, LEVELS))
+
+
+IDS = [f"item-{index}" for index in range(NUM_ITEMS)]
+IMPRESSIONS = np.random.default_rng(1).integers(0, 20, NUM_ITEMS)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "spm+dense", "random_hash+spm", "unigram+ngram"])
+@pytest.mark.parametrize("budget", [200, 5000])
+def test_rows_stay_within_the_budget(kind, budget):
+    features = ItemFeatures.fit(kind, budget, make_codes(), SIZE, IMPRESSIONS)
+    rows = features.rows(IDS, make_codes())
+    assert rows.shape == (NUM_ITEMS, features.width) and rows.dtype == np.int32
+    assert rows.size == 0 or (rows.min() >= 0 and rows.max() <= budget)
+    assert features.uses_dense == ("dense" in kind)
+
+
+def test_parts_do_not_share_rows():
+    features = ItemFeatures.fit("random_hash+unigram", 1000, make_codes(), SIZE)
+    rows = features.rows(IDS, make_codes())
+    assert rows[:, :2].max() < 500 <= rows[:, 2:].min()
+
+
+def test_small_spaces_are_not_hashed():
+    codes = np.array([[0, 1, 2], [0, 1, 3], [5, 1, 2]])
+    unigram = ItemFeatures("unigram", 48, LEVELS, SIZE).rows(IDS[:3], codes)
+    assert unigram.tolist() == [[0, 17, 34], [0, 17, 35], [5, 17, 34]]
+    bigram = ItemFeatures("ngram", 512, LEVELS, SIZE).rows(IDS[:3], codes)
+    assert bigram.tolist() == [[1, 256 + 18], [1, 256 + 19], [81, 256 + 18]]
+    prefix = ItemFeatures("prefix_ngram", 16 + 256 + 4096, LEVELS, SIZE).rows(IDS[:3], codes)
+    assert prefix.tolist() == [[0, 17, 290], [0, 17, 291], [5, 97, 16 + 256 + 5 * 256 + 18]]
+
+
+def test_large_spaces_are_hashed_with_position():
+    codes = np.array([[1, 2, 1], [2, 1, 2]])
+    bigrams = ItemFeatures("ngram", 100, LEVELS, SIZE).rows(IDS[:2], codes)
+    assert bigrams[0, 0] != bigrams[1, 1]  # (1, 2) in the first place and in the second
+    prefixes = ItemFeatures("prefix_ngram", 100, LEVELS, SIZE).rows(IDS[:2], np.array([[1, 2, 3], [1, 2, 4]]))
+    assert (prefixes[0, :2] == prefixes[1, :2]).all() and prefixes[0, 2] != prefixes[1, 2]
+
+
+def test_hashing_spreads_and_depends_on_the_seed():
+    a, b = (ItemFeatures("random_hash", 1000, LEVELS, SIZE, seed=seed).rows(IDS) for seed in (0, 1))
+    assert not np.array_equal(a, b)
+    assert np.array_equal(a, ItemFeatures("random_hash", 1000, LEVELS, SIZE).rows(IDS))
+    assert len(np.unique(a)) > 0.85 * 1000 * (1 - np.exp(-800 / 1000))
+
+
+def test_pieces_are_learned_from_what_was_shown_alone():
+    codes, impressions = make_codes(), IMPRESSIONS.copy()
+    impressions[200:] = 0
+    first = ItemFeatures.fit("spm", 300, codes, SIZE, impressions)
+    codes[200:] = (codes[200:] + 5) % SIZE
+    second = ItemFeatures.fit("spm", 300, codes, SIZE, impressions)
+    third = ItemFeatures.fit("spm", 300, codes[:200], SIZE, impressions[:200])
+    assert first.fingerprint == second.fingerprint == third.fingerprint
+    # A tuple that is shown a lot becomes one piece.
+    popular = np.tile([[3, 4, 5]], (50, 1))
+    many = np.concatenate([make_codes(), popular])
+    features = ItemFeatures.fit("spm", 400, many, SIZE, np.concatenate([IMPRESSIONS, np.full(50, 30)]))
+    rows = features.rows(["x"], np.array([[3, 4, 5]]))
+    assert (rows < 400).sum() == 1
+
+
+def test_new_items_get_features_from_their_codes():
+    features = ItemFeatures.fit("spm", 300, make_codes(), SIZE, IMPRESSIONS)
+    new = make_codes(seed=9)[:10]
+    assert (features.rows([f"new-{index}" for index in range(10)], new) < 300).any(axis=1).all()
+
+
+def test_save_and_load(tmp_path):
+    features = ItemFeatures.fit("random_hash+spm", 300, make_codes(), SIZE, IMPRESSIONS, num_hashes=3, seed=4)
+    features.save_pretrained(tmp_path)
+    again = ItemFeatures.from_pretrained(tmp_path)
+    assert again.fingerprint == features.fingerprint
+    assert np.array_equal(again.rows(IDS, make_codes()), features.rows(IDS, make_codes()))
+    with pytest.raises(DataError, match="is missing"):
+        ItemFeatures.from_pretrained(tmp_path / "nowhere")
+
+
+def test_items_without_codes():
+    codes = make_codes()[:3]
+    codes[1] = -1
+    with pytest.raises(DataError, match="'item-1' has no codes"):
+        ItemFeatures("unigram", 100, LEVELS, SIZE).rows(IDS[:3], codes)
+    rows = ItemFeatures("unigram+dense", 100, LEVELS, SIZE).rows(IDS[:3], codes)
+    assert (rows[1] == 100).all() and (rows[0] < 100).all()
+
+
+def test_bad_settings():
+    codes = make_codes()
+    with pytest.raises(DataError, match="kind must be one of"):
+        ItemFeatures("words", 100, LEVELS, SIZE)
+    with pytest.raises(DataError, match="kind must be one of"):
+        ItemFeatures("unigram+unigram", 100, LEVELS, SIZE)
+    with pytest.raises(DataError, match="spm needs a row for each of 48 codes"):
+        ItemFeatures.fit("spm", 48, codes, SIZE)
+    with pytest.raises(DataError, match="there are none"):
+        ItemFeatures.fit("spm", 300, codes, SIZE, np.zeros(NUM_ITEMS, dtype=int))
+    with pytest.raises(DataError, match="vocabulary to learn"):
+        ItemFeatures("spm", 300, LEVELS, SIZE)
+    with pytest.raises(DataError, match="codes go up to"):
+        ItemFeatures("unigram", 100, LEVELS, 8).rows(IDS, codes)
+    with pytest.raises(DataError, match="wants codes"):
+        ItemFeatures("unigram", 100, LEVELS, SIZE).rows(IDS)

@@ -1,0 +1,118 @@
+"""A ranker and the catalogue that it ranks: what a recommender asks for the order of its candidates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+
+from tiger.data import DataError
+from tiger.examples import pad_rows
+from tiger.files import write_atomically
+from tiger.item_features import ItemFeatures
+from tiger.ranker import SemanticIdRanker, check_ranker
+from tiger.tokenizer import SemanticIdTokenizer
+
+DENSE = "dense.safetensors"
+_USERS = 256
+
+
+class CatalogueRanker:
+    """Scores rows of a catalogue for histories of such rows.
+
+    Args:
+        ranker: trained with these features.
+        features: how it reads items.
+        tokenizer: the catalogue: its item ids and codes.
+        dense: float [items, D], content vectors, where the features read them.
+    """
+
+    def __init__(
+        self,
+        ranker: SemanticIdRanker,
+        features: ItemFeatures,
+        tokenizer: SemanticIdTokenizer,
+        dense: np.ndarray | None = None,
+    ):
+        check_ranker(ranker, features, tokenizer.fingerprint)
+        if features.uses_dense and (dense is None or len(dense) != len(tokenizer)):
+            raise DataError(
+                f"{features.kind} reads content vectors: one for each of {len(tokenizer)} items is needed, "
+                f"{'none are' if dense is None else f'{len(dense)} are'} given."
+            )
+        self.ranker, self.features = ranker.eval(), features
+        self._rows = torch.from_numpy(features.rows(tokenizer.item_ids, tokenizer.codes))
+        self._dense = torch.from_numpy(np.asarray(dense, dtype=np.float32)) if features.uses_dense else None
+        self._embedded: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @torch.inference_mode()
+    def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """Logits of candidates.
+
+        Args:
+            histories: rows of items, oldest first, one array a user.
+            candidates: int [users, C], rows; -1: none.
+
+        Returns:
+            float32 [users, C]; ``-inf`` where there is no candidate.
+        """
+        device = self.ranker.device
+        if self._embedded is None:
+            # Every item once: what remains a user is attention and the head.
+            dense = None if self._dense is None else self._dense.to(device)
+            self._embedded = self.ranker.embed(self._rows.to(device), dense)
+        longest = self.ranker.config.max_history
+        logits = np.full(candidates.shape, -np.inf, dtype=np.float32)
+        for start in range(0, len(histories), _USERS):
+            part = slice(start, start + _USERS)
+            read = torch.from_numpy(_padded_left(histories[part], longest)).to(device)
+            wanted = torch.from_numpy(candidates[part].astype(np.int64)).to(device)
+            logits[part] = self.ranker.score(self._embedded, read, wanted).cpu().numpy()
+        return np.where(candidates < 0, -np.inf, logits)
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, dense: np.ndarray | None) -> None:
+        """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""
+        new = len(self)
+        rows = self.features.rows(tokenizer.item_ids[new:], tokenizer.codes[new:])
+        self._rows = torch.cat([self._rows, torch.from_numpy(rows)])
+        if self._dense is not None:
+            if dense is None or len(dense) != len(rows):
+                raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
+            self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(dense, dtype=np.float32))])
+        self._embedded = None
+
+    def keep_items(self, rows: np.ndarray) -> None:
+        """Leave out all items but these rows."""
+        kept = torch.from_numpy(rows)
+        self._rows = self._rows[kept]
+        self._dense = None if self._dense is None else self._dense[kept]
+        self._embedded = None
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the ranker, its features, and content vectors (as float16)."""
+        self.ranker.save_pretrained(folder)
+        self.features.save_pretrained(folder)
+        if self._dense is not None:
+            write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer) -> CatalogueRanker:
+        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items."""
+        folder = Path(folder)
+        if not (folder / "config.json").exists():
+            raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
+        dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
+        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True)
+        return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
+
+
+def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
+    """int64 [users, at most ``longest``]: the last items of each, padded on the left with -1."""
+    turned = pad_rows([np.asarray(history[-longest:])[::-1] for history in histories])
+    return turned[:, ::-1].copy()
