@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint tables clean
+.PHONY: setup demo test lint tables speed clean
+
+# Where `make speed` finds Beauty, see "Bring your own data" in the README.
+DATASET ?= datasets/beauty
 
 setup: .venv/installed
 
@@ -30,6 +33,16 @@ lint: setup
 
 tables: setup
 	$(BIN)/python recipes/tables.py
+
+speed: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,speed]"
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/decoding.py --dataset $(DATASET)
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/training.py --dataset $(DATASET)
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/catalogue.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/indexing.py
+	$(BIN)/python recipes/speed/evaluation.py --dataset $(DATASET)
+	$(BIN)/python recipes/speed/gpu.py --dataset $(DATASET)
+	$(BIN)/python recipes/speed/plots.py
 
 clean:
 	rm -rf .venv runs datasets/demo build *.egg-info

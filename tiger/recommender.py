@@ -323,7 +323,8 @@ class TigerRecommender:
             raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
         try:
             tokenizer = SemanticIdTokenizer.from_pretrained(folder)
-            trie = SemanticIdTrie.load(folder / TRIE)
+            # Directories from before the trie was saved have none: it is built when it is needed.
+            trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
             model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
             encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
             table = folder / "items.parquet"
@@ -333,7 +334,7 @@ class TigerRecommender:
             )
         except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
-        if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie) != len(tokenizer):
+        if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie or tokenizer) != len(tokenizer):
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
         recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
         recommender._trie = trie

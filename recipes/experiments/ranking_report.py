@@ -1,0 +1,133 @@
+"""Tables and plots of the ranking benchmark: ``python recipes/experiments/ranking_report.py [results_dir]``.
+
+Writes ``README.md`` and ``ranking.png`` beside the results. Differences to random hashing are paired by seed; their p
+is that of a two-sided t test over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+METRICS = {
+    "auc": "AUC",
+    "gauc": "grouped AUC",
+    "log_loss": "log loss",
+    "auc_warm": "warm",
+    "auc_tail": "tail",
+    "auc_cold": "cold",
+}
+BASELINE = "random_hash"
+
+
+def read(folder: Path) -> dict[str, dict]:
+    """The results files, by data set."""
+    return {content["dataset"]: content for content in map(_load, sorted(folder.glob("*.json")))}
+
+
+def _load(file: Path) -> dict:
+    return json.loads(file.read_text())
+
+
+def values(content: dict, kind: str, budget: int, metric: str) -> dict[int, float]:
+    """A metric by seed."""
+    return {
+        row["seed"]: row["metrics"][metric]
+        for row in content["runs"]
+        if row["kind"] == kind and row["budget"] == budget and metric in row["metrics"]
+    }
+
+
+def against_baseline(content: dict, kind: str, budget: int, metric: str) -> tuple[float, float]:
+    """Mean difference to random hashing of the same size, paired by seed, and its p (nan: too few seeds)."""
+    own, base = (values(content, name, budget, metric) for name in (kind, BASELINE))
+    seeds = sorted(set(own) & set(base))
+    differences = np.array([own[seed] - base[seed] for seed in seeds])
+    if len(differences) < 2 or differences.std() == 0:
+        return float(differences.mean()) if len(differences) else float("nan"), float("nan")
+    return float(differences.mean()), float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def table(content: dict) -> str:
+    """Markdown: a row a representation and size."""
+    kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
+    budgets = sorted({row["budget"] for row in content["runs"]})
+    heads = ["rows", "representation", *METRICS.values(), "AUC - hash", "p", "cold - hash", "p"]
+    lines = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
+    for budget in budgets:
+        means = {
+            metric: {k: np.mean(list(v.values())) for k in kinds if (v := values(content, k, budget, metric))}
+            for metric in METRICS
+        }
+        for kind in kinds:
+            cells = [f"{budget:,}", kind]
+            for metric in METRICS:
+                found = list(values(content, kind, budget, metric).values())
+                if not found:
+                    cells.append("could not run" if metric == "auc" else "")
+                    continue
+                text = f"{np.mean(found):.4f}" + (f" ± {np.std(found, ddof=1):.4f}" if found[1:] else "")
+                best = (min if metric == "log_loss" else max)(means[metric].values())
+                cells.append(f"**{text}**" if np.mean(found) == best else text)
+            for metric in ("auc", "auc_cold"):
+                difference, p = against_baseline(content, kind, budget, metric)
+                same = kind == BASELINE or np.isnan(difference)
+                cells += ["", ""] if same else [f"{difference:+.4f}", "" if np.isnan(p) else f"{p:.3f}"]
+            lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def plot(found: dict[str, dict], file: Path) -> None:
+    """AUC against the table's size, overall and cold."""
+    figure, axes = plt.subplots(2, len(found), figsize=(4.5 * len(found), 7), squeeze=False, sharex="col")
+    for column, (name, content) in enumerate(found.items()):
+        kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
+        budgets = sorted({row["budget"] for row in content["runs"]})
+        for axis, metric, title in zip(axes[:, column], ("auc", "auc_cold"), ("all items", "cold items")):
+            for number, kind in enumerate(kinds):
+                points = [(budget, list(values(content, kind, budget, metric).values())) for budget in budgets]
+                points = [(budget, values) for budget, values in points if values]
+                axis.errorbar(
+                    [budget for budget, _ in points],
+                    [np.mean(values) for _, values in points],
+                    [np.std(values) for _, values in points],
+                    marker="o",
+                    markersize=4,
+                    capsize=2,
+                    label=kind,
+                    color="black" if kind == BASELINE else f"C{number}",
+                    linestyle="--" if kind == BASELINE else "-",
+                )
+            axis.set_xscale("log")
+            axis.set_title(f"{name}, {title}", fontsize=10, loc="left")
+            axis.set_ylabel("AUC")
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[1, column].set_xlabel("rows of the table")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/ranking")
+    found = read(folder)
+    parts = ["# How a ranker reads an item", "", "![AUC against the table's size](ranking.png)"]
+    for name, content in found.items():
+        sizes = ", ".join(f"{value:,} {key}" for key, value in content["sizes"].items())
+        seeds = sorted({row["seed"] for row in content["runs"]})
+        parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
+    (folder / "README.md").write_text("\n".join(parts) + "\n")
+    plot(found, folder / "ranking.png")
+    print(folder / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The same on a GPU: decoding, the trie at ten million items, training. Says so where there is none.
+
+python recipes/speed/gpu.py [--dataset datasets/beauty] [--items 10000000]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from benchmark import SpeedArguments, histories_of, load_or_make, write_result
+from catalogue import random_table
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.examples import LengthBatchSampler, TrainingCollator, TrainingExamples, pad_rows
+from tiger.generation import beam_search
+from tiger.optimizer import MuonAdamW
+from tiger.t5 import next_item_loss
+from tiger.trie import SemanticIdTrie
+
+
+@dataclass
+class GPUArguments(SpeedArguments):
+    beams: int = 50
+    batch: int = 1024
+    items: int = 10_000_000
+    device: str = "cuda"
+
+
+def main() -> None:
+    (args,) = parse_arguments([GPUArguments])
+    if args.device == "cuda" and not torch.cuda.is_available():
+        write_result(args, "gpu", {"could_not_run": ["no GPU on this machine"]})
+        return
+    recommender, data = load_or_make(args)
+    model, tokenizer = recommender.model.to(args.device), recommender.tokenizer
+    trie = recommender.trie.to(args.device)
+    histories = histories_of(data, args.batch)
+
+    def decode(users: list[np.ndarray]) -> None:
+        tokens = torch.from_numpy(tokenizer.encode(pad_rows(users))).flatten(1).to(args.device)
+        with torch.autocast(args.device, torch.bfloat16):
+            beam_search(model, trie, tokens, args.beams)
+
+    single = seconds(args, lambda: decode(histories[:1]), 50)
+    many = seconds(args, lambda: decode(histories), 10)
+    content = {
+        "what": f"{args.beams} beams, bfloat16, eager",
+        "latency_ms": {"p50": 1e3 * float(np.quantile(single, 0.5)), "p99": 1e3 * float(np.quantile(single, 0.99))},
+        "users_per_second": args.batch / float(np.median(many)),
+        "trie": trie_step(args, float(np.median(many)) / tokenizer.depth),
+        "training_targets_per_second": training(args, model, tokenizer, data),
+    }
+    print(content)
+    write_result(args, "gpu", content)
+
+
+def seconds(args: GPUArguments, run, times: int) -> list[float]:
+    """Wall seconds of each run, after three to warm up, the device's queue empty before and after."""
+    found = []
+    for turn in range(times + 3):
+        synchronize(args)
+        start = time.perf_counter()
+        run()
+        synchronize(args)
+        if turn >= 3:
+            found.append(time.perf_counter() - start)
+    return found
+
+
+def synchronize(args: GPUArguments) -> None:
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def trie_step(args: GPUArguments, step: float) -> dict[str, float]:
+    """Following a trie of many items for all beams of a batch: microseconds, and the share of a step."""
+    trie = SemanticIdTrie.build(random_table(args.items, np.random.default_rng(0))).to(args.device)
+    level = trie.depth - 2
+    nodes = torch.randint(len(trie.tokens[level - 1]), (args.batch, args.beams), device=args.device)
+    follow = float(np.median(seconds(args, lambda: trie.follow(level, nodes), 50)))
+    return {"items": args.items, "microseconds": 1e6 * follow, "share_of_a_step": follow / step}
+
+
+def training(args: GPUArguments, model, tokenizer, data) -> float:
+    """Targets a second of the T5 as it stands, 2,048 a step."""
+    examples = TrainingExamples(data.leave_one_out().train, shared=False)
+    sampler, collate = iter(LengthBatchSampler(examples, 2048)), TrainingCollator(tokenizer)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name]
+    own = {id(p) for p in matrices}
+    groups = [
+        {"params": matrices, "muon": True},
+        {"params": [p for p in model.parameters() if id(p) not in own]},
+    ]
+    optimizer = MuonAdamW(groups, lr=1e-3)
+    batches = [
+        {
+            name: values.to(args.device)
+            for name, values in collate([examples[index] for index in next(sampler)]).items()
+        }
+        for _ in range(8)
+    ]
+    model.train()
+
+    def step() -> None:
+        for batch in batches:
+            with torch.autocast(args.device, torch.bfloat16):
+                loss = next_item_loss(model, **batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    targets = sum(len(batch["labels"]) for batch in batches)
+    return targets / float(np.median(seconds(args, step, 3)))
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()
