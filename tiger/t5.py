@@ -131,16 +131,37 @@ def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length:
         bias = bias.masked_fill(hidden[:, None, None, :], float("-inf"))
     else:
         hidden = None
-    states = _dropout(model, model.shared(tokens))
+    # On a CPU, what pads is left out of every product but that of attention. (A GPU would have to be asked how much.)
+    layout = _Layout(hidden) if hidden is not None and tokens.device.type == "cpu" else None
+    states = _dropout(model, model.shared(tokens if layout is None else layout.pack(tokens)))
     for block in stack.block:
         attention, feed_forward = block.layer
-        states = _feed_forward(model, feed_forward, _self_attention(model, attention, states, bias))
+        states = _feed_forward(model, feed_forward, _self_attention(model, attention, states, bias, layout))
     states = _dropout(model, _norm(model, stack.final_layer_norm, states))
     keys_values = []
     for block in model.decoder.block:
         cross = block.layer[1].EncDecAttention
-        keys_values.append((_heads(model, cross.k(states)), _heads(model, cross.v(states))))
+        keys, values = cross.k(states), cross.v(states)
+        if layout is not None:
+            keys, values = layout.unpack(keys), layout.unpack(values)
+        keys_values.append((_heads(model, keys), _heads(model, values)))
     return EncodedHistories(keys_values, hidden)
+
+
+class _Layout:
+    """Between a padded batch [B, S, ...] and its tokens alone [T, ...]."""
+
+    def __init__(self, hidden: torch.Tensor):
+        self._shape = hidden.shape
+        self._places = (~hidden).flatten().nonzero().squeeze(1)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        return padded.flatten(0, 1)[self._places]
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """Zero where the batch pads."""
+        rows = packed.new_zeros(self._shape.numel(), *packed.shape[1:]).index_copy(0, self._places, packed)
+        return rows.unflatten(0, self._shape)
 
 
 class DecoderState:
@@ -211,11 +232,15 @@ def is_causal(model: T5ForConditionalGeneration) -> bool:
     return getattr(model.config, "history_attention", "full") == "causal"
 
 
-def _self_attention(model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _self_attention(
+    model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor, layout: _Layout | None = None
+) -> torch.Tensor:
     attention = layer.SelfAttention
     normed = _norm(model, layer.layer_norm, states)
-    q, k, v = (_heads(model, project(normed)) for project in (attention.q, attention.k, attention.v))
-    return states + _dropout(model, attention.o(_attend(model, q, k, v, bias)))
+    projected = (project(normed) for project in (attention.q, attention.k, attention.v))
+    q, k, v = (_heads(model, part if layout is None else layout.unpack(part)) for part in projected)
+    seen = _attend(model, q, k, v, bias)
+    return states + _dropout(model, attention.o(seen if layout is None else layout.pack(seen)))
 
 
 def _attend(model, q, k, v, bias: torch.Tensor | None) -> torch.Tensor:

@@ -59,14 +59,14 @@ class RankingArguments:
     kinds: list[str] = field(
         default_factory=lambda: [
             *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
-            *("dense", "spm+dense", "random_hash+spm"),
+            *("dense", "unigram+dense", "spm+dense", "random_hash+spm"),
         ]
     )
     budgets: list[int] = field(default_factory=lambda: [3000, 10_000, 30_000], metadata={"help": "table rows"})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
+    quantizer: str = field(default="residual-kmeans", metadata={"help": "rqvae or residual-kmeans"})
     num_codebooks: int = 4
-    codebook_size: int = 256
+    codebook_size: int = field(default=64, metadata={"help": "chosen by validation AUC on cold items"})
     d_model: int = 32
     row_dropout: float = 0.0
     epochs: int = 2
@@ -89,6 +89,7 @@ class Benchmark:
     train: Impressions
     valid: Impressions
     test: Impressions
+    valid_cold: Impressions
     cold: Impressions
 
     @property
@@ -152,16 +153,17 @@ def prepare(args: RankingArguments) -> Benchmark:
                 events, part, draw_negatives(events, part, popularity, available, seed=seed, **options)
             )
 
-        cold_events = split.test[~seen[events.items[split.test]]]
         parts = [lists(part, seed) for seed, part in enumerate((split.train, split.valid, split.test))]
-        parts.append(lists(cold_events, 3, uniform=8, popular=0, among=~seen))
+        for seed, part in ((3, split.valid), (4, split.test)):
+            cold = part[~seen[events.items[part]]]
+            parts.append(lists(cold, seed, uniform=8, popular=0, among=~seen))
     else:
         labels = (data.extras["rating"] >= args.rating_at_least).astype(np.float32)
         liked = only(events, labels > 0)
         parts = [labelled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
-        parts.append(
-            labelled_impressions(events, split.test[~seen[events.items[split.test]]], labels, liked, together=1)
-        )
+        for part in (split.valid, split.test):
+            cold = part[~seen[events.items[part]]]
+            parts.append(labelled_impressions(events, cold, labels, liked, together=1))
     if args.shuffle_labels:
         parts = [shuffled(part, seed) for seed, part in enumerate(parts)]
     return Benchmark(data.item_ids, embeddings, quantizer.encode(embeddings), popularity, *parts)
@@ -235,8 +237,9 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
     for name, inside in benchmark.slices.items():
         chosen = present & inside[np.maximum(items, 0)]
         found[f"auc_{name}"] = auc(labels[chosen], logits[chosen].astype(np.float64))
-    logits, labels = trainer.predict(benchmark.cold)[:2]
-    found["auc_cold"] = auc(labels[labels >= 0], logits[labels >= 0].astype(np.float64))
+    for name, lists in (("valid_auc_cold", benchmark.valid_cold), ("auc_cold", benchmark.cold)):
+        logits, labels = trainer.predict(lists)[:2]
+        found[name] = auc(labels[labels >= 0], logits[labels >= 0].astype(np.float64))
     return {name: round(float(value), 5) for name, value in found.items()}
 
 

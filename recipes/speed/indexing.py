@@ -33,6 +33,7 @@ class IndexingArguments(SpeedArguments):
     items: int = 1_000_000
     dim: int = field(default=768, metadata={"help": "of the vectors that the quantizers are fitted to"})
     chunk: int = field(default=50_000, metadata={"help": "texts embedded and quantised at a time"})
+    rqvae_steps: int = field(default=2000, metadata={"help": "steps timed; the fit of a million would take 20,000"})
     new_items: int = 1000
     work_dir: str = field(default="runs/speed", metadata={"help": "for the file of vectors, removed at the end"})
 
@@ -59,10 +60,11 @@ def main() -> None:
     file = Path(args.work_dir) / "vectors.npy"
     vectors = write_vectors(file, args.items, args.dim)
     fitted = {}
-    for name, kind in (("residual k-means", ResidualKMeans), ("RQ-VAE", RQVAE)):
+    kinds = (("residual k-means", ResidualKMeans, {}), ("RQ-VAE", RQVAE, {"steps": args.rqvae_steps}))
+    for name, kind, options in kinds:
         before = anonymous_mib()
         with timed(seconds, f"{name} fit, {args.dim} dimensions"):
-            fitted[name] = kind.fit(vectors, progress=True)
+            fitted[name] = kind.fit(vectors, progress=True, **options)
         memory[f"{name} fit"] = [before, anonymous_mib()]
         with timed(seconds, f"vectors -> codes, {name}"):
             big_codes = fitted[name].encode(vectors)
@@ -101,6 +103,7 @@ def main() -> None:
             "median": round(statistics.median(adding[1:]), 1),
             "all": [round(value, 1) for value in adding[1:]],
         },
+        "rqvae_steps_timed": args.rqvae_steps,
         "anonymous_memory_mib": {name: [round(value) for value in values] for name, values in memory.items()},
         "growth_while_streaming_mib": round(flat[-1] - flat[len(flat) // 4]),
         "largest_collision_group": int(tokenizer.semantic_ids[:, -1].max()) + 1,
