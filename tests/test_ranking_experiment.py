@@ -1,0 +1,96 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recipes.experiments import ranking, ranking_report
+from tiger.item_features import ItemFeatures
+
+DAY = 86_400
+WORDS = "tent lamp stove rope boots map pan cup".split()
+
+
+def write_dataset(folder: Path, seed: int = 0, change_after: int | None = None) -> Path:
+    """300 users who keep to one of eight kinds of items; from ``change_after`` on, other items than before."""
+    random = np.random.default_rng(seed)
+    num_items = 120
+    kinds = np.arange(num_items) % 8
+    texts = [f"{WORDS[kind]} {WORDS[kind]} number {row}" for row, kind in enumerate(kinds)]
+    rows = []
+    for user in range(300):
+        taste = random.integers(8)
+        for day in np.sort(random.integers(0, 100, 8)):
+            known = np.flatnonzero((kinds == taste) & (np.arange(num_items) < 40 + day))
+            item = int(random.choice(known))
+            if change_after is not None and day >= change_after:
+                item = (item + 40) % num_items
+            rows.append((f"u{user}", f"i{item}", int(day) * DAY, float(random.integers(1, 6))))
+    folder.mkdir(parents=True)
+    items = pa.table({"item_id": [f"i{row}" for row in range(num_items)], "title": texts})
+    pq.write_table(items, folder / "items.parquet")
+    columns = dict(zip(("user_id", "item_id", "timestamp", "rating"), map(list, zip(*rows))))
+    pq.write_table(pa.table(columns), folder / "interactions.parquet")
+    return folder
+
+
+def arguments(dataset: Path, **changes) -> ranking.RankingArguments:
+    options = {"num_codebooks": 2, "codebook_size": 8, "epochs": 3, "batch": 64, "d_model": 16} | changes
+    return ranking.RankingArguments(dataset=str(dataset), **options)
+
+
+@pytest.mark.parametrize("rating", [None, 4.0])
+def test_nothing_after_the_cut_reaches_training(tmp_path, rating):
+    one = ranking.prepare(arguments(write_dataset(tmp_path / "one"), rating_at_least=rating))
+    # Events from the cut on are of other items; days, and so the cut, stay where they are.
+    cut = 82
+    two = ranking.prepare(arguments(write_dataset(tmp_path / "two", change_after=cut), rating_at_least=rating))
+    assert not np.array_equal(one.test.candidates, two.test.candidates)
+    assert np.array_equal(one.popularity, two.popularity)
+    assert np.array_equal(one.codes, two.codes) and np.array_equal(one.embeddings, two.embeddings)
+    assert np.array_equal(one.train.candidates, two.train.candidates)
+    assert np.array_equal(one.train.labels, two.train.labels)
+    index = np.arange(len(one.train))
+    assert np.array_equal(one.train.history(index, 20), two.train.history(index, 20))
+    features = [ItemFeatures.fit("spm", 100, part.codes, 8, impressions=part.popularity) for part in (one, two)]
+    assert features[0].fingerprint == features[1].fingerprint
+
+
+def test_cold_lists_hold_cold_items_alone(tmp_path):
+    benchmark = ranking.prepare(arguments(write_dataset(tmp_path / "data")))
+    for part in (benchmark.cold, benchmark.valid_cold):
+        shown = part.candidates[part.labels >= 0]
+        assert len(shown) and (benchmark.popularity[shown] == 0).all()
+    assert (benchmark.train.labels == 1).sum() == len(benchmark.train)
+
+
+def test_representations_are_compared(tmp_path, monkeypatch):
+    dataset, results = write_dataset(tmp_path / "data"), tmp_path / "results"
+    argv = ["ranking.py", "--dataset", str(dataset), "--results_dir", str(results), "--num_codebooks", "2"]
+    argv += ["--codebook_size", "8", "--budgets", "12", "60", "--seeds", "0", "1", "--epochs", "3", "--batch", "64"]
+    argv += ["--kinds", "random_hash", "unigram", "spm", "unigram+dense", "--d_model", "16"]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.chdir(tmp_path)
+    ranking.main()
+    content = json.loads((results / "data.json").read_text())
+    assert len(content["runs"]) == 16
+    found = {(row["kind"], row["budget"], row["seed"]): row["metrics"] for row in content["runs"]}
+    assert "needs a row for each" in found["spm", 12, 0]["could_not_run"]
+    # Users keep to their kind of item and codes follow kinds, so codes know new items and hashes don't.
+    assert found["unigram", 60, 0]["auc_cold"] > 0.7 > 0.6 > found["random_hash", 60, 0]["auc_cold"]
+    before = (results / "data.json").read_bytes()
+    ranking.main()  # nothing left to do
+    assert (results / "data.json").read_bytes() == before
+    monkeypatch.setattr(sys, "argv", ["ranking_report.py", str(results)])
+    ranking_report.main()
+    text = (results / "README.md").read_text()
+    assert "could not run" in text and "unigram+dense" in text and (results / "ranking.png").exists()
+
+
+def test_shuffled_labels_teach_nothing(tmp_path):
+    args = arguments(write_dataset(tmp_path / "data"), shuffle_labels=True)
+    metrics = ranking.run(args, ranking.prepare(args), "unigram+dense", 60, seed=0)
+    assert abs(metrics["auc"] - 0.5) < 0.06
