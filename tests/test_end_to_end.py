@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,33 @@ def test_evaluation_beside_the_yardsticks(work, trained):
     answers, _ = TigerRecommender.from_pretrained(trained).recommend_rows(split.test_histories, num_beams=20)
     recall = float(np.mean((answers == split.test_targets[:, None]).any(1)))
     assert abs(row["metrics"]["recall@10"] - recall) < 0.02  # the recipe decodes in bfloat16
+
+
+def test_a_ranker_is_trained_into_a_recommender(work, trained):
+    own = work / "with-ranker"
+    shutil.copytree(trained, own)
+    done = run(
+        *("recipes/ranker.py", "recipes/demo/ranker.yaml", "--dataset", demo(work), "--report_to", "none"),
+        *(
+            "--tokenizer",
+            work / "tokenizer",
+            "--ranker_dir",
+            work / "ranker",
+            "--output_dir",
+            work / "ranker-training",
+        ),
+        *("--recommender", own, "--features", "unigram+dense", "--d_model", 16, "--per_device_train_batch_size", 64),
+    )
+    assert "now ranks with it" in done.stdout
+    assert json.loads((work / "ranker" / "report.json").read_text())["validation"]["eval_auc"] > 0.6
+    data = RecommendationData.load(demo(work))
+    history = [[data.item_ids[row] for row in next(iter(data.leave_one_out().train))]]
+    tiger = TigerRecommender.from_pretrained(own)
+    ranked, both = tiger.recommend(history, k=5, num_beams=20, both_scores=True)
+    (proposed,), _ = tiger.recommend(history, k=20, num_beams=20, rank=False)
+    assert (np.diff(both[0, :, 1]) <= 0).all() and set(ranked[0]) <= set(proposed)
+    done = run("-m", "tiger.cli", "rank", own, "--history", *history[0], "--candidates", *ranked[0], "--json")
+    assert [row["item_id"] for row in json.loads(done.stdout)] == ranked[0]
 
 
 def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(work, trained):

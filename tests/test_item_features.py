@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from tiger.data import DataError
-from tiger.item_features import KINDS, ItemFeatures
+from tiger.item_features import KINDS, PRIVATE_USE, ItemFeatures
 
 NUM_ITEMS, LEVELS, SIZE = 400, 3, 16
 
@@ -70,6 +72,18 @@ def test_pieces_are_learned_from_what_was_shown_alone():
     features = ItemFeatures.fit("spm", 400, many, SIZE, np.concatenate([IMPRESSIONS, np.full(50, 30)]))
     rows = features.rows(["x"], np.array([[3, 4, 5]]))
     assert (rows < 400).sum() == 1
+
+
+def test_the_cut_is_that_of_tokenizers():
+    features = ItemFeatures.fit("spm", 300, make_codes(), SIZE, IMPRESSIONS)
+    scores = features._pieces.scores
+    theirs = Tokenizer(Unigram([("<unk>", 0.0), *scores.items()], unk_id=0))
+    codes = np.concatenate([make_codes(), make_codes(seed=7)])
+    texts = ["".join(chr(PRIVATE_USE + code + SIZE * level) for level, code in enumerate(row)) for row in codes]
+    ours = features.rows(IDS + IDS, codes)
+    found = [encoding.ids for encoding in theirs.encode_batch(texts, add_special_tokens=False)]
+    assert [row[row < 300].tolist() for row in ours] == found
+    assert len({len(pieces) for pieces in found}) > 1
 
 
 def test_new_items_get_features_from_their_codes():

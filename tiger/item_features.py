@@ -43,7 +43,7 @@ class ItemFeatures:
         n: length of an n-gram.
         num_hashes: rows of an item under ``random_hash``.
         seed: of the hashes.
-        pieces: the vocabulary of ``spm``, as :class:`tokenizers.Tokenizer` writes it.
+        pieces: the vocabulary of ``spm``: each piece, a character a code, and its score.
 
     Example:
         >>> features = ItemFeatures("prefix_ngram", budget=1000, num_codebooks=2, codebook_size=4)
@@ -61,7 +61,7 @@ class ItemFeatures:
         n: int = 2,
         num_hashes: int = 2,
         seed: int = 0,
-        pieces: str | None = None,
+        pieces: dict[str, float] | None = None,
     ):
         self.kinds = kind.split("+")
         unknown = [part for part in self.kinds if part not in KINDS]
@@ -77,10 +77,9 @@ class ItemFeatures:
         self.kind, self.budget = kind, budget
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.n, self.num_hashes, self.seed = n, num_hashes, seed
-        self._pieces = pieces
-        self._vocabulary = None if pieces is None else Tokenizer.from_str(pieces)
-        if "spm" in self.kinds and self._vocabulary is None:
+        if "spm" in self.kinds and pieces is None:
             raise DataError("spm has a vocabulary to learn first: use ItemFeatures.fit.")
+        self._pieces = None if pieces is None else _Pieces(pieces, codebook_size)
 
     @classmethod
     def fit(
@@ -132,7 +131,6 @@ class ItemFeatures:
         Raises:
             DataError: an item without codes where nothing but codes could speak for it.
         """
-        columns = []
         known = np.zeros(len(item_ids), dtype=bool)
         if any(kind in CODE_KINDS for kind in self.kinds):
             codes = self._checked(codes, len(item_ids))
@@ -143,15 +141,19 @@ class ItemFeatures:
                     f"item {item_ids[row]!r} has no codes, and {self.kind} reads nothing else: quantise its embedding "
                     "first, or use a kind with dense."
                 )
-        for place, kind in enumerate(self.tables):
-            if kind == "random_hash":
-                found = self._random_hash(item_ids)
-            else:
-                found = np.full((len(item_ids), self._width(kind)), -1, dtype=np.int64)
-                found[known] = getattr(self, f"_{kind}")(codes[known])
-            columns.append(np.where(found < 0, self.budget, found + place * self.share))
-        rows = np.concatenate(columns, axis=1) if columns else np.empty((len(item_ids), 0))
-        return rows.astype(np.int32)
+        rows = np.full((len(item_ids), self.width), self.budget, dtype=np.int32)
+        for start in range(0, len(item_ids), _CHUNK):
+            part, column = slice(start, start + _CHUNK), 0
+            for place, kind in enumerate(self.tables):
+                width = self._width(kind)
+                block = rows[part, column : column + width]
+                if kind == "random_hash":
+                    block[:] = self._random_hash(item_ids[part]) + place * self.share
+                else:
+                    found = getattr(self, f"_{kind}")(codes[part][known[part]])
+                    block[known[part]] = np.where(found < 0, self.budget, found + place * self.share)
+                column += width
+        return rows
 
     @property
     def width(self) -> int:
@@ -176,7 +178,8 @@ class ItemFeatures:
 
     def _to_json(self) -> str:
         names = ("kind", "budget", "num_codebooks", "codebook_size", "n", "num_hashes", "seed")
-        settings = {"format": FORMAT} | {name: getattr(self, name) for name in names} | {"pieces": self._pieces}
+        settings = {"format": FORMAT} | {name: getattr(self, name) for name in names}
+        settings["pieces"] = None if self._pieces is None else self._pieces.scores
         return json.dumps(settings, ensure_ascii=True, indent=1) + "\n"
 
     def _checked(self, codes: np.ndarray | None, count: int) -> np.ndarray:
@@ -185,7 +188,7 @@ class ItemFeatures:
                 f"{self.kind} wants codes [{count}, {self.num_codebooks}], "
                 f"got {None if codes is None else np.shape(codes)}."
             )
-        codes = np.asarray(codes, dtype=np.int64)
+        codes = np.asarray(codes)
         if codes.max(initial=0) >= self.codebook_size:
             raise DataError(f"codes go up to {codes.max()}, the features were made for {self.codebook_size} a level.")
         return codes
@@ -226,17 +229,7 @@ class ItemFeatures:
         return np.stack(found, axis=1)
 
     def _spm(self, codes: np.ndarray) -> np.ndarray:
-        # Many items share their codes: each tuple is cut once.
-        unique, inverse = _unique_rows(codes)
-        found = np.full((len(unique), self.num_codebooks), -1, dtype=np.int64)
-        for start in range(0, len(unique), _CHUNK):
-            words = _as_text(unique[start : start + _CHUNK], self.codebook_size)
-            ids = [encoding.ids for encoding in self._vocabulary.encode_batch(words, add_special_tokens=False)]
-            lengths = np.array([len(pieces) for pieces in ids])
-            place = np.arange(self.num_codebooks) < lengths[:, None]
-            block = found[start : start + _CHUNK]
-            block[place] = np.concatenate([np.asarray(pieces) for pieces in ids])
-        return found[inverse]
+        return self._pieces.cut(codes)
 
     def _fold(self, grams: np.ndarray) -> np.ndarray:
         """Position-aware n-grams, int [items, positions, n], to rows: as they are where they fit, else hashed."""
@@ -264,6 +257,54 @@ def _mix(keys: np.ndarray) -> np.ndarray:
         return keys ^ (keys >> np.uint64(31))
 
 
+class _Pieces:
+    """A Unigram vocabulary (Kudo, arXiv 1804.10959) and the best cut of any tuple of codes into its pieces.
+
+    The cut is that of ``tokenizers``' Unigram model, for all tuples at once: a million of them take seconds.
+    """
+
+    def __init__(self, scores: dict[str, float], codebook_size: int):
+        self.scores, self._codebook_size = scores, codebook_size
+        keys = np.array([self._key([ord(character) - PRIVATE_USE for character in piece])[0] for piece in scores])
+        order = np.argsort(keys)
+        self._keys, self._ids = keys[order], order + 1  # row 0 is that of the unknown
+        self._scores = np.array(list(scores.values()))[order]
+
+    @staticmethod
+    def _key(columns) -> np.ndarray:
+        """One number for each row of a substring's codes, given column by column, numbered over all levels."""
+        keys = np.zeros(np.shape(columns[0]) or (1,), dtype=np.uint64)
+        for column in columns:
+            keys = _mix(keys + np.asarray(column).astype(np.uint64))
+        return keys
+
+    def cut(self, codes: np.ndarray) -> np.ndarray:
+        """int64 [n, L]: the rows of each tuple's pieces, first to last, padded with -1."""
+        count, length = codes.shape
+        columns = (codes + self._codebook_size * np.arange(length)).T
+        best = np.full((length + 1, count), -np.inf)
+        best[0] = 0.0
+        start_of = np.zeros((length + 1, count), dtype=np.int8)
+        piece_of = np.zeros((length + 1, count), dtype=np.int64)
+        for end in range(1, length + 1):
+            for start in range(end):
+                keys = self._key(columns[start:end])
+                at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+                score = np.where(self._keys[at] == keys, best[start] + self._scores[at], -np.inf)
+                better = score > best[end]
+                best[end][better] = score[better]
+                start_of[end][better] = start
+                piece_of[end][better] = self._ids[at[better]]
+        found = np.full((count, length), -1, dtype=np.int64)
+        end, rows = np.full(count, length), np.arange(count)
+        for place in reversed(range(length)):
+            left = end > 0
+            found[rows[left], place] = piece_of[end[left], rows[left]]
+            end = np.where(left, start_of[end, rows], 0)
+        # What was filled from the back moves to the front.
+        return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), axis=1)
+
+
 def _unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows and, for each row, which of them it is."""
     keys = np.zeros(len(codes), dtype=np.uint64)
@@ -282,7 +323,7 @@ def _as_text(codes: np.ndarray, codebook_size: int) -> list[str]:
     return np.ascontiguousarray(characters).view(f"<U{codes.shape[1]}").ravel().tolist()
 
 
-def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray, budget: int) -> str:
+def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray, budget: int) -> dict[str, float]:
     """A Unigram vocabulary over the codes of impressed items, each counted as often as it was shown."""
     shown = (impressions > 0) & (codes >= 0).all(axis=1)
     if not shown.any():
@@ -317,9 +358,8 @@ def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray
     # of how often each piece is used by the best cut of all showings, found by cutting again and again.
     scores = {piece: -1.0 / len(piece) for piece in pieces}
     for _ in range(4):
-        model = Tokenizer(Unigram([("<unk>", 0.0), *scores.items()], unk_id=0))
+        cut = _Pieces(scores, codebook_size).cut(unique)
         used = np.full(len(pieces) + 1, 0.1)
-        for encoding, count in zip(model.encode_batch(words, add_special_tokens=False), counts):
-            used[encoding.ids] += count
+        np.add.at(used, cut[cut >= 0], np.broadcast_to(counts[:, None], cut.shape)[cut >= 0])
         scores = dict(zip(pieces, np.log(used[1:] / used[1:].sum()).round(9).tolist()))
-    return Tokenizer(Unigram([("<unk>", 0.0), *scores.items()], unk_id=0)).to_str()
+    return scores
