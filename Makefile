@@ -43,7 +43,7 @@ speed: setup
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/ranker.py
 	$(BIN)/python recipes/speed/evaluation.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/gpu.py --dataset $(DATASET)
-	$(BIN)/python recipes/speed/plots.py
+	$(BIN)/python recipes/speed/report.py
 
 clean:
 	rm -rf .venv runs datasets/demo build *.egg-info

@@ -28,7 +28,7 @@ class Beams:
     scores: torch.Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference_mode would keep autocast from holding on to the weights that it has cast
 def beam_search(
     model: T5ForConditionalGeneration,
     trie: SemanticIdTrie,

@@ -107,12 +107,15 @@ def plot(found: dict[str, dict], file: Path) -> None:
                     linestyle="--" if kind == BASELINE else "-",
                 )
             axis.set_xscale("log")
+            axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+            axis.minorticks_off()
             axis.set_title(f"{name}, {title}", fontsize=10, loc="left")
             axis.set_ylabel("AUC")
             axis.spines[["top", "right"]].set_visible(False)
         axes[1, column].set_xlabel("rows of the table")
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=5, loc="lower center")
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(file, dpi=110)
 
 

@@ -1,0 +1,156 @@
+"""What the speed benchmarks found, as a page and a plot: ``python recipes/speed/report.py [results_dir]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLOURS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}
+
+
+def colour(name: str) -> str:
+    return next((value for start, value in COLOURS.items() if name.startswith(start)), "#888888")
+
+
+def read(folder: Path, name: str) -> dict | None:
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
+    """Horizontal bars from zero, with their values."""
+    names = sorted(values, key=values.get)
+    axis.barh(names, [values[name] for name in names], color=[colour(name) for name in names])
+    axis.set_xlim(0, max(values.values()) * 1.25)
+    axis.set_xticks([0])
+    for place, name in enumerate(names):
+        text = f"{values[name]:,.0f}" if values[name] >= 100 else f"{values[name]:.1f}"
+        axis.text(values[name] + axis.get_xlim()[1] * 0.01, place, text, va="center", fontsize=8)
+    axis.set_xlabel(unit)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def page(folder: Path) -> str:
+    """``README.md`` of the results: what was measured beside its bar."""
+    found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
+    found |= {name: read(folder, name) for name in ("ranker", "gpu")}
+    parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
+
+    def section(title: str, name: str, lines: list[str]) -> None:
+        result = found[name]
+        parts.extend(["", f"## {title}", "", f"{result['what']}. {result['hardware']}; `{result['command']}`", ""])
+        parts.extend(lines)
+        parts.extend(f"\nCould not run: {reason}." for reason in result.get("could_not_run", []))
+
+    if decoding := found["decoding"]:
+        cells, ratios = decoding["cells"], decoding["ratios"]
+        names = [name for name in cells[0]["cpu_ms_per_user"]]
+        lines = [row(["batch", "beams", *names, "HF / ours", "cornac / ours"])]
+        lines.append(row(["---:"] * (len(names) + 4)))
+        for cell in cells:
+            where = f"batch {cell['batch']}, {cell['beams']} beams"
+            values = [f"{cell['cpu_ms_per_user'][name]:.1f}" for name in names]
+            peers = [ratios.get(f"{where}, against {peer}") for peer in ("the better of HF", "cornac")]
+            lines.append(
+                row([cell["batch"], cell["beams"], *values, *(f"{peer or float('nan'):.1f}" for peer in peers)])
+            )
+        gaps = decoding["same_answers"]["largest_score_gap"]
+        latency = decoding["latency_ms"]
+        lines += [
+            "",
+            f"Milliseconds a user. All found the same items first (largest gap of scores {max(gaps.values()):.0e}). "
+            f"One user at {latency['beams']} beams: p50 {latency['p50']} ms, p99 {latency['p99']} ms; at the best "
+            f"batch {decoding['users_per_second']} users a second on one core.",
+        ]
+        section("Decoding", "decoding", lines)
+    if training := found["training"]:
+        lines = [row(["", "examples a CPU-second"]), row(["---", "---:"])]
+        lines += [row([name, f"{rate:,.1f}"]) for name, rate in training["examples_per_cpu_second"].items()]
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in training["profile_share_of_cpu_time"].items())
+        lines += [
+            "",
+            f"{training['tokens_per_second']:,} tokens a second; {training['model_flops_utilisation']:.0%} of "
+            f"the {training['matrix_product_peak_gflops']} GFLOP/s that a large bfloat16 product reaches here, "
+            f"counting the model's products alone; {training['padding_share']:.1%} of the tokens pad. "
+            f"Where the time goes: {shares}.",
+        ]
+        section("Training", "training", lines)
+    if catalogue := found["catalogue"]:
+        names = [name for name in catalogue["rows"][0] if name != "widest"]
+        lines = [row([name.replace("_", " ") for name in names]), row(["---:"] * len(names))]
+        lines += [row([f"{cell[name]:,}" for name in names]) for cell in catalogue["rows"]]
+        section("Size of the catalogue", "catalogue", lines)
+    if indexing := found["indexing"]:
+        lines = [row(["", "CPU seconds"]), row(["---", "---:"])]
+        lines += [row([name, f"{value:,.2f}"]) for name, value in indexing["cpu_seconds"].items()]
+        adding = indexing["adding_ms"]
+        lines += [
+            "",
+            f"{indexing['rqvae_steps_timed']:,} steps of the RQ-VAE were timed; a fit of a million vectors takes "
+            f"20,000. Adding {adding['items']:,} items to {adding['into']:,}: {adding['median']} ms. "
+            f"While texts stream through, memory grows by {indexing['growth_while_streaming_mib']} MiB.",
+        ]
+        section("Indexing", "indexing", lines)
+    for title, name in (("Evaluation", "evaluation"), ("Ranker", "ranker"), ("GPU", "gpu")):
+        if result := found[name]:
+            result.setdefault("what", "not measured")
+            skip = ("benchmark", "dataset", "what", "bars", "hardware", "versions", "command", "could_not_run")
+            section(title, name, [f"- {key}: {value}" for key, value in result.items() if key not in skip])
+    return "\n".join(parts) + "\n"
+
+
+def row(cells: list) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/speed")
+    (folder / "README.md").write_text(page(folder))
+    figure, axes = plt.subplots(2, 3, figsize=(16, 8))
+    if decoding := read(folder, "decoding"):
+        cells = {(cell["batch"], cell["beams"]): cell["cpu_ms_per_user"] for cell in decoding["cells"]}
+        one = min(cells, key=lambda key: (key[0], -key[1]))
+        many = max(cells, key=lambda key: (key[0], key[1] == 20))
+        for axis, key in zip(axes[0], (one, many)):
+            bars(axis, cells[key], "CPU ms a user (less is better)", f"Decoding, batch {key[0]}, {key[1]} beams")
+    if training := read(folder, "training"):
+        rates = training["examples_per_cpu_second"]
+        bars(axes[0][2], rates, "examples a CPU-second (more is better)", "Training")
+        shares = training["profile_share_of_cpu_time"]
+        names = list(shares)[::-1]
+        axes[1][0].barh(names, [100 * shares[name] for name in names], color=COLOURS["tiger"])
+        axes[1][0].set_xlabel("% of CPU time")
+        axes[1][0].set_title("Where a training step's time goes", fontsize=10, loc="left")
+    if catalogue := read(folder, "catalogue"):
+        rows = catalogue["rows"]
+        sizes = [row["items"] for row in rows]
+        axes[1][1].plot(sizes, [row["decode_ms_a_step"] for row in rows], "o-", color=COLOURS["tiger"], label="step")
+        axes[1][1].plot(
+            sizes, [row["trie_ms_a_step"] for row in rows], "o-", color=COLOURS["cornac"], label="its trie"
+        )
+        axes[1][1].set_xscale("log")
+        axes[1][1].set_ylim(bottom=0)
+        axes[1][1].set_xlabel("items in the catalogue")
+        axes[1][1].set_ylabel("CPU ms")
+        axes[1][1].legend(frameon=False)
+        axes[1][1].set_title("A decoding step against the catalogue's size", fontsize=10, loc="left")
+    if indexing := read(folder, "indexing"):
+        bars(axes[1][2], indexing["items_per_cpu_second"], "items a CPU-second", "Indexing a million items")
+    for axis in axes.flat:
+        if not axis.has_data():
+            axis.set_axis_off()
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(folder / "speed.png", dpi=110)
+    print(folder / "speed.png")
+
+
+if __name__ == "__main__":
+    main()
