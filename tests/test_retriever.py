@@ -16,8 +16,9 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 
 from tiger.data import DataError, Sequences
 from tiger.examples import EvaluationExamples, LengthBatchSampler, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, t5_config
+from tiger.retriever import TigerTrainer, check_pair, start_from_codebooks, t5_config
 from tiger.t5 import next_item_loss
+from tiger.tokenizer import SemanticIdTokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,3 +193,46 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
         TigerTrainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
     with pytest.raises(DataError, match="history_attention"):
         t5_config(tokenizer, history_attention="sideways")
+
+
+def test_similar_codes_start_alike():
+    vectors = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    tokenizer = SemanticIdTokenizer.fit(
+        vectors,
+        [f"i{row}" for row in range(200)],
+        num_codebooks=2,
+        codebook_size=16,
+        quantizer="residual-kmeans",
+        progress=False,
+    )
+    model = make_model(tokenizer, d_model=64)
+    before = model.shared.weight.detach().clone()
+    start_from_codebooks(model, tokenizer, share=0.9)
+    after = model.shared.weight.detach()
+    codes = slice(1, 1 + 2 * 16)
+    assert torch.equal(after[0], before[0]) and torch.equal(after[codes.stop :], before[codes.stop :])
+    assert abs(after[codes].std() / before[codes].std() - 1) < 0.1
+    for level, codebook in enumerate(tokenizer.quantizer.codebooks.detach()):
+        start = int(tokenizer.level_offsets[level])
+        own = torch.pdist(after[start : start + 16])
+        assert torch.corrcoef(torch.stack([own, torch.pdist(codebook)]))[0, 1] > 0.7
+    with pytest.raises(ValueError, match="no codebooks"):
+        start_from_codebooks(model, make_tokenizer(12))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        start_from_codebooks(model, tokenizer, share=2)
+
+
+def test_embeddings_and_matrices_have_learning_rates_of_their_own(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=10, lr_scheduler_type="constant")
+    trainer.embedding_learning_rate, trainer.muon_learning_rate = 0.01, 0.002
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    optimizer = trainer.create_optimizer()
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    named = {name: rates[id(weight)] for name, weight in trainer.model.named_parameters()}
+    assert named.pop("shared.weight") == 0.01 and len(rates) == len(before)
+    assert {rate for name, rate in named.items() if "norm" in name or "bias" in name} == {3e-3}
+    assert {rate for name, rate in named.items() if not ("norm" in name or "bias" in name)} == {0.002}
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert all(not torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
