@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -84,24 +85,30 @@ def yardsticks(args: EvaluateArguments, data: RecommendationData, seed: int | No
 
 
 def measure(args: EvaluateArguments, data: RecommendationData, recommender: TigerRecommender) -> list[dict]:
-    """A result for each way with the history."""
+    """A result for each way with the history, of the T5 alone and, where there is a ranker, of both stages."""
     if recommender.tokenizer.item_ids != data.item_ids:
         raise DataError(f"the model knows other items than {args.dataset} holds: evaluate it on its own dataset.")
     seed = recommender.training.get("shuffle_ties")
     split = data.leave_one_out(seed)
     histories, targets = split.part(args.part)
     rows = []
-    for exclude_history in (True, False):
+    stages = [args.name] if recommender.ranker is None else [args.name, "two-stage"]
+    for exclude_history, stage in product((True, False), stages):
         start = time.perf_counter()
         with torch.autocast(recommender.device.type, torch.bfloat16, enabled=args.bf16):
             answers, _ = recommender.recommend_rows(
-                histories, k=10, num_beams=args.num_beams, exclude_history=exclude_history, progress=True
+                histories,
+                k=10,
+                num_beams=args.num_beams,
+                exclude_history=exclude_history,
+                progress=True,
+                rank=stage == "two-stage",
             )
         seconds = time.perf_counter() - start
         invalid = float(np.mean(answers < 0))
         row = result(
             args,
-            args.name,
+            stage,
             describe(args, seed is not None, exclude_history),
             next_item_metrics(answers, targets),
             [recommender.training.get("seed")],
