@@ -75,9 +75,6 @@ class RowwiseAdagradAdamW(torch.optim.AdamW):
         options: as for ``torch.optim.AdamW``.
     """
 
-    def __init__(self, groups: Iterable[dict], **options):
-        super().__init__(groups, **options)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None):
         """One step; ``closure`` is passed on to AdamW. Gradients of tables are used up."""
