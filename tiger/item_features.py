@@ -238,10 +238,8 @@ class ItemFeatures:
         if positions * space <= self.share:
             powers = self.codebook_size ** np.arange(length)[::-1]
             return (grams * powers).sum(-1) + space * np.arange(positions)
-        keys = np.broadcast_to(np.arange(1, positions + 1, dtype=np.uint64), grams.shape[:2])
-        for column in np.moveaxis(grams, -1, 0):
-            keys = _mix(keys + column.astype(np.uint64))
-        return self._hash(keys, salt=0)
+        places = np.broadcast_to(np.arange(1, positions + 1, dtype=np.uint64), grams.shape[:2])
+        return self._hash(_mix_columns(np.moveaxis(grams, -1, 0), places), salt=0)
 
     def _hash(self, keys: np.ndarray, salt: int) -> np.ndarray:
         mixed = _mix(keys ^ _mix(np.full((), 1 + salt + 1000 * self.seed, dtype=np.uint64)))
@@ -257,6 +255,14 @@ def _mix(keys: np.ndarray) -> np.ndarray:
         return keys ^ (keys >> np.uint64(31))
 
 
+def _mix_columns(columns: np.ndarray, keys: np.ndarray | None = None) -> np.ndarray:
+    """One number for each row of codes, int [columns, ...], from ``keys`` (default 0) on: equal for equal rows."""
+    keys = np.zeros(columns.shape[1:], dtype=np.uint64) if keys is None else keys
+    for column in columns:
+        keys = _mix(keys + column.astype(np.uint64))
+    return keys
+
+
 class _Pieces:
     """A Unigram vocabulary (Kudo, arXiv 1804.10959) and the best cut of any tuple of codes into its pieces.
 
@@ -265,18 +271,11 @@ class _Pieces:
 
     def __init__(self, scores: dict[str, float], codebook_size: int):
         self.scores, self._codebook_size = scores, codebook_size
-        keys = np.array([self._key([ord(character) - PRIVATE_USE for character in piece])[0] for piece in scores])
+        pieces = (np.array([[ord(character) - PRIVATE_USE] for character in piece]) for piece in scores)
+        keys = np.array([_mix_columns(piece)[0] for piece in pieces])
         order = np.argsort(keys)
         self._keys, self._ids = keys[order], order + 1  # row 0 is that of the unknown
         self._scores = np.array(list(scores.values()))[order]
-
-    @staticmethod
-    def _key(columns) -> np.ndarray:
-        """One number for each row of a substring's codes, given column by column, numbered over all levels."""
-        keys = np.zeros(np.shape(columns[0]) or (1,), dtype=np.uint64)
-        for column in columns:
-            keys = _mix(keys + np.asarray(column).astype(np.uint64))
-        return keys
 
     def cut(self, codes: np.ndarray) -> np.ndarray:
         """int64 [n, L]: the rows of each tuple's pieces, first to last, padded with -1."""
@@ -288,7 +287,7 @@ class _Pieces:
         piece_of = np.zeros((length + 1, count), dtype=np.int64)
         for end in range(1, length + 1):
             for start in range(end):
-                keys = self._key(columns[start:end])
+                keys = _mix_columns(columns[start:end])
                 at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
                 score = np.where(self._keys[at] == keys, best[start] + self._scores[at], -np.inf)
                 better = score > best[end]
@@ -307,10 +306,7 @@ class _Pieces:
 
 def _unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows and, for each row, which of them it is."""
-    keys = np.zeros(len(codes), dtype=np.uint64)
-    for column in codes.T:
-        keys = _mix(keys + column.astype(np.uint64))
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(_mix_columns(codes.T), return_index=True, return_inverse=True)
     if not np.array_equal(codes[first][inverse], codes):  # two rows with one key: a chance of 1 in 10^7 at 10^6 rows
         unique, inverse = np.unique(codes, axis=0, return_inverse=True)
         return unique, inverse.ravel()

@@ -66,7 +66,7 @@ class RankingArguments:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     quantizer: str = field(default="residual-kmeans", metadata={"help": "rqvae or residual-kmeans"})
     num_codebooks: int = 4
-    codebook_size: int = field(default=64, metadata={"help": "chosen by validation AUC on cold items"})
+    codebook_size: int = field(default=64, metadata={"help": "codes a level"})
     d_model: int = 32
     row_dropout: float = 0.0
     epochs: int = 2
