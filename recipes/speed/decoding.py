@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from benchmark import SpeedArguments, histories_of, interleaved, load_or_make, one_thread, write_result
 from peers import Cornac, TrieProcessor, hf_generate, missing, prefix_function
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from tiger.arguments import parse_arguments
@@ -22,6 +23,7 @@ from tiger.generation import beam_search
 from tiger.t5 import DecoderState
 
 BFLOAT16 = ", bfloat16"
+FLOOR = "tiger's products alone"
 BARS = {
     "batch 1, 50 beams, against cornac": 4.0,
     "batch 16, 20 beams, against cornac": 8.0,
@@ -83,6 +85,11 @@ def main() -> None:
             sizes |= {"generate, logits processor": len(part), "generate, prefix function": len(part)}
             candidates = {name: in_type(run, False) for name, run in runs.items()}
             candidates |= {name + BFLOAT16: in_type(run, True) for name, run in runs.items()}
+            for suffix, run in (("", candidates["tiger"]), (BFLOAT16, candidates["tiger" + BFLOAT16])):
+                with torch.no_grad(), Products() as products:
+                    run()
+                candidates[FLOOR + suffix] = in_type(products.again, False)
+            sizes[FLOOR] = len(users)
             # The context around all keeps the weights in bfloat16, as one around a server's life would.
             with torch.autocast("cpu", torch.bfloat16):
                 timed = interleaved(candidates, args.repeats, label=f"batch {batch}, {beams} beams")
@@ -110,6 +117,23 @@ def main() -> None:
         "could_not_run": [reason for reason in [missing("cornac")] if reason],
     }
     write_result(args, "decoding", content)
+
+
+class Products(TorchDispatchMode):
+    """Takes down every matrix product, to be done again without all that stands between them: the floor."""
+
+    def __init__(self):
+        super().__init__()
+        self._calls: list[tuple] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default):
+            self._calls.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+    def again(self) -> None:
+        for function, args in self._calls:
+            function(*args)
 
 
 def in_type(run, bfloat16: bool):
@@ -169,6 +193,7 @@ def ratios(cells: list[dict]) -> dict[str, float]:
         for suffix in ("", BFLOAT16):
             hf = min(times[f"generate, {kind}{suffix}"] for kind in ("logits processor", "prefix function"))
             found[f"{where}, against the better of HF{suffix}"] = round(hf / times["tiger" + suffix], 2)
+            found[f"{where}, better of HF over {FLOOR}{suffix}"] = round(hf / times[FLOOR + suffix], 2)
             if "cornac" in times:
                 found[f"{where}, against cornac{suffix}"] = round(
                     times["cornac" + suffix] / times["tiger" + suffix], 2

@@ -6,7 +6,9 @@ python recipes/speed/gpu.py [--dataset datasets/beauty] [--items 10000000]
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class GPUArguments(SpeedArguments):
     batch: int = 1024
     items: int = 10_000_000
     device: str = "cuda"
+    compiled: bool = field(default=True, metadata={"help": "time torch.compile with CUDA graphs as well"})
 
 
 def main() -> None:
@@ -40,22 +43,34 @@ def main() -> None:
     trie = recommender.trie.to(args.device)
     histories = histories_of(data, args.batch)
 
-    def decode(users: list[np.ndarray]) -> None:
+    def decode(users: list[np.ndarray], search: Callable = beam_search) -> None:
         tokens = torch.from_numpy(tokenizer.encode(pad_rows(users))).flatten(1).to(args.device)
         with torch.autocast(args.device, torch.bfloat16):
-            beam_search(model, trie, tokens, args.beams)
+            search(model, trie, tokens, args.beams)
 
-    single = seconds(args, lambda: decode(histories[:1]), 50)
-    many = seconds(args, lambda: decode(histories), 10)
+    found = {"eager": decoding(args, decode, histories)}
+    if args.compiled:
+        # A graph for each shape: a service would pad histories to a few lengths.
+        search = torch.compile(beam_search, mode="reduce-overhead", dynamic=False)
+        start = time.perf_counter()
+        found["compiled, CUDA graphs"] = decoding(args, lambda users: decode(users, search), histories)
+        found["compiled, CUDA graphs"]["seconds_with_compiling"] = time.perf_counter() - start
+    step = args.batch / found["eager"]["users_per_second"] / tokenizer.depth
     content = {
-        "what": f"{args.beams} beams, bfloat16, eager",
-        "latency_ms": {"p50": 1e3 * float(np.quantile(single, 0.5)), "p99": 1e3 * float(np.quantile(single, 0.99))},
-        "users_per_second": args.batch / float(np.median(many)),
-        "trie": trie_step(args, float(np.median(many)) / tokenizer.depth),
+        "what": f"{args.beams} beams, bfloat16",
+        "decoding": found,
+        "trie": trie_step(args, step),
         "training_targets_per_second": training(args, model, tokenizer, data),
     }
     print(content)
     write_result(args, "gpu", content)
+
+
+def decoding(args: GPUArguments, decode: Callable, histories: list[np.ndarray]) -> dict[str, float]:
+    """Latency of one user in milliseconds, and users a second at the large batch."""
+    single, many = seconds(args, lambda: decode(histories[:1]), 50), seconds(args, lambda: decode(histories), 10)
+    p50, p99 = 1e3 * np.quantile(single, [0.5, 0.99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "users_per_second": args.batch / float(np.median(many))}
 
 
 def seconds(args: GPUArguments, run, times: int) -> list[float]:
@@ -88,7 +103,7 @@ def trie_step(args: GPUArguments, step: float) -> dict[str, float]:
 def training(args: GPUArguments, model, tokenizer, data) -> float:
     """Targets a second of the T5 as it stands, 2,048 a step."""
     examples = TrainingExamples(data.leave_one_out().train, shared=False)
-    sampler, collate = iter(LengthBatchSampler(examples, 2048)), TrainingCollator(tokenizer)
+    sampler, collate = LengthBatchSampler(examples, 2048), TrainingCollator(tokenizer)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name]
     own = {id(p) for p in matrices}
     groups = [
@@ -97,11 +112,8 @@ def training(args: GPUArguments, model, tokenizer, data) -> float:
     ]
     optimizer = MuonAdamW(groups, lr=1e-3)
     batches = [
-        {
-            name: values.to(args.device)
-            for name, values in collate([examples[index] for index in next(sampler)]).items()
-        }
-        for _ in range(8)
+        {name: values.to(args.device) for name, values in collate([examples[index] for index in batch]).items()}
+        for batch in islice(sampler, 8)
     ]
     model.train()
 
