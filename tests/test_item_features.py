@@ -3,8 +3,9 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
+from tiger import item_features
 from tiger.data import DataError
-from tiger.item_features import KINDS, PRIVATE_USE, ItemFeatures
+from tiger.item_features import KINDS, PRIVATE_USE, ItemFeatures, code_keys
 
 NUM_ITEMS, LEVELS, SIZE = 400, 3, 16
 
@@ -127,3 +128,21 @@ def test_bad_settings():
         ItemFeatures("unigram", 100, LEVELS, 8).rows(IDS, codes)
     with pytest.raises(DataError, match="wants codes"):
         ItemFeatures("unigram", 100, LEVELS, SIZE).rows(IDS)
+
+
+@pytest.mark.parametrize("levels, size", [(3, 256), (8, 256), (8, 2048)])
+def test_a_tuple_of_codes_is_one_number(levels, size):
+    codes = np.random.default_rng(0).integers(0, size, (5000, levels))
+    codes = np.concatenate([codes, codes[:100]])
+    keys = code_keys(codes, size)
+    assert keys.dtype == np.uint64
+    assert len(np.unique(keys)) == len(np.unique(codes, axis=0)) == 5000
+    assert np.array_equal(keys[:100], keys[-100:])
+    if levels * size.bit_length() <= 72:  # 8 levels of 256 fill the 64 bits
+        assert np.array_equal(np.argsort(keys[:5000]), np.lexsort(codes[:5000].T[::-1]))
+
+
+def test_tuples_with_one_hash_are_told(monkeypatch):
+    monkeypatch.setattr(item_features, "_mix_columns", lambda columns: np.zeros(columns.shape[1], dtype=np.uint64))
+    with pytest.raises(DataError, match="64-bit hash"):
+        code_keys(np.arange(16).reshape(2, 8), 2048)

@@ -47,6 +47,11 @@ class Popularity:
         self.order = shuffled[np.argsort(-self.counts[shuffled], kind="stable")]
         return self
 
+    @property
+    def place(self) -> np.ndarray:
+        """int64 [items]: the column of each item."""
+        return np.argsort(self.order)
+
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +91,7 @@ class Transition:
     def fit(self, train: Sequences, num_items: int) -> Transition:
         """Count followers in the training log: a sparse matrix of at most ``max_gap`` entries an event."""
         self.popularity = Popularity(self.seed).fit(train, num_items)
-        column = np.argsort(self.popularity.order)
+        column = self.popularity.place
         users = train.users
         counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
         for gap in range(1, self.max_gap + 1):
@@ -104,7 +109,7 @@ class Transition:
         return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
 
     def _scores(self, histories: Sequences) -> np.ndarray:
-        return (_recency(histories, self.last, self.decay, self.followers.shape[0]) @ self.followers).toarray()
+        return (recency(histories, self.last, self.decay, self.followers.shape[0]) @ self.followers).toarray()
 
 
 class Content:
@@ -145,7 +150,11 @@ class Content:
         return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
 
     def _scores(self, histories: Sequences) -> np.ndarray:
-        profiles = (_recency(histories, self.last, self.decay, len(self.popularity.order)) @ self.vectors).tocsc()
+        return self.similarity(recency(histories, self.last, self.decay, len(self.popularity.order)))
+
+    def similarity(self, weights: sparse.csr_matrix) -> np.ndarray:
+        """Cosines to items, summed with ``weights`` [n, items]: float32 [n, items], columns in popularity's order."""
+        profiles = (weights @ self.vectors).tocsc()
         scores = (profiles[:, self.rare].tocsr() @ self.rare_columns).toarray()
         scores += profiles[:, self.frequent].toarray() @ self.frequent_columns
         return scores
@@ -223,7 +232,7 @@ def evaluate_yardsticks(
     }
 
 
-def _recency(histories: Sequences, last: int, decay: float, num_items: int) -> sparse.csr_matrix:
+def recency(histories: Sequences, last: int, decay: float, num_items: int) -> sparse.csr_matrix:
     """decay^age at each of the ``last`` newest items of a history, summed where one recurs: float32 [n, num_items]."""
     recent = histories.keep_last(last)
     ages = np.repeat(recent.offsets[1:], recent.lengths) - 1 - np.arange(len(recent.items))

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
-from tiger.data import DataError
+from tiger.data import DataError, Sequences
 from tiger.examples import pad_rows
 from tiger.files import write_atomically
 from tiger.item_features import ItemFeatures
@@ -76,7 +77,24 @@ class CatalogueRanker:
             logits[part] = self.ranker.score(self._embedded, read, wanted).cpu().numpy()
         return np.where(candidates < 0, -np.inf, logits)
 
-    def add_items(self, tokenizer: SemanticIdTokenizer, dense: np.ndarray | None) -> None:
+    def order(
+        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, k: int, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` best of the T5's proposals.
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
+            exclude_history: has been seen to by the T5.
+
+        Returns:
+            rows int64 [n, k], the T5's log-probabilities and the logits float32 [n, k]; -1 and ``-inf`` where none.
+        """
+        logits = self.score(list(histories), beams)
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, logits))
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None) -> None:
         """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""
         new = len(self)
         rows = self.features.rows(tokenizer.item_ids[new:], tokenizer.codes[new:])
@@ -102,13 +120,15 @@ class CatalogueRanker:
             write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer) -> CatalogueRanker:
+    def from_pretrained(
+        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, device: str | torch.device = "cpu"
+    ) -> CatalogueRanker:
         """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
         dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
-        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True)
+        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
         return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
 
 

@@ -27,6 +27,7 @@ from tiger.generation import beam_search
 from tiger.retriever import check_pair
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
+from tiger.two_stage import SETTINGS, TwoStageRanker
 
 MANIFEST = "tiger.json"
 TRIE = "trie.safetensors"
@@ -60,7 +61,7 @@ class TigerRecommender:
         items: pa.Table | None = None,
         max_history: int = 20,
         training: dict | None = None,
-        ranker: CatalogueRanker | None = None,
+        ranker: CatalogueRanker | TwoStageRanker | None = None,
     ):
         check_pair(model, tokenizer)
         if items is not None and items["item_id"].to_pylist() != tokenizer.item_ids:
@@ -159,9 +160,7 @@ class TigerRecommender:
             proposed, beams = self.recommend_rows(
                 histories, num_beams, num_beams, exclude_history, temperature, seed, batch_size, progress, rank=False
             )
-            logits = self.ranker.score(list(histories), proposed)
-            order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-            rows, beams, logits = (np.take_along_axis(array, order, 1) for array in (proposed, beams, logits))
+            rows, beams, logits = self.ranker.order(histories, proposed, beams, k, exclude_history)
             return rows, np.stack([beams, logits], axis=-1) if both_scores else logits
         examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), self.max_history)
         collate = EvaluationCollator(self.tokenizer)
@@ -255,7 +254,7 @@ class TigerRecommender:
             self.items = pa.concat_tables([self.items, new], promote_options="default")
         self._trie = trie.insert(self.tokenizer.token_table[count:])
         if self.ranker is not None:
-            self.ranker.add_items(self.tokenizer, embeddings[rows >= count])
+            self.ranker.add_items(self.tokenizer, self.items, embeddings[rows >= count])
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Take items out of every future answer."""
@@ -329,9 +328,7 @@ class TigerRecommender:
             encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
             table = folder / "items.parquet"
             items = pq.read_table(table) if table.exists() else None
-            ranker = (
-                CatalogueRanker.from_pretrained(folder / RANKER, tokenizer) if (folder / RANKER).is_dir() else None
-            )
+            ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if (folder / RANKER).is_dir() else None
         except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
         if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie or tokenizer) != len(tokenizer):
@@ -339,9 +336,15 @@ class TigerRecommender:
         recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
         recommender._trie = trie
         recommender.model.to(device)
-        if ranker is not None:
-            ranker.ranker.to(device)
         return recommender
+
+
+def _load_ranker(
+    folder: Path, tokenizer: SemanticIdTokenizer, items: pa.Table | None, device: str | torch.device
+) -> CatalogueRanker | TwoStageRanker:
+    if (folder / SETTINGS).exists():
+        return TwoStageRanker.from_pretrained(folder, tokenizer, items)
+    return CatalogueRanker.from_pretrained(folder, tokenizer, device)
 
 
 def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

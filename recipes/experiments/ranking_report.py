@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -26,6 +28,7 @@ METRICS = {
     "auc_cold": "cold",
 }
 BASELINE = "random_hash"
+CODES = ("unigram", "ngram", "prefix_ngram", "spm")
 
 
 def read(folder: Path) -> dict[str, dict]:
@@ -54,6 +57,53 @@ def against_baseline(content: dict, kind: str, budget: int, metric: str) -> tupl
     if len(differences) < 2 or differences.std() == 0:
         return float(differences.mean()) if len(differences) else float("nan"), float("nan")
     return float(differences.mean()), float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def chosen(content: dict, kinds: Sequence[str], metric: str) -> tuple[str, int]:
+    """The representation and size with the best mean of a validation metric: what a user could have picked."""
+    sizes = sorted({row["budget"] for row in content["runs"]})
+    means = {
+        (kind, size): np.mean(list(found.values()))
+        for kind, size in product(kinds, sizes)
+        if (found := values(content, kind, size, metric))
+    }
+    return max(means, key=means.get)
+
+
+def questions(found: dict[str, dict]) -> str:
+    """Markdown: what was asked of the benchmark, a row a question, a column a data set."""
+    lines = [
+        ["test AUC against random hashing of the same size (p over seeds)", *found],
+        ["---", *["---:"] * len(found)],
+    ]
+
+    def ask(question: str, pick: Callable[[dict], tuple[str, int]], metric: str) -> None:
+        cells = []
+        for content in found.values():
+            kind, size = pick(content)
+            difference, p = against_baseline(content, kind, size, metric)
+            certain = "" if np.isnan(p) else f" (p {p:.3f})"
+            cells.append(f"{kind}, {size:,}: {difference:+.4f}{certain}")
+        lines.append([question, *cells])
+
+    def largest(kind: str) -> Callable[[dict], tuple[str, int]]:
+        return lambda content: (kind, max(row["budget"] for row in content["runs"]))
+
+    ask("Does SPM beat hashing overall, at the largest table?", largest("spm"), "auc")
+    ask("And on warm items: is memory kept?", largest("spm"), "auc_warm")
+    for kind in ("unigram", "ngram", "prefix_ngram"):
+        ask(f"Do n-grams? {kind}", largest(kind), "auc")
+    ask(
+        "Codes on cold items, chosen on validation's cold items",
+        lambda content: chosen(content, CODES, "valid_auc_cold"),
+        "auc_cold",
+    )
+    ask("Does dense alone lose on warm items?", largest("dense"), "auc_warm")
+    ask("spm+dense", largest("spm+dense"), "auc")
+    ask("random_hash+spm", largest("random_hash+spm"), "auc")
+    every = sorted({row["kind"] for content in found.values() for row in content["runs"]} - {BASELINE})
+    ask("The best of all, chosen on validation", lambda content: chosen(content, every, "valid_auc"), "auc")
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def table(content: dict) -> str:
@@ -122,7 +172,7 @@ def plot(found: dict[str, dict], file: Path) -> None:
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/ranking")
     found = read(folder)
-    parts = ["# How a ranker reads an item", "", "![AUC against the table's size](ranking.png)"]
+    parts = ["# How a ranker reads an item", "", "![AUC against the table's size](ranking.png)", "", questions(found)]
     for name, content in found.items():
         sizes = ", ".join(f"{value:,} {key}" for key, value in content["sizes"].items())
         seeds = sorted({row["seed"] for row in content["runs"]})

@@ -1,0 +1,83 @@
+"""Learn the order of the T5's beams and of what the log and the texts propose, into a saved recommender.
+
+    python recipes/two_stage.py recipes/beauty/two_stage.yaml [--key value ...]
+
+The trees learn from the validation items, which the T5 must not have seen; they are chosen on users kept apart.
+``recipes/evaluate.py`` then reports the T5 alone (``tiger``) and both stages (``two-stage``).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from tiger.arguments import parse_arguments
+from tiger.candidates import Candidates
+from tiger.cli import friendly_errors
+from tiger.data import DataError, RecommendationData
+from tiger.embeddings import item_texts, load_embeddings
+from tiger.recommender import TigerRecommender
+from tiger.two_stage import TwoStageRanker
+
+
+@dataclass
+class TwoStageArguments:
+    recommender: str = field(metadata={"help": "a saved recommender, which gets the ranker"})
+    dataset: str = field(metadata={"help": "the dataset directory that it was trained on"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors file of content vectors; default: the recommender's encoder"}
+    )
+    num_beams: int = field(default=50, metadata={"help": "beams of the T5 that are ranked too"})
+    num_proposed: int = field(default=150, metadata={"help": "candidates from the log and the texts"})
+    max_trees: int = 600
+    learning_rate: float = 0.04
+    num_leaves: int = 31
+    seed: int = 0
+
+
+def main() -> None:
+    (args,) = parse_arguments([TwoStageArguments], sys.argv[1:])
+    tiger = TigerRecommender.from_pretrained(args.recommender, torch.accelerator.current_accelerator() or "cpu")
+    data = RecommendationData.load(args.dataset)
+    if tiger.tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
+    split = data.leave_one_out(tiger.training.get("shuffle_ties"))
+    start = time.perf_counter()
+    if args.embeddings:
+        vectors = load_embeddings(args.embeddings, data.num_items)
+    else:
+        vectors = None if tiger.encoder is None else tiger.encoder.encode(item_texts(data.items))
+    candidates = Candidates.fit(
+        split.train, data.items, codes=tiger.tokenizer.codes, vectors=vectors, num_proposed=args.num_proposed
+    )
+    histories, targets = split.part("valid")
+    with torch.autocast(tiger.device.type, torch.bfloat16):
+        beams, scores = tiger.recommend_rows(
+            histories, k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
+        )
+    ranker = TwoStageRanker.fit(
+        candidates,
+        histories,
+        targets,
+        beams,
+        scores,
+        tiger.tokenizer.fingerprint,
+        max_trees=args.max_trees,
+        learning_rate=args.learning_rate,
+        num_leaves=args.num_leaves,
+        seed=args.seed,
+        progress=True,
+    )
+    ranker.record["seconds"] = round(time.perf_counter() - start)
+    print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))
+    tiger.ranker = ranker
+    tiger.save_pretrained(args.recommender)
+    print(f"{args.recommender} now ranks with it")
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

@@ -1,0 +1,175 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tiger.candidates import Candidates, PairTable, _repeated
+from tiger.data import Sequences
+
+DAY = 86_400
+WORDS = "tent lamp stove rope boots map pan cup".split()
+
+
+def sequences(histories: list[list[tuple[int, int]]]) -> Sequences:
+    """From (item, day) pairs, a list a user."""
+    offsets = np.cumsum([0, *map(len, histories)])
+    flat = np.array([event for history in histories for event in history]).reshape(-1, 2)
+    return Sequences(offsets, flat[:, 0].astype(np.int32), flat[:, 1].astype(np.int64) * DAY)
+
+
+def catalogue(count: int = 40) -> pa.Table:
+    return pa.table(
+        {
+            "item_id": [f"item-{row}" for row in range(count)],
+            "title": [f"{WORDS[row % 8]} {WORDS[(row * 3 + 1) % 8]} number{row % 11}" for row in range(count)],
+            "brand": [f"brand {row % 5}" if row % 7 else None for row in range(count)],
+            "price": [float(row % 13) if row % 4 else None for row in range(count)],
+        }
+    )
+
+
+def log(num_users: int = 60, count: int = 40, seed: int = 0) -> Sequences:
+    random = np.random.default_rng(seed)
+    users = []
+    for _ in range(num_users):
+        length = random.integers(2, 9)
+        days = np.sort(random.integers(100, 400, length))
+        users.append([(int(item), int(day)) for item, day in zip(random.integers(0, count, length), days)])
+    return sequences(users)
+
+
+def codes(count: int = 40) -> np.ndarray:
+    return np.stack([np.arange(count) % 8, np.arange(count) // 8, np.arange(count) % 2], axis=1)
+
+
+def vectors(count: int = 40) -> np.ndarray:
+    return np.random.default_rng(9).normal(size=(count, 6))
+
+
+def make(train: Sequences, items: pa.Table, order: np.ndarray | None = None, **options) -> Candidates:
+    order = np.arange(items.num_rows) if order is None else order
+    options = {"num_proposed": 15} | options
+    return Candidates.fit(train, items, codes=codes()[order], vectors=vectors()[order], **options)
+
+
+def test_pairs_are_counted_as_by_hand():
+    table = PairTable.fit(sequences([[(1, 5), (2, 5), (3, 9), (1, 30)], [(1, 7), (2, 8)]]), size=4)
+    found = {
+        (first, second): dict(zip(PairTable.FACTS, table.padded[table.find(np.array(first), np.array(second))]))
+        for first in range(4)
+        for second in range(4)
+    }
+    assert found[1, 2] == {"next": 2, "soon": 2, "before": pytest.approx(1 / 2), "together": 3, "same day": 1}
+    assert found[2, 1] == {"next": 0, "soon": pytest.approx(1 / 2), "before": 2, "together": 3, "same day": 1}
+    assert found[1, 3]["soon"] == pytest.approx(1 / 2) and found[3, 1]["next"] == 1
+    assert not any(found[0, 2].values()) and not any(found[2, 2].values())
+
+
+def test_groups_add_up_their_items():
+    train, groups = log(), np.arange(40) % 6
+    mapped = Sequences(train.offsets, groups[train.items].astype(np.int32), train.timestamps)
+    own, direct = PairTable.fit(train, 40).grouped(groups), PairTable.fit(mapped, 6)
+    assert np.array_equal(own.keys, direct.keys) and np.allclose(own.values, direct.values, atol=1e-4)
+
+
+def test_the_order_of_the_items_tells_nothing():
+    order = np.random.default_rng(3).permutation(40)  # row r of the other table is row order[r] of this one
+    place = np.argsort(order)
+    train, histories = log(), log(20, seed=1)
+    one = make(train, catalogue())
+    moved = Sequences(train.offsets, place[train.items].astype(np.int32), train.timestamps)
+    other = make(moved, catalogue().take(order), order)
+    rows = np.random.default_rng(4).permuted(np.tile(np.arange(40), (20, 1)), axis=1)[:, :12]
+    turned = Sequences(histories.offsets, place[histories.items].astype(np.int32), histories.timestamps)
+    left, right = one.describe(histories, rows), other.describe(turned, place[rows])
+    for number, name in enumerate(one.names):
+        assert np.allclose(left.columns[..., number], right.columns[..., number], atol=1e-4, equal_nan=True), name
+
+
+def test_counts_below_five_do_not_show():
+    train, histories = log(), log(20, seed=1)
+    rare = int(np.argmin(np.bincount(train.items, minlength=40)))
+    count = int((train.items == rare).sum())
+    assert count < 5
+    days = train.timestamps[train.items == rare]
+    # As many further events as make it five, of users who bought nothing else, on a day when it was bought.
+    extra = 5 - count
+    more = Sequences(
+        np.concatenate([train.offsets, train.offsets[-1] + 1 + np.arange(extra)]),
+        np.concatenate([train.items, np.full(extra, rare, dtype=np.int32)]),
+        np.concatenate([train.timestamps, np.full(extra, np.sort(days)[len(days) // 2])]),
+    )
+    rows = np.tile(np.arange(40), (20, 1))
+    left, right = (make(part, catalogue()).describe(histories, rows) for part in (train, more))
+    assert np.allclose(left.columns, right.columns, equal_nan=True)
+
+
+def test_proposals_are_distinct_and_new_and_hold_the_beams():
+    train, histories = log(), log(20, seed=1)
+    candidates = make(train, catalogue())
+    beams = np.tile(np.array([5, 17, 30, -1]), (20, 1))
+    scores = np.tile(np.array([-1.0, -2.0, -3.0, -np.inf]), (20, 1))
+    found = candidates.propose(histories, beams, scores)
+    assert found.rows.shape == (20, 19) and found.columns.shape == (20, 19, len(candidates.names))
+    place, log_prob = (candidates.names.index(f"t5: {name}") for name in ("place", "log-probability"))
+    for user, rows in enumerate(found.rows):
+        real = rows[rows >= 0]
+        assert len(set(real)) == len(real) and {5, 17, 30} <= set(real)
+        assert not set(rows[:15]) & set(histories[user])
+        at = int(np.flatnonzero(rows == 17)[0])
+        assert found.columns[user, at, place] == 1 and found.columns[user, at, log_prob] == -2
+        assert np.isnan(found.columns[user, ~np.isin(rows, [5, 17, 30]), place]).all()
+    again = candidates.describe(histories, found.rows)
+    assert np.allclose(found.columns[..., :-2], again.columns[..., :-2], equal_nan=True)
+    kept = candidates.propose(histories, exclude_history=False)
+    assert any(set(rows) & set(history) for rows, history in zip(kept.rows, histories))
+
+
+def test_what_columns_say():
+    candidates = make(sequences([[(1, 10), (2, 10)], [(1, 20), (2, 21)], [(3, 30), (2, 40)]]), catalogue())
+    histories = sequences([[(3, 30), (1, 35)], []])
+    found = candidates.describe(histories, np.array([[2, 9], [2, 9]]))
+
+    def column(name):
+        return found.columns[..., candidates.names.index(name)]
+
+    assert column("log: next, last")[0].tolist() == [2, 0]
+    assert column("log: next, 5")[0] == pytest.approx([2 + 0.8, 0])
+    assert column("log: same day, 20")[0].tolist() == [1, 0]
+    assert column("codes: shared with last")[0].tolist() == [0, 1]  # codes of 1: (1, 0, 1); of 9: (1, 1, 1)
+    assert column("time: days since its first event")[0, 0] == 25 and np.isnan(
+        column("time: days since its first event")[0, 1]
+    )
+    assert np.isfinite(column("item: history length")).all() and not column("log: next, 5")[1].any()
+    # A history without dates, and none at all, are of the log's last day.
+    assert column("time: days since its first event")[1, 0] == 30
+
+
+def test_items_come_and_go(tmp_path):
+    train, histories = log(), log(20, seed=1)
+    candidates = make(train, catalogue())
+    rows = np.tile(np.arange(40), (20, 1))
+    before = candidates.describe(histories, rows).columns
+    candidates.save(tmp_path / "counts.safetensors")
+    loaded = Candidates.load(
+        tmp_path / "counts.safetensors", catalogue(), codes=codes(), vectors=vectors(), num_proposed=15
+    )
+    assert np.array_equal(loaded.describe(histories, rows).columns, before, equal_nan=True)
+
+    stay = np.flatnonzero(np.arange(40) != 7)
+    fewer = candidates.moved(catalogue().take(stay), stay, codes()[stay], None)
+    back = np.concatenate([stay, [7]])
+    more = fewer.moved(catalogue().take(back), np.append(np.arange(39), -1), codes()[back], vectors()[7:8])
+    history = sequences([[(3, 30), (12, 35)]])
+    moved = Sequences(history.offsets, np.searchsorted(stay, history.items).astype(np.int32), history.timestamps)
+    wanted = np.array([[20, 21, 33]])
+    left = candidates.describe(history, wanted).columns
+    log_columns = [number for number, name in enumerate(candidates.names) if name.startswith("log: next")]
+    for other in (fewer, more):
+        right = other.describe(moved, np.searchsorted(stay, wanted)).columns
+        assert np.array_equal(left[..., log_columns], right[..., log_columns])
+    assert not more.describe(moved, np.array([[39]])).columns[..., log_columns].any()
+
+
+def test_repeated():
+    rows = np.array([[3, 1, 3, 1, 2], [0, 0, 0, 5, 5]])
+    assert _repeated(rows).tolist() == [[False, False, True, True, False], [False, True, True, False, True]]

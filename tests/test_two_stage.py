@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_model
+from tests.test_candidates import DAY, catalogue, codes, sequences, vectors
+from tiger.candidates import Candidates
+from tiger.data import DataError
+from tiger.metrics import next_item_metrics
+from tiger.recommender import TigerRecommender
+from tiger.tokenizer import SemanticIdTokenizer
+from tiger.two_stage import SETTINGS, TREES, TwoStageRanker
+
+SIZE = 40
+SETTINGS_OF_TREES = {"max_trees": 40, "learning_rate": 0.2, "num_leaves": 7}
+
+
+def follow(seed: int, num_users: int = 600):
+    """Histories whose next item is 10 further on: the log says it, among many pairs that say nothing."""
+    random = np.random.default_rng(seed)
+    users = []
+    for _ in range(num_users):
+        item, day, events = int(random.integers(SIZE)), 100, []
+        for _ in range(4):
+            day += int(random.integers(1, 30))
+            events += [(item, day), (int(random.integers(SIZE)), day + 1)]
+            item = (item + 10) % SIZE
+        users.append(events[:-1])
+    everything = sequences(users)
+    targets = everything.items[everything.offsets[1:] - 1]
+    return everything.drop_last(1), targets.astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return SemanticIdTokenizer(codes(), [f"item-{row}" for row in range(SIZE)], 8)
+
+
+@pytest.fixture(scope="module")
+def fitted(tokenizer):
+    train, _ = follow(0)
+    candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=20)
+    histories, targets = follow(1)
+    beams = np.random.default_rng(0).permuted(np.tile(np.arange(SIZE), (len(targets), 1)), axis=1)[:, :5]
+    scores = np.sort(np.random.default_rng(1).normal(size=beams.shape), axis=1)[:, ::-1].astype(np.float32)
+    return TwoStageRanker.fit(
+        candidates, histories, targets, beams, scores, tokenizer.fingerprint, **SETTINGS_OF_TREES
+    )
+
+
+def proposals(count: int):
+    beams = np.random.default_rng(2).permuted(np.tile(np.arange(SIZE), (count, 1)), axis=1)[:, :5]
+    return beams, np.tile(np.linspace(-1, -5, 5, dtype=np.float32), (count, 1))
+
+
+def test_the_trees_beat_the_order_they_are_given(fitted):
+    histories, targets = follow(2, 300)
+    beams, scores = proposals(300)
+    rows, t5, trees = fitted.order(histories, beams, scores, k=10, exclude_history=False)
+    given = fitted.candidates.propose(histories, exclude_history=False).rows[:, :10]
+    assert next_item_metrics(rows, targets)["ndcg@10"] > 1.3 * next_item_metrics(given, targets)["ndcg@10"]
+    assert (np.diff(trees, axis=1) <= 0).all()
+    user, place = np.argwhere(np.isin(rows, beams[0]) & (np.arange(300) == 0)[:, None])[0]
+    assert t5[user, place] == scores[0, list(beams[0]).index(rows[user, place])]
+    assert 0 < fitted.record["held out ndcg@10"] <= 1 and fitted.record["users held out"] == 300
+
+
+def test_what_is_left_out_is_not_read(tokenizer):
+    train, _ = follow(0, 200)
+    histories, targets = follow(1, 200)
+    beams, scores = proposals(200)
+    candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=20)
+    ranker = TwoStageRanker.fit(
+        candidates, histories, targets, beams, scores, without=("t5", "codes"), **SETTINGS_OF_TREES
+    )
+    assert {name.split(":")[0] for name in ranker.columns} == {"log", "text", "item", "time"}
+    other = np.roll(beams, 1, axis=0)
+    one, two = (ranker.order(histories, given, scores, k=5) for given in (beams, other))
+    assert np.array_equal(one[0], two[0]) and np.isneginf(one[1]).all()
+
+
+def test_equal_seeds_give_equal_trees(tokenizer):
+    train, _ = follow(0, 200)
+    histories, targets = follow(1, 200)
+    candidates = Candidates.fit(train, catalogue(), num_proposed=20)
+    one, two = (TwoStageRanker.fit(candidates, histories, targets, **SETTINGS_OF_TREES) for _ in range(2))
+    assert one.trees.model_to_string() == two.trees.model_to_string() and one.record == two.record
+
+
+def test_no_target_among_the_candidates():
+    train, _ = follow(0, 200)
+    histories, targets = follow(1, 200)
+    candidates = Candidates.fit(train, catalogue(), num_proposed=20)
+    with pytest.raises(DataError, match="no target is among its candidates"):
+        TwoStageRanker.fit(candidates, histories, np.full(len(targets), -5), **SETTINGS_OF_TREES)
+
+
+def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, items=catalogue(), ranker=fitted)
+    histories = [["item-3", "item-20", "item-13"], ["item-1"], []]
+    items, scores = tiger.recommend(histories, k=6, num_beams=8, both_scores=True)
+    assert scores.shape == (3, 6, 2) and all(len(set(answer)) == 6 for answer in items)
+    assert not set(items[0]) & set(histories[0])
+    # What the T5 did not propose has no probability under it, and is there all the same.
+    proposed = {item for item in tiger.recommend([histories[0]], k=8, num_beams=8, rank=False)[0][0]}
+    for item, (t5, tree) in zip(items[0], scores[0]):
+        assert np.isfinite(t5) == (item in proposed) and np.isfinite(tree)
+    assert not set(items[0]) <= proposed
+    ranked, values = tiger.rank([histories[0]], [["item-23", "item-2"]])
+    assert sorted(ranked[0]) == ["item-2", "item-23"] and values[0][0] >= values[0][1]
+
+    tiger.save_pretrained(tmp_path / "model")
+    again = TigerRecommender.from_pretrained(tmp_path / "model")
+    assert isinstance(again.ranker, TwoStageRanker) and again.ranker.record == fitted.record
+    other_items, other_scores = again.recommend(histories, k=6, num_beams=8, both_scores=True)
+    assert other_items == items and np.allclose(other_scores, scores, atol=1e-5)
+
+    again.remove_items([items[1][0]])
+    assert items[1][0] not in again.recommend(histories, k=6, num_beams=8)[0][1]
+
+    settings = json.loads((tmp_path / "model" / "ranker" / SETTINGS).read_text())
+    (tmp_path / "model" / "ranker" / SETTINGS).write_text(json.dumps(settings | {"semantic_ids": "other"}))
+    with pytest.raises(DataError, match="other semantic IDs"):
+        TigerRecommender.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "ranker" / SETTINGS).write_text(json.dumps(settings))
+    (tmp_path / "model" / "ranker" / TREES).write_text("tree\nnonsense")
+    with pytest.raises(DataError, match="damaged"):
+        TigerRecommender.from_pretrained(tmp_path / "model")
+
+
+def test_timestamps_matter_where_there_are_any(fitted):
+    histories, _ = follow(3, 50)
+    candidates = fitted.candidates
+    rows = candidates.propose(histories).rows
+    later = type(histories)(histories.offsets, histories.items, histories.timestamps + 900 * DAY)
+    column = candidates.names.index("time: days since its first event")
+    one, two = (candidates.describe(part, rows).columns[..., column] for part in (histories, later))
+    assert np.array_equal(two - one, np.full(one.shape, 900.0))

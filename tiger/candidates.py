@@ -1,0 +1,421 @@
+"""What a log, the texts and the codes say about items that may come next: candidates, and a column a fact.
+
+The first stage proposes: the T5's beams, and what the training-free hybrid finds. Each proposal is then described by
+columns: how often it followed, preceded or accompanied the items of the history, how near its text is, how alike its
+codes are, how often the log moves between their prefixes, when it was bought, what the T5 thinks of it. A ranker that
+is learned from targets (:mod:`tiger.two_stage`) makes an order of that.
+
+Three rules keep the columns honest; a test guards each:
+
+* *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
+* *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
+  event was held out, so totals enter as ``max(count, 5)``.
+* *Training's log alone.* A history is read up to its end; everything else comes from what :meth:`Candidates.fit` got.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import load_file, save
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from tiger.baselines import COUNT_FLOOR, Content, recency
+from tiger.data import SECONDS_PER_DAY, Sequences
+from tiger.embeddings import item_texts
+from tiger.files import write_atomically
+
+READ = 20  # items of a history that columns are made of
+DECAY = 0.8  # weight of an item relative to the next newer one
+WINDOWS = ((-180, -30), (-30, 0), (0, 1), (1, 30), (30, 180))  # days after the history's last
+_CHUNK = 512
+_DAYS = 100_000  # more days than any log has
+
+
+@dataclass
+class Proposals:
+    """Candidates and what is known of them.
+
+    Args:
+        rows: int32 [n, C], item rows, each at most once a history; -1: none. Best first by the source, so that equals
+            of the ranker keep a sensible order.
+        columns: float32 [n, C, F]; NaN: unknown.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class PairTable:
+    """Facts about pairs of items (or of groups of items), found by a pair's key.
+
+    Args:
+        keys: int64 [m], ``first * size + second``, ascending.
+        values: float32 [m, F].
+    """
+
+    FACTS = ("next", "soon", "before", "together", "same day")
+
+    def __init__(self, keys: np.ndarray, values: np.ndarray, size: int):
+        self.keys, self.values, self.size = keys, values, size
+
+    @classmethod
+    def fit(cls, train: Sequences, size: int, max_gap: int = READ) -> PairTable:
+        """Count pairs of one user's events up to ``max_gap`` apart.
+
+        Facts of (i, j): how often j was next after i; within three, weighted 1 / gap; the same backwards; how often
+        both occurred in either order; how often on one day.
+        """
+        items = train.items.astype(np.int64)
+        users, days = train.users, train.timestamps // SECONDS_PER_DAY
+        keys = np.empty(0, dtype=np.int64)
+        values = np.empty((0, len(cls.FACTS)), dtype=np.float32)
+        for gap in range(1, max_gap + 1):
+            same = users[gap:] == users[:-gap]
+            if not same.any():
+                break
+            first, second = items[:-gap][same], items[gap:][same]
+            one_day = (days[gap:] == days[:-gap])[same].astype(np.float32)
+            near = np.full(len(first), 1 / gap if gap <= 3 else 0, dtype=np.float32)
+            none, each = np.zeros_like(near), np.ones_like(near)
+            onward = np.stack([each if gap == 1 else none, near, none, each, one_day], axis=1)
+            back = np.stack([none, none, near, each, one_day], axis=1)
+            keys = np.concatenate([keys, first * size + second, second * size + first])
+            values = np.concatenate([values, onward, back])
+            order = np.argsort(keys, kind="stable")
+            keys = keys[order]
+            starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+            keys, values = keys[starts], np.add.reduceat(values[order], starts)
+        return cls(keys, values, size)
+
+    def find(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """int64 of the broadcast shape: where a pair's values are, or ``len(values)``, where :meth:`padded` has 0."""
+        wanted = first.astype(np.int64) * self.size + second
+        if not len(self.keys):
+            return np.zeros(wanted.shape, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[at] == wanted, at, len(self.keys))
+
+    def grouped(self, groups: np.ndarray) -> PairTable:
+        """The same facts about groups of items: int [items], the group of each."""
+        size = int(groups.max(initial=-1)) + 1
+        first, second = np.divmod(self.keys, self.size)
+        keys, inverse = np.unique(groups[first].astype(np.int64) * size + groups[second], return_inverse=True)
+        values = np.zeros((len(keys), self.values.shape[1]), dtype=np.float32)
+        np.add.at(values, inverse, self.values)
+        return PairTable(keys, values, size)
+
+    @property
+    def leaving(self) -> np.ndarray:
+        """float32 [size]: ``soon`` summed over all that comes after, at least 5."""
+        soon = self.values[:, self.FACTS.index("soon")]
+        return np.maximum(np.bincount(self.keys // self.size, soon, self.size), COUNT_FLOOR).astype(np.float32)
+
+    @property
+    def padded(self) -> np.ndarray:
+        """``values`` and a last row of zeros."""
+        return np.concatenate([self.values, np.zeros((1, self.values.shape[1]), dtype=np.float32)])
+
+
+class Candidates:
+    """Proposes items after a history, and says what there is to say about each.
+
+    Made by :meth:`fit`.
+
+    Args:
+        items: the item table, ``item_id`` first.
+        pairs: what the log says about pairs of items.
+        events: int64 [m], ``item row * 100,000 + day`` of each event of the log, ascending.
+        codes: int [items, levels], the codes of the semantic IDs; None: no columns of codes.
+        vectors: float [items, D], content vectors; None: no columns of them.
+        num_proposed: how many are proposed; the T5's beams come on top.
+    """
+
+    def __init__(
+        self,
+        items: pa.Table,
+        pairs: PairTable,
+        events: np.ndarray,
+        codes: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+        num_proposed: int = 150,
+    ):
+        self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
+        self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
+        self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
+        size, rows = items.num_rows, events // _DAYS
+        self._last_day = int((events % _DAYS).max(initial=0))
+        self._totals = np.maximum(np.bincount(rows, minlength=size), COUNT_FLOOR).astype(np.float32)
+        log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % _DAYS)
+        self._content = Content().fit(log, item_texts(items))
+        order = self._content.popularity.order
+        first, second = np.divmod(pairs.keys, size)
+        soon, together = (
+            sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
+            for fact in ("soon", "together")
+        )
+        scale = sparse.diags(self._totals**-0.5)
+        self._soon, self._soon_log = soon[:, order], soon.log1p()[:, order]
+        self._together = (scale @ together @ scale).tocsr()[:, order].astype(np.float32)
+        self._prefixes = (
+            [] if codes is None else [_groups(self.codes[:, :end]) for end in range(1, self.codes.shape[1] + 1)]
+        )
+        self._moves = [pairs.grouped(groups) for groups in self._prefixes[:2]]
+        self._brand, self._category = (_labels(items, name) for name in ("brand", "categories"))
+        self._price = _logarithms(items, "price")
+        starts = np.searchsorted(rows, np.arange(size))
+        counts, known = np.bincount(rows, minlength=size), np.append(events % _DAYS, 0)
+        self._first_day, self._median_day = (
+            np.where(counts > 0, known[starts + ahead], np.nan) for ahead in (0, counts // 2)
+        )
+
+    @classmethod
+    def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
+        """Count what there is to count in a training log."""
+        events = np.sort(train.items.astype(np.int64) * _DAYS + train.timestamps // SECONDS_PER_DAY)
+        return cls(items, PairTable.fit(train, items.num_rows), events, **options)
+
+    def __len__(self) -> int:
+        return self.items.num_rows
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns are called, each after the stage that it comes from: log, text, item, codes, time or t5."""
+        spans = ("last", "5", f"{READ}")
+        names = [f"log: {fact}, {span}" for fact in PairTable.FACTS for span in spans]
+        names += ["log: soon a total, 5", f"log: together a root of totals, {READ}", "log: soon, logarithms, 5"]
+        names += ["text: words, 3", "text: hybrid", "text: words, last", f"text: words, {READ}"]
+        if self.vectors is not None:
+            names += ["text: vectors, last", "text: vectors, 3", f"text: vectors, {READ}"]
+        names += ["item: total", "item: same brand", "item: same category", "item: price", "item: price to last"]
+        names += ["item: history length"]
+        for length in range(1, len(self._moves) + 1):
+            names += [f"codes: moves of prefixes of {length}, {span}" for span in ("last", "5")]
+        if self.codes is not None:
+            names += ["codes: shared with last", f"codes: most shared, {READ}", "codes: items under the prefix"]
+        names += [f"time: events from day {start} to {end}" for start, end in WINDOWS]
+        names += ["time: days since its first event", "time: days since its median event"]
+        return names + ["t5: log-probability", "t5: place"]
+
+    def propose(
+        self,
+        histories: Sequences,
+        beams: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
+        exclude_history: bool = True,
+        progress: bool = False,
+    ) -> Proposals:
+        """Candidates of each history, the log's and the texts' first, then what the beams add.
+
+        Args:
+            histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
+            beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
+            scores: float [n, K], its log-probabilities.
+            exclude_history: leave out items of the history.
+        """
+        if beams is None:
+            beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
+        width = min(self.num_proposed, len(self)) + beams.shape[1]
+        rows = np.full((len(histories), width), -1, dtype=np.int32)
+        columns = np.empty((len(histories), width, len(self.names)), dtype=np.float32)
+        for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
+            users = np.arange(start, min(start + _CHUNK, len(histories)))
+            part = histories.select(users)
+            words = self._words(part)
+            own = self._search(part, words, exclude_history)
+            found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
+            found[_repeated(found)] = -1
+            rows[users] = found
+            columns[users] = self._describe(part, found, words, beams[users], scores[users])
+        return Proposals(rows, columns)
+
+    def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
+        """Columns of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
+        rows, parts = np.asarray(rows, dtype=np.int32), []
+        for start in range(0, len(histories), _CHUNK):
+            users = np.arange(start, min(start + _CHUNK, len(histories)))
+            part, none = histories.select(users), np.empty((len(users), 0))
+            parts.append(self._describe(part, rows[users], self._words(part), none, none))
+        return Proposals(rows, np.concatenate(parts))
+
+    def _words(self, histories: Sequences) -> dict[str, np.ndarray]:
+        """Scores [n, items] of the training-free stages, columns in the order of popularity."""
+        words = self._content._scores(histories)
+        return {
+            "words": words,
+            "hybrid": words + 0.5 * (recency(histories, 5, DECAY, len(self)) @ self._soon).toarray(),
+        }
+
+    def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
+        """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
+        order, place = self._content.popularity.order, self._content.popularity.place
+        hybrid, kin = words["hybrid"].copy(), words["words"].copy()
+        kin += 0.8 * (recency(histories, 5, DECAY, len(self)) @ self._soon_log).toarray()
+        kin += 3 * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
+        if exclude_history:
+            for values in (hybrid, kin):
+                values[histories.users, place[histories.items]] = -np.inf
+        count, found = min(self.num_proposed, len(self)), []
+        first = count * 2 // 3
+        for values, wanted in ((hybrid, first), (kin, count - first)):
+            best = torch.topk(torch.from_numpy(values), wanted, dim=1)
+            # An item of the history may fill up a catalogue that is smaller than the list.
+            found.append(np.where(best.values.numpy() == -np.inf, -1, order[best.indices.numpy()]))
+            np.put_along_axis(kin, best.indices.numpy(), -np.inf, axis=1)
+        return np.concatenate(found, axis=1)
+
+    def _describe(self, histories, rows, words, beams, scores) -> np.ndarray:
+        """Columns [n, C, F] of candidates ``rows`` [n, C], in the order of :attr:`names`."""
+        wanted = np.maximum(rows, 0)
+        read = histories.keep_last(READ)
+        users = read.users
+        ages = np.repeat(read.offsets[1:], read.lengths) - 1 - np.arange(len(read.items))
+        weights = {"last": ages == 0, "5": (ages < 5) * DECAY**ages, f"{READ}": np.ones(len(ages))}
+        weights = {span: weight.astype(np.float32) for span, weight in weights.items()}
+        starts = read.offsets[:-1]
+        empty = read.lengths == 0
+
+        def over(values: np.ndarray, span: str, reduce=np.add) -> np.ndarray:
+            """[events, C] to [n, C]: summed over a history with the span's weights."""
+            values = values * weights[span][:, None]
+            # reduceat gives an empty history the next one's first value.
+            summed = reduce.reduceat(np.concatenate([values, np.zeros_like(values[:1])]), starts, axis=0)
+            summed[empty] = 0
+            return summed
+
+        columns: list[np.ndarray] = []
+        facts = self.pairs.padded[self.pairs.find(read.items[:, None], wanted[users])]
+        by_fact = {fact: facts[..., place] for place, fact in enumerate(PairTable.FACTS)}
+        columns += [over(by_fact[fact], span) for fact in PairTable.FACTS for span in weights]
+        totals = self._totals[read.items][:, None]
+        columns += [
+            over(by_fact["soon"] / totals, "5"),
+            over(by_fact["together"] / np.sqrt(totals * self._totals[wanted][users]), f"{READ}"),
+            over(np.log1p(by_fact["soon"]), "5"),
+        ]
+        place = self._content.popularity.place
+        columns += [np.take_along_axis(words[kind], place[wanted], axis=1) for kind in ("words", "hybrid")]
+        for span in ("last", f"{READ}"):
+            profiles = sparse.csr_matrix((weights[span], read.items, read.offsets), shape=(len(read), len(self)))
+            columns.append(np.take_along_axis(self._content.similarity(profiles), place[wanted], axis=1))
+        if self.vectors is not None:
+            for span in (weights["last"], (ages < 3) * np.float32(0.6) ** ages, weights[f"{READ}"]):
+                profiles = sparse.csr_matrix((span, read.items, read.offsets), shape=(len(read), len(self)))
+                columns.append(np.einsum("ucd,ud->uc", self.vectors[wanted], profiles @ self.vectors))
+        last = read.items[np.maximum(read.offsets[1:] - 1, 0)] if len(read.items) else np.zeros(len(read), dtype=int)
+        columns += [
+            np.log(self._totals)[wanted],
+            *(
+                (labels[wanted] == labels[last][:, None]) & (labels[wanted] >= 0)
+                for labels in (self._brand, self._category)
+            ),
+        ]
+        columns += [self._price[wanted], self._price[wanted] - self._price[last][:, None]]
+        columns.append(np.broadcast_to(np.minimum(histories.lengths, READ)[:, None], rows.shape))
+        for moves, groups in zip(self._moves, self._prefixes):
+            values = moves.padded[moves.find(groups[read.items][:, None], groups[wanted][users])]
+            share = values[..., PairTable.FACTS.index("soon")] / moves.leaving[groups[read.items]][:, None]
+            columns += [over(share, span) for span in ("last", "5")]
+        if self.codes is not None:
+            shared = np.cumprod(self.codes[read.items][:, None] == self.codes[wanted][users], axis=-1).sum(-1)
+            columns += [over(shared, "last"), over(shared, f"{READ}", np.maximum)]
+            columns.append(np.log(np.bincount(self._prefixes[-1])[self._prefixes[-1]])[wanted])
+        days = (
+            histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(read.items) else np.zeros(len(read))
+        )
+        days = np.where(empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+        for start, end in WINDOWS:
+            low, high = (np.searchsorted(self.events, wanted * np.int64(_DAYS) + (days + day)) for day in (start, end))
+            columns.append(np.log(np.maximum(high - low, COUNT_FLOOR)))
+        columns += [days - born[wanted] for born in (self._first_day, self._median_day)]
+        columns += _beam_columns(rows, beams, scores)
+        return np.stack(columns, axis=-1).astype(np.float32)
+
+    def moved(
+        self, items: pa.Table, where: np.ndarray, codes: np.ndarray | None, new_vectors: np.ndarray | None
+    ) -> Candidates:
+        """The same knowledge over another item table.
+
+        Args:
+            where: int [items], the row that each of its items had here; -1: it is new.
+            codes: int [items, levels].
+            new_vectors: float [new items, D], for the new ones, where content vectors are read.
+        """
+        now = np.full(len(self), -1)
+        now[where[where >= 0]] = np.flatnonzero(where >= 0)
+        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, len(self)))
+        known = (first >= 0) & (second >= 0)
+        keys = first[known] * items.num_rows + second[known]
+        order = np.argsort(keys)
+        pairs = PairTable(keys[order], self.pairs.values[known][order], items.num_rows)
+        rows, days = np.divmod(self.events, _DAYS)
+        events = np.sort(now[rows[now[rows] >= 0]] * _DAYS + days[now[rows] >= 0])
+        vectors = self.vectors
+        if vectors is not None:
+            vectors = np.zeros((items.num_rows, vectors.shape[1]), dtype=np.float32)
+            vectors[where >= 0] = self.vectors[where[where >= 0]]
+            if (where < 0).any():
+                vectors[where < 0] = new_vectors
+        return Candidates(items, pairs, events, codes, vectors, self.num_proposed)
+
+    def save(self, file: str | os.PathLike) -> None:
+        """What was counted, as safetensors; the items, codes and vectors lie with the recommender."""
+        write_atomically(
+            file,
+            save({"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}),
+        )
+
+    @classmethod
+    def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:
+        """Read what :meth:`save` wrote; the rest as for the class."""
+        counted = load_file(file)
+        return cls(items, PairTable(counted["keys"], counted["values"], items.num_rows), counted["events"], **options)
+
+
+def _beam_columns(rows: np.ndarray, beams: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """For candidates [n, C]: their log-probability and place among the beams [n, K]; NaN where they are not."""
+    same = (rows[:, :, None] == beams[:, None, :]) & (rows >= 0)[:, :, None]
+    if not beams.shape[1]:
+        return [np.full(rows.shape, np.nan)] * 2
+    among, place = same.any(axis=-1), same.argmax(axis=-1)
+    return [np.where(among, values, np.nan) for values in (np.take_along_axis(scores, place, axis=1), place)]
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """bool, the shape of ``rows`` [n, C]: True where a value stood further left already."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    again = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def _groups(codes: np.ndarray) -> np.ndarray:
+    """int64 [items]: which items share all of these codes."""
+    return np.unique(codes, axis=0, return_inverse=True)[1].ravel()
+
+
+def _labels(items: pa.Table, name: str) -> np.ndarray:
+    """int64 [items]: a number for each distinct value of a column; -1 where it is empty or absent."""
+    if name not in items.column_names:
+        return np.full(items.num_rows, -1)
+    values = [str(value) if value else "" for value in items[name].to_pylist()]
+    found, labels = np.unique(values, return_inverse=True)
+    return np.where(found[labels] == "", -1, labels)
+
+
+def _logarithms(items: pa.Table, name: str) -> np.ndarray:
+    """float32 [items]: log(1 + value) of a column of numbers; NaN where there is none."""
+    if name not in items.column_names:
+        return np.full(items.num_rows, np.nan, dtype=np.float32)
+    values = pa.compute.cast(items[name], pa.float64(), safe=False).to_numpy()
+    return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,269 @@
+"""The second stage that is learned from next items: candidates of several sources, and trees that order them.
+
+Gradient-boosted trees (LightGBM, LambdaRank: Burges, MSR-TR-2010-82) over what :mod:`tiger.candidates` says of each
+candidate, the T5's log-probability among it. They are learned from targets that neither the log's counts nor the T5
+have seen: the validation items. Choices, the number of trees among them, are made on a part of the users kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import load_file, save
+
+from tiger.candidates import Candidates, Proposals
+from tiger.data import DataError, Sequences
+from tiger.files import write_atomically
+from tiger.metrics import next_item_metrics
+from tiger.tokenizer import SemanticIdTokenizer
+
+TREES, COUNTS, VECTORS, SETTINGS = "trees.txt", "counts.safetensors", "vectors.safetensors", "two_stage.json"
+FORMAT = 1
+STAGES = ("log", "text", "item", "codes", "time", "t5")
+
+
+class TwoStageRanker:
+    """Joins the T5's beams with what the log and the texts propose, and orders them all.
+
+    Made by :meth:`fit`.
+
+    Args:
+        candidates: proposes, and describes what is proposed.
+        trees: give a candidate's score from its columns.
+        columns: which columns the trees read.
+        fingerprint: of the semantic IDs that the columns were made with.
+        record: what is known of the fit.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        trees: lightgbm.Booster,
+        columns: list[str],
+        fingerprint: str,
+        record: dict | None = None,
+    ):
+        unknown = sorted(set(columns) - set(candidates.names))
+        if unknown:
+            raise DataError(f"the trees read columns that the candidates lack: {', '.join(unknown)}.")
+        self.candidates, self.trees, self.columns, self.fingerprint = candidates, trees, columns, fingerprint
+        self.record = record or {}
+
+    @classmethod
+    def fit(
+        cls,
+        candidates: Candidates,
+        histories: Sequences,
+        targets: np.ndarray,
+        beams: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
+        fingerprint: str = "",
+        without: tuple[str, ...] = (),
+        max_trees: int = 600,
+        learning_rate: float = 0.04,
+        num_leaves: int = 31,
+        held_out: float = 0.5,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> TwoStageRanker:
+        """Learn the order from the items that came next.
+
+        Args:
+            candidates: fitted on a log that lacks the targets.
+            histories: n sequences, up to the target.
+            targets: int [n].
+            beams, scores: the T5's proposals for these histories; the T5 must not have seen the targets either.
+            without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
+            held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
+            seed: of that choice and of the trees.
+
+        Raises:
+            DataError: no target is among its candidates.
+        """
+        if "t5" in without:
+            beams = scores = None
+        columns = [name for name in candidates.names if name.split(":")[0] not in without]
+        if beams is None:
+            columns = [name for name in columns if not name.startswith("t5")]
+        proposals = candidates.propose(histories, beams, scores, progress=progress)
+        order = np.random.default_rng(seed).permutation(len(targets))
+        apart = np.zeros(len(targets), dtype=bool)
+        apart[order[: int(held_out * len(targets))]] = True
+        reading = [candidates.names.index(name) for name in columns]
+        parts = [_lists(proposals, targets, users, reading, columns) for users in (~apart, apart, apart | ~apart)]
+        settings = {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "lambdarank_truncation_level": 20,
+            "learning_rate": learning_rate,
+            "num_leaves": num_leaves,
+            "min_data_in_leaf": 50,
+            "feature_fraction": 0.7,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": torch.get_num_threads(),
+            "verbose": -1,
+        }
+        half = lightgbm.train(
+            settings,
+            parts[0],
+            max_trees,
+            valid_sets=[parts[1]],
+            callbacks=[lightgbm.early_stopping(60, verbose=False)],
+        )
+        rounds = half.best_iteration
+        tried = cls(candidates, half, columns, fingerprint)
+        answers = tried._order(proposals, 10)[0][apart]
+        record = {f"held out {name}": value for name, value in next_item_metrics(answers, targets[apart]).items()}
+        record |= {
+            "users held out": int(apart.sum()),
+            "trees": rounds,
+            "recall of the candidates": float((proposals.rows == targets[:, None]).any(axis=1).mean()),
+            "without": list(without),
+        }
+        return cls(candidates, lightgbm.train(settings, parts[2], rounds), columns, fingerprint, record)
+
+    def order(
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        k: int,
+        exclude_history: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` best of all candidates.
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
+
+        Returns:
+            rows int64 [n, k], the T5's log-probabilities float32 [n, k] (``-inf``: not among its beams), and the
+            trees' scores float32 [n, k]; -1 and ``-inf`` where there are no more candidates.
+        """
+        rows = np.full((len(histories), k), -1, dtype=np.int64)
+        t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
+        if "t5: place" not in self.columns:
+            beams, scores = beams[:, :0], scores[:, :0]
+        for start in range(0, len(histories), 1024):
+            users = np.arange(start, min(start + 1024, len(histories)))
+            proposals = self.candidates.propose(
+                histories.select(users), beams[users], scores[users], exclude_history=exclude_history
+            )
+            rows[users], t5[users], trees[users] = self._order(proposals, k)
+        return rows, t5, trees
+
+    def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """The trees' scores of given candidates, int [users, C], -1: none; float32 [users, C], ``-inf`` there.
+
+        The T5 is not asked: its columns are unknown.
+        """
+        offsets = np.cumsum([0, *map(len, histories)])
+        items = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
+        sequences = Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
+        return self._predict(self.candidates.describe(sequences, candidates))
+
+    def _order(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scores = self._predict(proposals)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
+        found = (np.take_along_axis(values, order, axis=1) for values in (proposals.rows, log_probs, scores))
+        rows, log_probs, scores = (_widened(values, k, fill) for values, fill in zip(found, (-1, -np.inf, -np.inf)))
+        return rows.astype(np.int64), np.where(np.isnan(log_probs), -np.inf, log_probs), scores
+
+    def _predict(self, proposals: Proposals) -> np.ndarray:
+        reading = [self.candidates.names.index(name) for name in self.columns]
+        table = proposals.columns[..., reading].reshape(-1, len(reading))
+        scores = self.trees.predict(table, num_threads=torch.get_num_threads()).reshape(proposals.rows.shape)
+        return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
+        """Know the items that a catalogue has got since, at the table's end: no log yet, but texts and codes.
+
+        Args:
+            tokenizer, items: the whole catalogue.
+            vectors: float [new items, D].
+        """
+        codes = None if self.candidates.codes is None else tokenizer.codes
+        where = np.full(items.num_rows, -1)
+        where[: len(self.candidates)] = np.arange(len(self.candidates))
+        self.candidates = self.candidates.moved(items, where, codes, vectors)
+
+    def keep_items(self, rows: np.ndarray) -> None:
+        """Leave out all items but these rows."""
+        known = self.candidates
+        codes = None if known.codes is None else known.codes[rows]
+        self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the trees as LightGBM's text, what was counted and content vectors (as float16) as safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / TREES, self.trees.model_to_string())
+        self.candidates.save(folder / COUNTS)
+        if self.candidates.vectors is not None:
+            write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
+        settings = {"format": FORMAT, "columns": self.columns, "semantic_ids": self.fingerprint}
+        settings |= {"num_proposed": self.candidates.num_proposed, "record": self.record}
+        write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, items: pa.Table
+    ) -> TwoStageRanker:
+        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs.
+
+        Raises:
+            DataError: it belongs to other semantic IDs, is of another version, or damaged.
+        """
+        folder = Path(folder)
+        settings = json.loads((folder / SETTINGS).read_text())
+        if settings["format"] != FORMAT:
+            raise DataError(
+                f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: fit anew."
+            )
+        if settings["semantic_ids"] != tokenizer.fingerprint:
+            raise DataError(f"{folder}: the ranker was made for other semantic IDs: run recipes/two_stage.py again.")
+        vectors = load_file(folder / VECTORS)["vectors"] if (folder / VECTORS).exists() else None
+        candidates = Candidates.load(
+            folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
+        )
+        try:
+            trees = lightgbm.Booster(model_str=(folder / TREES).read_text())
+        except lightgbm.basic.LightGBMError as error:
+            raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
+        return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])
+
+
+def _lists(
+    proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
+) -> lightgbm.Dataset:
+    """What LightGBM learns from: the lists of these users (bool [n]) that hold their target, without empty places."""
+    hits = proposals.rows == targets[:, None]
+    chosen = np.flatnonzero(users & hits.any(axis=1))
+    if not len(chosen):
+        raise DataError("no target is among its candidates: there is nothing to learn an order from.")
+    real = proposals.rows[chosen] >= 0
+    table = proposals.columns[chosen][real][:, reading]
+    return lightgbm.Dataset(
+        table,
+        label=hits[chosen][real].astype(np.int32),
+        group=real.sum(axis=1),
+        feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in columns],
+    )
+
+
+def _widened(values: np.ndarray, width: int, fill: float) -> np.ndarray:
+    """[n, w] to [n, width], filled up on the right."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
