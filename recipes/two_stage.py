@@ -60,16 +60,13 @@ def main() -> None:
         )
     ranker = TwoStageRanker.fit(
         candidates,
-        histories,
+        candidates.propose(histories, beams, scores, progress=True),
         targets,
-        beams,
-        scores,
         tiger.tokenizer.fingerprint,
         max_trees=args.max_trees,
         learning_rate=args.learning_rate,
         num_leaves=args.num_leaves,
         seed=args.seed,
-        progress=True,
     )
     ranker.record["seconds"] = round(time.perf_counter() - start)
     print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))

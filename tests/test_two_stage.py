@@ -45,7 +45,7 @@ def fitted(tokenizer):
     beams = np.random.default_rng(0).permuted(np.tile(np.arange(SIZE), (len(targets), 1)), axis=1)[:, :5]
     scores = np.sort(np.random.default_rng(1).normal(size=beams.shape), axis=1)[:, ::-1].astype(np.float32)
     return TwoStageRanker.fit(
-        candidates, histories, targets, beams, scores, tokenizer.fingerprint, **SETTINGS_OF_TREES
+        candidates, candidates.propose(histories, beams, scores), targets, tokenizer.fingerprint, **SETTINGS_OF_TREES
     )
 
 
@@ -72,7 +72,7 @@ def test_what_is_left_out_is_not_read(tokenizer):
     beams, scores = proposals(200)
     candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=20)
     ranker = TwoStageRanker.fit(
-        candidates, histories, targets, beams, scores, without=("t5", "codes"), **SETTINGS_OF_TREES
+        candidates, candidates.propose(histories, beams, scores), targets, without=("t5", "codes"), **SETTINGS_OF_TREES
     )
     assert {name.split(":")[0] for name in ranker.columns} == {"log", "text", "item", "time"}
     other = np.roll(beams, 1, axis=0)
@@ -84,7 +84,9 @@ def test_equal_seeds_give_equal_trees(tokenizer):
     train, _ = follow(0, 200)
     histories, targets = follow(1, 200)
     candidates = Candidates.fit(train, catalogue(), num_proposed=20)
-    one, two = (TwoStageRanker.fit(candidates, histories, targets, **SETTINGS_OF_TREES) for _ in range(2))
+    one, two = (
+        TwoStageRanker.fit(candidates, candidates.propose(histories), targets, **SETTINGS_OF_TREES) for _ in range(2)
+    )
     assert one.trees.model_to_string() == two.trees.model_to_string() and one.record == two.record
 
 
@@ -93,7 +95,7 @@ def test_no_target_among_the_candidates():
     histories, targets = follow(1, 200)
     candidates = Candidates.fit(train, catalogue(), num_proposed=20)
     with pytest.raises(DataError, match="no target is among its candidates"):
-        TwoStageRanker.fit(candidates, histories, np.full(len(targets), -5), **SETTINGS_OF_TREES)
+        TwoStageRanker.fit(candidates, candidates.propose(histories), np.full(len(targets), -5))
 
 
 def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):

@@ -234,6 +234,12 @@ class Candidates:
             columns[users] = self._describe(part, found, words, beams[users], scores[users])
         return Proposals(rows, columns)
 
+    def without_beams(self, proposals: Proposals) -> Proposals:
+        """The same as if there had been no T5."""
+        own, columns = min(self.num_proposed, len(self)), proposals.columns.copy()
+        columns[..., [number for number, name in enumerate(self.names) if name.startswith("t5")]] = np.nan
+        return Proposals(proposals.rows[:, :own], columns[:, :own])
+
     def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
         """Columns of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
         rows, parts = np.asarray(rows, dtype=np.int32), []

@@ -59,10 +59,8 @@ class TwoStageRanker:
     def fit(
         cls,
         candidates: Candidates,
-        histories: Sequences,
+        proposals: Proposals,
         targets: np.ndarray,
-        beams: np.ndarray | None = None,
-        scores: np.ndarray | None = None,
         fingerprint: str = "",
         without: tuple[str, ...] = (),
         max_trees: int = 600,
@@ -70,15 +68,15 @@ class TwoStageRanker:
         num_leaves: int = 31,
         held_out: float = 0.5,
         seed: int = 0,
-        progress: bool = False,
     ) -> TwoStageRanker:
         """Learn the order from the items that came next.
 
         Args:
             candidates: fitted on a log that lacks the targets.
-            histories: n sequences, up to the target.
+            proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
+                seen the targets either.
             targets: int [n].
-            beams, scores: the T5's proposals for these histories; the T5 must not have seen the targets either.
+            fingerprint: of the semantic IDs.
             without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
             held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
             seed: of that choice and of the trees.
@@ -86,12 +84,9 @@ class TwoStageRanker:
         Raises:
             DataError: no target is among its candidates.
         """
-        if "t5" in without:
-            beams = scores = None
         columns = [name for name in candidates.names if name.split(":")[0] not in without]
-        if beams is None:
-            columns = [name for name in columns if not name.startswith("t5")]
-        proposals = candidates.propose(histories, beams, scores, progress=progress)
+        if "t5" in without:
+            proposals = candidates.without_beams(proposals)
         order = np.random.default_rng(seed).permutation(len(targets))
         apart = np.zeros(len(targets), dtype=bool)
         apart[order[: int(held_out * len(targets))]] = True
@@ -124,7 +119,7 @@ class TwoStageRanker:
         )
         rounds = half.best_iteration
         tried = cls(candidates, half, columns, fingerprint)
-        answers = tried._order(proposals, 10)[0][apart]
+        answers = tried.best(proposals, 10)[0][apart]
         record = {f"held out {name}": value for name, value in next_item_metrics(answers, targets[apart]).items()}
         record |= {
             "users held out": int(apart.sum()),
@@ -133,6 +128,11 @@ class TwoStageRanker:
             "without": list(without),
         }
         return cls(candidates, lightgbm.train(settings, parts[2], rounds), columns, fingerprint, record)
+
+    @property
+    def reads_t5(self) -> bool:
+        """Whether the T5's beams and scores count."""
+        return any(name.startswith("t5") for name in self.columns)
 
     def order(
         self,
@@ -154,14 +154,14 @@ class TwoStageRanker:
         """
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
-        if "t5: place" not in self.columns:
+        if not self.reads_t5:
             beams, scores = beams[:, :0], scores[:, :0]
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
             proposals = self.candidates.propose(
                 histories.select(users), beams[users], scores[users], exclude_history=exclude_history
             )
-            rows[users], t5[users], trees[users] = self._order(proposals, k)
+            rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
     def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
@@ -174,7 +174,8 @@ class TwoStageRanker:
         sequences = Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
         return self._predict(self.candidates.describe(sequences, candidates))
 
-    def _order(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def best(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`order`, of proposals that were made before."""
         scores = self._predict(proposals)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
