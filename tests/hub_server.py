@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json(url)
 
     def _validate(self, content: str) -> tuple:
-        """The metadata must be YAML whose ``model-index`` is complete."""
+        """The metadata must be YAML whose ``model-index`` is complete, with a licence that is known."""
         try:
             metadata = yaml.safe_load(content.split("---\n")[1])
             for entry in metadata.get("model-index", []):
@@ -230,6 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
                     for value in (result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"]):
                         assert isinstance(value, str)
                     assert all(isinstance(metric["value"], int | float) for metric in result["metrics"])
+            assert metadata.get("license", "other") in ("apache-2.0", "mit", "other")
         except (yaml.YAMLError, LookupError, AssertionError) as error:
             return _json({"errors": [{"message": f"invalid metadata: {error!r}"}], "warnings": []}, 400)
         return _json({"errors": [], "warnings": []})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -63,7 +63,9 @@ def download(
     at = f"{repo_id} at revision {revision}" if revision else repo_id
     try:
         # The manifest first: of another library's repository, not a gigabyte is downloaded before it is refused.
-        folder = Path(hf_hub_download(repo_id, MANIFEST, revision=revision, **options)).parent
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=MANIFEST, **options))
+        if not (folder / MANIFEST).exists():
+            raise DataError(f"{at} has no {MANIFEST}: it is not a recommender saved by tiger.")
         manifest = read_manifest(folder)
         files = [glob.escape(name) for name in manifest.get("files", {}) if name.endswith(SUFFIXES)]
         # All else from the same commit: a push that comes between does not mix two models.
@@ -81,11 +83,9 @@ def download(
         raise DataError(f"{repo_id} has no revision {revision!r}: give a branch, a tag or a commit of it.") from error
     except LocalEntryNotFoundError as error:
         raise DataError(
-            f"{at} is not in the cache as a whole, and the Hub "
+            f"{at} is no directory here, not in the cache as a whole, and the Hub "
             f"{'was not to be asked' if local_files_only else 'could not be reached'}: load it once with a connection."
         ) from error
-    except EntryNotFoundError as error:
-        raise DataError(f"{at} has no {MANIFEST}: it is not a recommender saved by tiger.") from error
     except (HTTPError, OSError, RuntimeError) as error:
         if isinstance(error, RepositoryNotFoundError) or _status(error) in (401, 403):
             raise DataError(
@@ -149,7 +149,7 @@ def upload(
         create_pr: make it a pull request against ``main``.
 
     Raises:
-        DataError: as for :func:`create_repository`.
+        DataError: as for :func:`create_repository`, or the Hub finds fault with the card's metadata.
     """
     api = HfApi(token=token)
     with _upload_errors(repo_id), warnings.catch_warnings():
@@ -186,6 +186,8 @@ def _upload_errors(repo_id: str) -> Iterator[None]:
         refused = _status(error) in (401, 403, 404)
         remedy = "`hf auth login` with a token that may write, or give one." if refused else "Try again."
         raise DataError(f"can't push to {repo_id} ({_first_line(error)}). {remedy}") from error
+    except ValueError as error:
+        raise DataError(f"can't push to {repo_id}: {' '.join(str(error).split())}") from error
 
 
 def _status(error: Exception) -> int | None:
