@@ -256,7 +256,13 @@ def test_parts_of_different_models(hub, recommender):
 def test_other_repositories_are_refused_before_they_are_downloaded(hub, recommender, tmp_path):
     recommender.push_to_hub(REPO)
     weights = {"model.safetensors": (b"weights", True), "pytorch_model.bin": (b"pickle", True)}
-    for name, manifest in (("none", None), ("foreign", b'{"name": "tiger"}'), ("list", b"[]"), ("noise", b"\xff{")):
+    for name, manifest in (
+        ("none", None),
+        ("foreign", b'{"name": "tiger"}'),
+        ("list", b"[]"),
+        ("short", b'{"format": 1}'),
+        ("noise", b"\xff{"),
+    ):
         hub.repositories[f"me/{name}"] = type(hub.repositories[REPO])()
         own = {} if manifest is None else {MANIFEST: (manifest, False)}
         hub.repositories[f"me/{name}"].commit("main", weights | own, "x")
@@ -270,6 +276,19 @@ def test_other_repositories_are_refused_before_they_are_downloaded(hub, recommen
     for name in ("runs/demo/model", "model", tmp_path / "model", "me/a b"):
         with pytest.raises(DataError, match="is no directory"):
             TigerRecommender.from_pretrained(name)
+
+
+@pytest.mark.parametrize("escape", ["../../../../../victim.txt", "{tmp_path}/victim.txt"])
+def test_a_manifest_reaches_no_file_outside(hub, recommender, tmp_path, escape):
+    recommender.push_to_hub(REPO)
+    (tmp_path / "victim.txt").write_text("precious")
+    files = dict(hub.repositories[REPO].files())
+    manifest = json.loads(files[MANIFEST][0])
+    manifest["files"][escape.format(tmp_path=tmp_path)] = "0" * 64
+    hub.repositories[REPO].commit("main", files | {MANIFEST: (json.dumps(manifest).encode(), False)}, "x")
+    with pytest.raises(DataError, match="victim.txt', outside its directory"):
+        TigerRecommender.from_pretrained(REPO)
+    assert (tmp_path / "victim.txt").read_text() == "precious"
 
 
 def test_an_encoder_that_others_lack(hub, recommender, tmp_path):

@@ -12,6 +12,7 @@ from tiger.data import DataError
 
 MANIFEST = "tiger.json"
 FORMAT = 1
+_KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 
 
 def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: int, training: dict) -> None:
@@ -42,7 +43,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     """A directory's manifest.
 
     Raises:
-        DataError: there is none, it is damaged, or of another version.
+        DataError: there is none, it is damaged, of another version, or names files elsewhere.
     """
     file = Path(folder) / MANIFEST
     if not file.exists():
@@ -51,13 +52,17 @@ def read_manifest(folder: str | os.PathLike) -> dict:
         manifest = json.loads(file.read_text())
     except ValueError as error:  # no JSON, or no text at all
         raise DataError(f"{file} is damaged ({error}): save the recommender again.") from error
-    if not isinstance(manifest, dict) or "format" not in manifest:
+    if not isinstance(manifest, dict) or not _KEYS <= manifest.keys():
         raise DataError(f"{file} is not that of a recommender: {folder} belongs to something else.")
     if manifest["format"] != FORMAT:
         raise DataError(
             f"{folder} has format {manifest['format']} (written by tiger {manifest.get('tiger')}), this is "
             f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
         )
+    for name in [*manifest["parts"], *manifest.get("files", {})]:
+        # It may come from a stranger, and files that it names are read and, in a cache, removed.
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{file} names {name!r}, outside its directory: don't trust {folder}.")
     return manifest
 
 
