@@ -176,6 +176,11 @@ def test_pushing_without_the_right_to(hub, recommender, monkeypatch):
     with pytest.raises(DataError, match="can't push to me/tiger-demo: Invalid metadata in README.md"):
         recommender.push_to_hub(REPO, license="none of these")
     assert hub.repositories[REPO].messages == ["initial commit"]
+    with pytest.raises(DataError, match="there already, and public"):
+        recommender.push_to_hub(REPO, private=True)
+    with pytest.raises(DataError, match="of other models"):
+        recommender.push_to_hub("me/new", results=[result("tiger", 0.1, training={"seed": 4})])
+    assert "me/new" not in hub.repositories
     assert recommender.push_to_hub("tiger-demo", token="hf_writer").oid == hub.repositories[REPO].refs["main"]
     hub.stop()
     with pytest.raises(DataError, match="can't push to me/tiger-demo .*Try again"):

@@ -120,10 +120,15 @@ def create_repository(repo_id: str, private: bool | None = None, token: str | bo
         ``owner/name``.
 
     Raises:
-        DataError: the name is none, or there is no right to write, no token or no connection.
+        DataError: the name is none, there is no right to write, no token or no connection; or it was to be private
+            and is there as a public one.
     """
+    api = HfApi(token=token)
     with _upload_errors(repo_id):
-        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.repo_info(repo_id).private:
+            raise DataError("it is there already, and public. Make it private on its settings page first.")
+    return repo_id
 
 
 def upload(

@@ -28,7 +28,7 @@ from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
 from tiger.files import replaced_folder
 from tiger.generation import beam_search
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
-from tiger.model_card import CARD_FILES, write_card
+from tiger.model_card import CARD_FILES, model_card, write_card
 from tiger.retriever import check_pair
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
@@ -314,7 +314,8 @@ class TigerRecommender:
                 LSA encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
             results: rows of results files for the card, see :func:`tiger.model_card.read_results`.
             license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
-            private: of a new repository; None: as the owner's default is. One that exists stays as it is.
+            private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public
+                one is refused if this is true.
             token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
             revision: a branch, made where there is none; None: ``main``.
             create_pr: make it a pull request against ``main``.
@@ -331,6 +332,7 @@ class TigerRecommender:
                 "this recommender can't add items. Push the encoder to the Hub and name it from there.",
                 stacklevel=2,
             )
+        model_card(self, repo_id, results, license)  # what is wrong with the results is told before anything is made
         published = copy.copy(self)
         if not include_items:
             published.items = None
