@@ -4,7 +4,9 @@
     accelerate launch --multi_gpu --num_processes 2 recipes/retriever.py recipes/demo/retriever.yaml
 
 Checkpoints and TensorBoard logs go to ``output_dir``; the finished recommender to ``model_dir``. A run that was
-killed goes on from its last checkpoint when it is started again with the same settings.
+killed goes on from its last checkpoint when it is started again with the same settings. With ``--push_to_hub
+--hub_model_id me/name`` the finished recommender goes to the Hub as well, with its card and without the items' texts
+(``tiger push`` has more to choose from); a finished run can be pushed by starting it once more so.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from tiger.data import DataError, RecommendationData
 from tiger.embeddings import load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import refuse_other_files
-from tiger.recommender import MANIFEST, TigerRecommender
+from tiger.hub import create_repository
+from tiger.manifest import MANIFEST
+from tiger.recommender import TigerRecommender
 from tiger.retriever import TigerTrainer, start_from_codebooks, t5_config
 from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
@@ -64,6 +68,11 @@ def main() -> None:
     # Without an accelerator, Trainer wants to be told before it allows bfloat16.
     device = [] if torch.accelerator.is_available() else ["--use_cpu", "true"]
     args, training = parse_arguments([RetrieverArguments, TrainingArguments], [*sys.argv[1:], *device])
+    push = training.push_to_hub
+    if push and training.hub_model_id is None:
+        raise DataError("--push_to_hub wants --hub_model_id owner/name.")
+    # Trainer would push checkpoints of its own making to the same place: a T5 without item table and encoder.
+    training.push_to_hub = False
     refuse_other_files(args.model_dir, MANIFEST)
     data = RecommendationData.load(args.dataset)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
@@ -72,7 +81,11 @@ def main() -> None:
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
     if record.finished and Path(args.model_dir, MANIFEST).exists():
         print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
+        if push and training.process_index == 0:
+            publish(TigerRecommender.from_pretrained(args.model_dir), training)
         return
+    if push and training.process_index == 0:
+        create_repository(training.hub_model_id, training.hub_private_repo, training.hub_token)  # fail now, not then
     split = data.leave_one_out(args.shuffle_ties)
 
     set_seed(training.seed)
@@ -114,29 +127,48 @@ def main() -> None:
         "best_step": trainer.state.best_global_step,
         "seconds": round(record.seconds),
         f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
-        "arguments": asdict(args),
+        "arguments": asdict(args) | training_settings(training),
         "parameters": model.num_parameters(),
     }
     encoder = Path(args.tokenizer) / "encoder"
-    TigerRecommender(
+    recommender = TigerRecommender(
         model,
         tokenizer,
         load_encoder(encoder) if encoder.is_dir() else None,
         data.items,
         args.max_history,
         training=known,
-    ).save_pretrained(args.model_dir)
+    )
+    recommender.save_pretrained(args.model_dir)
     record.finish()
+    if push:
+        publish(recommender, training)
     print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {' '.join(data.item_ids[:2])}")
 
 
-def run_settings(args, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData) -> dict:
-    """What a run can't change half-way: the data, the semantic IDs, the model and how it is trained."""
+def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:
+    """Push as TrainingArguments say."""
+    commit = recommender.push_to_hub(
+        training.hub_model_id,
+        private=training.hub_private_repo,
+        token=training.hub_token,
+        revision=training.hub_revision,
+    )
+    print(f"pushed: {commit.commit_url}")
+
+
+def training_settings(training: TrainingArguments) -> dict:
+    """What of TrainingArguments makes a model another one."""
     names = (
         *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "bf16", "seed"),
         *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     )
-    settings = {name: getattr(training, name) for name in names} | asdict(args)
+    return {name: getattr(training, name) for name in names}
+
+
+def run_settings(args, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData) -> dict:
+    """What a run can't change half-way: the data, the semantic IDs, the model and how it is trained."""
+    settings = training_settings(training) | asdict(args)
     del settings["model_dir"]
     return settings | {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
 

@@ -159,11 +159,25 @@ def test_half_written_or_foreign_directories_are_named(recommender, tmp_path):
     assert "damaged" in broken("d", lambda copy: (copy / "tiger.json").write_text("{"))
     assert "lacks semantic_ids.safetensors" in broken("e", lambda copy: (copy / "semantic_ids.safetensors").unlink())
     weights = (folder / "model.safetensors").read_bytes()
-    assert "can't be read" in broken("f", lambda copy: (copy / "model.safetensors").write_bytes(weights[:999]))
+    cut = broken("f", lambda copy: (copy / "model.safetensors").write_bytes(weights[:999]))
+    assert ": model.safetensors is not as saved" in cut
+    other = weights[:-1] + bytes([weights[-1] ^ 1])
+    assert "model.safetensors is not" in broken("f1", lambda copy: (copy / "model.safetensors").write_bytes(other))
     assert "lacks model.safetensors" in broken("g", lambda copy: (copy / "model.safetensors").unlink())
     assert "lacks encoder" in broken("h", lambda copy: shutil.rmtree(copy / "encoder"))
-    for index, part in enumerate(("encoder/encoder.json", "quantizer/model.safetensors", "items.parquet")):
+    # Directories from before digests were kept load, and damage to them is found by who reads it.
+    del manifest["files"]
+    (folder / "tiger.json").write_text(json.dumps(manifest))
+    assert TigerRecommender.from_pretrained(folder).max_history == 5
+    parts = ("encoder/encoder.json", "quantizer/model.safetensors", "items.parquet", "model.safetensors")
+    for index, part in enumerate(parts):
         assert "can't be read" in broken(f"i{index}", lambda copy: (copy / part).write_bytes(b"{"))
+
+    def mixed(copy):
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"semantic_ids": "f00"}))
+
+    assert "parts come from different models" in broken("j", mixed)
 
 
 def test_parts_that_do_not_fit(fitted):

@@ -112,6 +112,8 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     ranked, values = tiger.rank([histories[0]], [["item-23", "item-2"]])
     assert sorted(ranked[0]) == ["item-2", "item-23"] and values[0][0] >= values[0][1]
 
+    with pytest.raises(DataError, match="include_items"):
+        tiger.push_to_hub("me/model")
     tiger.save_pretrained(tmp_path / "model")
     again = TigerRecommender.from_pretrained(tmp_path / "model")
     assert isinstance(again.ranker, TwoStageRanker) and again.ranker.record == fitted.record
@@ -121,14 +123,16 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     again.remove_items([items[1][0]])
     assert items[1][0] not in again.recommend(histories, k=6, num_beams=8)[0][1]
 
-    settings = json.loads((tmp_path / "model" / "ranker" / SETTINGS).read_text())
-    (tmp_path / "model" / "ranker" / SETTINGS).write_text(json.dumps(settings | {"semantic_ids": "other"}))
+    folder = tmp_path / "ranker"
+    fitted.save_pretrained(folder)
+    settings = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps(settings | {"semantic_ids": "other"}))
     with pytest.raises(DataError, match="other semantic IDs"):
-        TigerRecommender.from_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "ranker" / SETTINGS).write_text(json.dumps(settings))
-    (tmp_path / "model" / "ranker" / TREES).write_text("tree\nnonsense")
-    with pytest.raises(DataError, match="damaged"):
-        TigerRecommender.from_pretrained(tmp_path / "model")
+        TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
+    (folder / SETTINGS).write_text(json.dumps(settings))
+    (folder / TREES).write_text(json.dumps({"lightgbm": "tree\nnonsense"}))
+    with pytest.raises(DataError, match="trees.json"):
+        TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
 
 
 def test_timestamps_matter_where_there_are_any(fitted):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +15,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
-from tiger import __version__
+from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
 from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
 from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
 from tiger.files import replaced_folder
 from tiger.generation import beam_search
+from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
+from tiger.model_card import CARD_FILES, model_card, write_card
 from tiger.retriever import check_pair
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker
 
-MANIFEST = "tiger.json"
 TRIE = "trie.safetensors"
 RANKER = "ranker"
-FORMAT = 1
 
 
 class TigerRecommender:
@@ -284,42 +287,110 @@ class TigerRecommender:
                 pq.write_table(self.items, fresh / "items.parquet")
             if self.ranker is not None:
                 self.ranker.save_pretrained(fresh / RANKER)
-            manifest = {
-                "format": FORMAT,
-                "tiger": __version__,
-                "semantic_ids": self.tokenizer.fingerprint,
-                "max_history": self.max_history,
-                "training": self.training,
-                "parts": sorted(path.name for path in fresh.iterdir()),
-            }
-            # Written last: a directory without it is half-written.
-            (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            write_manifest(fresh, self.tokenizer.fingerprint, self.max_history, self.training)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device = "cpu") -> TigerRecommender:
-        """Read what :meth:`save_pretrained` wrote.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_items: bool = False,
+        results: Sequence[dict] = (),
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a tiger recommender",
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Publish what :meth:`save_pretrained` writes, with a model card, in one commit.
+
+        A part that the repository has from an earlier push, and this recommender has not, is deleted; files that no
+        push of a recommender wrote stay.
+
+        Args:
+            repo_id: ``owner/name``; made where there is none.
+            include_items: publish the item table, titles and all. Item ids and codes are published in any case; an
+                LSA encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
+            results: rows of results files for the card, see :func:`tiger.model_card.read_results`.
+            license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
+            private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public
+                one is refused if this is true.
+            token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
+            revision: a branch, made where there is none; None: ``main``.
+            create_pr: make it a pull request against ``main``.
+
+        Returns:
+            The commit: its URL as text, with ``oid`` and ``pr_url``.
 
         Raises:
-            DataError: the directory is missing, half-written, damaged, of another version, or its parts don't belong
-                together.
+            DataError: no connection, no token, no right to write, results that are not of this model, or a ranker that
+                reads the texts which are not to be published.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise DataError(f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model.")
-        if not (folder / MANIFEST).exists():
-            raise DataError(f"{folder} has no {MANIFEST}: it is half-written or no saved recommender. Save it again.")
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except json.JSONDecodeError as error:
-            raise DataError(f"{folder / MANIFEST} is damaged ({error}): save the recommender again.") from error
-        if manifest.get("format") != FORMAT:
+        if isinstance(self.ranker, TwoStageRanker) and not include_items:
             raise DataError(
-                f"{folder} has format {manifest.get('format')} (written by tiger {manifest.get('tiger')}), this is "
-                f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
+                "the second stage reads the items' texts, which are not published unasked: give include_items=True "
+                "(--with_items), or push the recommender without its ranker."
             )
-        missing = [part for part in manifest["parts"] if not (folder / part).exists()]
-        if missing:
-            raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
+        if isinstance(self.encoder, SentenceEncoder) and Path(self.encoder.name).is_dir():
+            warnings.warn(
+                f"the encoder is a folder of this machine, {self.encoder.name}, which is not published: who downloads "
+                "this recommender can't add items. Push the encoder to the Hub and name it from there.",
+                stacklevel=2,
+            )
+        model_card(self, repo_id, results, license)  # what is wrong with the results is told before anything is made
+        published = copy.copy(self)
+        if not include_items:
+            published.items = None
+        repo_id = hub.create_repository(repo_id, private, token)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            published.save_pretrained(folder)
+            write_card(published, folder, repo_id, results, license, revision)
+            return hub.upload(
+                folder,
+                repo_id,
+                card_files=CARD_FILES,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        device: str | torch.device = "cpu",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> TigerRecommender:
+        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+
+        Args:
+            name: a directory or, where there is none, a repository on the Hub, ``owner/name``.
+            revision: branch, tag or commit on the Hub.
+            token: for a private or gated repository; None: that of ``hf auth login`` or ``$HF_TOKEN``.
+            cache_dir: of downloads; None: the Hub client's own.
+            local_files_only: take a repository from the cache, without the network.
+
+        Raises:
+            DataError: neither directory nor readable repository, half-written, damaged or tampered with, of another
+                version, or its parts don't belong together.
+        """
+        folder = Path(name)
+        if folder.is_dir():
+            check_files(folder, read_manifest(folder))
+        elif hub.is_repo_id(name):
+            folder = hub.download(name, revision, token, cache_dir, local_files_only)
+        else:
+            raise DataError(
+                f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model, or a "
+                "repository on the Hub, owner/name."
+            )
+        manifest = read_manifest(folder)
         try:
             tokenizer = SemanticIdTokenizer.from_pretrained(folder)
             # Directories from before the trie was saved have none: it is built when it is needed.
@@ -329,11 +400,15 @@ class TigerRecommender:
             table = folder / "items.parquet"
             items = pq.read_table(table) if table.exists() else None
             ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if (folder / RANKER).is_dir() else None
+            recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
+        except DataError:
+            raise
         except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
+        except ValueError as error:
+            raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
         if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie or tokenizer) != len(tokenizer):
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
-        recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
         recommender._trie = trie
         recommender.model.to(device)
         return recommender

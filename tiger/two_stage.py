@@ -23,7 +23,7 @@ from tiger.files import write_atomically
 from tiger.metrics import next_item_metrics
 from tiger.tokenizer import SemanticIdTokenizer
 
-TREES, COUNTS, VECTORS, SETTINGS = "trees.txt", "counts.safetensors", "vectors.safetensors", "two_stage.json"
+TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
 FORMAT = 1
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
@@ -208,10 +208,10 @@ class TwoStageRanker:
         self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the trees as LightGBM's text, what was counted and content vectors (as float16) as safetensors."""
+        """Write the trees as LightGBM's text (in JSON), what was counted and content vectors (as float16) as safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / TREES, self.trees.model_to_string())
+        write_atomically(folder / TREES, json.dumps({"lightgbm": self.trees.model_to_string()}) + "\n")
         self.candidates.save(folder / COUNTS)
         if self.candidates.vectors is not None:
             write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
@@ -241,7 +241,7 @@ class TwoStageRanker:
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
         )
         try:
-            trees = lightgbm.Booster(model_str=(folder / TREES).read_text())
+            trees = lightgbm.Booster(model_str=json.loads((folder / TREES).read_text())["lightgbm"])
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
         return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])

@@ -23,7 +23,8 @@ from tiger.data import RecommendationData
 from tiger.embeddings import LSAEncoder, item_texts
 from tiger.examples import TrainingExamples
 from tiger.files import write_atomically
-from tiger.recommender import MANIFEST, TigerRecommender
+from tiger.manifest import MANIFEST
+from tiger.recommender import TigerRecommender
 from tiger.retriever import TigerTrainer, t5_config
 from tiger.tokenizer import SemanticIdTokenizer
 
