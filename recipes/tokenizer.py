@@ -40,7 +40,9 @@ class TokenizerArguments:
     embedding_dim: int = field(default=256, metadata={"help": "of the LSA encoder"})
     quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
     num_codebooks: int = 3
-    codebook_size: int = 256
+    codebook_size: int | None = field(
+        default=None, metadata={"help": "codes a level; default: 256, fewer in a catalogue of under 1,024 items"}
+    )
     seed: int = 0
 
 
@@ -57,29 +59,33 @@ def main() -> None:
         encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
         embeddings = encoder.encode(texts)
 
+    size = args.codebook_size or codes_a_level(data.num_items)
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
         embeddings,
         data.item_ids,
         num_codebooks=args.num_codebooks,
-        codebook_size=args.codebook_size,
+        codebook_size=size,
         quantizer=args.quantizer,
         seed=args.seed,
         device=str(torch.accelerator.current_accelerator() or "cpu"),
     )
     tokenizer.quantizer.to("cpu")
     seconds = time.perf_counter() - start
-    report = quantisation_report(
-        tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), args.codebook_size
-    )
+    report = quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size)
     report = {"dataset": args.dataset, "encoder": encoder.name, "seconds": round(seconds, 1), **report}
     with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-        plot_code_usage(tokenizer.codes, args.codebook_size, folder / "code_usage.png")
+        plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
     print(json.dumps(report, indent=1))
     print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+
+
+def codes_a_level(num_items: int) -> int:
+    """256, or the largest power of two that leaves four items a code."""
+    return min(256, 1 << max(2, (num_items // 4).bit_length() - 1))
 
 
 if __name__ == "__main__":

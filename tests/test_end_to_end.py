@@ -257,3 +257,21 @@ def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
     tiger = TigerRecommender.from_pretrained(tmp_path / "run" / "model")
     answers, scores = tiger.recommend([items["item_id"].to_pylist()[:2]])
     assert set(answers[0]) <= kept and np.isfinite(scores).all()
+
+
+def test_one_command_for_a_dataset_of_ones_own(work):
+    small = [f"retriever.{pair[2:]}={value}" for pair, value in zip(SMALL[::2], SMALL[1::2])]
+    command = [
+        *("recipes/pipeline.py", "recipes/default", "--dataset", demo(work), "--out", work / "own"),
+        *("--set", *small, "retriever.num_train_epochs=1", "two_stage.max_trees=20", "two_stage.num_beams=10"),
+        "evaluate.num_beams=10",
+    ]
+    done = run(*command)
+    assert "two-stage" in done.stdout
+    results = json.loads((work / "own" / "results" / "two-stage.json").read_text())
+    shown = {row["setting"]: row["metrics"] for row in results}
+    assert 0 < shown["as published, history removed"]["ndcg@10"] <= 1
+    tiger = TigerRecommender.from_pretrained(work / "own" / "model")
+    assert tiger.ranker.record["trees"] >= 1 and tiger.tokenizer.codebook_size == 64
+    wrong = run(*command[:-1], "twostage.num_beams=10", expect=2)
+    assert "give step.key=value" in wrong.stderr

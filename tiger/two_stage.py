@@ -208,7 +208,7 @@ class TwoStageRanker:
         self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the trees as LightGBM's text (in JSON), what was counted and content vectors (as float16) as safetensors."""
+        """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TREES, json.dumps({"lightgbm": self.trees.model_to_string()}) + "\n")
