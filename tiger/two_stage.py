@@ -201,6 +201,23 @@ class TwoStageRanker:
         where[: len(self.candidates)] = np.arange(len(self.candidates))
         self.candidates = self.candidates.moved(items, where, codes, vectors)
 
+    def update_items(
+        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray
+    ) -> None:
+        """Read new texts, codes and vectors [m, D] of the items ``rows`` [m]; what the log says of them stays."""
+        known = self.candidates
+        if known.vectors is not None:
+            replaced = known.vectors.copy()
+            replaced[rows] = vectors
+        self.candidates = Candidates(
+            items,
+            known.pairs,
+            known.events,
+            codes=None if known.codes is None else tokenizer.codes,
+            vectors=None if known.vectors is None else replaced,
+            num_proposed=known.num_proposed,
+        )
+
     def keep_items(self, rows: np.ndarray) -> None:
         """Leave out all items but these rows."""
         known = self.candidates
