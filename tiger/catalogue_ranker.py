@@ -87,6 +87,16 @@ class CatalogueRanker:
             self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(dense, dtype=np.float32))])
         self._embedded = None
 
+    def update_items(self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, dense: np.ndarray | None) -> None:
+        """Read these rows anew; ``dense`` holds their vectors alone."""
+        ids = [tokenizer.item_ids[row] for row in rows]
+        self._rows = self._rows.clone()
+        self._rows[rows] = torch.from_numpy(self.features.rows(ids, tokenizer.codes[rows]))
+        if self._dense is not None:
+            self._dense = self._dense.clone()
+            self._dense[rows] = torch.from_numpy(np.asarray(dense, dtype=np.float32))
+        self._embedded = None
+
     def keep_items(self, rows: np.ndarray) -> None:
         """Leave out all items but these rows."""
         kept = torch.from_numpy(rows)
