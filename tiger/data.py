@@ -319,6 +319,30 @@ def read_items(file: str | os.PathLike) -> pa.Table:
     return table
 
 
+def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
+    """The events of a log, some 100,000 at a time: ``user_id``, ``item_id`` and ``timestamp``.
+
+    Raises:
+        DataError: at once, the file is missing or lacks a column; while reading, it is damaged or an id is null.
+    """
+    file = Path(file)
+    schema = _parquet_schema(file)
+    _check_columns(schema, _EVENT_COLUMNS, str(file))
+
+    def batches() -> Iterator[pa.Table]:
+        start = 0
+        # Without these it reads far ahead.
+        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+        for batch in source.iter_batches(2**17, columns=list(_EVENT_COLUMNS), use_threads=False):
+            table = _decode(pa.Table.from_batches([batch]))
+            for name in _EVENT_COLUMNS:
+                _refuse_nulls(table[name], str(file), name, start)
+            start += len(table)
+            yield table
+
+    return _whole(batches(), file)
+
+
 def _json_lines(file: Path) -> Iterator[dict]:
     with open(file, encoding="utf-8") as lines:
         try:

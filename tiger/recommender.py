@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
@@ -342,7 +343,7 @@ class TigerRecommender:
         other items keep theirs. If anything fails, nothing has changed.
 
         Args:
-            item_ids, texts, table, embeddings: see :meth:`add_items`. What the table doesn't hold stays in the item
+            item_ids, texts, table, embeddings: see :meth:`add_items`. What the table lacks, or null, stays in the item
                 table as it was; a text that is made from the table is made from the whole row.
 
         Returns:
@@ -387,6 +388,16 @@ class TigerRecommender:
         items = None if self.items is None else self.items.take(stay)
         self._change(self.model, tokenizer, items, ranker, self.unseen[stay], None)
 
+    def embed_items(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        table: pa.Table | Sequence[dict] | None = None,
+    ) -> np.ndarray:
+        """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
+        given = _Given(item_ids, texts, table, None)
+        return self._vectors(given, self._table_rows(given))
+
     def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
         """Nothing here can fail: a catalogue is the old one or the new one."""
         self.model, self.tokenizer, self.items, self.ranker = model, tokenizer, items, ranker
@@ -404,18 +415,17 @@ class TigerRecommender:
         """What is given as rows of the item table; what is not, from the rows ``at``, or null."""
         if self.items is None:
             return given.table
-        columns = {}
+        columns = {"item_id": pa.array(given.item_ids, self.items["item_id"].type)}
         for field in self.items.schema:
             if field.name == "item_id":
-                column = pa.array(given.item_ids, field.type)
-            elif given.table is not None and field.name in given.table.column_names:
+                continue
+            old = pa.nulls(len(given.item_ids), field.type) if at is None else self.items[field.name].take(at)
+            columns[field.name] = old
+            if given.table is not None and field.name in given.table.column_names:
                 try:
-                    column = given.table[field.name].cast(field.type)
+                    columns[field.name] = pc.coalesce(given.table[field.name].cast(field.type), old)
                 except pa.ArrowException as error:
                     raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
-            else:
-                column = pa.nulls(len(given.item_ids), field.type) if at is None else self.items[field.name].take(at)
-            columns[field.name] = column
         return pa.table(columns, self.items.schema)
 
     def _vectors(self, given: _Given, rows: pa.Table | None) -> np.ndarray:
