@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
+from tiger import __version__
 from tiger.cli_items import add_items_verbs
 from tiger.data import DataError
 from tiger.terminal import load_recommender, told_warnings, words
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         epilog="`tiger VERB --help` tells the rest. Answers go to standard output, all else to standard error. "
         "Exit codes: 0 done, 2 a mistake that you can mend, 130 interrupted, 141 nobody reads the output.",
     )
+    parser.add_argument("-V", "--version", action="version", version=f"tiger {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
     recommend = verbs.add_parser("recommend", help="items that may come next, after one history or a log of them")
     recommend.add_argument("model", metavar="RUN_DIR", help="a saved recommender, such as runs/demo/model")

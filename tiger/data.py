@@ -28,6 +28,7 @@ _ITEM_COLUMNS = {"item_id": _TEXT}
 _EVENT_COLUMNS = {"user_id": _TEXT, "item_id": _TEXT, "timestamp": _SECONDS}
 _EXTRA_COLUMNS = ("rating", "label")
 _BATCH_ROWS = 2**18
+_LOG_ROWS = 2**17
 
 
 class DataError(ValueError):
@@ -333,7 +334,7 @@ def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
         start = 0
         # Without these it reads far ahead.
         source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-        for batch in source.iter_batches(2**17, columns=list(_EVENT_COLUMNS), use_threads=False):
+        for batch in source.iter_batches(_LOG_ROWS, columns=list(_EVENT_COLUMNS), use_threads=False):
             table = _decode(pa.Table.from_batches([batch]))
             for name in _EVENT_COLUMNS:
                 _refuse_nulls(table[name], str(file), name, start)
