@@ -23,7 +23,7 @@ def friendly_errors() -> Iterator[None]:
     try:
         yield
     except (DataError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def add_items_verbs(verbs) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
-    tiger, table = load_recommender(args.model), read_items(args.file)
+    tiger, table = _opened(args), read_items(args.file)
     with told_warnings():
         added = tiger.add_items(table["item_id"].to_pylist(), table=table, embeddings=_given_vectors(args, len(table)))
     if added:
@@ -51,7 +52,7 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _update(args: argparse.Namespace) -> None:
-    tiger, table = load_recommender(args.model), read_items(args.file)
+    tiger, table = _opened(args), read_items(args.file)
     with told_warnings():
         vectors = _given_vectors(args, len(table))
         changed = tiger.update_items(table["item_id"].to_pylist(), table=table, embeddings=vectors)
@@ -61,7 +62,7 @@ def _update(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    tiger, ids = load_recommender(args.model), words(args.ids)
+    tiger, ids = _opened(args), words(args.ids)
     tiger.remove_items(ids)
     tiger.save_pretrained(args.model)
     _tell(args, tiger, {"removed": len(set(ids))}, "{removed} removed")
@@ -104,6 +105,13 @@ def _report(args: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' '):>16}  old {before:>18}  new {after:>18}")
     print(f"{'badly fitted':>16}  new {report['badly_fitted']:.1%}, where 5% of the old ones are")
     print("refit the quantizer: " + " ".join(report["reasons"]) if report["refit"] else "no need to refit")
+
+
+def _opened(args: argparse.Namespace):
+    """What is changed is written back, so it must be a directory here."""
+    if not Path(args.model).is_dir():
+        raise DataError(f"{args.model} is no directory: items are changed in a saved recommender on this machine.")
+    return load_recommender(args.model)
 
 
 def _given_vectors(args: argparse.Namespace, count: int) -> np.ndarray | None:
