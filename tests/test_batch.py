@@ -25,7 +25,7 @@ def write_log(file, num_users=40, seed=0):
     rows = []
     for user in range(num_users):
         for _ in range(random.integers(1, 9)):
-            item = "unknown" if user == 7 else f"item-{random.integers(60)}"
+            item = "unknown" if user == 7 or random.random() < 0.2 else f"item-{random.integers(60)}"
             rows.append((f"user {user}", item, int(random.integers(0, 5))))
     rows = [rows[place] for place in random.permutation(len(rows))]
     columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows))))

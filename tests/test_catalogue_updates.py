@@ -39,7 +39,9 @@ def state(tiger):
         "semantic_ids": tokenizer.semantic_ids.tolist(),
         "tokens": tokenizer.encode(np.arange(-1, len(tokenizer))).tolist(),
         "rows": tokenizer.rows(tokenizer.item_ids).tolist(),
+        "strangers": tokenizer.rows(["new-1", "new-2", "x"], missing=-1).tolist(),
         "table": tiger.items.to_pylist(),
+        "logits": tiger.rank([["i1", "i2"]], [["i0", "i1", "i3"]])[1][0].tolist(),
         "unseen": tiger.unseen.tolist(),
         "vocabulary": tiger.model.config.vocab_size,
         "answers": tiger.recommend([["i1", "i2"], []], k=12, num_beams=40)[0],
@@ -169,6 +171,11 @@ def test_updated_items(recommender):
     assert sorted(items[0]) == sorted(recommender.tokenizer.item_ids)
     assert recommender.rank([["i1"]], [["i5"]])[1][0] != logits
     assert recommender.tokenizer.decode(recommender.tokenizer.encode([5])).tolist() == [5]
+    # The ranker reads what an item is about, even where its codes stay.
+    logits = recommender.rank([["i1"]], [["i8"]])[1][0]
+    nearby = recommender.tokenizer.quantizer.decode(recommender.tokenizer.codes[8:9])
+    assert recommender.update_items(["i8"], embeddings=nearby) == []
+    assert recommender.rank([["i1"]], [["i8"]])[1][0] != logits
     # From the table: the text of the whole row, of which one column is news.
     recommender.update_items(["i7"], table=[{"price": 4.5}])
     vector = recommender.encoder.encode([f"Title: {recommender.titles(['i7'])[0]}; Price: 4.5"])
@@ -253,11 +260,23 @@ def test_shares_of_unseen_items(recommender):
         for answer, old, fresh in zip(both, seen, unseen):
             assert [i for i in answer if i not in new] == old[:8] and [i for i in answer if i in new] == fresh[:2]
         assert "new-0" not in unseen[0] and "i1" not in seen[0]
+    # Newcomers with the same codes are equally probable, whatever their collision tokens.
+    rows, scores = recommender.recommend([[]], k=12, unseen_share=1, num_beams=52, rank=False)
+    by_codes = {}
+    for item, score in zip(rows[0], scores[0]):
+        by_codes.setdefault(tuple(recommender.tokenizer.codes[recommender.tokenizer.rows([item])[0]]), []).append(
+            score
+        )
+    assert max(map(len, by_codes.values())) > 1
+    assert all(max(found) - min(found) < 1e-6 for found in by_codes.values())
     # Where there are too few of a kind, the other fills in.
     items, _ = recommender.recommend([[]], k=30, unseen_share=1, num_beams=52)
     assert set(new) < set(items[0]) and len(items[0]) == 30
     items, _ = recommender.recommend([[]], k=52, unseen_share=0, num_beams=52)
     assert len(set(items[0])) == 52
+    recommender.add_items(["last"], ["boots"])
+    recommender.remove_items(new)
+    assert recommender.recommend([[]], k=1, unseen_share=1, num_beams=41)[0] == [["last"]]
     with pytest.raises(ValueError, match="unseen_share"):
         recommender.recommend([[]], unseen_share=1.5)
 

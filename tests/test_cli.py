@@ -197,7 +197,7 @@ def test_output_that_nobody_reads(folder):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "tiger.cli", "recommend", str(folder), "-k", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(write)
     assert done.returncode == 141 and done.stderr == ""
