@@ -11,6 +11,7 @@ killed goes on from its last checkpoint when it is started again with the same s
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,6 +131,9 @@ def main() -> None:
         "arguments": asdict(args) | training_settings(training),
         "parameters": model.num_parameters(),
     }
+    # By what columns the items' texts were made, for the texts of items to come.
+    report = Path(args.tokenizer) / "report.json"
+    known["template"] = json.loads(report.read_text()).get("template") if report.exists() else None
     encoder = Path(args.tokenizer) / "encoder"
     recommender = TigerRecommender(
         model,

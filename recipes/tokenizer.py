@@ -73,7 +73,13 @@ def main() -> None:
     tokenizer.quantizer.to("cpu")
     seconds = time.perf_counter() - start
     report = quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size)
-    report = {"dataset": args.dataset, "encoder": encoder.name, "seconds": round(seconds, 1), **report}
+    report = {
+        "dataset": args.dataset,
+        "encoder": encoder.name,
+        "template": args.template,
+        "seconds": round(seconds, 1),
+        **report,
+    }
     with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -62,10 +63,22 @@ def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
         move(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tiger.files._swapped", lambda path, other: False)  # a system that can't do it in one step
         patched.setattr(os, "replace", fail_the_second)
         with replaced_folder(folder, "marker") as fresh:
             (fresh / "marker").write_text("new")
     assert (folder / "marker").read_text() == "old" and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems swap folders in two steps")
+def test_a_folder_is_swapped_in_one_step(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    for content in "12":
+        with replaced_folder(folder, "marker") as fresh:
+            (fresh / "marker").write_text(content)
+            if content == "2":
+                monkeypatch.setattr(os, "replace", None)  # not wanted: each of two steps might be the last
+    assert (folder / "marker").read_text() == "2" and os.listdir(tmp_path) == ["model"]
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

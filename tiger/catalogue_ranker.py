@@ -78,14 +78,20 @@ class CatalogueRanker:
         return np.where(candidates < 0, -np.inf, logits)
 
     def order(
-        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, k: int, exclude_history: bool = True
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        k: int,
+        exclude_history: bool = True,
+        among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` best of the T5's proposals.
 
         Args:
             histories: n sequences of item rows.
             beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
-            exclude_history: has been seen to by the T5.
+            exclude_history, among: have been seen to by the T5.
 
         Returns:
             rows int64 [n, k], the T5's log-probabilities and the logits float32 [n, k]; -1 and ``-inf`` where none.
@@ -103,6 +109,18 @@ class CatalogueRanker:
             if dense is None or len(dense) != len(rows):
                 raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
             self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(dense, dtype=np.float32))])
+        self._embedded = None
+
+    def update_items(
+        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None
+    ) -> None:
+        """Read these rows anew; ``dense`` holds their vectors alone."""
+        ids = [tokenizer.item_ids[row] for row in rows]
+        self._rows = self._rows.clone()
+        self._rows[rows] = torch.from_numpy(self.features.rows(ids, tokenizer.codes[rows]))
+        if self._dense is not None:
+            self._dense = self._dense.clone()
+            self._dense[rows] = torch.from_numpy(np.asarray(dense, dtype=np.float32))
         self._embedded = None
 
     def keep_items(self, rows: np.ndarray) -> None:

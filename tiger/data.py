@@ -8,14 +8,16 @@ A *dataset directory* holds ``items.parquet`` (``item_id`` and any text or numbe
 from __future__ import annotations
 
 import glob
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
@@ -26,6 +28,7 @@ _ITEM_COLUMNS = {"item_id": _TEXT}
 _EVENT_COLUMNS = {"user_id": _TEXT, "item_id": _TEXT, "timestamp": _SECONDS}
 _EXTRA_COLUMNS = ("rating", "label")
 _BATCH_ROWS = 2**18
+_LOG_ROWS = 2**17
 
 
 class DataError(ValueError):
@@ -266,6 +269,96 @@ class RecommendationData:
             valid_from=int(cuts[0]) * SECONDS_PER_DAY,
             test_from=int(cuts[1]) * SECONDS_PER_DAY,
         )
+
+
+def item_table(rows: pa.Table | Sequence[dict]) -> pa.Table:
+    """Rows of an item table as an Arrow table; every key of a list of dicts becomes a column, null where it lacks.
+
+    Raises:
+        DataError: a column holds values of several kinds.
+    """
+    if isinstance(rows, pa.Table):
+        return _decode(rows)
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+            raise DataError(f"column {name!r} holds values that no column can hold together ({error}).") from error
+    return pa.table(columns)
+
+
+def read_items(file: str | os.PathLike) -> pa.Table:
+    """Items from a file: ``.parquet``, ``.csv`` with a header, or ``.jsonl``, an object a line.
+
+    Returns:
+        A table with ``item_id``, text and never null, and the file's other columns.
+
+    Raises:
+        DataError: the file is missing, damaged or of another kind, has no such column, or a null in it.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"{file} is missing: give a file of items.")
+    try:
+        if file.suffix == ".parquet":
+            table = pq.read_table(file)
+        elif file.suffix == ".csv":
+            # In one block, so that a row of any length is whole in it; ids such as 0042 are no numbers.
+            block = pyarrow.csv.ReadOptions(block_size=min(file.stat().st_size + 1, 2**31 - 1))
+            ids = pyarrow.csv.ConvertOptions(column_types={"item_id": pa.string()}, null_values=[""])
+            table = pyarrow.csv.read_csv(file, read_options=block, convert_options=ids)
+        elif file.suffix == ".jsonl":
+            table = item_table(list(_json_lines(file)))
+        else:
+            raise DataError(f"{file}: items are read from .parquet, .csv and .jsonl.")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} can't be read ({str(error).splitlines()[0]}): write it again.") from error
+    table = _decode(table)
+    _check_columns(table.schema, _ITEM_COLUMNS, str(file))
+    _refuse_nulls(table["item_id"], str(file), "item_id")
+    return table
+
+
+def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
+    """The events of a log, some 100,000 at a time: ``user_id``, ``item_id`` and ``timestamp``.
+
+    Raises:
+        DataError: at once, the file is missing or lacks a column; while reading, it is damaged or an id is null.
+    """
+    file = Path(file)
+    schema = _parquet_schema(file)
+    _check_columns(schema, _EVENT_COLUMNS, str(file))
+
+    def batches() -> Iterator[pa.Table]:
+        start = 0
+        # Without these it reads far ahead.
+        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+        for batch in source.iter_batches(_LOG_ROWS, columns=list(_EVENT_COLUMNS), use_threads=False):
+            table = _decode(pa.Table.from_batches([batch]))
+            for name in _EVENT_COLUMNS:
+                _refuse_nulls(table[name], str(file), name, start)
+            start += len(table)
+            yield table
+
+    return _whole(batches(), file)
+
+
+def _json_lines(file: Path) -> Iterator[dict]:
+    with open(file, encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DataError(
+                            f'{file}, line {number}: no object, such as {{"item_id": "1", "title": "Tent"}}.'
+                        )
+                    yield row
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {number} is not JSON ({error.msg}).") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8 ({error.reason}).") from error
 
 
 def _order(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

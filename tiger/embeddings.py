@@ -32,6 +32,7 @@ from tiger.data import DataError
 
 DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
 _FIRST_COLUMNS = ("title", "price", "brand", "categories")
+MAX_TEXT = 100_000  # characters; encoders read a few thousand at most
 _CHUNK = 8192
 
 
@@ -70,6 +71,23 @@ def item_texts(items: pa.Table, template: str | None = None) -> list[str]:
                 "Fill in one of these columns or drop the item."
             )
     return ["; ".join(part) for part in parts]
+
+
+def check_texts(item_ids: Sequence[str], texts: Sequence[str]) -> None:
+    """Refuse texts that no item can be known by.
+
+    Raises:
+        DataError: naming the item whose text is no text, blank, of more than ``MAX_TEXT`` characters or no Unicode.
+    """
+    for item, text in zip(item_ids, texts, strict=True):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"item {item!r} has no text. Give it one, or leave the item out.")
+        if len(text) > MAX_TEXT:
+            raise DataError(f"item {item!r} has a text of {len(text):,} characters, more than {MAX_TEXT:,}. Cut it.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"item {item!r} has half a character in its text ({text[error.start]!r}).") from error
 
 
 def _template_columns(schema: pa.Schema) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -12,15 +13,23 @@ from pathlib import Path
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Write to a temporary name beside ``path``, then rename: readers see the old file or the new one, whole."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file beside ``path`` to write to, which takes its place if the block ends well."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -79,6 +88,8 @@ def replaced_folder(path: str | os.PathLike, marker: str) -> Iterator[Path]:
 
 def _exchange(path: Path, fresh: Path) -> None:
     """Put ``fresh`` where ``path`` is; if that fails half-way, put ``path`` back."""
+    if _swapped(path, fresh):
+        return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
         os.replace(path, aside / path.name)
@@ -89,3 +100,12 @@ def _exchange(path: Path, fresh: Path) -> None:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swapped(path: Path, other: Path) -> bool:
+    """Exchange two folders in one step, where the system can: then no process, killed when it may be, leaves none."""
+    try:
+        rename, here, exchange = ctypes.CDLL(None).renameat2, -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    except AttributeError:  # not Linux, or an old C library
+        return False
+    return rename(here, os.fsencode(path), here, os.fsencode(other), exchange) == 0

@@ -38,6 +38,7 @@ def beam_search(
     excluded: torch.Tensor | None = None,
     temperature: float | None = None,
     generator: torch.Generator | None = None,
+    scored_levels: int | None = None,
 ) -> Beams:
     """The most probable tuples after each history; exact when ``num_beams`` is the number of tuples.
 
@@ -53,6 +54,8 @@ def beam_search(
             allowed tokens at this temperature (stochastic beam search, Kool et al., arXiv 1903.06059), in the order in
             which it was drawn; ``scores`` are then log-probabilities of that distribution.
         generator: random numbers for sampling.
+        scored_levels: levels that the model knows something of (default all). On the others what is allowed after a
+            beam is equally probable: the collision tokens of items that training never saw mean nothing.
     """
     if num_beams < 1 or (k is not None and k < 1):
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
@@ -61,7 +64,7 @@ def beam_search(
     was_training = model.training
     model.eval()
     try:
-        rows, scores = _search(model, trie, histories, num_beams, excluded, temperature, generator)
+        rows, scores = _search(model, trie, histories, num_beams, excluded, temperature, generator, scored_levels)
     finally:
         model.train(was_training)
     k = num_beams if k is None else k
@@ -73,7 +76,7 @@ def beam_search(
     )
 
 
-def _search(model, trie, histories, num_beams, excluded, temperature, generator):
+def _search(model, trie, histories, num_beams, excluded, temperature, generator, scored_levels):
     batch, device = len(histories), histories.device
     decoder = DecoderState(model, encode(model, histories, item_length=trie.depth))
     tokens = histories.new_full((batch, 1), model.config.decoder_start_token_id)
@@ -87,7 +90,10 @@ def _search(model, trie, histories, num_beams, excluded, temperature, generator)
         children, choices, allowed = children.expand(shape), choices.expand(shape), allowed.expand(shape)
         if exclusion is not None:
             allowed = allowed & ~exclusion.exhausted(level, nodes, children)
-        log_probs = decoder.step(tokens).gather(-1, choices)
+        if scored_levels is None or level < scored_levels:
+            log_probs = decoder.step(tokens).gather(-1, choices)
+        else:
+            log_probs = scores.new_zeros(shape).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         if temperature is not None:
             log_probs = (log_probs / temperature).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         # A beam without a way on has only -inf to normalise: that gives NaN, and stays out.

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_arrays
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
 from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
-from tiger.data import DataError, Sequences
-from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
+from tiger.data import DataError, Sequences, item_table
+from tiger.embeddings import LSAEncoder, SentenceEncoder, check_texts, item_texts, load_encoder
 from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
-from tiger.files import replaced_folder
+from tiger.files import replaced_folder, write_atomically
 from tiger.generation import beam_search
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
 from tiger.retriever import check_pair
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.tokenizer import SemanticIdTokenizer, check_ids
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker
 
 TRIE = "trie.safetensors"
+UNSEEN = "unseen.safetensors"
 RANKER = "ranker"
 
 
@@ -49,6 +55,12 @@ class TigerRecommender:
         max_history: how many items of a history the model reads.
         training: what is known of the training, kept as it is (any JSON object).
         ranker: orders what the T5 proposes; None: the T5's own order stands.
+
+    Attributes:
+        unseen: bool [items], whose semantic ID training never saw: items added, or numbered anew, since.
+
+    The catalogue changes all at once or not at all: new parts are made and take the places of the old ones, which stay
+    as they are. ``copy.copy`` of a recommender is therefore a snapshot of its catalogue, and costs nothing.
 
     Example::
 
@@ -76,7 +88,9 @@ class TigerRecommender:
         self.max_history = max_history
         self.training = training or {}
         self.ranker = ranker
+        self.unseen = np.zeros(len(tokenizer), dtype=bool)
         self._trie: SemanticIdTrie | None = None
+        self._halves: tuple[_Part, _Part] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +116,7 @@ class TigerRecommender:
         progress: bool = False,
         rank: bool = True,
         both_scores: bool = False,
+        unseen_share: float | None = None,
     ) -> tuple[list[list[str]], np.ndarray]:
         """The items that most probably come next.
 
@@ -114,6 +129,11 @@ class TigerRecommender:
             seed: of sampling.
             rank: let the ranker order the beams, where there is one.
             both_scores: give the T5's scores and the ranker's.
+            unseen_share: what share of the ``k`` places goes to items that training never saw, from 0 to 1, rounded up
+                to whole places (TIGER's epsilon, arXiv 2305.05065, section 4.3); the rest goes to the others, and
+                either kind fills in where the other has too few. The T5 knows nothing of the collision tokens of such
+                items: they score by their codes, in equal parts where several share them. None: no shares, all items
+                compete. Decoding takes twice as long.
 
         Returns:
             Item ids, a list a user (shorter than ``k`` only where the catalogue is), and scores, float32 [users, k],
@@ -137,6 +157,7 @@ class TigerRecommender:
             progress=progress,
             rank=rank,
             both_scores=both_scores,
+            unseen_share=unseen_share,
         )
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
@@ -153,18 +174,47 @@ class TigerRecommender:
         progress: bool = False,
         rank: bool = True,
         both_scores: bool = False,
+        unseen_share: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`recommend` in row numbers: ``(int64 [users, k], float32 [users, k])``, -1 and ``-inf`` where none."""
         if num_beams < k:
             raise ValueError(f"num_beams ({num_beams}) must be at least k ({k})")
         if both_scores and (self.ranker is None or not rank):
             raise ValueError("both_scores wants a ranker that ranks: train one with recipes/ranker.py")
-        if self.ranker is not None and rank:
-            proposed, beams = self.recommend_rows(
-                histories, num_beams, num_beams, exclude_history, temperature, seed, batch_size, progress, rank=False
-            )
-            rows, beams, logits = self.ranker.order(histories, proposed, beams, k, exclude_history)
-            return rows, np.stack([beams, logits], axis=-1) if both_scores else logits
+        if unseen_share is not None and not 0 <= unseen_share <= 1:
+            raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
+
+        def answer(part: _Part) -> tuple[np.ndarray, np.ndarray]:
+            beams = (num_beams, exclude_history, temperature, seed, batch_size, progress)
+            if self.ranker is None or not rank:
+                return self._beams(part, histories, k, *beams)
+            proposed, scores = self._beams(part, histories, num_beams, *beams)
+            rows, scores, logits = self.ranker.order(histories, proposed, scores, k, exclude_history, part.rows)
+            return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
+
+        if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
+            return answer(_Part(self.trie))
+        return shared_places(*map(answer, self._seen_and_unseen()), k=k, places=math.ceil(unseen_share * k - 1e-9))
+
+    def _seen_and_unseen(self) -> tuple[_Part, _Part]:
+        if self._halves is None:
+            table, codes = self.tokenizer.token_table, self.tokenizer.num_codebooks
+            self._halves = _Part.of(table, ~self.unseen), _Part.of(table, self.unseen, scored_levels=codes)
+        return self._halves
+
+    def _beams(
+        self,
+        part: _Part,
+        histories: Sequences,
+        k: int,
+        num_beams: int,
+        exclude_history: bool,
+        temperature: float | None,
+        seed: int | None,
+        batch_size: int,
+        progress: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the T5 proposes from a part of the catalogue: rows int64 [users, k] and scores float32 [users, k]."""
         examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), self.max_history)
         collate = EvaluationCollator(self.tokenizer)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
@@ -173,7 +223,7 @@ class TigerRecommender:
         # Users with histories of one length share a batch, so that nothing is padded.
         order = examples.by_length()
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        trie = self.trie
+        trie = part.trie.to(self.device)
 
         def decode(users: np.ndarray) -> int:
             batch = collate([examples[user] for user in users])
@@ -183,11 +233,12 @@ class TigerRecommender:
                 batch["input_ids"].to(self.device),
                 num_beams=num_beams,
                 k=k,
-                excluded=batch["seen"].to(self.device) if exclude_history else None,
+                excluded=part.places(batch["seen"]).to(self.device) if exclude_history else None,
                 temperature=temperature,
                 generator=generator,
+                scored_levels=part.scored_levels,
             )
-            answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
+            answers[users], scores[users] = part.catalogue_rows(beams.rows.cpu().numpy()), beams.scores.cpu().numpy()
             return len(users)
 
         # Random numbers are drawn batch after batch, or a seed would not say what comes.
@@ -236,37 +287,177 @@ class TigerRecommender:
             warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=3)
         return [known[known >= 0] for known in rows]
 
-    def add_items(self, item_ids: Sequence[str], texts: Sequence[str]) -> None:
+    def add_items(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        table: pa.Table | Sequence[dict] | None = None,
+        embeddings: np.ndarray | None = None,
+    ) -> list[str]:
         """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.
 
-        Items that are known already are left as they are.
+        Items that are known already are left as they are, and those that are new keep the IDs of all others as they
+        are. If anything fails, nothing has changed.
+
+        Args:
+            item_ids: the items' own ids.
+            texts: one an item, at most ``tiger.embeddings.MAX_TEXT`` characters each; default: made from the table, as
+                :func:`tiger.embeddings.item_texts` made those of the catalogue.
+            table: a row an item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
+                that the item table lacks are left out, those that this one lacks stay empty.
+            embeddings: float [m, d], where the encoder's vectors are at hand: it is not asked then.
+
+        Returns:
+            The ids that were new.
+
+        Raises:
+            DataError: an item twice, an empty or an endless text, a column that doesn't fit, or no encoder.
         """
-        if self.encoder is None:
-            raise ValueError("this recommender was saved without a text encoder, so it can't embed new items")
-        embeddings = self.encoder.encode(list(texts))
-        count, trie = len(self.tokenizer), self.trie
-        rows = self.tokenizer.add_items(item_ids, embeddings)
-        if self.tokenizer.vocab_size > self.model.config.vocab_size:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.tokenizer.vocab_size)  # equal additions to equal models give equal models
-                self.model.resize_token_embeddings(self.tokenizer.vocab_size)
-        if self.items is not None:
-            new = pa.table(
-                {"item_id": pa.array(self.tokenizer.item_ids[count:], self.items.schema.field("item_id").type)}
-            )
-            self.items = pa.concat_tables([self.items, new], promote_options="default")
-        self._trie = trie.insert(self.tokenizer.token_table[count:])
-        if self.ranker is not None:
-            self.ranker.add_items(self.tokenizer, self.items, embeddings[rows >= count])
+        given = _Given(item_ids, texts, table, embeddings)
+        given = given.take(np.flatnonzero(self.tokenizer.rows(given.item_ids, missing=-1) < 0))
+        if not given.item_ids:
+            return []
+        if "" in given.item_ids:
+            raise DataError("an item id is empty: every item needs one.")
+        rows = self._table_rows(given)
+        vectors = self._vectors(given, rows)
+        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
+        tokenizer.add_items(given.item_ids, vectors)
+        trie = self.trie.insert(tokenizer.token_table[len(self.tokenizer) :])
+        items = None if self.items is None else pa.concat_tables([self.items, rows])
+        if ranker is not None:
+            ranker.add_items(tokenizer, items, vectors)
+        unseen = np.append(self.unseen, np.ones(len(given.item_ids), dtype=bool))
+        self._change(self._grown_model(tokenizer), tokenizer, items, ranker, unseen, trie)
+        return given.item_ids
+
+    def update_items(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        table: pa.Table | Sequence[dict] | None = None,
+        embeddings: np.ndarray | None = None,
+    ) -> list[str]:
+        """Give known items new texts. Where the frozen quantizer finds the same codes, an item keeps its semantic ID.
+
+        Else it gets the ID of its new text and counts as unseen from then on, for training knew it by another. All
+        other items keep theirs. If anything fails, nothing has changed.
+
+        Args:
+            item_ids, texts, table, embeddings: see :meth:`add_items`. What the table lacks, or null, stays in the item
+                table as it was; a text that is made from the table is made from the whole row.
+
+        Returns:
+            The items whose semantic ID is another one now.
+
+        Raises:
+            DataError: as :meth:`add_items`, or an item is unknown.
+        """
+        given = _Given(item_ids, texts, table, embeddings)
+        at = self._known_rows(given.item_ids)
+        if not given.item_ids:
+            return []
+        rows = self._table_rows(given, at)
+        vectors = self._vectors(given, rows)
+        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
+        changed = tokenizer.update_items(given.item_ids, vectors)
+        items = self.items
+        if items is not None:
+            order = np.arange(len(items))
+            order[at] = len(items) + np.arange(len(at))
+            items = pa.concat_tables([items, rows]).take(order)
+        if ranker is not None:
+            ranker.update_items(at, tokenizer, items, vectors)
+        unseen = self.unseen.copy()
+        unseen[at[changed]] = True
+        trie = None if changed.any() else self._trie
+        self._change(self._grown_model(tokenizer), tokenizer, items, ranker, unseen, trie)
+        return [item for item, other in zip(given.item_ids, changed) if other]
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
-        """Take items out of every future answer."""
-        stay = self.tokenizer.remove_items(item_ids)
-        if self.items is not None:
-            self.items = self.items.take(stay)
-        if self.ranker is not None:
-            self.ranker.keep_items(stay)
-        self._trie = None
+        """Take items out of every future answer.
+
+        Raises:
+            DataError: an item is unknown, or none would be left.
+        """
+        if len(np.unique(self._known_rows(item_ids))) == len(self.tokenizer):
+            raise DataError("a catalogue can't lose all its items.")
+        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
+        stay = tokenizer.remove_items(item_ids)
+        if ranker is not None:
+            ranker.keep_items(stay)
+        items = None if self.items is None else self.items.take(stay)
+        self._change(self.model, tokenizer, items, ranker, self.unseen[stay], None)
+
+    def embed_items(
+        self,
+        item_ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        table: pa.Table | Sequence[dict] | None = None,
+    ) -> np.ndarray:
+        """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
+        given = _Given(item_ids, texts, table, None)
+        return self._vectors(given, self._table_rows(given))
+
+    def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
+        """Nothing here can fail: a catalogue is the old one or the new one."""
+        self.model, self.tokenizer, self.items, self.ranker = model, tokenizer, items, ranker
+        self.unseen, self._trie, self._halves = unseen, trie, None
+
+    def _known_rows(self, item_ids: Sequence[str]) -> np.ndarray:
+        rows = self.tokenizer.rows(item_ids, missing=-1)
+        if (rows < 0).any():
+            names = [repr(item) for item, row in zip(item_ids, rows) if row < 0]
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
+        return rows
+
+    def _table_rows(self, given: _Given, at: np.ndarray | None = None) -> pa.Table | None:
+        """What is given as rows of the item table; what is not, from the rows ``at``, or null."""
+        if self.items is None:
+            return given.table
+        columns = {"item_id": pa.array(given.item_ids, self.items["item_id"].type)}
+        for field in self.items.schema:
+            if field.name == "item_id":
+                continue
+            old = pa.nulls(len(given.item_ids), field.type) if at is None else self.items[field.name].take(at)
+            columns[field.name] = old
+            if given.table is not None and field.name in given.table.column_names:
+                try:
+                    columns[field.name] = pc.coalesce(given.table[field.name].cast(field.type), old)
+                except pa.ArrowException as error:
+                    raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
+        return pa.table(columns, self.items.schema)
+
+    def _vectors(self, given: _Given, rows: pa.Table | None) -> np.ndarray:
+        """Embeddings of what is given, by its own texts or by those of its rows of the item table."""
+        if given.embeddings is not None:
+            return given.embeddings
+        texts = given.texts
+        if texts is None:
+            texts = item_texts(rows, self.training.get("template"))
+        check_texts(given.item_ids, texts)
+        if self.encoder is None:
+            raise DataError("this recommender was saved without a text encoder, so it can't embed new items.")
+        vectors = self.encoder.encode(list(texts))
+        empty = [item for item, vector in zip(given.item_ids, vectors) if not vector.any()]
+        if empty:
+            warnings.warn(
+                f"the encoder knows no word of the texts of {len(empty)} items, {empty[0]!r} for one: "
+                "their semantic IDs mean nothing",
+                stacklevel=3,
+            )
+        return vectors
+
+    def _grown_model(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
+        """The model, or where collisions outgrew its vocabulary a copy with room for all tokens."""
+        if tokenizer.vocab_size <= self.model.config.vocab_size:
+            return self.model
+        model = copy.deepcopy(self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(tokenizer.vocab_size)  # equal additions to equal models give equal models
+            model.resize_token_embeddings(tokenizer.vocab_size)
+        return model.eval()
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """What to call items in print: their titles where the item table has them, else their ids."""
@@ -285,6 +476,8 @@ class TigerRecommender:
                 self.encoder.save_pretrained(fresh / "encoder")
             if self.items is not None:
                 pq.write_table(self.items, fresh / "items.parquet")
+            if self.unseen.any():
+                write_atomically(fresh / UNSEEN, save_arrays({"rows": np.flatnonzero(self.unseen)}))
             if self.ranker is not None:
                 self.ranker.save_pretrained(fresh / RANKER)
             write_manifest(fresh, self.tokenizer.fingerprint, self.max_history, self.training)
@@ -397,6 +590,8 @@ class TigerRecommender:
             trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
             model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
             encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
+            # Where nothing has been added since training, there is no such file.
+            unseen = load_file(folder / UNSEEN)["rows"].tolist() if (folder / UNSEEN).exists() else []
             table = folder / "items.parquet"
             items = pq.read_table(table) if table.exists() else None
             ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if (folder / RANKER).is_dir() else None
@@ -407,9 +602,12 @@ class TigerRecommender:
             raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
         except ValueError as error:
             raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
-        if tokenizer.fingerprint != manifest["semantic_ids"] or len(trie or tokenizer) != len(tokenizer):
+        count = len(tokenizer)
+        fit = len(trie or tokenizer) == count and max(unseen, default=-1) < count
+        if tokenizer.fingerprint != manifest["semantic_ids"] or not fit:
             raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
         recommender._trie = trie
+        recommender.unseen[unseen] = True
         recommender.model.to(device)
         return recommender
 
@@ -420,6 +618,87 @@ def _load_ranker(
     if (folder / SETTINGS).exists():
         return TwoStageRanker.from_pretrained(folder, tokenizer, items)
     return CatalogueRanker.from_pretrained(folder, tokenizer, device)
+
+
+def shared_places(
+    seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray], k: int, places: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of two lists, so many places for each, in the order of their scores.
+
+    Args:
+        seen, unseen: rows int [users, m], best first, -1 where none, and scores [users, m] or, the last one ordering
+            the rest, [users, m, 2].
+        k: length of the answer.
+        places: how many of them go to ``unseen``; where one list is too short, the other fills in.
+
+    Returns:
+        Rows and scores of ``k`` places, -1 and ``-inf`` where both lists have ended.
+    """
+    found, found_unseen = ((rows >= 0).sum(axis=1) for rows, _ in (seen, unseen))
+    taken_unseen = np.minimum(found_unseen, np.maximum(places, k - found))
+    taken = np.minimum(found, k - taken_unseen)
+    keep = [np.arange(part[0].shape[1]) < n[:, None] for part, n in ((seen, taken), (unseen, taken_unseen))]
+    rows = np.concatenate([np.where(kept, part[0], -1) for kept, part in zip(keep, (seen, unseen))], axis=1)
+    scores = np.concatenate([seen[1], unseen[1]], axis=1)
+    scores[rows < 0] = -np.inf
+    order = np.argsort(-(scores if scores.ndim == 2 else scores[..., -1]), axis=1, kind="stable")[:, :k]
+    users = np.arange(len(rows))[:, None]
+    return rows[users, order], scores[users, order]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Items among which beam search chooses: all, or some ``rows`` of the catalogue, which the trie counts anew."""
+
+    trie: SemanticIdTrie
+    rows: np.ndarray | None = None
+    inverse: np.ndarray | None = None
+    scored_levels: int | None = None
+
+    @classmethod
+    def of(cls, token_table: np.ndarray, chosen: np.ndarray, scored_levels: int | None = None) -> _Part:
+        rows = np.flatnonzero(chosen)
+        inverse = np.full(len(token_table) + 1, -1)  # the last is for row -1, "no item"
+        inverse[rows] = np.arange(len(rows))
+        return cls(SemanticIdTrie.build(token_table[rows]), rows, inverse, scored_levels)
+
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """The catalogue's rows as the trie counts them; -1: not among these."""
+        return rows if self.inverse is None else torch.from_numpy(self.inverse[rows.numpy()])
+
+    def catalogue_rows(self, places: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`places`."""
+        return places if self.rows is None else np.where(places < 0, -1, self.rows[places])
+
+
+class _Given:
+    """New items, or known ones with news, as the caller gave them."""
+
+    def __init__(self, item_ids: Sequence[str], texts, table, embeddings):
+        if isinstance(item_ids, str) or isinstance(texts, str):
+            raise TypeError('item_ids and texts are lists: ["item-1"], not "item-1"')
+        if texts is None and table is None and embeddings is None:
+            raise TypeError("give the items' texts, a table to make texts from, or embeddings")
+        item_ids = list(item_ids)
+        self.item_ids = check_ids(item_ids, len(item_ids))
+        self.texts = None if texts is None else list(texts)
+        self.table = None if table is None else item_table(table)
+        self.embeddings = None if embeddings is None else np.asarray(embeddings)
+        for name, part in (("texts", self.texts), ("rows of the table", self.table), ("embeddings", self.embeddings)):
+            if part is not None and len(part) != len(item_ids):
+                raise DataError(f"{len(part)} {name} for {len(item_ids)} items: there must be one an item.")
+        if self.table is not None:
+            others = [name for name in self.table.column_names if name != "item_id"]
+            self.table = self.table.select(others).add_column(0, "item_id", pa.array(item_ids, pa.large_string()))
+
+    def take(self, rows: np.ndarray) -> _Given:
+        """Some of them alone."""
+        some = copy.copy(self)
+        some.item_ids = [self.item_ids[row] for row in rows]
+        some.texts = None if self.texts is None else [self.texts[row] for row in rows]
+        some.table = None if self.table is None else self.table.take(rows)
+        some.embeddings = None if self.embeddings is None else self.embeddings[rows]
+        return some
 
 
 def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

@@ -56,7 +56,7 @@ class SemanticIdTokenizer:
         quantizer: RQVAE | ResidualKMeans | None = None,
     ):
         codes = _checked_codes(codes, codebook_size)
-        item_ids = _checked_ids(item_ids, len(codes))
+        item_ids = check_ids(item_ids, len(codes))
         collisions = _number_within_groups(_keys(codes, codebook_size), item_ids)
         self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size, collision_size)
         self.quantizer = quantizer
@@ -210,7 +210,7 @@ class SemanticIdTokenizer:
         """
         if (embeddings is None) == (codes is None):
             raise ValueError("give either embeddings or codes")
-        item_ids = _checked_ids(item_ids, len(embeddings if codes is None else codes))
+        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
         known = self.rows(item_ids, missing=-1)
         new = np.flatnonzero(known < 0)
         if len(new) == 0:
@@ -220,9 +220,47 @@ class SemanticIdTokenizer:
                 raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = np.full((len(item_ids), self.num_codebooks), 0)
             codes[new] = self.quantizer.encode(embeddings[new])
-        codes = _checked_codes(np.asarray(codes)[new], self.codebook_size)
         new_ids = [item_ids[index] for index in new]
+        self._append(self._numbered(np.asarray(codes)[new], new_ids), new_ids)
+        known[new] = np.arange(len(self) - len(new), len(self))
+        return known
 
+    def update_items(
+        self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Number items anew from new embeddings or codes. Rows stay; where the codes stay, so does the whole ID.
+
+        Args:
+            item_ids: known items.
+            embeddings: float [m, d], quantised by the frozen quantizer; or
+            codes: int [m, num_codebooks].
+
+        Returns:
+            bool [m]: whose ID is another one now. No item gets an ID that another has just given up.
+
+        Raises:
+            KeyError: an id is unknown.
+        """
+        if (embeddings is None) == (codes is None):
+            raise ValueError("give either embeddings or codes")
+        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
+        rows = self.rows(item_ids)
+        if codes is None:
+            if self.quantizer is None:
+                raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+            codes = self.quantizer.encode(embeddings)
+        codes = _checked_codes(codes, self.codebook_size)
+        changed = (codes != self.codes[rows]).any(axis=1)
+        if changed.any():
+            ids = [item for item, other in zip(item_ids, changed) if other]
+            semantic_ids = self.semantic_ids.copy()
+            semantic_ids[rows[changed]] = self._numbered(codes[changed], ids)
+            self._set(semantic_ids, self.item_ids, self.codebook_size, self.collision_size)
+        return changed
+
+    def _numbered(self, codes: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+        """Semantic IDs, int32 [m, depth], for items to come: codes and the first free collision tokens."""
+        codes = _checked_codes(codes, self.codebook_size)
         # The first number after the highest that the tuple's items hold: packed IDs are in order, the collision token
         # lowest, so that the last one below the next tuple tells.
         keys = self._pack_codes(codes)
@@ -230,10 +268,8 @@ class SemanticIdTokenizer:
         highest = self._sorted_keys[np.maximum(last, 0)]
         taken = self.semantic_ids[self._key_order[np.maximum(last, 0)], -1] + 1
         shared = (last >= 0) & (highest >= keys)
-        collisions = np.where(shared, taken, 0) + _number_within_groups(keys, new_ids)
-        self._append(np.column_stack([codes, collisions]).astype(np.int32), new_ids)
-        known[new] = np.arange(len(self) - len(new), len(self))
-        return known
+        collisions = np.where(shared, taken, 0) + _number_within_groups(keys, item_ids)
+        return np.column_stack([codes, collisions]).astype(np.int32)
 
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
         """What :meth:`_set` does, for items that are added to many."""
@@ -243,7 +279,8 @@ class SemanticIdTokenizer:
         self._key_order = np.insert(self._key_order, at, len(self) + order)
         self._sorted_keys = np.insert(self._sorted_keys, at, keys[order])
         if self._rows is not None:
-            self._rows.update(zip(item_ids, range(len(self), len(self) + len(item_ids))))
+            # No array, list or dict is changed in place: a shallow copy of a tokenizer stays as it is.
+            self._rows = self._rows | dict(zip(item_ids, range(len(self), len(self) + len(item_ids))))
         tokens = (semantic_ids + self.level_offsets).astype(np.int32)
         self._tokens = np.concatenate([self._tokens[:-1], tokens, self._tokens[-1:]])
         self.semantic_ids = np.concatenate([self.semantic_ids, semantic_ids])
@@ -346,13 +383,22 @@ def _checked_codes(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     return codes.astype(np.int32)
 
 
-def _checked_ids(item_ids: Iterable[str], count: int) -> list[str]:
+def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
+    """The ids as a list.
+
+    Raises:
+        DataError: other than ``count``, no text, half a character, or one of them twice.
+    """
     item_ids = list(item_ids)
     if len(item_ids) != count:
         raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
     other = next((item for item in item_ids if not isinstance(item, str)), None)
     if other is not None:
         raise DataError(f"item ids must be strings, got {other!r}: turn them into text.")
+    try:
+        "".join(item_ids).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
     if len(set(item_ids)) < len(item_ids):
         twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
         raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")

@@ -141,12 +141,15 @@ class TwoStageRanker:
         scores: np.ndarray,
         k: int,
         exclude_history: bool = True,
+        among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` best of all candidates.
 
         Args:
             histories: n sequences of item rows.
             beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
+            exclude_history: leave out items of the history.
+            among: int [m], the only rows that may be answered; None: all.
 
         Returns:
             rows int64 [n, k], the T5's log-probabilities float32 [n, k] (``-inf``: not among its beams), and the
@@ -161,6 +164,8 @@ class TwoStageRanker:
             proposals = self.candidates.propose(
                 histories.select(users), beams[users], scores[users], exclude_history=exclude_history
             )
+            if among is not None:
+                proposals.rows[~np.isin(proposals.rows, among)] = -1
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
@@ -181,6 +186,7 @@ class TwoStageRanker:
         log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
         found = (np.take_along_axis(values, order, axis=1) for values in (proposals.rows, log_probs, scores))
         rows, log_probs, scores = (_widened(values, k, fill) for values, fill in zip(found, (-1, -np.inf, -np.inf)))
+        rows = np.where(np.isneginf(scores), -1, rows)
         return rows.astype(np.int64), np.where(np.isnan(log_probs), -np.inf, log_probs), scores
 
     def _predict(self, proposals: Proposals) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""What the verbs of the command line share: opening a recommender, warnings as lines, ids from a pipe."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+def load_recommender(name: str, revision: str | None = None, fastest: bool = False):
+    """A recommender from a directory or the Hub: on the CPU, for one history, or the fastest device there is."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from tiger.recommender import TigerRecommender  # seconds to import, not needed for --help
+
+    disable_progress_bar()
+    device = torch.accelerator.current_accelerator() if fastest else None
+    return TigerRecommender.from_pretrained(name, device or "cpu", revision=revision)
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Warnings as lines of their own on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"warning: {warning.message}", file=sys.stderr)
+
+
+def words(given: Sequence[str]) -> list[str]:
+    """Ids from the command line, or for ``-`` from standard input."""
+    return sys.stdin.read().split() if list(given) == ["-"] else list(given)
