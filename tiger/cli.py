@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tiger.data import DataError
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to put in order")
     rank.add_argument("--json", action="store_true", help="print JSON")
     rank.set_defaults(run=_rank)
+    _add_serve(verbs)
     args = parser.parse_args(argv)
     with friendly_errors():
         args.run(args)
@@ -88,6 +90,51 @@ def _rank(args: argparse.Namespace) -> None:
     tiger = TigerRecommender.from_pretrained(args.model)
     (items,), scores = tiger.rank([args.history], [args.candidates])
     _print(tiger, items, scores[0], args.json)
+
+
+def _add_serve(verbs) -> None:
+    serve = verbs.add_parser("serve", help="answer over HTTP")
+    serve.add_argument("model", metavar="RUN_OR_REPO", help="a saved recommender, such as runs/demo/model")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    serve.add_argument("--port", type=int, default=8000, help="0: any that is free (default 8000)")
+    serve.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
+    serve.add_argument("--max_batch", type=int, default=16, help="histories in a batch (default 16)")
+    serve.add_argument("--max_delay_ms", type=float, default=2.0, help="how long one waits for company (default 2)")
+    serve.add_argument("--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
+    serve.add_argument("--bf16", action="store_true", help="products in bfloat16: often faster, scores less exact")
+    serve.add_argument("--read_only", action="store_true", help="refuse to add and remove items")
+    serve.add_argument("--save", action="store_true", help="write the recommender back after every update")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    with needs_extra("serve"):
+        from tiger.service import ServiceSettings, create_app, serve
+    from tiger.recommender import TigerRecommender
+
+    if args.save and not os.path.isdir(args.model):
+        raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
+    settings = ServiceSettings(
+        max_batch=args.max_batch,
+        max_delay_ms=args.max_delay_ms,
+        max_queue=args.max_queue,
+        bf16=args.bf16,
+        read_only=args.read_only,
+        save=Path(args.model) if args.save else None,
+    )
+    disable_progress_bar()
+    serve(create_app(TigerRecommender.from_pretrained(args.model, device=args.device), settings), args.host, args.port)
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say which extra to install where a package of it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DataError(f"{error.name} is missing: pip install 'tiger-recommender[{name}]'.") from error
 
 
 def _print(tiger, items: list[str], scores, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -233,6 +234,18 @@ class TigerRecommender:
             more = ", ..." if len(set(unknown)) > len(set(unknown[:5])) else ""
             warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=3)
         return [known[known >= 0] for known in rows]
+
+    def copy(self) -> TigerRecommender:
+        """Another with the same items, whose updates this one does not see: it may go on answering meanwhile.
+
+        The weights are copied, because an update may resize them; tables that are only ever replaced are shared.
+        """
+        tokenizer = self.tokenizer.copy()
+        ranker = None if self.ranker is None else copy.copy(self.ranker)
+        model = copy.deepcopy(self.model)
+        other = TigerRecommender(model, tokenizer, self.encoder, self.items, self.max_history, self.training, ranker)
+        other._trie = self._trie
+        return other
 
     def add_items(self, item_ids: Sequence[str], texts: Sequence[str]) -> None:
         """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.

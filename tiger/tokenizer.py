@@ -7,6 +7,7 @@ level comes last, so that a catalogue that outgrows it extends the vocabulary at
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -194,6 +195,15 @@ class SemanticIdTokenizer:
         shifts = [rest + bits * level for level in reversed(range(self.num_codebooks))]
         codes = [(packed >> np.uint64(shift)) & np.uint64(2**bits - 1) for shift in shifts]
         return np.stack([*codes, packed & np.uint64(2**rest - 1)], axis=-1).astype(np.int32)
+
+    def copy(self) -> SemanticIdTokenizer:
+        """Another with the same items, whose additions and removals this one does not see.
+
+        They replace the arrays and never write into them, so the arrays are shared.
+        """
+        other = copy.copy(self)
+        other._rows = None
+        return other
 
     def add_items(
         self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
