@@ -36,9 +36,10 @@ class _Call:
 class Batcher:
     """Collects calls into batches.
 
-    A batch begins with the call that has waited longest. It is run as soon as a thread is free and either
-    ``max_batch`` rows with its key are waiting or ``max_delay`` seconds have passed since it came. Where more wait
-    than fit, those whose ``length`` is nearest to its own come along.
+    A batch begins with the call that has waited longest. It is run as soon as a thread is free and ``max_batch`` rows
+    with its key are waiting, or ``max_delay`` seconds have passed since it came, or company is not to be expected: no
+    other batch is running and the last one was a single call. Where more wait than fit, those whose ``length`` is
+    nearest to its own come along.
 
     Args:
         run: called in a thread of the batcher with a key and the works of one batch; returns an answer for each, or an
@@ -61,7 +62,7 @@ class Batcher:
         run: Callable[[Any, list], Sequence],
         *,
         max_batch: int = 16,
-        max_delay: float = 0.002,
+        max_delay: float = 0.005,
         max_queue: int = 1024,
         threads: int = 1,
         surroundings: Callable[[], AbstractContextManager] = nullcontext,
@@ -73,6 +74,8 @@ class Batcher:
         self.max_batch, self.max_delay, self.max_queue = max_batch, max_delay, max_queue
         self._waiting: dict[Hashable, deque[_Call]] = {}
         self._rows = 0
+        self._running = 0
+        self._company = False  # whether the last batch held more than one call
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(threads)]
@@ -130,20 +133,24 @@ class Batcher:
     def _work(self) -> None:
         with self._surroundings():
             while batch := self._next():
-                batch = [call for call in batch if call.future.set_running_or_notify_cancel()]
-                if not batch:
-                    continue
-                start = time.monotonic()
-                try:
-                    answers = self._run(batch[0].key, [call.work for call in batch])
-                except Exception as error:
-                    answers = [error] * len(batch)
-                self._observe(sum(call.rows for call in batch), time.monotonic() - start)
-                for call, answer in zip(batch, answers, strict=True):
-                    if isinstance(answer, Exception):
-                        call.future.set_exception(answer)
-                    else:
-                        call.future.set_result(answer)
+                self._answer([call for call in batch if call.future.set_running_or_notify_cancel()])
+                with self._changed:
+                    self._running -= 1
+
+    def _answer(self, batch: list[_Call]) -> None:
+        if not batch:  # whoever called has gone
+            return
+        start = time.monotonic()
+        try:
+            answers = self._run(batch[0].key, [call.work for call in batch])
+        except Exception as error:
+            answers = [error] * len(batch)
+        self._observe(sum(call.rows for call in batch), time.monotonic() - start)
+        for call, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                call.future.set_exception(answer)
+            else:
+                call.future.set_result(answer)
 
     def _next(self) -> list[_Call]:
         """The calls of the next batch, waited for; none: it is time to stop."""
@@ -156,6 +163,8 @@ class Batcher:
                     continue
                 group = min(self._waiting.values(), key=lambda calls: calls[0].arrived)
                 patience = group[0].arrived + self.max_delay - time.monotonic()
+                if not (self._company or self._running):
+                    patience = 0.0
                 if patience <= 0 or self._stopping or sum(call.rows for call in group) >= self.max_batch:
                     return self._take(group)
                 self._changed.wait(patience)
@@ -175,4 +184,6 @@ class Batcher:
         else:
             del self._waiting[first.key]
         self._rows -= rows
+        self._running += 1
+        self._company = len(batch) > 1
         return batch

@@ -99,7 +99,7 @@ def _add_serve(verbs) -> None:
     serve.add_argument("--port", type=int, default=8000, help="0: any that is free (default 8000)")
     serve.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
     serve.add_argument("--max_batch", type=int, default=16, help="histories in a batch (default 16)")
-    serve.add_argument("--max_delay_ms", type=float, default=2.0, help="how long one waits for company (default 2)")
+    serve.add_argument("--max_delay_ms", type=float, default=5.0, help="how long one waits for company (default 5)")
     serve.add_argument("--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
     serve.add_argument("--bf16", action="store_true", help="products in bfloat16: often faster, scores less exact")
     serve.add_argument("--read_only", action="store_true", help="refuse to add and remove items")

@@ -18,6 +18,14 @@ from tiger.data import DataError
 from tiger.recommender import TigerRecommender
 
 
+class UnknownItems(DataError):
+    """Items that the catalogue lacks."""
+
+    def __init__(self, item_ids: Sequence[str]):
+        names = ", ".join(map(repr, item_ids[:5])) + (", ..." if len(item_ids) > 5 else "")
+        super().__init__(f"items that the catalogue lacks: {names}.")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A recommender that nobody changes any more.
@@ -135,10 +143,10 @@ class Answer:
 
 def answer_recommend(
     snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]], batch_size: int
-) -> list[Answer | DataError]:
+) -> list[Answer | UnknownItems]:
     """Answer requests ``(histories, strict)`` in one go; strict: unknown items are an error."""
     read = [_read(snapshot.recommender, histories, strict) for histories, strict in requests]
-    histories = [history for one in read if not isinstance(one, DataError) for history in one[0]]
+    histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
     if not histories:
         return read
     items, scores = snapshot.recommender.recommend(
@@ -157,20 +165,20 @@ def answer_recommend(
 
 def answer_rank(
     snapshot: Snapshot, requests: Sequence[tuple[list[list[str]], list[list[str]], bool]]
-) -> list[Answer | DataError]:
+) -> list[Answer | UnknownItems]:
     """Answer requests ``(histories, candidates, strict)`` in one go; an unknown candidate is an error."""
     read, candidates = [], []
     for histories, given, strict in requests:
         one = _read(snapshot.recommender, histories, strict)
         unknown = _unknown(snapshot.recommender, [item for wanted in given for item in wanted])
         if unknown:
-            one = DataError(f"candidates that the catalogue lacks: {_names(unknown)}.")
-        if not isinstance(one, DataError):
+            one = UnknownItems(unknown)
+        if not isinstance(one, UnknownItems):
             candidates += given
         read.append(one)
     if not candidates:
         return read
-    histories = [history for one in read if not isinstance(one, DataError) for history in one[0]]
+    histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
     items, scores = snapshot.recommender.rank(histories, candidates)
     return _divided(snapshot.catalogue, read, items, [values.tolist() for values in scores])
 
@@ -179,7 +187,7 @@ def _divided(catalogue: int, read: list, items: list[list[str]], scores: list[li
     """Each request's part of the answers."""
     answers, start = [], 0
     for one in read:
-        if not isinstance(one, DataError):
+        if not isinstance(one, UnknownItems):
             part = slice(start, start + len(one[0]))
             start = part.stop
             one = Answer(catalogue, items[part], scores[part], one[1])
@@ -191,7 +199,7 @@ def _read(recommender: TigerRecommender, histories: list[list[str]], strict: boo
     """The histories without their unknown items, and these; or what is wrong, where there must be none."""
     unknown = [_unknown(recommender, history) for history in histories]
     if strict and any(unknown):
-        return DataError(f"items that the catalogue lacks: {_names([item for one in unknown for item in one])}.")
+        return UnknownItems([item for one in unknown for item in one])
     known = [[i for i in items if i not in out] if out else items for items, out in zip(histories, unknown)]
     return known, unknown
 
@@ -199,7 +207,3 @@ def _read(recommender: TigerRecommender, histories: list[list[str]], strict: boo
 def _unknown(recommender: TigerRecommender, item_ids: list[str]) -> list[str]:
     rows = recommender.tokenizer.rows(item_ids, missing=-1)
     return list(dict.fromkeys(item_ids[place] for place in np.flatnonzero(rows < 0)))
-
-
-def _names(item_ids: list[str]) -> str:
-    return ", ".join(map(repr, item_ids[:5])) + (", ..." if len(item_ids) > 5 else "")

@@ -21,15 +21,16 @@ from typing import Annotated
 
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.exceptions import HTTPException  # FastAPI's own is one of these, but not the other way round
 
 from tiger import __version__
 from tiger.batching import Batcher, QueueFull, Stopped
 from tiger.data import DataError
-from tiger.live import LiveRecommender, RecommendCall, Update, answer_rank, answer_recommend
+from tiger.live import LiveRecommender, RecommendCall, UnknownItems, Update, answer_rank, answer_recommend
 from tiger.recommender import TigerRecommender
 
 MAX_HISTORIES = 64
@@ -40,6 +41,8 @@ MAX_K = 200
 MAX_BEAMS = 500
 MAX_BODY = 4 * 2**20
 
+# JSON has one kind of number: 10.0 is a whole one too.
+Whole = Annotated[int, BeforeValidator(lambda value: int(value) if type(value) is float and value % 1 == 0 else value)]
 ItemId = Annotated[str, Field(min_length=1, max_length=200)]
 History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY)]
 Histories = Annotated[
@@ -56,13 +59,13 @@ class RecommendRequest(_Body):
     """What may come next after each history."""
 
     histories: Histories
-    k: int = Field(10, ge=1, le=MAX_K, description="Items a history")
-    num_beams: int = Field(50, ge=1, le=MAX_BEAMS, description="Candidates kept while decoding; at least k are")
+    k: Whole = Field(10, ge=1, le=MAX_K, description="Items a history")
+    num_beams: Whole = Field(50, ge=1, le=MAX_BEAMS, description="Candidates kept while decoding; at least k are")
     exclude_history: bool = Field(True, description="Leave out items of the history")
     rank: bool = Field(True, description="Let the ranker order the beams, where there is one")
-    temperature: float | None = Field(None, gt=0, le=100, description="Sample, more varied the higher")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Of sampling; such a request has a batch of its own")
-    strict: bool = Field(False, description="Refuse unknown items instead of leaving them out")
+    temperature: float | None = Field(None, ge=0.01, le=100, description="Sample, more varied the higher")
+    seed: Whole | None = Field(None, ge=0, lt=2**63, description="Of sampling; such a request has a batch of its own")
+    strict: bool = Field(False, description="Refuse unknown items (404) instead of leaving them out")
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"histories": [["item-1", "item-2"], ["item-3"]], "k": 5}]}
     }
@@ -81,16 +84,18 @@ class RecommendAnswer(BaseModel):
     catalogue: int = Field(description="How many updates the catalogue had seen")
 
 
-class RankRequest(_Body):
-    """Candidates to put in the order in which each history's owner may want them."""
+class CandidateList(_Body):
+    history: History
+    candidates: list[ItemId] = Field(min_length=1, max_length=MAX_CANDIDATES)
 
-    histories: Histories
-    candidates: list[Annotated[list[ItemId], Field(min_length=1, max_length=MAX_CANDIDATES)]] = Field(
-        min_length=1, max_length=MAX_HISTORIES, description="A list of item ids for each history"
-    )
-    strict: bool = Field(False, description="Refuse unknown items of histories instead of leaving them out")
+
+class RankRequest(_Body):
+    """Candidates to put in the order in which each history's owner may want them; unknown ones are an error (404)."""
+
+    lists: list[CandidateList] = Field(min_length=1, max_length=MAX_HISTORIES)
+    strict: bool = Field(False, description="Refuse unknown items of histories (404) instead of leaving them out")
     model_config = _Body.model_config | {
-        "json_schema_extra": {"examples": [{"histories": [["item-1"]], "candidates": [["item-2", "item-3"]]}]}
+        "json_schema_extra": {"examples": [{"lists": [{"history": ["item-1"], "candidates": ["item-2", "item-3"]}]}]}
     }
 
 
@@ -138,7 +143,7 @@ class ServiceSettings:
 
     Args:
         max_batch: histories in a batch.
-        max_delay_ms: how long a request waits for company while a thread is free.
+        max_delay_ms: how long a request waits for company, at most, while a core is free.
         max_queue: histories that may wait; a request beyond is told to come again (429).
         bf16: run products in bfloat16: faster where the processor has them, scores differ in the third digit.
         read_only: no updates.
@@ -147,7 +152,7 @@ class ServiceSettings:
     """
 
     max_batch: int = 16
-    max_delay_ms: float = 2.0
+    max_delay_ms: float = 5.0
     max_queue: int = 1024
     bf16: bool = False
     read_only: bool = False
@@ -238,7 +243,7 @@ def _problem(status: int, reason: str, headers: dict[str, str] | None = None) ->
 
 def _json(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # ASCII only: what a client sent may hold halves of characters, which no encoding writes.
-    return Response(json.dumps(content), status, headers, "application/json")
+    return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")
 
 
 def create_app(recommender: TigerRecommender, settings: ServiceSettings = ServiceSettings()) -> FastAPI:
@@ -290,7 +295,11 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
     )
     app.state.live = live
     app.add_middleware(_Edge, metrics=metrics)
-    busy = {429: {"model": Problem, "description": "The queue is full"}, 503: {"model": Problem}}
+    batch_problems = {
+        404: {"model": Problem, "description": "Items that the catalogue lacks"},
+        429: {"model": Problem, "description": "The queue is full"},
+        503: {"model": Problem, "description": "The service is stopping"},
+    }
 
     async def batched(call: RecommendCall | None, request: tuple, histories: list[list[str]]) -> Response:
         try:
@@ -305,7 +314,9 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
         return _json({"recommendations": rows, "catalogue": answer.catalogue})
 
-    @app.post("/recommend", response_model=RecommendAnswer, responses=busy, summary="Items that may come next")
+    @app.post(
+        "/recommend", response_model=RecommendAnswer, responses=batch_problems, summary="Items that may come next"
+    )
     async def recommend(body: RecommendRequest):
         sampled = body.temperature is not None and body.seed is not None
         call = RecommendCall(
@@ -322,15 +333,14 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
     @app.post(
         "/rank",
         response_model=RecommendAnswer,
-        responses=busy | {409: {"model": Problem, "description": "There is no ranker"}},
+        responses=batch_problems | {409: {"model": Problem, "description": "There is no ranker"}},
         summary="Candidates in order",
     )
     async def rank(body: RankRequest):
         if live.now.recommender.ranker is None:
             return _problem(409, "this recommender has no ranker: train one with recipes/ranker.py")
-        if len(body.candidates) != len(body.histories):
-            return _problem(422, f"{len(body.candidates)} lists of candidates for {len(body.histories)} histories")
-        return await batched(None, (body.histories, body.candidates, body.strict), body.histories)
+        histories = [one.history for one in body.lists]
+        return await batched(None, (histories, [one.candidates for one in body.lists], body.strict), histories)
 
     async def updated(change: Callable[..., Update], *arguments) -> Response:
         try:
@@ -405,6 +415,10 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
     async def wrong(request: Request, error: DataError) -> Response:
         return _problem(422, str(error))
 
+    @app.exception_handler(UnknownItems)
+    async def unknown(request: Request, error: UnknownItems) -> Response:
+        return _problem(404, str(error))
+
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         return _problem(error.status_code, str(error.detail), error.headers)
@@ -440,8 +454,6 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     # uvicorn stops in good order and then raises the signal anew, which would end the process with its number.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    # Between two products the threads that run the model want Python's lock for microseconds: let them have it soon.
-    sys.setswitchinterval(5e-4)
-    print(f"{len(app.state.live.now.recommender.tokenizer)} items on http://{host}:{listening.getsockname()[1]}/docs")
-    sys.stdout.flush()
+    count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
+    print(f"{count} items on http://{host}:{port}/docs", flush=True)
     server.run(sockets=[listening])

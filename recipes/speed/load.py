@@ -1,4 +1,4 @@
-"""Clients of a service, in a process of their own that needs little of the cores: ``load.py PORT CLIENTS REQUESTS.json``.
+"""Clients of a service, in a process of their own that takes little time: ``load.py PORT CLIENTS REQUESTS.json``.
 
 Each client keeps a connection and sends its next request when it has the answer to the last one. The file holds a list
 of bodies for ``POST /recommend``. Prints a JSON object: wall seconds, own CPU seconds, and for each request its
