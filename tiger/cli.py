@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to put in order")
     rank.add_argument("--json", action="store_true", help="print JSON")
     rank.set_defaults(run=_rank)
+    _add_app(verbs)
     _add_serve(verbs)
     args = parser.parse_args(argv)
     with friendly_errors():
@@ -90,6 +91,26 @@ def _rank(args: argparse.Namespace) -> None:
     tiger = TigerRecommender.from_pretrained(args.model)
     (items,), scores = tiger.rank([args.history], [args.candidates])
     _print(tiger, items, scores[0], args.json)
+
+
+def _add_app(verbs) -> None:
+    app = verbs.add_parser("app", help="a page to try it on")
+    app.add_argument("model", metavar="RUN_OR_REPO", help="a saved recommender, such as runs/demo/model")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    app.add_argument("--port", type=int, default=7860, help="default 7860")
+    app.add_argument("--share", action="store_true", help="open a tunnel through Gradio's servers for anybody")
+    app.set_defaults(run=_app)
+
+
+def _app(args: argparse.Namespace) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    with needs_extra("app"):
+        from tiger.app import launch
+    from tiger.recommender import TigerRecommender
+
+    disable_progress_bar()
+    launch(TigerRecommender.from_pretrained(args.model), args.host, args.port, args.share)
 
 
 def _add_serve(verbs) -> None:
