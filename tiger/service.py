@@ -232,7 +232,7 @@ class _Edge:
                 await self.app(scope, counted, noted)
         finally:
             # The route, not what was asked for: a crawler must not make a metric a path.
-            path = getattr(scope.get("route"), "path", "other")
+            path = scope["route"].path if "route" in scope else "other"
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
@@ -450,7 +450,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         )
     except OSError as error:
         raise DataError(f"can't listen on {host}, port {port}: {error.strerror}.") from error
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=60))
     # uvicorn stops in good order and then raises the signal anew, which would end the process with its number.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
