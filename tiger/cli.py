@@ -13,6 +13,7 @@ from itertools import islice
 
 from tiger import __version__
 from tiger.cli_items import add_items_verbs
+from tiger.cli_serving import add_serving_verbs
 from tiger.data import DataError
 from tiger.terminal import load_recommender, told_warnings, words
 
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     push.add_argument("--license", help="of the weights, as the Hub spells it, such as apache-2.0")
     push.add_argument("--json", action="store_true", help="print JSON")
     push.set_defaults(run=_push)
+    add_serving_verbs(verbs)
     args = parser.parse_args(argv)
     with friendly_errors():
         args.run(args)
@@ -113,7 +115,7 @@ def _recommend(args: argparse.Namespace) -> None:
         raise DataError("--unseen_share must be from 0 to 1.")
     if (args.out is None) == (args.histories not in (None, "-")):
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
-    tiger = load_recommender(args.model, args.revision, fastest=args.histories is not None)
+    tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
     options = {
         "k": args.k,
         "num_beams": max(args.num_beams, args.k),
@@ -198,7 +200,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
-    tiger, data = load_recommender(args.model, fastest=True), RecommendationData.load(args.dataset)
+    tiger, data = load_recommender(args.model, device="fastest"), RecommendationData.load(args.dataset)
     rows, events = tiger.tokenizer.rows(data.item_ids, missing=-1), data.sequences
     if (rows < 0).any():
         raise DataError(

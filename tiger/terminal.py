@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
-def load_recommender(name: str, revision: str | None = None, fastest: bool = False):
-    """A recommender from a directory or the Hub: on the CPU, for one history, or the fastest device there is."""
+def load_recommender(name: str, revision: str | None = None, device: str = "cpu"):
+    """A recommender from a directory or the Hub; device ``fastest``: whatever accelerator there is, else the CPU."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     from tiger.recommender import TigerRecommender  # seconds to import, not needed for --help
 
     disable_progress_bar()
-    device = torch.accelerator.current_accelerator() if fastest else None
-    return TigerRecommender.from_pretrained(name, device or "cpu", revision=revision)
+    if device == "fastest":
+        device = torch.accelerator.current_accelerator() or "cpu"
+    return TigerRecommender.from_pretrained(name, device, revision=revision)
 
 
 @contextmanager

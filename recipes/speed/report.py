@@ -40,7 +40,7 @@ def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
 def page(folder: Path) -> str:
     """``README.md`` of the results: what was measured beside its bar."""
     found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
-    found |= {name: read(folder, name) for name in ("ranker", "gpu")}
+    found |= {name: read(folder, name) for name in ("ranker", "service", "gpu")}
     parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
 
     def section(title: str, name: str, lines: list[str]) -> None:
@@ -98,7 +98,7 @@ def page(folder: Path) -> str:
             f"While texts stream through, memory grows by {indexing['growth_while_streaming_mib']} MiB.",
         ]
         section("Indexing", "indexing", lines)
-    for title, name in (("Evaluation", "evaluation"), ("Ranker", "ranker"), ("GPU", "gpu")):
+    for title, name in (("Evaluation", "evaluation"), ("Ranker", "ranker"), ("Service", "service"), ("GPU", "gpu")):
         if result := found[name]:
             result.setdefault("what", "not measured")
             skip = ("benchmark", "dataset", "what", "bars", "hardware", "versions", "command", "could_not_run")
