@@ -59,7 +59,8 @@ class RankingArguments:
     kinds: list[str] = field(
         default_factory=lambda: [
             *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
-            *("dense", "unigram+dense", "spm+dense", "random_hash+spm"),
+            *("dense", "unigram+dense", "spm+dense", "random_hash+spm", "random_hash+dense"),
+            "random_hash+unigram+dense",
         ]
     )
     budgets: list[int] = field(default_factory=lambda: [3000, 10_000, 30_000], metadata={"help": "table rows"})

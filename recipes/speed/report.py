@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+AGAINST_HF, FLOOR = "against the better of HF", "better of HF over tiger's products alone"
 COLOURS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}
 
 
@@ -40,7 +41,7 @@ def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
 def page(folder: Path) -> str:
     """``README.md`` of the results: what was measured beside its bar."""
     found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
-    found |= {name: read(folder, name) for name in ("ranker", "service", "gpu")}
+    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu")}
     parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
 
     def section(title: str, name: str, lines: list[str]) -> None:
@@ -52,15 +53,14 @@ def page(folder: Path) -> str:
     if decoding := found["decoding"]:
         cells, ratios = decoding["cells"], decoding["ratios"]
         names = [name for name in cells[0]["cpu_ms_per_user"]]
-        lines = [row(["batch", "beams", *names, "HF / ours", "cornac / ours"])]
-        lines.append(row(["---:"] * (len(names) + 4)))
+        pairs = [(peer, suffix) for suffix in ("", ", bfloat16") for peer in ("the better of HF", "cornac")]
+        heads = ["batch", "beams", *names, *(f"{peer} / ours{suffix}" for peer, suffix in pairs)]
+        lines = [row(heads), row(["---:"] * len(heads))]
         for cell in cells:
             where = f"batch {cell['batch']}, {cell['beams']} beams"
             values = [f"{cell['cpu_ms_per_user'][name]:.1f}" for name in names]
-            peers = [ratios.get(f"{where}, against {peer}") for peer in ("the better of HF", "cornac")]
-            lines.append(
-                row([cell["batch"], cell["beams"], *values, *(f"{peer or float('nan'):.1f}" for peer in peers)])
-            )
+            peers = [ratios.get(f"{where}, against {peer}{suffix}", float("nan")) for peer, suffix in pairs]
+            lines.append(row([cell["batch"], cell["beams"], *values, *(f"{peer:.1f}" for peer in peers)]))
         gaps = decoding["same_answers"]["largest_score_gap"]
         latency = decoding["latency_ms"]
         lines += [
@@ -68,6 +68,8 @@ def page(folder: Path) -> str:
             f"Milliseconds a user. All found the same items first (largest gap of scores {max(gaps.values()):.0e}). "
             f"One user at {latency['beams']} beams: p50 {latency['p50']} ms, p99 {latency['p99']} ms; at the best "
             f"batch {decoding['users_per_second']} users a second on one core.",
+            "",
+            *floor(cells, ratios),
         ]
         section("Decoding", "decoding", lines)
     if training := found["training"]:
@@ -82,6 +84,17 @@ def page(folder: Path) -> str:
             f"Where the time goes: {shares}.",
         ]
         section("Training", "training", lines)
+    if sharing := found["sharing"]:
+        names = list(sharing["ways"]["causal"])
+        lines = [row(["", *names]), row(["---", *["---:"] * len(names)])]
+        lines += [row([way, *(values[name] for name in names)]) for way, values in sharing["ways"].items()]
+        gaps = sharing["causal minus full, with 95% of bootstraps over users"]
+        told = (f"{name} {gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" for name, gap in gaps.items())
+        lines += [
+            "",
+            f"`causal` encodes a user once for all targets, `full` once a target. Difference: {'; '.join(told)}.",
+        ]
+        section("Sharing the encoder's work", "sharing", lines)
     if catalogue := found["catalogue"]:
         names = [name for name in catalogue["rows"][0] if name != "widest"]
         lines = [row([name.replace("_", " ") for name in names]), row(["---:"] * len(names))]
@@ -104,6 +117,18 @@ def page(folder: Path) -> str:
             skip = ("benchmark", "dataset", "what", "bars", "hardware", "versions", "command", "could_not_run")
             section(title, name, [f"- {key}: {value}" for key, value in result.items() if key not in skip])
     return "\n".join(parts) + "\n"
+
+
+def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:
+    """Where ``generate`` is not beaten four times over: what the products alone would leave."""
+    told = []
+    for cell in cells:
+        where = f"batch {cell['batch']}, {cell['beams']} beams"
+        for suffix in ("", ", bfloat16"):
+            ratio, best = (ratios.get(f"{where}, {text}{suffix}") for text in (AGAINST_HF, FLOOR))
+            if best is not None and ratio < 4:
+                told.append(f"{where}{suffix}: {ratio:.1f}, with nothing but tiger's matrix products {best:.1f}")
+    return [f"Less than four times faster than the better of `generate`: {'; '.join(told)}."] if told else []
 
 
 def row(cells: list) -> str:
