@@ -25,6 +25,8 @@ def results_tables(folder: Path) -> str:
             for row in content if isinstance(content, list) else [content]:
                 rows.setdefault(row["model"], {})[row["setting"]] = row
         tables.append(_table(dataset.name, rows))
+    for file in sorted(folder.glob("two_stage/*.json")):
+        tables.append(_second_stage(json.loads(file.read_text())))
     return "\n\n".join(tables) + "\n"
 
 
@@ -44,6 +46,21 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
     rule = ["---"] + ["---:"] * (len(heads) - 2) + ["---"]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rule, *ranked])
+
+
+def _second_stage(content: dict) -> str:
+    """What recipes/experiments/two_stage.py found for a data set, a row a variant and setting."""
+    heads = [f"{content['dataset'].capitalize()}, second stage", "setting", "R@10 / N@10", "± over seeds of the trees"]
+    heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users"]
+    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    for row in content["rows"]:
+        cells = [row["model"], row["setting"], _pair(row["test"], 10)]
+        if "interval of ndcg@10" in row:
+            low, high = row["interval of ndcg@10"]
+            cells += [_pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
+            cells.append(_pair(row["held out"], 10))
+        lines.append(cells + [""] * (len(heads) - len(cells)))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _pair(metrics: dict | None, k: int) -> str:
