@@ -102,7 +102,7 @@ def main() -> None:
     recommender.encoder = LSAEncoder.fit(texts, dim=dim)
     ids = data.item_ids
     histories = [[ids[row] for row in history] for history in histories_of(data, max(CLIENTS.values()))]
-    # The library at its best, sorting all histories by length, and with as many a call as 64 clients ask for at a time.
+    # The library at its best, all histories sorted by length, and with as many a call as 64 clients ask for at a time.
     direct = {"direct, one call": len(histories), "direct, 64 a call": 64}
     names = [*direct, *(f"{clients} clients" for clients in CLIENTS)]
     wall, cpu = {name: [] for name in names}, {name: [] for name in names}
