@@ -7,6 +7,7 @@ file, a repository or code.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import signal
 import socket
@@ -448,6 +449,20 @@ def _cannot_add(recommender: TigerRecommender) -> str | None:
     return None
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep large blocks that are freed: by default each batch asks the system for all of its own anew.
+
+    That takes a sixth of the service's time. Other C libraries have no ``mallopt`` and are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Run until SIGTERM or SIGINT; then accept no more, finish what is queued and return.
 
@@ -464,6 +479,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     # uvicorn stops in good order and then raises the signal anew, which would end the process with its number.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    _keep_freed_memory()
     count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
     print(f"{count} items on http://{host}:{port}/docs", flush=True)
     server.run(sockets=[listening])
