@@ -20,6 +20,7 @@ demo: setup
 	$(BIN)/python data/demo.py --out datasets/demo
 	$(BIN)/python recipes/tokenizer.py recipes/demo/tokenizer.yaml
 	$(BIN)/python recipes/retriever.py recipes/demo/retriever.yaml
+	$(BIN)/python recipes/two_stage.py recipes/demo/two_stage.yaml
 	$(BIN)/python recipes/evaluate.py recipes/demo/evaluate.yaml
 
 test: setup

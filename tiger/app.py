@@ -173,7 +173,10 @@ def create_page(recommender: TigerRecommender) -> gr.Blocks:
             both_scores=rank,
         )
         if rank:
-            lines = [f"ranker {logit:.2f}, T5 {beam:.2f}" for beam, logit in scores[0][: len(items[0])]]
+            lines = [
+                f"ranker {logit:.2f}, " + ("not the T5's" if np.isneginf(beam) else f"T5 {beam:.2f}")
+                for beam, logit in scores[0][: len(items[0])]
+            ]
         else:
             lines = [f"log p {score:.2f}" for score in scores[0][: len(items[0])]]
         return answer_html(tree, rows_of(items[0]).tolist(), lines, rows_of(chosen).tolist())
