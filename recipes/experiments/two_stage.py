@@ -5,6 +5,7 @@
 Trees are fitted to validation targets and chosen on users kept apart (``held out``); the test is read once a variant.
 Intervals are 95% of bootstraps over users; ``p`` is a two-sided paired bootstrap's against the hybrid. With ties
 shuffled the T5 is left out: it was trained on the published order, under which other items are tests.
+Every row is added to a file, and what is there is not measured again; beams are kept in ``--cache``.
 ``counts as they are`` lets counts below five through, which betray held-out events on 5-core data: how much a leak
 would have given.
 """
@@ -21,6 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save
 
 from tiger.arguments import parse_arguments
 from tiger.baselines import Hybrid
@@ -49,6 +51,7 @@ class TwoStageExperiment:
     dataset: str = field(metadata={"help": "the dataset directory that it was trained on"})
     embeddings: str | None = field(default=None, metadata={"help": "content vectors; default: the encoder's"})
     results_dir: str = field(default="recipes/results/two_stage", metadata={"help": "where the JSON file goes"})
+    cache: str = field(default="runs/two_stage", metadata={"help": "where the T5's beams are kept"})
     num_beams: int = 50
     num_proposed: int = 150
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of the trees"})
@@ -63,24 +66,50 @@ def main() -> None:
         vectors = load_embeddings(args.embeddings, data.num_items)
     elif tiger.encoder is not None:
         vectors = tiger.encoder.encode(item_texts(data.items))
-    rows = []
     for ties in (None, *args.tie_seeds):
         split = data.leave_one_out(ties)
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
-            with torch.autocast(tiger.device.type, torch.bfloat16):
-                for part in beams:
-                    beams[part] = tiger.recommend_rows(
-                        split.part(part)[0], k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
-                    )
-        rows += measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties)
+            beams = {part: proposed(args, tiger, split, part) for part in beams}
+        measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties)
         if beams["valid"] is not None:
             with patch("tiger.candidates.COUNT_FLOOR", 1):
-                rows += measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties, {LEAK: ()})
-        file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"dataset": Path(args.dataset).name, "rows": rows, "command": shlex.join(["python", *sys.argv])}
-        write_atomically(file, json.dumps(content, indent=1) + "\n")
+                measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties, {LEAK: ()})
+
+
+def proposed(
+    args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The T5's beams for a part of the users, kept for the next run of the same model."""
+    name = (
+        f"{Path(args.dataset).name}-{tiger.tokenizer.fingerprint}-{tiger.training.get('seed')}-{args.num_beams}-{part}"
+    )
+    file = Path(args.cache) / f"{name}.safetensors"
+    if file.exists():
+        kept = load_file(file)
+        return kept["rows"], kept["scores"]
+    with torch.autocast(tiger.device.type, torch.bfloat16):
+        rows, scores = tiger.recommend_rows(
+            split.part(part)[0], k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, save({"rows": rows, "scores": scores}))
+    return rows, scores
+
+
+def add_row(args: TwoStageExperiment, row: dict) -> None:
+    content = results(args)
+    content["rows"].append(row)
+    content["command"] = shlex.join(["python", *sys.argv])
+    file = Path(args.results_dir) / f"{content['dataset']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(content, indent=1) + "\n")
+
+
+def results(args: TwoStageExperiment) -> dict:
+    """What has been measured before."""
+    file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
+    return json.loads(file.read_text()) if file.exists() else {"dataset": Path(args.dataset).name, "rows": []}
 
 
 def measure(
@@ -92,8 +121,12 @@ def measure(
     beams: dict,
     ties: int | None,
     variants: dict[str, tuple[str, ...]] = VARIANTS,
-) -> list[dict]:
+) -> None:
     """A row a variant, beside the hybrid's."""
+    setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
+    there = {row["model"] for row in results(args)["rows"] if row["setting"] == setting}
+    if there >= {name for name, without in variants.items() if beams["valid"] is not None or "t5" in without}:
+        return
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
     for part, given in beams.items():
@@ -101,10 +134,10 @@ def measure(
     targets = {part: split.part(part)[1] for part in beams}
     hybrid = Hybrid().fit(split.train, item_texts(data.items)).recommend(split.part("test")[0])[0]
     base = next_item_metrics_per_user(hybrid, targets["test"])
-    setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
-    rows = [{"model": "hybrid", "setting": setting, "test": means([base])}]
+    if "hybrid" not in there:
+        add_row(args, {"model": "hybrid", "setting": setting, "test": means([base])})
     for name, without in variants.items():
-        if beams["valid"] is None and "t5" not in without:
+        if name in there or (beams["valid"] is None and "t5" not in without):
             continue
         start, users, records = time.perf_counter(), [], []
         for seed in args.seeds:
@@ -122,9 +155,8 @@ def measure(
         )
         row |= {"trees": [record["trees"] for record in records], "seconds": round(time.perf_counter() - start)}
         row["recall of the candidates, validation"] = round(records[0]["recall of the candidates"], 4)
-        rows.append(row)
+        add_row(args, row)
         print(row, flush=True)
-    return rows
 
 
 def means(users: list[dict[str, np.ndarray]]) -> dict[str, float]:
