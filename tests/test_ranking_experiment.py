@@ -1,3 +1,4 @@
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -94,3 +95,47 @@ def test_shuffled_labels_teach_nothing(tmp_path):
     args = arguments(write_dataset(tmp_path / "data"), shuffle_labels=True)
     metrics = ranking.run(args, ranking.prepare(args), "unigram+dense", 60, seed=0)
     assert abs(metrics["auc"] - 0.5) < 0.06
+
+
+@pytest.fixture
+def stability(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(ranking.__file__).parent))
+    return importlib.import_module("stability")
+
+
+def test_items_that_share_a_prefix(stability):
+    random = np.random.default_rng(0)
+    codes, vectors = random.integers(0, 3, (60, 3)), random.normal(size=(60, 5))
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = stability.shared_prefixes(codes, vectors)
+    for length in (1, 2, 3):
+        same = (codes[:, None, :length] == codes[None, :, :length]).all(-1)
+        pairs = same & ~np.eye(60, dtype=bool)
+        assert found["mean_cosine"][length - 1] == pytest.approx((units @ units.T)[pairs].mean(), abs=1e-4)
+        assert found["items_a_prefix"][length - 1] == pytest.approx(60 / len(np.unique(same, axis=0)), abs=0.01)
+        assert found["largest"][length - 1] == same.sum(axis=1).max()
+        assert found["shared_by_items"][length - 1] == pytest.approx(pairs.any(axis=1).mean(), abs=1e-4)
+
+
+def test_product_codes_are_of_slices_of_the_rotated_vectors(stability):
+    random = np.random.default_rng(0)
+    vectors = random.integers(0, 2, (200, 2)) @ np.array([[5.0, 0, 0, 1], [0, 3.0, 1, 0]])
+    codes = stability.product_codes(vectors, np.arange(100), levels=2, size=2)
+    # Two independent bits: each is a code of its own, and a new item gets that of its like.
+    assert codes.shape == (200, 2) and len(np.unique(codes, axis=0)) == 4
+    _, kind = np.unique(vectors, axis=0, return_inverse=True)
+    assert len(np.unique(np.column_stack([kind.ravel(), codes]), axis=0)) == 4
+
+
+def test_stability_goes_on_where_it_was(stability, tmp_path, monkeypatch, capsys):
+    options = f"--dataset {write_dataset(tmp_path / 'data')} --results_dir {tmp_path / 'out'} --seeds 0 --epochs 1"
+    options += " --batch 64 --d_model 8 --num_codebooks 2 --codebook_size 8 --levels 3 --sizes 4 --budgets 100"
+    some = [("rqvae", "all", 2, 8), ("product", "older half", 2, 8), ("residual-kmeans", "newer half", 3, 4)]
+    monkeypatch.setattr(stability, "variants", lambda args: some)
+    for runs in (3, 0):
+        monkeypatch.setattr(sys, "argv", ["stability.py", *options.split()])
+        stability.main()
+        assert capsys.readouterr().out.count("seed 0") == runs
+    content = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert len(content["runs"]) == len(content["prefixes"]) == 3
+    assert all(0 <= row["metrics"]["auc"] <= 1 for row in content["runs"])

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ranking import Benchmark, RankingArguments, prepare, run
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from transformers.utils.logging import set_verbosity_error
 
-from recipes.experiments.ranking import Benchmark, RankingArguments, prepare, run
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.data import RecommendationData
