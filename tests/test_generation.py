@@ -137,5 +137,6 @@ def test_leaves_the_model_in_its_mode_and_refuses_nonsense():
     assert model.training
     with pytest.raises(ValueError, match="at least 1"):
         beam_search(model, trie, histories, num_beams=0)
-    with pytest.raises(ValueError, match="positive"):
-        beam_search(model, trie, histories, temperature=0.0)
+    for temperature in (0.0, 3e-224, float("nan")):
+        with pytest.raises(ValueError, match="at least 0.001"):
+            beam_search(model, trie, histories, temperature=temperature)

@@ -109,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _recommend(args: argparse.Namespace) -> None:
     if args.k < 1 or args.num_beams < 1 or args.batch_users < 1 or args.part_events < 1:
         raise DataError("-k, --num_beams, --batch_users and --part_events must be at least 1.")
-    if args.temperature is not None and args.temperature <= 0:
-        raise DataError("--temperature must be positive.")
+    if args.temperature is not None and not args.temperature >= 1e-3:
+        raise DataError("--temperature must be at least 0.001.")
     if args.unseen_share is not None and not 0 <= args.unseen_share <= 1:
         raise DataError("--unseen_share must be from 0 to 1.")
     if (args.out is None) == (args.histories not in (None, "-")):

@@ -59,8 +59,8 @@ def beam_search(
     """
     if num_beams < 1 or (k is not None and k < 1):
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
-    if temperature is not None and temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
+        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
     was_training = model.training
     model.eval()
     try:

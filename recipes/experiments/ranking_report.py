@@ -83,7 +83,8 @@ def questions(found: dict[str, dict]) -> str:
             kind, size = pick(content)
             difference, p = against_baseline(content, kind, size, metric)
             certain = "" if np.isnan(p) else f" (p {p:.3f})"
-            cells.append(f"{kind}, {size:,}: {difference:+.4f}{certain}")
+            told = "not run" if np.isnan(difference) else f"{difference:+.4f}{certain}"
+            cells.append(f"{kind}, {size:,}: {told}")
         lines.append([question, *cells])
 
     def largest(kind: str) -> Callable[[dict], tuple[str, int]]:
