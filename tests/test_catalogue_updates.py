@@ -14,7 +14,8 @@ from test_recommender import fitted  # noqa: F401
 from tiger.data import DataError, Sequences, item_table, read_items
 from tiger.embeddings import MAX_TEXT
 from tiger.generation import beam_search
-from tiger.recommender import TigerRecommender, shared_places
+from tiger.recommender import TigerRecommender
+from tiger.shares import shared_places
 from tiger.t5 import target_logits
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie

@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,17 @@ from transformers import T5ForConditionalGeneration
 
 from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
-from tiger.data import DataError, Sequences, item_table
+from tiger.data import DataError, Sequences
 from tiger.embeddings import LSAEncoder, SentenceEncoder, check_texts, item_texts, load_encoder
 from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
 from tiger.files import replaced_folder, write_atomically
 from tiger.generation import beam_search
+from tiger.given_items import GivenItems
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
 from tiger.retriever import check_pair
-from tiger.tokenizer import SemanticIdTokenizer, check_ids
+from tiger.shares import CataloguePart, shared_places
+from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker
 
@@ -90,7 +91,7 @@ class TigerRecommender:
         self.ranker = ranker
         self.unseen = np.zeros(len(tokenizer), dtype=bool)
         self._trie: SemanticIdTrie | None = None
-        self._halves: tuple[_Part, _Part] | None = None
+        self._halves: tuple[CataloguePart, CataloguePart] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +185,7 @@ class TigerRecommender:
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
-        def answer(part: _Part) -> tuple[np.ndarray, np.ndarray]:
+        def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
             beams = (num_beams, exclude_history, temperature, seed, batch_size, progress)
             if self.ranker is None or not rank:
                 return self._beams(part, histories, k, *beams)
@@ -193,18 +194,21 @@ class TigerRecommender:
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
         if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
-            return answer(_Part(self.trie))
+            return answer(CataloguePart(self.trie))
         return shared_places(*map(answer, self._seen_and_unseen()), k=k, places=math.ceil(unseen_share * k - 1e-9))
 
-    def _seen_and_unseen(self) -> tuple[_Part, _Part]:
+    def _seen_and_unseen(self) -> tuple[CataloguePart, CataloguePart]:
         if self._halves is None:
             table, codes = self.tokenizer.token_table, self.tokenizer.num_codebooks
-            self._halves = _Part.of(table, ~self.unseen), _Part.of(table, self.unseen, scored_levels=codes)
+            self._halves = (
+                CataloguePart.of(table, ~self.unseen),
+                CataloguePart.of(table, self.unseen, scored_levels=codes),
+            )
         return self._halves
 
     def _beams(
         self,
-        part: _Part,
+        part: CataloguePart,
         histories: Sequences,
         k: int,
         num_beams: int,
@@ -313,7 +317,7 @@ class TigerRecommender:
         Raises:
             DataError: an item twice, an empty or an endless text, a column that doesn't fit, or no encoder.
         """
-        given = _Given(item_ids, texts, table, embeddings)
+        given = GivenItems(item_ids, texts, table, embeddings)
         given = given.take(np.flatnonzero(self.tokenizer.rows(given.item_ids, missing=-1) < 0))
         if not given.item_ids:
             return []
@@ -353,7 +357,7 @@ class TigerRecommender:
         Raises:
             DataError: as :meth:`add_items`, or an item is unknown.
         """
-        given = _Given(item_ids, texts, table, embeddings)
+        given = GivenItems(item_ids, texts, table, embeddings)
         at = self._known_rows(given.item_ids)
         if not given.item_ids:
             return []
@@ -396,7 +400,7 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
     ) -> np.ndarray:
         """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
-        given = _Given(item_ids, texts, table, None)
+        given = GivenItems(item_ids, texts, table, None)
         return self._vectors(given, self._table_rows(given))
 
     def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
@@ -412,7 +416,7 @@ class TigerRecommender:
             raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
         return rows
 
-    def _table_rows(self, given: _Given, at: np.ndarray | None = None) -> pa.Table | None:
+    def _table_rows(self, given: GivenItems, at: np.ndarray | None = None) -> pa.Table | None:
         """What is given as rows of the item table; what is not, from the rows ``at``, or null."""
         if self.items is None:
             return given.table
@@ -429,7 +433,7 @@ class TigerRecommender:
                     raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
         return pa.table(columns, self.items.schema)
 
-    def _vectors(self, given: _Given, rows: pa.Table | None) -> np.ndarray:
+    def _vectors(self, given: GivenItems, rows: pa.Table | None) -> np.ndarray:
         """Embeddings of what is given, by its own texts or by those of its rows of the item table."""
         if given.embeddings is not None:
             return given.embeddings
@@ -618,87 +622,6 @@ def _load_ranker(
     if (folder / SETTINGS).exists():
         return TwoStageRanker.from_pretrained(folder, tokenizer, items)
     return CatalogueRanker.from_pretrained(folder, tokenizer, device)
-
-
-def shared_places(
-    seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray], k: int, places: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best of two lists, so many places for each, in the order of their scores.
-
-    Args:
-        seen, unseen: rows int [users, m], best first, -1 where none, and scores [users, m] or, the last one ordering
-            the rest, [users, m, 2].
-        k: length of the answer.
-        places: how many of them go to ``unseen``; where one list is too short, the other fills in.
-
-    Returns:
-        Rows and scores of ``k`` places, -1 and ``-inf`` where both lists have ended.
-    """
-    found, found_unseen = ((rows >= 0).sum(axis=1) for rows, _ in (seen, unseen))
-    taken_unseen = np.minimum(found_unseen, np.maximum(places, k - found))
-    taken = np.minimum(found, k - taken_unseen)
-    keep = [np.arange(part[0].shape[1]) < n[:, None] for part, n in ((seen, taken), (unseen, taken_unseen))]
-    rows = np.concatenate([np.where(kept, part[0], -1) for kept, part in zip(keep, (seen, unseen))], axis=1)
-    scores = np.concatenate([seen[1], unseen[1]], axis=1)
-    scores[rows < 0] = -np.inf
-    order = np.argsort(-(scores if scores.ndim == 2 else scores[..., -1]), axis=1, kind="stable")[:, :k]
-    users = np.arange(len(rows))[:, None]
-    return rows[users, order], scores[users, order]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Items among which beam search chooses: all, or some ``rows`` of the catalogue, which the trie counts anew."""
-
-    trie: SemanticIdTrie
-    rows: np.ndarray | None = None
-    inverse: np.ndarray | None = None
-    scored_levels: int | None = None
-
-    @classmethod
-    def of(cls, token_table: np.ndarray, chosen: np.ndarray, scored_levels: int | None = None) -> _Part:
-        rows = np.flatnonzero(chosen)
-        inverse = np.full(len(token_table) + 1, -1)  # the last is for row -1, "no item"
-        inverse[rows] = np.arange(len(rows))
-        return cls(SemanticIdTrie.build(token_table[rows]), rows, inverse, scored_levels)
-
-    def places(self, rows: torch.Tensor) -> torch.Tensor:
-        """The catalogue's rows as the trie counts them; -1: not among these."""
-        return rows if self.inverse is None else torch.from_numpy(self.inverse[rows.numpy()])
-
-    def catalogue_rows(self, places: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`places`."""
-        return places if self.rows is None else np.where(places < 0, -1, self.rows[places])
-
-
-class _Given:
-    """New items, or known ones with news, as the caller gave them."""
-
-    def __init__(self, item_ids: Sequence[str], texts, table, embeddings):
-        if isinstance(item_ids, str) or isinstance(texts, str):
-            raise TypeError('item_ids and texts are lists: ["item-1"], not "item-1"')
-        if texts is None and table is None and embeddings is None:
-            raise TypeError("give the items' texts, a table to make texts from, or embeddings")
-        item_ids = list(item_ids)
-        self.item_ids = check_ids(item_ids, len(item_ids))
-        self.texts = None if texts is None else list(texts)
-        self.table = None if table is None else item_table(table)
-        self.embeddings = None if embeddings is None else np.asarray(embeddings)
-        for name, part in (("texts", self.texts), ("rows of the table", self.table), ("embeddings", self.embeddings)):
-            if part is not None and len(part) != len(item_ids):
-                raise DataError(f"{len(part)} {name} for {len(item_ids)} items: there must be one an item.")
-        if self.table is not None:
-            others = [name for name in self.table.column_names if name != "item_id"]
-            self.table = self.table.select(others).add_column(0, "item_id", pa.array(item_ids, pa.large_string()))
-
-    def take(self, rows: np.ndarray) -> _Given:
-        """Some of them alone."""
-        some = copy.copy(self)
-        some.item_ids = [self.item_ids[row] for row in rows]
-        some.texts = None if self.texts is None else [self.texts[row] for row in rows]
-        some.table = None if self.table is None else self.table.take(rows)
-        some.embeddings = None if self.embeddings is None else self.embeddings[rows]
-        return some
 
 
 def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

@@ -37,7 +37,9 @@ from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData, Sequences
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import replaced_folder, write_atomically
-from tiger.recommender import MANIFEST, TigerRecommender, shared_places
+from tiger.manifest import MANIFEST
+from tiger.recommender import TigerRecommender
+from tiger.shares import shared_places
 
 KS = (5, 10, 20)
 RECIPES = Path(__file__).parents[1]

@@ -92,7 +92,8 @@ def page(folder: Path) -> str:
         told = (f"{name} {gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" for name, gap in gaps.items())
         lines += [
             "",
-            f"`causal` encodes a user once for all targets, `full` once a target. Difference: {'; '.join(told)}.",
+            "`causal` encodes a user once for all targets, `full` once a target; seconds are wall time beside other "
+            f"work. Difference: {'; '.join(told)}.",
         ]
         section("Sharing the encoder's work", "sharing", lines)
     if catalogue := found["catalogue"]:
