@@ -120,11 +120,14 @@ class TwoStageRanker:
         rounds = half.best_iteration
         tried = cls(candidates, half, columns, fingerprint)
         answers = tried.best(proposals, 10)[0][apart]
-        record = {f"held out {name}": value for name, value in next_item_metrics(answers, targets[apart]).items()}
+        record = {
+            f"held out {name}": round(float(value), 5)
+            for name, value in next_item_metrics(answers, targets[apart]).items()
+        }
         record |= {
             "users held out": int(apart.sum()),
             "trees": rounds,
-            "recall of the candidates": float((proposals.rows == targets[:, None]).any(axis=1).mean()),
+            "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
             "without": list(without),
         }
         return cls(candidates, lightgbm.train(settings, parts[2], rounds), columns, fingerprint, record)
