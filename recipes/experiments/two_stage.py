@@ -31,7 +31,7 @@ from tiger.cli import friendly_errors
 from tiger.data import LeaveOneOut, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import write_atomically
-from tiger.metrics import next_item_metrics_per_user
+from tiger.metrics import bootstrap_means, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
 from tiger.two_stage import TwoStageRanker
 
@@ -172,11 +172,9 @@ def spread(users: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 def bootstrap(values: np.ndarray, base: np.ndarray, draws: int = 2000) -> tuple[list[float], float]:
     """95% of the means over resampled users, and how often the difference to ``base`` changes its sign, twice."""
-    random = np.random.default_rng(0)
-    chosen = [random.integers(len(values), size=len(values)) for _ in range(draws)]
-    low, high = np.quantile([values[users].mean() for users in chosen], [0.025, 0.975])
-    above = np.mean([(values[users] - base[users]).mean() > 0 for users in chosen])
-    return [round(float(low), 5), round(float(high), 5)], max(2 * float(min(above, 1 - above)), 1 / draws)
+    low, high = np.quantile(bootstrap_means(values, draws), [0.025, 0.975])
+    above = float(np.mean(bootstrap_means(values - base, draws) > 0))
+    return [round(float(low), 5), round(float(high), 5)], max(2 * min(above, 1 - above), 1 / draws)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmark import SpeedArguments, write_result
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.data import RecommendationData
-from tiger.metrics import next_item_metrics_per_user
+from tiger.metrics import bootstrap_means, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
 
 RETRIEVER = Path(__file__).parents[1] / "retriever.py"
@@ -72,11 +72,9 @@ def train(args: SharingArguments, attention: str, folder: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def interval(gaps: np.ndarray, draws: int = 1000) -> dict[str, float]:
+def interval(gaps: np.ndarray) -> dict[str, float]:
     """Mean over users, and where 95% of the bootstrapped means lie."""
-    random = np.random.default_rng(0)
-    means = [gaps[random.integers(len(gaps), size=len(gaps))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(bootstrap_means(gaps), [0.025, 0.975])
     return {"mean": round(float(gaps.mean()), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 
 
