@@ -45,12 +45,8 @@ class Popularity:
         shuffled = np.random.default_rng(self.seed).permutation(num_items)
         # Columns of every score matrix lie in this order: most popular first, at random among the equally popular.
         self.order = shuffled[np.argsort(-self.counts[shuffled], kind="stable")]
+        self.place = np.argsort(self.order)  # the column of each item
         return self
-
-    @property
-    def place(self) -> np.ndarray:
-        """int64 [items]: the column of each item."""
-        return np.argsort(self.order)
 
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True

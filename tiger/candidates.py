@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -110,13 +111,13 @@ class PairTable:
         np.add.at(values, inverse, self.values)
         return PairTable(keys, values, size)
 
-    @property
+    @cached_property
     def leaving(self) -> np.ndarray:
         """float32 [size]: ``soon`` summed over all that comes after, at least 5."""
         soon = self.values[:, self.FACTS.index("soon")]
         return np.maximum(np.bincount(self.keys // self.size, soon, self.size), COUNT_FLOOR).astype(np.float32)
 
-    @property
+    @cached_property
     def padded(self) -> np.ndarray:
         """``values`` and a last row of zeros."""
         return np.concatenate([self.values, np.zeros((1, self.values.shape[1]), dtype=np.float32)])
@@ -165,6 +166,8 @@ class Candidates:
         self._prefixes = (
             [] if codes is None else [_groups(self.codes[:, :end]) for end in range(1, self.codes.shape[1] + 1)]
         )
+        if self._prefixes:
+            self._crowd = np.log(np.bincount(self._prefixes[-1])[self._prefixes[-1]])
         self._moves = [pairs.grouped(groups) for groups in self._prefixes[:2]]
         self._brand, self._category = (_labels(items, name) for name in ("brand", "categories"))
         self._price = _logarithms(items, "price")
@@ -330,7 +333,7 @@ class Candidates:
         if self.codes is not None:
             shared = np.cumprod(self.codes[read.items][:, None] == self.codes[wanted][users], axis=-1).sum(-1)
             columns += [over(shared, "last"), over(shared, f"{READ}", np.maximum)]
-            columns.append(np.log(np.bincount(self._prefixes[-1])[self._prefixes[-1]])[wanted])
+            columns.append(self._crowd[wanted])
         days = (
             histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(read.items) else np.zeros(len(read))
         )
