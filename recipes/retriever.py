@@ -44,6 +44,9 @@ class RetrieverArguments:
     )
     max_history: int = field(default=20, metadata={"help": "items of a history that the model reads"})
     history_attention: str = field(default="causal", metadata={"help": "causal (fast) or full (as in the paper)"})
+    tokens: str = field(
+        default="codes", metadata={"help": "codes: T5 reads and writes codes, as in the paper; or prefixes of them"}
+    )
     d_model: int = 128
     d_kv: int = 64
     d_ff: int = 1024
@@ -76,7 +79,7 @@ def main() -> None:
     training.push_to_hub = False
     refuse_other_files(args.model_dir, MANIFEST)
     data = RecommendationData.load(args.dataset)
-    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)

@@ -11,6 +11,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from tiger.retriever import t5_config
+from tiger.t5 import target_states
 from tiger.tokenizer import SemanticIdTokenizer
 
 torch.set_num_threads(1)
@@ -26,11 +27,11 @@ def shared_data() -> Path:
 
 
 def make_tokenizer(
-    num_items: int, codebook_size: int = 8, num_codebooks: int = 3, seed: int = 0
+    num_items: int, codebook_size: int = 8, num_codebooks: int = 3, seed: int = 0, tokens: str = "codes"
 ) -> SemanticIdTokenizer:
     """Random codes, so that some items collide."""
     codes = np.random.default_rng(seed).integers(0, codebook_size, (num_items, num_codebooks))
-    return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(num_items)], codebook_size)
+    return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(num_items)], codebook_size, tokens=tokens)
 
 
 def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> T5ForConditionalGeneration:
@@ -46,4 +47,9 @@ def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int
     rows = np.full((len(lengths), max(max(lengths), 1)), -1)
     for row, length in zip(rows, lengths):
         row[:length] = random.integers(0, len(tokenizer), length)
-    return torch.from_numpy(tokenizer.encode(rows)).flatten(1)
+    return torch.from_numpy(tokenizer.encode_history(rows))
+
+
+def target_logits(model: T5ForConditionalGeneration, *batch: torch.Tensor) -> torch.Tensor:
+    """Teacher-forced logits [B * T * L, vocabulary]; arguments as for ``next_item_loss``."""
+    return model.lm_head(target_states(model, *batch)).flatten(0, -2)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import make_model, make_tokenizer, target_logits
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted  # noqa: F401
 
@@ -16,7 +16,6 @@ from tiger.embeddings import MAX_TEXT
 from tiger.generation import beam_search
 from tiger.recommender import TigerRecommender
 from tiger.shares import shared_places
-from tiger.t5 import target_logits
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 

@@ -2,44 +2,48 @@ import pytest
 import torch
 from conftest import make_histories, make_model, make_tokenizer
 
+from tiger.examples import siblings
 from tiger.generation import beam_search
-from tiger.t5 import target_logits
+from tiger.t5 import next_item_loss
 from tiger.trie import SemanticIdTrie
 
 
-def setup(num_items, lengths, **options):
-    tokenizer = make_tokenizer(num_items)
+def setup(num_items, lengths, tokens="codes", **options):
+    tokenizer = make_tokenizer(num_items, tokens=tokens)
     model = make_model(tokenizer, **options)
     return tokenizer, model, SemanticIdTrie.build(tokenizer.token_table), make_histories(tokenizer, lengths)
 
 
 def score_all(model, tokenizer, history):
     """The log-probability of every item after one history, one by one, by teacher forcing: float32 [n]."""
-    table = torch.from_numpy(tokenizer.token_table)
+    table = torch.from_numpy(tokenizer.encode(range(len(tokenizer))))
+    trie = SemanticIdTrie.build(tokenizer.token_table)
     scores = []
-    for tokens in table:
+    for row, tokens in enumerate(table):
         labels = tokens.view(1, 1, -1)
-        visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.depth
-        logits = target_logits(model, history, visible, labels)
-        scores.append(logits.log_softmax(-1).gather(-1, labels.view(-1, 1)).sum())
+        visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.history_depth
+        among = siblings(trie, torch.tensor([row])) if tokenizer.tokens == "prefixes" else None
+        scores.append(-next_item_loss(model, history, visible, labels, 1, among))
     return torch.stack(scores).detach()
 
 
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
 @pytest.mark.parametrize("attention", ["causal", "full"])
-def test_equals_scoring_every_item(attention):
-    tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], history_attention=attention)
+def test_equals_scoring_every_item(attention, tokens):
+    tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], tokens, history_attention=attention)
     beams = beam_search(model, trie, histories, num_beams=60)
     for row in range(len(histories)):
-        length = max(int(histories[row].ne(0).sum()), 4)
+        length = max(int(histories[row].ne(0).sum()), tokenizer.history_depth)
         expected = score_all(model, tokenizer, histories[row : row + 1, :length])
         assert sorted(beams.rows[row].tolist()) == list(range(60))
         torch.testing.assert_close(beams.scores[row], expected[beams.rows[row]], atol=2e-5, rtol=0)
         assert beams.scores[row].diff().max() <= 0
 
 
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
 @pytest.mark.parametrize("num_beams", [5, 20])
-def test_equals_transformers_generate(num_beams):
-    tokenizer, model, trie, histories = setup(400, [4, 2, 4], history_attention="full")
+def test_equals_transformers_generate(num_beams, tokens):
+    tokenizer, model, trie, histories = setup(400, [4, 2, 4], tokens, history_attention="full")
     table = tokenizer.token_table.tolist()
     follow: dict[tuple, set] = {}
     for row in table:
@@ -54,6 +58,7 @@ def test_equals_transformers_generate(num_beams):
         min_new_tokens=4,
         length_penalty=0.0,
         prefix_allowed_tokens_fn=lambda _, prefix: sorted(follow[tuple(prefix.tolist()[1:])]),
+        renormalize_logits=tokens == "prefixes",  # among siblings, not among all tokens
         output_scores=True,
         return_dict_in_generate=True,
     )

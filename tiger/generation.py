@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tiger.t5 import DecoderState, encode
+from tiger.t5 import DecoderState, encode, history_item_length
 from tiger.trie import SemanticIdTrie
 
 
@@ -78,7 +78,7 @@ def beam_search(
 
 def _search(model, trie, histories, num_beams, excluded, temperature, generator, scored_levels):
     batch, device = len(histories), histories.device
-    decoder = DecoderState(model, encode(model, histories, item_length=trie.depth))
+    decoder = DecoderState(model, encode(model, histories, history_item_length(model, trie.depth)))
     tokens = histories.new_full((batch, 1), model.config.decoder_start_token_id)
     scores = torch.zeros(batch, 1, device=device)
     keys = scores  # what the search ranks by: the scores, or the scores with noise
@@ -87,13 +87,13 @@ def _search(model, trie, histories, num_beams, excluded, temperature, generator,
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, nodes)
         shape = (batch, scores.shape[1], trie.widths[level])
-        children, choices, allowed = children.expand(shape), choices.expand(shape), allowed.expand(shape)
-        if exclusion is not None:
-            allowed = allowed & ~exclusion.exhausted(level, nodes, children)
+        children, allowed = children.expand(shape), allowed.expand(shape)
         if scored_levels is None or level < scored_levels:
-            log_probs = decoder.step(tokens).gather(-1, choices)
+            log_probs = decoder.step(tokens, choices, allowed)
         else:
             log_probs = scores.new_zeros(shape).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        if exclusion is not None:
+            allowed = allowed & ~exclusion.exhausted(level, nodes, children)
         if temperature is not None:
             log_probs = (log_probs / temperature).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         # A beam without a way on has only -inf to normalise: that gives NaN, and stays out.
@@ -102,7 +102,7 @@ def _search(model, trie, histories, num_beams, excluded, temperature, generator,
         keys, picked = ranked.flatten(1).topk(min(num_beams, shape[1] * shape[2]))
         scores = candidates.flatten(1).gather(1, picked)
         nodes = children.flatten(1).gather(1, picked)
-        tokens = choices.flatten(1).gather(1, picked)
+        tokens = choices.expand(shape).flatten(1).gather(1, picked)
         if level < trie.depth - 1:
             decoder.keep(picked // shape[2])
     return trie.rows[nodes].long().masked_fill(scores == float("-inf"), -1), scores

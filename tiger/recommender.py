@@ -34,7 +34,7 @@ from tiger.generation import beam_search
 from tiger.given_items import GivenItems
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
-from tiger.retriever import check_pair
+from tiger.retriever import check_pair, grow_vocabulary
 from tiger.shares import CataloguePart, shared_places
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
@@ -458,9 +458,7 @@ class TigerRecommender:
         if tokenizer.vocab_size <= self.model.config.vocab_size:
             return self.model
         model = copy.deepcopy(self.model)
-        with torch.random.fork_rng():
-            torch.manual_seed(tokenizer.vocab_size)  # equal additions to equal models give equal models
-            model.resize_token_embeddings(tokenizer.vocab_size)
+        grow_vocabulary(model, tokenizer)
         return model.eval()
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:

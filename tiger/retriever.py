@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
@@ -16,11 +17,12 @@ from tiger.examples import (
     LengthBatchSampler,
     TrainingCollator,
     TrainingExamples,
+    siblings,
 )
 from tiger.generation import beam_search
 from tiger.metrics import next_item_metrics
 from tiger.optimizer import MuonAdamW
-from tiger.t5 import HISTORY_ATTENTION, TigerT5, is_causal
+from tiger.t5 import HISTORY_ATTENTION, TigerT5, chooses_among_siblings, is_causal, next_item_loss
 from tiger.tokenizer import PAD_TOKEN, SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 
@@ -59,6 +61,8 @@ def t5_config(
         decoder_start_token_id=PAD_TOKEN,
         eos_token_id=None,
         history_attention=history_attention,
+        history_item_length=tokenizer.history_depth,
+        token_choice="siblings" if tokenizer.tokens == "prefixes" else "all",
         semantic_ids=tokenizer.fingerprint,
     )
 
@@ -86,11 +90,55 @@ def start_from_codebooks(
     codebooks = tokenizer.quantizer.codebooks.detach().to(embeddings)
     codebooks = codebooks - codebooks.mean(dim=1, keepdim=True)
     projection = torch.randn(codebooks.shape[-1], embeddings.shape[1]).to(embeddings)
-    for level, vectors in enumerate(codebooks @ projection):
-        start = int(tokenizer.level_offsets[level])
-        rows = embeddings[start : start + len(vectors)]
-        scaled = vectors * (rows.std() / vectors.std().clamp(min=1e-12))
-        rows.copy_(share**0.5 * scaled + (1 - share) ** 0.5 * rows)
+    vectors = codebooks @ projection
+    vectors *= embeddings.std() / vectors.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    if tokenizer.tokens == "codes":
+        for level, starts in enumerate(vectors):
+            first = int(tokenizer.level_offsets[level])
+            rows = embeddings[first : first + len(starts)]
+            rows.copy_(share**0.5 * starts + (1 - share) ** 0.5 * rows)
+        return
+    # A prefix starts as the sum of its codes' vectors, so that prefixes with the same beginning start alike.
+    random = torch.randn(tokenizer.depth, max(tokenizer.codebook_size, tokenizer.collision_size), embeddings.shape[1])
+    random = random.to(embeddings) * embeddings.std()
+    random[:-1, : tokenizer.codebook_size].mul_((1 - share) ** 0.5).add_(vectors, alpha=share**0.5)
+    sums = torch.zeros(len(tokenizer), embeddings.shape[1]).to(embeddings)
+    for level, (codes, tokens) in enumerate(zip(tokenizer.semantic_ids.T, tokenizer.token_table.T)):
+        sums += random[level, torch.from_numpy(codes).long()]
+        embeddings[torch.from_numpy(tokens).long()] = sums / tokenizer.depth**0.5
+
+
+@torch.no_grad()
+def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
+    """Give the model the tokens that its tokenizer has won since training.
+
+    A new collision token starts at random (equal additions to equal models give equal models). A new prefix starts
+    where its parent is, moved by what its last code means elsewhere: the mean step from parent to child over the
+    prefixes of that level with the same code.
+    """
+    known = model.config.vocab_size
+    if tokenizer.vocab_size <= known:
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(tokenizer.vocab_size)
+        model.resize_token_embeddings(tokenizer.vocab_size)
+    if tokenizer.tokens == "codes":
+        return
+    embeddings = model.shared.weight
+    table, codes = (torch.from_numpy(part).long() for part in (tokenizer.token_table, tokenizer.semantic_ids))
+    for level in range(tokenizer.depth):
+        tokens, first = np.unique(tokenizer.token_table[:, level], return_index=True)
+        tokens, first = torch.from_numpy(tokens).long(), torch.from_numpy(first)
+        parents = embeddings[table[first, level - 1]] if level else torch.zeros_like(embeddings[tokens])
+        kinds, old = codes[first, level], tokens < known
+        if old.all():
+            continue
+        steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
+        counts = torch.zeros(len(steps)).to(embeddings)
+        if level < tokenizer.num_codebooks:  # the collision token means nothing
+            steps.index_add_(0, kinds[old], (embeddings[tokens] - parents)[old])
+            counts.index_add_(0, kinds[old], torch.ones(int(old.sum())).to(embeddings))
+        embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
 
 
 class TigerTrainer(Trainer):
@@ -146,12 +194,13 @@ class TigerTrainer(Trainer):
         self.exclude_history = exclude_history
         self.embedding_learning_rate = embedding_learning_rate
         self.muon_learning_rate = muon_learning_rate
-        self._trie: SemanticIdTrie | None = None
+        trie = SemanticIdTrie.build(processing_class.token_table)
+        self._trie = trie.to(args.device)
         self._eval_collator = EvaluationCollator(processing_class)
         super().__init__(
             model=model,
             args=args,
-            data_collator=TrainingCollator(processing_class),
+            data_collator=TrainingCollator(processing_class, trie if chooses_among_siblings(model) else None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -239,14 +288,13 @@ class TigerTrainer(Trainer):
         """Loss, recommended rows [B, 10] and target rows [B] of one batch."""
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
-        if self._trie is None:
-            self._trie = SemanticIdTrie.build(self.processing_class.token_table).to(self.args.device)
         targets = inputs["labels"]
-        labels = torch.from_numpy(self.processing_class.encode(targets.cpu().numpy())).to(targets.device)
-        depth = self.processing_class.depth
-        visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // depth
+        tokenizer = self.processing_class
+        labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
+        visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
+        among = siblings(self._trie, targets) if chooses_among_siblings(model) else None
         with torch.no_grad(), self.accelerator.autocast():
-            loss = model(input_ids=inputs["input_ids"], visible=visible, labels=labels.unsqueeze(1))["loss"]
+            loss = next_item_loss(model, inputs["input_ids"], visible, labels.unsqueeze(1), siblings=among)
             beams = beam_search(
                 model,
                 self._trie,

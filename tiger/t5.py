@@ -4,7 +4,8 @@ The modules and weights are those of transformers' ``T5ForConditionalGeneration`
 history is encoded once, and its cross-attention keys and values are projected once, for all its targets in training
 and all its beams in decoding: both are just more query positions. With ``history_attention="causal"`` (a field that
 ``t5_config`` puts into the T5 config) an item sees itself and the items before it, so one pass over a user's sequence
-encodes each of its prefixes.
+encodes each of its prefixes. With ``token_choice="siblings"`` a token's probability is that among the tokens that may
+follow the same prefix, not among all: the vocabulary may then be as large as a catalogue's prefixes.
 
 Everything follows autocast: in bfloat16, only the products are; residuals, norms and softmax stay float32.
 """
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 HISTORY_ATTENTION = ("causal", "full")
+TOKEN_CHOICE = ("all", "siblings")
 
 
 class TigerT5(T5ForConditionalGeneration):
@@ -27,11 +29,11 @@ class TigerT5(T5ForConditionalGeneration):
     The checkpoint is a plain T5 checkpoint and says so: ``T5ForConditionalGeneration`` opens it.
     """
 
-    def forward(self, input_ids=None, visible=None, labels=None, num_items_in_batch=None, **plain):
+    def forward(self, input_ids=None, visible=None, labels=None, siblings=None, num_items_in_batch=None, **plain):
         """With ``visible``, the loss of :func:`next_item_loss`, as ``{"loss": ...}``; without, T5's own forward."""
         if visible is None:
             return super().forward(input_ids=input_ids, labels=labels, **plain)
-        return {"loss": next_item_loss(self, input_ids, visible, labels, num_items_in_batch)}
+        return {"loss": next_item_loss(self, input_ids, visible, labels, num_items_in_batch, siblings)}
 
     def save_pretrained(self, save_directory, **options):
         super().save_pretrained(save_directory, **options)
@@ -59,6 +61,7 @@ def next_item_loss(
     visible: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
+    siblings: list[Siblings] | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of target tokens given the histories that precede them.
 
@@ -67,17 +70,82 @@ def next_item_loss(
         visible: int64 [B, T], how many items of its row's history each target may see.
         labels: int64 [B, T, L], target tokens; -100 where a row has fewer than T targets.
         num_items_in_batch: what to divide the sum by (default: the number of label tokens in this call).
+        siblings: one a level, for a model whose ``token_choice`` is ``siblings``.
+
+    Raises:
+        ValueError: siblings are wanted and not given, or the other way round.
     """
-    logits = target_logits(model, input_ids, visible, labels)
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    if (siblings is not None) != chooses_among_siblings(model):
+        raise ValueError("siblings are for a model whose config says token_choice='siblings', and it needs them")
+    states = target_states(model, input_ids, visible, labels)
+    count = labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
+    if siblings is None:
+        logits = model.lm_head(states).flatten(0, -2)
+        total = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    else:
+        total = _sibling_loss(model, states, siblings)
+    return total / count
 
 
-def target_logits(
+@dataclass
+class Siblings:
+    """What the targets of a batch are chosen among on one level.
+
+    Args:
+        places: int64 [Q], which of the B * T targets have a choice at all.
+        choices: int64 [Q or 1, W], the tokens that may follow the prefix of each; padded with the pad token.
+        answers: int64 [Q], which of them is the right one.
+    """
+
+    places: torch.Tensor
+    choices: torch.Tensor
+    answers: torch.Tensor
+
+    def to(self, *where, **how) -> Siblings:
+        """As of a tensor."""
+        return Siblings(*(part.to(*where, **how) for part in (self.places, self.choices, self.answers)))
+
+
+def _sibling_loss(model: T5ForConditionalGeneration, states: torch.Tensor, siblings: list[Siblings]) -> torch.Tensor:
+    """Sum of the cross-entropies of the states [B * T, L, d] of all levels among their siblings."""
+    # One look-up for all levels: its gradient is as large as the vocabulary.
+    vectors = model.shared(torch.cat([level.choices.flatten() for level in siblings]))
+    vectors = vectors.split([level.choices.numel() for level in siblings])
+    total = states.new_zeros((), dtype=torch.float32)
+    for at, (level, candidates) in enumerate(zip(siblings, vectors)):
+        if len(level.places):
+            candidates = candidates.view(*level.choices.shape, -1)
+            logits = choice_logits(model, states[level.places, at], level.choices, candidates)
+            total = total + F.cross_entropy(logits, level.answers, reduction="sum")
+    return total
+
+
+def choice_logits(
+    model: T5ForConditionalGeneration,
+    states: torch.Tensor,
+    choices: torch.Tensor,
+    vectors: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the output layer says of a few tokens: float32, the shape of ``choices``, -inf where they pad.
+
+    Args:
+        states: what the output layer reads, [..., d].
+        choices: int64 [..., W], or [1, W] or [W] where all states have the same.
+        vectors: of the choices, where they are at hand.
+    """
+    vectors = model.lm_head.weight[choices] if vectors is None else vectors
+    if choices.numel() == choices.shape[-1]:
+        logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
+    else:
+        logits = (vectors.to(states.dtype) @ states.unsqueeze(-1)).squeeze(-1)
+    return logits.float().masked_fill(choices.eq(model.config.pad_token_id), float("-inf"))
+
+
+def target_states(
     model: T5ForConditionalGeneration, input_ids: torch.Tensor, visible: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Teacher-forced logits [B * T * L, vocabulary] of the targets; arguments as for :func:`next_item_loss`.
+    """What the output layer reads of the teacher-forced targets, [B * T, L, d_model]; arguments as for
+    :func:`next_item_loss`.
 
     Raises:
         ValueError: several targets a row, although the encoder looks at the whole history.
@@ -88,10 +156,11 @@ def target_logits(
             "several targets can share a history only if history_attention is 'causal': with 'full' attention "
             "the earlier ones would see their own answer. Train on one target an example."
         )
-    encoded = encode(model, input_ids, item_length=length)
+    item_length = history_item_length(model, length)
+    encoded = encode(model, input_ids, item_length)
     starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
     tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
-    items = torch.arange(input_ids.shape[1], device=input_ids.device) // length
+    items = torch.arange(input_ids.shape[1], device=input_ids.device) // item_length
     unseen = items >= visible.unsqueeze(-1)
     unseen[..., 0] = False  # a target with no history, and the padding between targets, look at the first token
     cross_bias = torch.zeros(unseen.shape, device=input_ids.device).masked_fill(unseen, float("-inf"))
@@ -110,7 +179,7 @@ def target_logits(
         seen = _attend(model, queries, keys, values, cross_bias)
         states = states + _dropout(model, cross.o(seen)).view(states.shape)
         states = _feed_forward(model, feed_forward, states)
-    return _logits(model, states).flatten(0, -2)
+    return _output(model, states)
 
 
 def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
@@ -118,7 +187,7 @@ def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length:
 
     Args:
         tokens: int64 [B, S], padded on the right.
-        item_length: tokens an item, for the causal mask.
+        item_length: tokens an item in the history, for the causal mask.
     """
     stack, length = model.encoder, tokens.shape[1]
     hidden = tokens.eq(model.config.pad_token_id)
@@ -183,8 +252,16 @@ class DecoderState:
         # For each of these steps, which of its beams each present beam comes from: int64 [B, beams now].
         self._ancestors: list[torch.Tensor] = []
 
-    def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Every beam's last token, int64 [B, beams], to log-probabilities of the next, float32 [B, beams, V]."""
+    def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
+
+        Args:
+            choices: int64 [B, beams, W], tokens; [W] where all beams have the same.
+            allowed: bool [B, beams, W], which of them may follow; it matters where ``token_choice`` is ``siblings``.
+
+        Returns:
+            float32 [B, beams, W].
+        """
         model, written = self._model, len(self._past)
         heads = (model.config.num_heads, model.config.d_kv)
         states = model.shared(tokens)
@@ -210,7 +287,10 @@ class DecoderState:
             states = states + cross.o(_attend(model, queries, keys, values, self._cross_bias))
             states = _feed_forward(model, feed_forward, states)
         self._past.append(present)
-        return _logits(model, states).float().log_softmax(-1)
+        states = _output(model, states)
+        if chooses_among_siblings(model):
+            return choice_logits(model, states, choices).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        return model.lm_head(states).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
 
     def keep(self, beams: torch.Tensor) -> None:
         """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
@@ -230,6 +310,16 @@ class DecoderState:
 def is_causal(model: T5ForConditionalGeneration) -> bool:
     """Whether an item of the history sees only itself and earlier items. A T5 from elsewhere sees all."""
     return getattr(model.config, "history_attention", "full") == "causal"
+
+
+def chooses_among_siblings(model: T5ForConditionalGeneration) -> bool:
+    """Whether a token's probability is that among the tokens that may follow the same prefix."""
+    return getattr(model.config, "token_choice", "all") == "siblings"
+
+
+def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
+    """Tokens of an item in the history; all ``depth`` of them unless the config says otherwise."""
+    return getattr(model.config, "history_item_length", depth)
 
 
 def _self_attention(
@@ -272,11 +362,12 @@ def _heads(model, states: torch.Tensor) -> torch.Tensor:
     return states.unflatten(-1, (model.config.num_heads, model.config.d_kv)).transpose(1, 2)
 
 
-def _logits(model, states: torch.Tensor) -> torch.Tensor:
+def _output(model, states: torch.Tensor) -> torch.Tensor:
+    """What the output layer reads."""
     states = _dropout(model, _norm(model, model.decoder.final_layer_norm, states))
     if model.config.scale_decoder_outputs:
         states = states * model.model_dim**-0.5
-    return model.lm_head(states)
+    return states
 
 
 _MASK_POOL_SIZE = 1 << 23

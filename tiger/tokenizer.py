@@ -1,12 +1,18 @@
 """Item <-> semantic ID <-> tokens, both ways and in bulk.
 
 A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes.
-*Tokens* are what T5 reads: 0 pads (and starts the decoder), then each level has a range of its own. The collision
-level comes last, so that a catalogue that outgrows it extends the vocabulary at its end.
+*Tokens* are what T5 reads and writes, one a level; 0 pads and starts the decoder. There are two kinds:
+
+- ``codes``, as in TIGER: each level has a range of tokens of its own. The collision level comes last, so that a
+  catalogue that outgrows it extends the vocabulary at its end.
+- ``prefixes``: every prefix that occurs in the catalogue is a token. The last one of an item stands for the whole ID,
+  so a history takes one token an item, and what may follow a prefix are its extensions and nothing else. (Prefixes
+  as inputs of a ranker: arXiv 2504.02137.) New prefixes extend the vocabulary at its end.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -27,6 +33,7 @@ FILE_NAME = "semantic_ids.safetensors"
 QUANTIZER_FOLDER = "quantizer"
 FORMAT = 1
 PAD_TOKEN = 0
+TOKENS = ("codes", "prefixes")
 
 
 class SemanticIdTokenizer:
@@ -38,6 +45,7 @@ class SemanticIdTokenizer:
         codebook_size: codes a level.
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
         quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
+        tokens: ``codes`` or ``prefixes``, see above.
 
     Example:
         >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 2], [0, 3]]), ["a", "b", "c"], codebook_size=4)
@@ -54,30 +62,47 @@ class SemanticIdTokenizer:
         codebook_size: int,
         collision_size: int | None = None,
         quantizer: RQVAE | ResidualKMeans | None = None,
+        tokens: str = "codes",
     ):
+        if tokens not in TOKENS:
+            raise DataError(f"tokens must be one of {', '.join(TOKENS)}, got {tokens!r}.")
         codes = _checked_codes(codes, codebook_size)
         item_ids = check_ids(item_ids, len(codes))
         collisions = _number_within_groups(_keys(codes, codebook_size), item_ids)
+        self.tokens = tokens
         self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size, collision_size)
         self.quantizer = quantizer
         layout = f"{self.num_codebooks}x{codebook_size}".encode()
         self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
 
     def _set(
-        self, semantic_ids: np.ndarray, item_ids: list[str], codebook_size: int, collision_size: int | None
+        self,
+        semantic_ids: np.ndarray,
+        item_ids: list[str],
+        codebook_size: int,
+        collision_size: int | None,
+        token_table: np.ndarray | None = None,
+        num_prefixes: int | None = None,
     ) -> None:
+        """All that follows from semantic IDs. Prefixes are numbered level by level, in order, unless ``token_table``
+        and ``num_prefixes`` say how they have been numbered before."""
         self.semantic_ids = semantic_ids
         self.item_ids = item_ids
         self.codebook_size = codebook_size
         needed = int(semantic_ids[:, -1].max(initial=-1)) + 1
         self.collision_size = max(needed, codebook_size if collision_size is None else collision_size)
-        # The last row pads, so that row -1, "no item", reads as padding.
-        self._tokens = np.zeros((len(semantic_ids) + 1, self.depth), dtype=np.int32)
-        self._tokens[:-1] = semantic_ids + self.level_offsets
         keys = self.pack(semantic_ids)
         self._key_order = np.argsort(keys)
         self._sorted_keys = keys[self._key_order]
         self._rows: dict[str, int] | None = None
+        self._num_prefixes = num_prefixes
+        if self.tokens == "codes":
+            token_table = semantic_ids + self.level_offsets
+        elif token_table is None:
+            token_table, self._num_prefixes = self._prefix_tokens(keys)
+        # The last row pads, so that row -1, "no item", reads as padding.
+        self._tokens = np.zeros((len(semantic_ids) + 1, self.depth), dtype=np.int32)
+        self._tokens[:-1] = token_table
 
     @classmethod
     def fit(
@@ -126,13 +151,20 @@ class SemanticIdTokenizer:
 
     @property
     def level_offsets(self) -> np.ndarray:
-        """int64 [depth]: the token of value 0 on each level."""
+        """int64 [depth]: the token of value 0 on each level, where tokens are codes."""
         return 1 + self.codebook_size * np.arange(self.depth)
 
     @property
     def vocab_size(self) -> int:
         """Tokens in all, padding included."""
+        if self.tokens == "prefixes":
+            return 1 + self._num_prefixes
         return 1 + self.num_codebooks * self.codebook_size + self.collision_size
+
+    @property
+    def history_depth(self) -> int:
+        """Tokens that an item takes in a history."""
+        return 1 if self.tokens == "prefixes" else self.depth
 
     @property
     def token_table(self) -> np.ndarray:
@@ -155,8 +187,20 @@ class SemanticIdTokenizer:
         """Rows, int [...], to tokens, int64 [..., depth]. Row -1 becomes padding."""
         return self._tokens[np.asarray(rows, dtype=np.int64)].astype(np.int64)
 
+    def encode_history(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Rows, int [..., n], to a history's tokens, int64 [..., n * history_depth]. Row -1 becomes padding."""
+        tokens = self._tokens[np.asarray(rows, dtype=np.int64), self.depth - self.history_depth :].astype(np.int64)
+        return tokens.reshape(*tokens.shape[:-2], -1)
+
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens, int [..., depth], to rows, int64 [...]; -1 where no item has these tokens."""
+        if self.tokens == "prefixes":
+            tokens = np.asarray(tokens, dtype=np.int64)
+            owners = np.full(self.vocab_size, -1)
+            owners[self._tokens[:-1, -1]] = np.arange(len(self))
+            known = (tokens[..., -1] >= 0) & (tokens[..., -1] < self.vocab_size)
+            rows = np.where(known, owners[np.where(known, tokens[..., -1], 0)], -1)
+            return np.where((self._tokens[rows] == tokens).all(axis=-1), rows, -1)
         values = np.asarray(tokens, dtype=np.int64) - self.level_offsets
         sizes = np.append(np.full(self.num_codebooks, self.codebook_size), self.collision_size)
         valid = ((values >= 0) & (values < sizes)).all(axis=-1)
@@ -253,10 +297,32 @@ class SemanticIdTokenizer:
         changed = (codes != self.codes[rows]).any(axis=1)
         if changed.any():
             ids = [item for item, other in zip(item_ids, changed) if other]
-            semantic_ids = self.semantic_ids.copy()
+            semantic_ids, token_table = self.semantic_ids.copy(), self.token_table.copy()
             semantic_ids[rows[changed]] = self._numbered(codes[changed], ids)
-            self._set(semantic_ids, self.item_ids, self.codebook_size, self.collision_size)
+            num_prefixes = None
+            if self.tokens == "prefixes":
+                keys = self.pack(semantic_ids[rows[changed]])
+                token_table[rows[changed]], num_prefixes = self._prefix_tokens(keys)
+            self._set(semantic_ids, self.item_ids, self.codebook_size, self.collision_size, token_table, num_prefixes)
         return changed
+
+    def _prefix_tokens(self, keys: np.ndarray) -> tuple[np.ndarray, int]:
+        """Tokens of the prefixes of packed IDs, int32 [m, depth]: those that known items have, and new ones from the
+        end of the vocabulary on for the others, level by level, in order; and how many prefixes there are then."""
+        bits, rest = self._bits()
+        known = self._sorted_keys if self._num_prefixes else keys[:0]
+        tokens, count = np.zeros((len(keys), self.depth), dtype=np.int32), self._num_prefixes or 0
+        for level in range(self.depth):
+            below = np.uint64(0 if level == self.num_codebooks else rest + bits * (self.num_codebooks - 1 - level))
+            prefixes = keys >> below
+            at = np.searchsorted(known, prefixes << below)
+            found = at < len(known)
+            found[found] = known[at[found]] >> below == prefixes[found]
+            tokens[found, level] = self._tokens[self._key_order[at[found]], level] if found.any() else 0
+            fresh, numbers = np.unique(prefixes[~found], return_inverse=True)
+            tokens[~found, level] = 1 + count + numbers
+            count += len(fresh)
+        return tokens, count
 
     def _numbered(self, codes: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
         """Semantic IDs, int32 [m, depth], for items to come: codes and the first free collision tokens."""
@@ -274,6 +340,10 @@ class SemanticIdTokenizer:
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
         """What :meth:`_set` does, for items that are added to many."""
         keys = self.pack(semantic_ids)
+        if self.tokens == "prefixes":
+            tokens, self._num_prefixes = self._prefix_tokens(keys)
+        else:
+            tokens = (semantic_ids + self.level_offsets).astype(np.int32)
         order = np.argsort(keys)
         at = np.searchsorted(self._sorted_keys, keys[order])
         self._key_order = np.insert(self._key_order, at, len(self) + order)
@@ -281,7 +351,6 @@ class SemanticIdTokenizer:
         if self._rows is not None:
             # No array, list or dict is changed in place: a shallow copy of a tokenizer stays as it is.
             self._rows = self._rows | dict(zip(item_ids, range(len(self), len(self) + len(item_ids))))
-        tokens = (semantic_ids + self.level_offsets).astype(np.int32)
         self._tokens = np.concatenate([self._tokens[:-1], tokens, self._tokens[-1:]])
         self.semantic_ids = np.concatenate([self.semantic_ids, semantic_ids])
         self.item_ids = self.item_ids + item_ids
@@ -303,9 +372,25 @@ class SemanticIdTokenizer:
             raise ValueError("a catalogue can't lose all its items")
         stay = np.flatnonzero(keep)
         self._set(
-            self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size, self.collision_size
+            self.semantic_ids[stay],
+            [self.item_ids[row] for row in stay],
+            self.codebook_size,
+            self.collision_size,
+            self.token_table[stay],
+            self._num_prefixes,
         )
         return stay
+
+    def with_tokens(self, tokens: str) -> SemanticIdTokenizer:
+        """The same semantic IDs as tokens of another kind, ``codes`` or ``prefixes``."""
+        if tokens == self.tokens:
+            return self
+        if tokens not in TOKENS:
+            raise DataError(f"tokens must be one of {', '.join(TOKENS)}, got {tokens!r}.")
+        other = copy.copy(self)
+        other.tokens = tokens
+        other._set(self.semantic_ids, self.item_ids, self.codebook_size, self.collision_size)
+        return other
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
@@ -324,6 +409,9 @@ class SemanticIdTokenizer:
             "collision_size": self.collision_size,
             "fingerprint": self.fingerprint,
         }
+        if self.tokens == "prefixes":
+            arrays["prefix_tokens"] = self.token_table
+            header |= {"tokens": self.tokens, "num_prefixes": self._num_prefixes}
         # One key: a safetensors header with several writes them in an order that differs between processes.
         write_atomically(folder / FILE_NAME, save(arrays, metadata={"tokenizer": json.dumps(header)}))
         if self.quantizer is not None:
@@ -349,12 +437,16 @@ class SemanticIdTokenizer:
                     )
                 semantic_ids = opened.get_tensor("semantic_ids")
                 text, ends = opened.get_tensor("item_id_bytes").tobytes(), opened.get_tensor("item_id_ends")
+                tokens = header.get("tokens", "codes")
+                token_table = opened.get_tensor("prefix_tokens") if tokens == "prefixes" else None
         except SafetensorError as error:
             raise DataError(f"{file} is damaged ({error}): restore it or fit the tokenizer again.") from error
         starts = np.concatenate([[0], ends[:-1]])
         item_ids = [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist())]
         self = cls.__new__(cls)
-        self._set(semantic_ids, item_ids, header["codebook_size"], header["collision_size"])
+        self.tokens = tokens
+        sizes = header["codebook_size"], header["collision_size"]
+        self._set(semantic_ids, item_ids, *sizes, token_table, header.get("num_prefixes"))
         self.fingerprint = header["fingerprint"]
         quantizer = Path(folder) / QUANTIZER_FOLDER
         self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
