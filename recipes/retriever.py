@@ -26,9 +26,10 @@ from tiger.embeddings import load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import refuse_other_files
 from tiger.hub import create_repository
+from tiger.log_vectors import log_vectors
 from tiger.manifest import MANIFEST
 from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, start_from_codebooks, t5_config
+from tiger.retriever import TigerTrainer, start_from_items, t5_config
 from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
 from tiger.tokenizer import SemanticIdTokenizer
@@ -54,8 +55,11 @@ class RetrieverArguments:
     num_layers: int = 4
     num_decoder_layers: int | None = None
     dropout_rate: float = 0.1
-    codebook_start: float = field(
-        default=0.0, metadata={"help": "share of the embeddings' variance that comes from the codebooks at the start"}
+    item_start: float = field(
+        default=0.0, metadata={"help": "share of the embeddings' variance that comes from what is known of the items"}
+    )
+    log_start: bool = field(
+        default=True, metadata={"help": "whether what is known is their company in the training log, too"}
     )
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
@@ -97,8 +101,11 @@ def main() -> None:
     model = T5ForConditionalGeneration(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
-    if args.codebook_start:
-        start_from_codebooks(model, tokenizer, args.codebook_start)
+    if args.item_start:
+        known = [tokenizer.quantizer.decode(tokenizer.codes)]
+        if args.log_start:
+            known.append(log_vectors(split.train, data.num_items))
+        start_from_items(model, tokenizer, *known, share=args.item_start)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:

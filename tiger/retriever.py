@@ -68,44 +68,40 @@ def t5_config(
 
 
 @torch.no_grad()
-def start_from_codebooks(
-    model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer, share: float = 0.7
+def start_from_items(
+    model: T5ForConditionalGeneration,
+    tokenizer: SemanticIdTokenizer,
+    *vectors: np.ndarray,
+    share: float = 0.7,
 ) -> None:
-    """Let the embeddings of codes start near the quantizer's vectors of them, so that similar codes start alike.
-
-    Each level's vectors are centred, sent through one random projection to ``d_model`` and scaled to the variance of
-    the model's own random start, which keeps the rest of it.
+    """Let every token start near the mean of its items' vectors, so that similar tokens start alike.
 
     Args:
-        share: of the variance that comes from the codebooks, 0..1.
+        vectors: what is known of the items (of their texts, of the log), each float [n, any]; in equal parts.
+        share: of the variance that comes from the vectors, 0..1. The rest is random.
 
     Raises:
-        ValueError: the tokenizer has no quantizer, or ``share`` lies elsewhere.
+        ValueError: no vectors, not one an item, or ``share`` lies elsewhere.
     """
-    if tokenizer.quantizer is None:
-        raise ValueError("this tokenizer was made from codes alone, there are no codebooks to start from")
+    if not vectors or any(len(part) != len(tokenizer) for part in vectors):
+        raise ValueError(f"give vectors of the tokenizer's {len(tokenizer)} items, one each")
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
     embeddings = model.shared.weight
-    codebooks = tokenizer.quantizer.codebooks.detach().to(embeddings)
-    codebooks = codebooks - codebooks.mean(dim=1, keepdim=True)
-    projection = torch.randn(codebooks.shape[-1], embeddings.shape[1]).to(embeddings)
-    vectors = codebooks @ projection
-    vectors *= embeddings.std() / vectors.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    if tokenizer.tokens == "codes":
-        for level, starts in enumerate(vectors):
-            first = int(tokenizer.level_offsets[level])
-            rows = embeddings[first : first + len(starts)]
-            rows.copy_(share**0.5 * starts + (1 - share) ** 0.5 * rows)
-        return
-    # A prefix starts as the sum of its codes' vectors, so that prefixes with the same beginning start alike.
-    random = torch.randn(tokenizer.depth, max(tokenizer.codebook_size, tokenizer.collision_size), embeddings.shape[1])
-    random = random.to(embeddings) * embeddings.std()
-    random[:-1, : tokenizer.codebook_size].mul_((1 - share) ** 0.5).add_(vectors, alpha=share**0.5)
-    sums = torch.zeros(len(tokenizer), embeddings.shape[1]).to(embeddings)
-    for level, (codes, tokens) in enumerate(zip(tokenizer.semantic_ids.T, tokenizer.token_table.T)):
-        sums += random[level, torch.from_numpy(codes).long()]
-        embeddings[torch.from_numpy(tokens).long()] = sums / tokenizer.depth**0.5
+    known = torch.zeros(len(tokenizer), embeddings.shape[1]).to(embeddings)
+    for part in vectors:
+        part = torch.from_numpy(np.asarray(part)).to(embeddings)
+        projected = (part - part.mean(dim=0)) @ torch.randn(part.shape[1], embeddings.shape[1]).to(embeddings)
+        known += projected / projected.std().clamp(min=1e-12)
+    known *= embeddings.std() / known.std()
+    for tokens in tokenizer.token_table.T:
+        tokens = torch.from_numpy(tokens).long()
+        counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
+        means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
+        used = counts.squeeze(-1) > 0
+        means = means[used]
+        random = torch.randn(means.shape).to(means) * means.std()
+        embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
 
 
 @torch.no_grad()
