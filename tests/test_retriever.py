@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 
 from tiger.data import DataError, Sequences
 from tiger.examples import EvaluationExamples, LengthBatchSampler, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, start_from_codebooks, t5_config
+from tiger.retriever import TigerTrainer, check_pair, grow_vocabulary, start_from_items, t5_config
 from tiger.t5 import next_item_loss
 from tiger.tokenizer import SemanticIdTokenizer
 
@@ -195,31 +195,53 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
         t5_config(tokenizer, history_attention="sideways")
 
 
-def test_similar_codes_start_alike():
-    vectors = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
-    tokenizer = SemanticIdTokenizer.fit(
-        vectors,
-        [f"i{row}" for row in range(200)],
-        num_codebooks=2,
-        codebook_size=16,
-        quantizer="residual-kmeans",
-        progress=False,
-    )
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_tokens_of_similar_items_start_alike(tokens):
+    random = np.random.default_rng(0)
+    tokenizer = make_tokenizer(200, tokens=tokens)
     model = make_model(tokenizer, d_model=64)
     before = model.shared.weight.detach().clone()
-    start_from_codebooks(model, tokenizer, share=0.9)
+    kinds = random.integers(0, 2, 200)
+    vectors = random.standard_normal((200, 6)) * 0.3 + kinds[:, None] * np.array([3.0, 0, 0, 0, 0, 0])
+    torch.manual_seed(1)
+    start_from_items(model, tokenizer, vectors, np.zeros((200, 1)), share=0.9)
     after = model.shared.weight.detach()
-    codes = slice(1, 1 + 2 * 16)
-    assert torch.equal(after[0], before[0]) and torch.equal(after[codes.stop :], before[codes.stop :])
-    assert abs(after[codes].std() / before[codes].std() - 1) < 0.1
-    for level, codebook in enumerate(tokenizer.quantizer.codebooks.detach()):
-        start = int(tokenizer.level_offsets[level])
-        own = torch.pdist(after[start : start + 16])
-        assert torch.corrcoef(torch.stack([own, torch.pdist(codebook)]))[0, 1] > 0.7
-    with pytest.raises(ValueError, match="no codebooks"):
-        start_from_codebooks(model, make_tokenizer(12))
+    assert torch.equal(after[0], before[0])
+    if tokens == "prefixes":  # the last prefix of an item is the item's own
+        leaves = after[torch.from_numpy(tokenizer.token_table[:, -1]).long()]
+        alike = torch.nn.functional.cosine_similarity(leaves[:, None], leaves[None], dim=-1)
+        same = torch.from_numpy(kinds[:, None] == kinds[None])
+        assert alike[same].mean() > 0.4 > -0.4 > alike[~same].mean()
+        assert abs(leaves.std() / before.std() - 1) < 0.1
+    # A token is where its items are, whichever the kind.
+    mean = vectors[tokenizer.codes[:, 0] == 3].mean(axis=0) - vectors.mean(axis=0)
+    token = tokenizer.token_table[tokenizer.codes[:, 0] == 3][0, 0]
+    torch.manual_seed(1)
+    projection = torch.randn(6, 64)
+    start = after[int(token)]
+    assert torch.nn.functional.cosine_similarity(start, torch.from_numpy(mean).float() @ projection, dim=0) > 0.5
+    with pytest.raises(ValueError, match="200 items"):
+        start_from_items(model, tokenizer, vectors[:10])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        start_from_codebooks(model, tokenizer, share=2)
+        start_from_items(model, tokenizer, vectors, share=2)
+
+
+def test_new_prefixes_start_where_their_codes_say():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
+    tokenizer = SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes")
+    model = make_model(tokenizer)
+    before = model.shared.weight.detach().clone()
+    tokenizer.add_items(["f", "g"], codes=np.array([[2, 1], [2, 1]]))
+    grow_vocabulary(model, tokenizer)
+    after = model.shared.weight.detach()
+    assert torch.equal(after[: len(before)], before) and len(after) == tokenizer.vocab_size == len(before) + 3
+    table = torch.from_numpy(tokenizer.token_table).long()
+    steps = torch.stack([after[table[row, 1]] - after[table[row, 0]] for row in (1, 3)])  # code 1 elsewhere
+    torch.testing.assert_close(after[table[5, 1]], after[table[4, 0]] + steps.mean(0))
+    torch.testing.assert_close(after[table[5, 2]], after[table[5, 1]])  # collision tokens mean nothing
+    again = make_model(SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes"))
+    grow_vocabulary(again, tokenizer)
+    assert torch.equal(again.shared.weight, model.shared.weight)
 
 
 def test_embeddings_and_matrices_have_learning_rates_of_their_own(tmp_path):
