@@ -16,13 +16,14 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
 
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import load_encoder
+from tiger.data import DataError, LeaveOneOut, RecommendationData
+from tiger.embeddings import LSAEncoder, item_texts, load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import refuse_other_files
 from tiger.hub import create_repository
@@ -55,12 +56,10 @@ class RetrieverArguments:
     num_layers: int = 4
     num_decoder_layers: int | None = None
     dropout_rate: float = 0.1
-    item_start: float = field(
-        default=0.0, metadata={"help": "share of the embeddings' variance that comes from what is known of the items"}
+    start_from: str = field(
+        default="", metadata={"help": "what tokens start from, comma-separated: codes, words, log; default: at random"}
     )
-    log_start: bool = field(
-        default=True, metadata={"help": "whether what is known is their company in the training log, too"}
-    )
+    start_share: float = field(default=0.7, metadata={"help": "of the embeddings' variance that comes from it"})
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
     )
@@ -101,11 +100,8 @@ def main() -> None:
     model = T5ForConditionalGeneration(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
-    if args.item_start:
-        known = [tokenizer.quantizer.decode(tokenizer.codes)]
-        if args.log_start:
-            known.append(log_vectors(split.train, data.num_items))
-        start_from_items(model, tokenizer, *known, share=args.item_start)
+    if args.start_from:
+        start_from_items(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:
@@ -158,6 +154,26 @@ def main() -> None:
     if push:
         publish(recommender, training)
     print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {' '.join(data.item_ids[:2])}")
+
+
+def known_of_items(
+    args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
+) -> list[np.ndarray]:
+    """Vectors of all items, one array for each word of ``start_from``."""
+    sources = {
+        "codes": lambda: tokenizer.quantizer.decode(tokenizer.codes),
+        "words": lambda: word_vectors(item_texts(data.items)),
+        "log": lambda: log_vectors(split.train, data.num_items),
+    }
+    names = [name.strip() for name in args.start_from.split(",")]
+    wrong = [name for name in names if name not in sources]
+    if wrong:
+        raise DataError(f"start_from {args.start_from!r}: {wrong[0]!r} is none of {', '.join(sources)}.")
+    return [sources[name]() for name in names]
+
+
+def word_vectors(texts: list[str]) -> np.ndarray:
+    return LSAEncoder.fit(texts).encode(texts)
 
 
 def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:

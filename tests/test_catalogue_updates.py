@@ -20,11 +20,11 @@ from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 
 
-@pytest.fixture
-def recommender(fitted, tmp_path):  # noqa: F811
+@pytest.fixture(params=["codes", "prefixes"])
+def recommender(fitted, tmp_path, request):  # noqa: F811
     tokenizer, encoder, items = fitted
     tokenizer.save_pretrained(tmp_path / "copy")
-    own = SemanticIdTokenizer.from_pretrained(tmp_path / "copy")
+    own = SemanticIdTokenizer.from_pretrained(tmp_path / "copy").with_tokens(request.param)
     ranker = make_ranker(own, encoder.encode(items["title"].to_pylist()), "unigram+dense")
     prices = pa.array(np.arange(40) / 2)
     items = items.append_column("price", prices)

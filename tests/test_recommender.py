@@ -32,11 +32,11 @@ def fitted():
     return tokenizer, encoder, items
 
 
-@pytest.fixture
-def recommender(fitted, tmp_path):
+@pytest.fixture(params=["codes", "prefixes"])
+def recommender(fitted, tmp_path, request):
     tokenizer, encoder, items = fitted
     tokenizer.save_pretrained(tmp_path / "copy")
-    own = SemanticIdTokenizer.from_pretrained(tmp_path / "copy")
+    own = SemanticIdTokenizer.from_pretrained(tmp_path / "copy").with_tokens(request.param)
     return TigerRecommender(make_model(own), own, encoder, items, max_history=5)
 
 

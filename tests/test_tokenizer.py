@@ -150,3 +150,51 @@ def test_a_million_items_are_numbered_quickly():
     tokenizer = SemanticIdTokenizer(codes, names, 64)
     assert time.process_time() - start < 20
     assert hashlib.sha256(tokenizer.semantic_ids.tobytes()).hexdigest()[:8] == "d6f11144"
+
+
+def test_prefixes_are_tokens_and_stay_what_they_are():
+    codes = np.random.default_rng(0).integers(0, 6, (200, 3))
+    ids = [f"i{row}" for row in range(200)]
+    tokenizer = SemanticIdTokenizer(codes[:150], ids[:150], 8, tokens="prefixes")
+
+    def check():
+        """One token a prefix, one prefix a token; whole IDs stand for their items."""
+        for level in range(4):
+            found: dict[tuple, int] = {}
+            for prefix, token in zip(tokenizer.semantic_ids[:, : level + 1].tolist(), tokenizer.token_table[:, level]):
+                assert found.setdefault(tuple(prefix), token) == token
+            assert len(set(found.values())) == len(found)
+        rows = np.arange(len(tokenizer))
+        assert np.array_equal(tokenizer.decode(tokenizer.encode(rows)), rows)
+        assert 1 <= tokenizer.token_table.min() and tokenizer.token_table.max() < tokenizer.vocab_size
+        assert np.array_equal(tokenizer.encode_history(rows), tokenizer.token_table[:, -1])
+
+    check()
+    assert tokenizer.token_table[:, 0].max() == 6 and tokenizer.history_depth == 1
+    before, size = tokenizer.token_table.copy(), tokenizer.vocab_size
+    tokenizer.add_items(ids[150:], codes=codes[150:])
+    check()
+    assert np.array_equal(tokenizer.token_table[:150], before) and tokenizer.token_table[150:, -1].min() >= size
+    moved = tokenizer.update_items(["i3", "i9"], codes=np.array([[7, 7, 7], codes[9]]))
+    assert moved.tolist() == [True, False] and tokenizer.token_table[3, -1] > before.max()
+    check()
+    tokenizer.remove_items(["i5", "i190"])
+    check()
+    assert tokenizer.decode([[0] * 4, [1] * 4, [10**6] * 4]).tolist() == [-1, -1, -1]
+
+
+def test_prefix_tokens_survive_saving(tmp_path):
+    tokenizer = make_tokenizer(60, tokens="prefixes")
+    tokenizer.remove_items(["item-7"])  # its tokens stay taken
+    tokenizer.save_pretrained(tmp_path)
+    loaded = SemanticIdTokenizer.from_pretrained(tmp_path)
+    assert loaded.tokens == "prefixes" and loaded.vocab_size == tokenizer.vocab_size
+    assert np.array_equal(loaded.token_table, tokenizer.token_table)
+    for one in (tokenizer, loaded):
+        one.add_items(["new"], codes=np.array([[7, 7, 7]]))
+    assert np.array_equal(loaded.token_table, tokenizer.token_table)
+    plain = tokenizer.with_tokens("codes")
+    assert plain.vocab_size == 1 + 4 * 8 and plain.fingerprint == tokenizer.fingerprint
+    assert np.array_equal(plain.semantic_ids, tokenizer.semantic_ids)
+    with pytest.raises(DataError, match="codes, prefixes"):
+        tokenizer.with_tokens("words")

@@ -123,7 +123,8 @@ def table(content: dict) -> str:
             for metric in METRICS:
                 found = list(values(content, kind, budget, metric).values())
                 if not found:
-                    cells.append("could not run" if metric == "auc" else "")
+                    run = any(row["kind"] == kind and row["budget"] == budget for row in content["runs"])
+                    cells.append(("could not run" if run else "not run") if metric == "auc" else "")
                     continue
                 text = f"{np.mean(found):.4f}" + (f" ± {np.std(found, ddof=1):.4f}" if found[1:] else "")
                 best = (min if metric == "log_loss" else max)(means[metric].values())
@@ -133,6 +134,22 @@ def table(content: dict) -> str:
                 same = kind == BASELINE or np.isnan(difference)
                 cells += ["", ""] if same else [f"{difference:+.4f}", "" if np.isnan(p) else f"{p:.3f}"]
             lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def stability_table(content: dict) -> str:
+    """Markdown: a row a way to make the codes: the ranker's AUC, and how alike items are that share a prefix."""
+    lengths = max(len(found["mean_cosine"]) for found in content["prefixes"].values())
+    heads = ["codes", "AUC", "warm", "cold", "seeds", "fit, s"]
+    heads += [f"cosine, {length} shared (items a prefix)" for length in range(1, lengths + 1)]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for name, prefixes in content["prefixes"].items():
+        runs = [row["metrics"] for row in content["runs"] if row["codes"] == name]
+        cells = [name, *(f"{np.mean([run[key] for run in runs]):.4f}" for key in ("auc", "auc_warm", "auc_cold"))]
+        cells += [str(len(runs)), f"{prefixes['fit_seconds']:.0f}"]
+        for cosine, items in zip(prefixes["mean_cosine"], prefixes["items_a_prefix"]):
+            cells.append("" if cosine is None else f"{cosine:.2f} ({items:,.1f})")
+        lines.append(cells + [""] * (len(heads) - len(cells)))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -178,6 +195,11 @@ def main() -> None:
         sizes = ", ".join(f"{value:,} {key}" for key, value in content["sizes"].items())
         seeds = sorted({row["seed"] for row in content["runs"]})
         parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
+    for name, content in read(folder / "stability").items():
+        kinds = ", ".join(dict.fromkeys(f"{row['kind']}, {row['budget']:,} rows" for row in content["runs"]))
+        parts += ["", f"## {name}: where the codes come from", ""]
+        parts += [f"The ranker reads {kinds}. Quantizers see what training saw, or half of it by first day;"]
+        parts += [f"`levels x codes`. `{content['command']}`", "", stability_table(content)]
     (folder / "README.md").write_text("\n".join(parts) + "\n")
     plot(found, folder / "ranking.png")
     print(folder / "README.md")

@@ -12,6 +12,7 @@ would have given.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import sys
@@ -81,9 +82,8 @@ def proposed(
     args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The T5's beams for a part of the users, kept for the next run of the same model."""
-    name = (
-        f"{Path(args.dataset).name}-{tiger.tokenizer.fingerprint}-{tiger.training.get('seed')}-{args.num_beams}-{part}"
-    )
+    weights = hashlib.sha256(tiger.model.shared.weight.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+    name = f"{Path(args.dataset).name}-{weights}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     if file.exists():
         kept = load_file(file)

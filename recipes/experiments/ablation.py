@@ -1,0 +1,189 @@
+"""From the paper's recipe to ours, a step at a time, at the same cost.
+
+    python recipes/experiments/ablation.py --dataset datasets/beauty --tokenizer runs/beauty/tokenizer [--seconds 240]
+
+Each row changes one thing in the row above it and trains for the same CPU time, with one cosine over it: the number of
+steps follows from the time of the first ones. So a row says what its change gives to who has so many seconds, and
+a cheaper model may make up by more steps what it loses in size. Below the line, single changes to the last step.
+Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingArguments, set_seed
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.data import LeaveOneOut, RecommendationData
+from tiger.embeddings import LSAEncoder, item_texts
+from tiger.examples import EvaluationExamples, TrainingExamples
+from tiger.files import write_atomically
+from tiger.log_vectors import log_vectors
+from tiger.retriever import TigerTrainer, start_from_items, t5_config
+from tiger.t5 import is_causal
+from tiger.tokenizer import SemanticIdTokenizer
+
+PAPER = {
+    "history_attention": "full",
+    "layers": 4,
+    "d_ff": 1024,
+    "dropout": 0.1,
+    "tokens": "codes",
+    "start": (),
+    "embeddings": None,
+    "muon": None,
+}
+STEPS = {
+    "the paper's T5, AdamW": {},
+    "encoder causal over items, a user's targets at once": {"history_attention": "causal"},
+    "learning rate x 5 for embeddings": {"embeddings": 5e-3},
+    "Muon for matrices": {"muon": 3e-3},
+    "tokens start from codes": {"start": ("codes",)},
+    "tokens are prefixes": {"tokens": "prefixes"},
+    "2 + 2 layers, MLP 512": {"layers": 2, "d_ff": 512},
+    "tokens start from words, too": {"start": ("codes", "words")},
+    "tokens start from the log, too": {"start": ("codes", "words", "log")},
+}
+CHANGES = {
+    "ours, dropout .2": {"dropout": 0.2},
+    "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
+    "ours, started from the log alone": {"start": ("log",)},
+    "ours, tokens are codes": {"tokens": "codes"},
+    "ours, AdamW for all": {"muon": None},
+}
+
+
+@dataclass
+class AblationArguments:
+    dataset: str = field(metadata={"help": "dataset directory"})
+    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    results_dir: str = "recipes/results/ablation"
+    seconds: float = field(default=240.0, metadata={"help": "CPU seconds of training a row (of a GPU: seconds)"})
+    targets: int = field(default=512, metadata={"help": "a batch"})
+    users: int = field(default=5000, metadata={"help": "measured on"})
+    num_beams: int = 20
+    seed: int = 0
+
+
+def main() -> None:
+    (args,) = parse_arguments([AblationArguments])
+    data = RecommendationData.load(args.dataset)
+    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
+    split = data.leave_one_out()
+    known = {
+        "codes": tokenizer.quantizer.decode(tokenizer.codes),
+        "words": LSAEncoder.fit(item_texts(data.items)).encode(item_texts(data.items)),
+        "log": log_vectors(split.train, data.num_items),
+    }
+    file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []}
+    found |= {"command": shlex.join(["python", *sys.argv]), "seconds": args.seconds, "users": args.users}
+    for name, settings in rows().items():
+        if any(row["step"] == name for row in found["rows"]):
+            continue
+        row = {"step": name} | measure(args, settings, tokenizer.with_tokens(settings["tokens"]), split, known)
+        found["rows"].append(row)
+        write_atomically(file, json.dumps(found, indent=1) + "\n")
+        print(row, flush=True)
+
+
+def rows() -> dict[str, dict]:
+    """Settings by the name of their row."""
+    found, settings = {}, PAPER
+    for name, change in STEPS.items():
+        settings = settings | change
+        found[name] = settings
+    return found | {name: settings | change for name, change in CHANGES.items()}
+
+
+def measure(
+    args: AblationArguments, settings: dict, tokenizer: SemanticIdTokenizer, split: LeaveOneOut, known: dict
+) -> dict:
+    """Train for the time given, decode validation and test."""
+    clock = Clock()
+    make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
+    # The first steps are slower than the rest; half a dozen of them are left out.
+    steps = max(20, int(args.seconds / clock.seconds_a_step(skip=6)))
+    trainer = make_trainer(args, settings, tokenizer, split, known, steps, clock)
+    trainer.train()
+    trained = clock.times[-1] - clock.times[0]
+    row = {"steps": steps, "epochs": round(trainer.state.epoch, 2), "seconds": round(trained, 1)}
+    row |= {"parameters": trainer.model.num_parameters(), "settings": settings | {"start": list(settings["start"])}}
+    for part in ("valid", "test"):
+        metrics = trainer.evaluate(EvaluationExamples(*split.part(part)).sample(args.users))
+        row[part] = {name[5:]: round(value, 5) for name, value in metrics.items() if "@" in name or "loss" in name}
+    return row
+
+
+def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clock) -> TigerTrainer:
+    set_seed(args.seed)
+    config = t5_config(
+        tokenizer,
+        num_layers=settings["layers"],
+        d_ff=settings["d_ff"],
+        dropout_rate=settings["dropout"],
+        history_attention=settings["history_attention"],
+    )
+    model = T5ForConditionalGeneration(config)
+    if settings["start"]:
+        start_from_items(model, tokenizer, *(known[name] for name in settings["start"]))
+    on_cpu = not torch.accelerator.is_available()
+    training = TrainingArguments(
+        output_dir=tempfile.mkdtemp(prefix="ablation"),
+        max_steps=steps,
+        per_device_train_batch_size=args.targets,
+        per_device_eval_batch_size=256,
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.02,
+        weight_decay=0.03,
+        optim="adamw_torch_fused",
+        bf16=True,
+        use_cpu=on_cpu,
+        save_strategy="no",
+        logging_steps=100,
+        report_to="none",
+        seed=args.seed,
+    )
+    return TigerTrainer(
+        model=model,
+        args=training,
+        train_dataset=TrainingExamples(split.train, shared=is_causal(model)),
+        processing_class=tokenizer,
+        num_beams=args.num_beams,
+        embedding_learning_rate=settings["embeddings"],
+        muon_learning_rate=settings["muon"],
+        callbacks=[clock],
+    )
+
+
+class Clock(TrainerCallback):
+    """When each step ended: CPU seconds of the process, or seconds where an accelerator works."""
+
+    def __init__(self):
+        self._now = time.perf_counter if torch.accelerator.is_available() else time.process_time
+        self.times: list[float] = []
+
+    def on_train_begin(self, *_, **__):
+        self.times = [self._now()]
+
+    def on_step_end(self, *_, **__):
+        self.times.append(self._now())
+
+    def seconds_a_step(self, skip: int) -> float:
+        return (self.times[-1] - self.times[skip]) / (len(self.times) - 1 - skip)
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

@@ -1,0 +1,65 @@
+"""Recall and cost by the number of beams, on validation users.
+
+python recipes/experiments/beams.py --recommender runs/beauty/model --dataset datasets/beauty
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tiger.arguments import parse_arguments
+from tiger.cli import friendly_errors
+from tiger.data import DataError, RecommendationData
+from tiger.examples import EvaluationExamples
+from tiger.files import write_atomically
+from tiger.metrics import next_item_metrics
+from tiger.recommender import TigerRecommender
+
+
+@dataclass
+class BeamsArguments:
+    recommender: str = field(metadata={"help": "a saved recommender"})
+    dataset: str = field(metadata={"help": "the dataset directory that it was trained on"})
+    results_dir: str = "recipes/results/beams"
+    beams: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 200])
+    users: int = 3000
+
+
+def main() -> None:
+    (args,) = parse_arguments([BeamsArguments])
+    tiger = TigerRecommender.from_pretrained(args.recommender, torch.accelerator.current_accelerator() or "cpu")
+    data = RecommendationData.load(args.dataset)
+    if tiger.tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
+    histories, targets = data.leave_one_out(tiger.training.get("shuffle_ties")).part("valid")
+    users = EvaluationExamples(histories, targets).sample(args.users)
+    rows = []
+    for beams in args.beams:
+        start = time.perf_counter(), time.process_time()
+        with torch.autocast(tiger.device.type, torch.bfloat16):
+            answers, _ = tiger.recommend_rows(users.histories, k=max(beams, 10), num_beams=beams, rank=False)
+        row = {"beams": beams, "seconds": round(time.perf_counter() - start[0], 2)}
+        row |= {"cpu_seconds": round(time.process_time() - start[1], 2)}
+        row |= {name: round(float(value), 5) for name, value in next_item_metrics(answers, users.targets).items()}
+        row["recall@beams"] = round(float((answers == users.targets[:, None]).any(axis=1).mean()), 5)
+        rows.append(row)
+        print(row, flush=True)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    name = Path(args.dataset).name
+    found = {"dataset": name, "users": len(users), "part": "validation", "hardware": device, "rows": rows}
+    found["command"] = shlex.join(["python", *sys.argv])
+    Path(args.results_dir).mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(args.results_dir) / f"{name}.json", json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()
