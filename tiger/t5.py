@@ -124,16 +124,15 @@ def choice_logits(
     model: T5ForConditionalGeneration,
     states: torch.Tensor,
     choices: torch.Tensor,
-    vectors: torch.Tensor | None = None,
+    vectors: torch.Tensor,
 ) -> torch.Tensor:
     """What the output layer says of a few tokens: float32, the shape of ``choices``, -inf where they pad.
 
     Args:
         states: what the output layer reads, [..., d].
         choices: int64 [..., W], or [1, W] or [W] where all states have the same.
-        vectors: of the choices, where they are at hand.
+        vectors: of the choices in the output layer, [..., W, d].
     """
-    vectors = model.lm_head.weight[choices] if vectors is None else vectors
     if choices.numel() == choices.shape[-1]:
         logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
     else:
@@ -243,6 +242,11 @@ class DecoderState:
     def __init__(self, model: T5ForConditionalGeneration, encoded: EncodedHistories):
         self._model = model
         self._encoded = encoded
+        self._vectors = model.lm_head.weight
+        device = self._vectors.device.type
+        if chooses_among_siblings(model) and torch.is_autocast_enabled(device) and len(encoded.keys_values[0][0]) >= 8:
+            # Many beams will pick rows of it: cast all of them once. (For a user or two, that would cost more.)
+            self._vectors = self._vectors.to(torch.get_autocast_dtype(device))
         self._cross_bias = None
         if encoded.hidden is not None:
             bias = torch.zeros(encoded.hidden.shape, device=encoded.hidden.device)
@@ -289,7 +293,8 @@ class DecoderState:
         self._past.append(present)
         states = _output(model, states)
         if chooses_among_siblings(model):
-            return choice_logits(model, states, choices).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+            logits = choice_logits(model, states, choices, F.embedding(choices, self._vectors))
+            return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
         return model.lm_head(states).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
 
     def keep(self, beams: torch.Tensor) -> None:

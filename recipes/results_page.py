@@ -1,0 +1,155 @@
+"""The results as a page with plots: ``python recipes/results_page.py`` writes ``recipes/results/README.md``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+from tables import HEADLINE, PAPER, results_tables
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def page(folder: Path) -> str:
+    """Markdown: accuracy, what it cost, what each step of the recipe gave, and recall by beams."""
+    parts = [
+        "# Accuracy",
+        "Test, next item, full catalogue, printed from the files beside this page by "
+        "`python recipes/results_page.py`. How to read the settings stands in the README of the project.",
+        results_tables(folder),
+        "## What it costs",
+        "![NDCG against training time](cost.png)",
+        costs_table(folder),
+    ]
+    if any(folder.glob("beams/*.json")):
+        parts += ["## How many beams", "![Recall against beams](beams.png)"]
+        parts += [
+            f"`{content['command']}`: {content['users']:,} {content['part']} users, {content['hardware']}."
+            for content in map(_read, sorted(folder.glob("beams/*.json")))
+        ]
+    for content in map(_read, sorted(folder.glob("ablation/*.json"))):
+        parts += [f"## From the paper's recipe to ours, {content['dataset'].capitalize()}", ablation_table(content)]
+    return "\n\n".join(parts) + "\n"
+
+
+def ablation_table(content: dict) -> str:
+    """Markdown: a row a step."""
+    lines = [
+        ["step", "epochs", "parameters", "validation loss a token", "validation R@10 / N@10", "test R@10 / N@10"],
+        ["---", *["---:"] * 5],
+    ]
+    for row in content["rows"]:
+        pairs = [f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in ("valid", "test")]
+        loss = f"{row['valid']['loss']:.3f}"
+        lines.append([row["step"], f"{row['epochs']:.1f}", f"{row['parameters']:,}", loss, *pairs])
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return (
+        f"Every row trains for {content['seconds']:.0f} CPU seconds, one seed, {content['users']:,} users: less than "
+        f"the recipes do, so that the rows can be compared. Losses of codes and of prefixes are not of one kind. "
+        f"`{content['command']}`\n\n{text}"
+    )
+
+
+def costs(folder: Path, dataset: str) -> list[tuple[str, float, float, str, int | None]]:
+    """Model, training seconds, test N@10, hardware and parameters of whatever was measured in the headline setting."""
+    found = []
+    for file in sorted((folder / dataset).glob("*.json")):
+        for row in _read(file):
+            if row["setting"] != HEADLINE:
+                continue
+            training = row.get("training", {})
+            seconds = training.get("seconds", row["seconds"])
+            ndcg = row["metrics"]["ndcg@10"]
+            found.append((row["model"], seconds, ndcg, row["hardware"], training.get("parameters")))
+    t5 = max((seconds for model, seconds, *_ in found if model == "tiger"), default=0)
+    file = folder / "two_stage" / f"{dataset}.json"
+    for row in _read(file)["rows"] if file.exists() else []:
+        if row["setting"] == "as published" and row["model"] != "hybrid":
+            trees = row["seconds"] / len(row["seeds"])
+            seconds = trees if "without T5" in row["model"] else trees + t5
+            found.append((row["model"], seconds, row["test"]["ndcg@10"], "x86_64 CPU", None))
+    return [row for row in found if row[1] > 0]
+
+
+def costs_table(folder: Path) -> str:
+    """Markdown: training seconds, hardware and parameters of each model."""
+    lines = [["data set", "model", "training seconds", "test N@10", "parameters", "hardware"]]
+    lines.append(["---", "---", "---:", "---:", "---:", "---"])
+    for dataset in PAPER:
+        for model, seconds, ndcg, hardware, parameters in sorted(costs(folder, dataset), key=lambda row: row[1]):
+            shown = f"{parameters:,}" if parameters else ""
+            lines.append([dataset.capitalize(), model, f"{seconds:,.0f}", f"{ndcg:.4f}", shown, hardware])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def plot_costs(folder: Path) -> None:
+    """NDCG@10 against training seconds, a panel a data set."""
+    figure, axes = plt.subplots(1, len(PAPER), figsize=(5 * len(PAPER), 4.4), squeeze=False)
+    for axis, (dataset, (_, paper)) in zip(axes[0], PAPER.items()):
+        points = [row for row in costs(folder, dataset) if not row[0].endswith("as they are")]  # that is a leak
+        for number, (model, seconds, ndcg, *_) in enumerate(sorted(points)):
+            colour = "C1" if model.startswith("two-stage") else "C0" if model.startswith("tiger") else "0.5"
+            axis.scatter(seconds, ndcg, color=colour, s=28, zorder=3)
+            axis.annotate(model, (seconds, ndcg), (5, 3), textcoords="offset points", fontsize=7)
+        axis.axhline(paper, color="0.6", linestyle=":", linewidth=1)
+        axis.annotate(
+            "TIGER's paper", (0.99, paper), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+        )
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0.25)
+        axis.set_title(dataset.capitalize(), fontsize=10, loc="left")
+        axis.set_xlabel("training seconds (yardsticks: fit and answer)")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("test NDCG@10")
+    figure.tight_layout()
+    figure.savefig(folder / "cost.png", dpi=110)
+    plt.close(figure)
+
+
+def plot_beams(folder: Path) -> None:
+    """Recall and CPU time against the number of beams."""
+    found = [_read(file) for file in sorted(folder.glob("beams/*.json"))]
+    if not found:
+        return
+    figure, (recall, cost) = plt.subplots(1, 2, figsize=(10, 3.8))
+    for number, content in enumerate(found):
+        beams = [row["beams"] for row in content["rows"]]
+        colour = f"C{number}"
+        recall.plot(beams, [row["recall@10"] for row in content["rows"]], "o-", color=colour, label=content["dataset"])
+        recall.plot(beams, [row["recall@beams"] for row in content["rows"]], "o:", color=colour, markersize=3)
+        milliseconds = [1000 * row["cpu_seconds"] / content["users"] for row in content["rows"]]
+        cost.plot(beams, milliseconds, "o-", color=colour, label=content["dataset"])
+    recall.set_ylabel("validation recall: @10 (line), among all beams (dots)", fontsize=8)
+    cost.set_ylabel("CPU milliseconds a user", fontsize=8)
+    for axis in (recall, cost):
+        axis.set_xscale("log")
+        axis.set_xticks(beams, beams)
+        axis.minorticks_off()
+        axis.set_xlabel("beams")
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(folder / "beams.png", dpi=110)
+    plt.close(figure)
+
+
+def _read(file: Path):
+    return json.loads(file.read_text())
+
+
+def main() -> None:
+    folder = ROOT / "recipes" / "results"
+    plot_costs(folder)
+    plot_beams(folder)
+    (folder / "README.md").write_text(page(folder))
+    print(folder / "README.md")
+
+
+if __name__ == "__main__":
+    main()
