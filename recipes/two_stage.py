@@ -36,6 +36,7 @@ class TwoStageArguments:
     learning_rate: float = 0.04
     num_leaves: int = 31
     seed: int = 0
+    committee: int = field(default=1, metadata={"help": "fits, seeds apart, whose scores are averaged"})
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
         learning_rate=args.learning_rate,
         num_leaves=args.num_leaves,
         seed=args.seed,
+        committee=args.committee,
     )
     ranker.record["seconds"] = round(time.perf_counter() - start)
     print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))

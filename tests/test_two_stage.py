@@ -87,7 +87,29 @@ def test_equal_seeds_give_equal_trees(tokenizer):
     one, two = (
         TwoStageRanker.fit(candidates, candidates.propose(histories), targets, **SETTINGS_OF_TREES) for _ in range(2)
     )
-    assert one.trees.model_to_string() == two.trees.model_to_string() and one.record == two.record
+    assert one.trees[0].model_to_string() == two.trees[0].model_to_string() and one.record == two.record
+
+
+def test_a_committee_takes_the_mean(tokenizer, tmp_path):
+    train, _ = follow(0, 200)
+    histories, targets = follow(1, 200)
+    candidates = Candidates.fit(train, catalogue(), num_proposed=20)
+    proposals = candidates.propose(histories)
+    fits = [
+        TwoStageRanker.fit(candidates, proposals, targets, "", seed=seed, **SETTINGS_OF_TREES | {"max_trees": 5})
+        for seed in (0, 0)
+    ]
+    two = TwoStageRanker.fit(candidates, proposals, targets, committee=2, **SETTINGS_OF_TREES | {"max_trees": 5})
+    assert len(two.trees) == len(two.record["trees"]) == 2
+    assert two.trees[0].model_to_string() == fits[0].trees[0].model_to_string()
+    alone = TwoStageRanker(candidates, two.trees[1:], two.columns, "")
+    mean = (fits[0].best(proposals, 5)[2][:, 0], alone.best(proposals, 5)[2][:, 0])
+    assert (two.best(proposals, 5)[2][:, 0] <= np.maximum(*mean) + 1e-6).all()
+    one, other, both = (
+        np.where(proposals.rows < 0, 0, ranker._predict(proposals)) for ranker in (fits[0], alone, two)
+    )
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
+    assert not np.allclose(one, other)
 
 
 def test_no_target_among_the_candidates():
@@ -130,7 +152,7 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     with pytest.raises(DataError, match="other semantic IDs"):
         TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
     (folder / SETTINGS).write_text(json.dumps(settings))
-    (folder / TREES).write_text(json.dumps({"lightgbm": "tree\nnonsense"}))
+    (folder / TREES).write_text(json.dumps({"lightgbm": ["tree\nnonsense"]}))
     with pytest.raises(DataError, match="trees.json"):
         TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
 

@@ -24,7 +24,7 @@ from tiger.metrics import next_item_metrics
 from tiger.tokenizer import SemanticIdTokenizer
 
 TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
-FORMAT = 1
+FORMAT = 2
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
@@ -35,7 +35,7 @@ class TwoStageRanker:
 
     Args:
         candidates: proposes, and describes what is proposed.
-        trees: give a candidate's score from its columns.
+        trees: give a candidate's score from its columns; the mean of several is taken.
         columns: which columns the trees read.
         fingerprint: of the semantic IDs that the columns were made with.
         record: what is known of the fit.
@@ -44,7 +44,7 @@ class TwoStageRanker:
     def __init__(
         self,
         candidates: Candidates,
-        trees: lightgbm.Booster,
+        trees: list[lightgbm.Booster],
         columns: list[str],
         fingerprint: str,
         record: dict | None = None,
@@ -68,6 +68,7 @@ class TwoStageRanker:
         num_leaves: int = 31,
         held_out: float = 0.5,
         seed: int = 0,
+        committee: int = 1,
     ) -> TwoStageRanker:
         """Learn the order from the items that came next.
 
@@ -80,6 +81,7 @@ class TwoStageRanker:
             without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
             held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
             seed: of that choice and of the trees.
+            committee: fits, seeds apart, whose scores are averaged.
 
         Raises:
             DataError: no target is among its candidates.
@@ -110,15 +112,19 @@ class TwoStageRanker:
             "num_threads": torch.get_num_threads(),
             "verbose": -1,
         }
-        half = lightgbm.train(
-            settings,
-            parts[0],
-            max_trees,
-            valid_sets=[parts[1]],
-            callbacks=[lightgbm.early_stopping(60, verbose=False)],
-        )
-        rounds = half.best_iteration
-        tried = cls(candidates, half, columns, fingerprint)
+        halves, whole = [], []
+        for member in range(committee):
+            own = settings | {"seed": seed + 1000 * member}
+            half = lightgbm.train(
+                own,
+                parts[0],
+                max_trees,
+                valid_sets=[parts[1]],
+                callbacks=[lightgbm.early_stopping(60, verbose=False)],
+            )
+            halves.append(half)
+            whole.append(lightgbm.train(own, parts[2], half.best_iteration))
+        tried = cls(candidates, halves, columns, fingerprint)
         answers = tried.best(proposals, 10)[0][apart]
         record = {
             f"held out {name}": round(float(value), 5)
@@ -126,11 +132,11 @@ class TwoStageRanker:
         }
         record |= {
             "users held out": int(apart.sum()),
-            "trees": rounds,
+            "trees": [half.best_iteration for half in halves],
             "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
             "without": list(without),
         }
-        return cls(candidates, lightgbm.train(settings, parts[2], rounds), columns, fingerprint, record)
+        return cls(candidates, whole, columns, fingerprint, record)
 
     @property
     def reads_t5(self) -> bool:
@@ -195,7 +201,9 @@ class TwoStageRanker:
     def _predict(self, proposals: Proposals) -> np.ndarray:
         reading = [self.candidates.names.index(name) for name in self.columns]
         table = proposals.columns[..., reading].reshape(-1, len(reading))
-        scores = self.trees.predict(table, num_threads=torch.get_num_threads()).reshape(proposals.rows.shape)
+        threads = torch.get_num_threads()
+        scores = np.mean([trees.predict(table, num_threads=threads) for trees in self.trees], axis=0)
+        scores = scores.reshape(proposals.rows.shape)
         return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
@@ -237,7 +245,9 @@ class TwoStageRanker:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / TREES, json.dumps({"lightgbm": self.trees.model_to_string()}) + "\n")
+        write_atomically(
+            folder / TREES, json.dumps({"lightgbm": [trees.model_to_string() for trees in self.trees]}) + "\n"
+        )
         self.candidates.save(folder / COUNTS)
         if self.candidates.vectors is not None:
             write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
@@ -267,7 +277,8 @@ class TwoStageRanker:
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
         )
         try:
-            trees = lightgbm.Booster(model_str=json.loads((folder / TREES).read_text())["lightgbm"])
+            texts = json.loads((folder / TREES).read_text())["lightgbm"]
+            trees = [lightgbm.Booster(model_str=text) for text in texts]
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
         return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])

@@ -42,7 +42,9 @@ VARIANTS = {
     "two-stage without codes": ("codes",),
     "two-stage without T5 and codes": ("t5", "codes"),
     "two-stage without dates": ("time",),
+    "two-stage, mean of 3 fits": (),
 }
+COMMITTEES = {"two-stage, mean of 3 fits": 3}
 LEAK = "two-stage, counts as they are"
 
 
@@ -57,6 +59,7 @@ class TwoStageExperiment:
     num_proposed: int = 150
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of the trees"})
     tie_seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "ties shuffled"})
+    variants: list[str] = field(default_factory=list, metadata={"help": "only these rows; default: all"})
 
 
 def main() -> None:
@@ -125,7 +128,8 @@ def measure(
     """A row a variant, beside the hybrid's."""
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
     there = {row["model"] for row in results(args)["rows"] if row["setting"] == setting}
-    if there >= {name for name, without in variants.items() if beams["valid"] is not None or "t5" in without}:
+    wanted = {name for name in variants if not args.variants or name in args.variants}
+    if there >= {name for name in wanted if beams["valid"] is not None or "t5" in variants[name]}:
         return
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
@@ -137,11 +141,20 @@ def measure(
     if "hybrid" not in there:
         add_row(args, {"model": "hybrid", "setting": setting, "test": means([base])})
     for name, without in variants.items():
+        if args.variants and name not in args.variants:
+            continue
         if name in there or (beams["valid"] is None and "t5" not in without):
             continue
         start, users, records = time.perf_counter(), [], []
         for seed in args.seeds:
-            ranker = TwoStageRanker.fit(candidates, proposals["valid"], targets["valid"], without=without, seed=seed)
+            ranker = TwoStageRanker.fit(
+                candidates,
+                proposals["valid"],
+                targets["valid"],
+                without=without,
+                seed=seed,
+                committee=COMMITTEES.get(name, 1),
+            )
             found = candidates.without_beams(proposals["test"]) if "t5" in without else proposals["test"]
             users.append(next_item_metrics_per_user(ranker.best(found, 10)[0], targets["test"]))
             records.append(ranker.record)
