@@ -145,3 +145,27 @@ def test_leaves_the_model_in_its_mode_and_refuses_nonsense():
     for temperature in (0.0, 3e-224, float("nan")):
         with pytest.raises(ValueError, match="at least 0.001"):
             beam_search(model, trie, histories, temperature=temperature)
+
+
+def test_a_model_that_has_changed_decodes_as_it_is_now():
+    tokenizer, model, trie, histories = setup(60, [3, 1])
+    before = beam_search(model, trie, histories, num_beams=60)
+    again = beam_search(model, trie, histories, num_beams=60)
+    assert torch.equal(before.scores, again.scores)
+    with torch.no_grad():
+        model.encoder.block[0].layer[0].SelfAttention.q.weight.mul_(3)
+    after = beam_search(model, trie, histories, num_beams=60)
+    assert not torch.allclose(before.scores, after.scores, atol=1e-3)
+    expected = score_all(model, tokenizer, histories[:1])
+    torch.testing.assert_close(after.scores[0], expected[after.rows[0]], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_bfloat16_is_near(tokens):
+    _, model, trie, histories = setup(60, [3, 1, 4, 2, 5, 3, 3, 3, 7], tokens)
+    exact = beam_search(model, trie, histories, num_beams=60)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = beam_search(model, trie, histories, num_beams=60)
+    by_row = [scores[rows.argsort()] for rows, scores in zip(exact.rows, exact.scores)]
+    for rows, scores, expected in zip(near.rows, near.scores, by_row):
+        torch.testing.assert_close(scores[rows.argsort()], expected, atol=0.1, rtol=0)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tiger.t5 import DecoderState, encode, history_item_length
+from tiger.packed_t5 import PackedDecoder, packed
+from tiger.t5 import history_item_length
 from tiger.trie import SemanticIdTrie
 
 
@@ -28,7 +29,7 @@ class Beams:
     scores: torch.Tensor
 
 
-@torch.no_grad()  # inference_mode would keep autocast from holding on to the weights that it has cast
+@torch.inference_mode()
 def beam_search(
     model: T5ForConditionalGeneration,
     trie: SemanticIdTrie,
@@ -43,7 +44,7 @@ def beam_search(
     """The most probable tuples after each history; exact when ``num_beams`` is the number of tuples.
 
     Args:
-        model: a T5 over the trie's tokens.
+        model: a T5 over the trie's tokens. Products are of the type that autocast names, or float32.
         trie: on the model's device.
         histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
         num_beams: candidates kept a step. More than the trie has is allowed.
@@ -61,12 +62,13 @@ def beam_search(
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
     if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
         raise ValueError(f"temperature must be at least 0.001, got {temperature}")
-    was_training = model.training
-    model.eval()
-    try:
-        rows, scores = _search(model, trie, histories, num_beams, excluded, temperature, generator, scored_levels)
-    finally:
-        model.train(was_training)
+    device = histories.device.type
+    autocast = torch.is_autocast_enabled(device)
+    weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
+    length = history_item_length(model, trie.depth)
+    with torch.autocast(device, enabled=False):
+        decoder = PackedDecoder(weights, weights.encode(histories, length))
+        rows, scores = _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels)
     k = num_beams if k is None else k
     rows, scores = rows[:, :k], scores[:, :k]
     missing = k - rows.shape[1]
@@ -76,10 +78,9 @@ def beam_search(
     )
 
 
-def _search(model, trie, histories, num_beams, excluded, temperature, generator, scored_levels):
+def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels):
     batch, device = len(histories), histories.device
-    decoder = DecoderState(model, encode(model, histories, history_item_length(model, trie.depth)))
-    tokens = histories.new_full((batch, 1), model.config.decoder_start_token_id)
+    tokens = histories.new_full((batch, 1), decoder.start_token)
     scores = torch.zeros(batch, 1, device=device)
     keys = scores  # what the search ranks by: the scores, or the scores with noise
     nodes = None

@@ -269,7 +269,8 @@ def _codes(recommender: TigerRecommender) -> str:
     encoder = "an unrecorded encoder" if recommender.encoder is None else f"`{recommender.encoder.name}`"
     return (
         f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder} by "
-        f"{quantizer}, and a token that tells apart items with the same codes. {shared:.1%} of the items share all "
+        f"{quantizer}, and a token that tells apart items with the same codes. The T5's tokens are the "
+        f"{tokenizer.tokens} of these IDs. {shared:.1%} of the items share all "
         f"their codes with another.\n\n![Use of the codes, and items that share them]({PLOT})"
     )
 

@@ -42,19 +42,6 @@ class TigerT5(T5ForConditionalGeneration):
             self.config.save_pretrained(save_directory)
 
 
-@dataclass
-class EncodedHistories:
-    """What a decoder looks back at.
-
-    Args:
-        keys_values: a pair [B, heads, S, d_kv] a decoder layer.
-        hidden: bool [B, S], True at padding; None where there is none.
-    """
-
-    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
-    hidden: torch.Tensor | None
-
-
 def next_item_loss(
     model: T5ForConditionalGeneration,
     input_ids: torch.Tensor,
@@ -115,17 +102,13 @@ def _sibling_loss(model: T5ForConditionalGeneration, states: torch.Tensor, sibli
     for at, (level, candidates) in enumerate(zip(siblings, vectors)):
         if len(level.places):
             candidates = candidates.view(*level.choices.shape, -1)
-            logits = choice_logits(model, states[level.places, at], level.choices, candidates)
+            pad_token = model.config.pad_token_id
+            logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token)
             total = total + F.cross_entropy(logits, level.answers, reduction="sum")
     return total
 
 
-def choice_logits(
-    model: T5ForConditionalGeneration,
-    states: torch.Tensor,
-    choices: torch.Tensor,
-    vectors: torch.Tensor,
-) -> torch.Tensor:
+def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad_token: int) -> torch.Tensor:
     """What the output layer says of a few tokens: float32, the shape of ``choices``, -inf where they pad.
 
     Args:
@@ -137,7 +120,7 @@ def choice_logits(
         logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
     else:
         logits = (vectors.to(states.dtype) @ states.unsqueeze(-1)).squeeze(-1)
-    return logits.float().masked_fill(choices.eq(model.config.pad_token_id), float("-inf"))
+    return logits.float().masked_fill(choices.eq(pad_token), float("-inf"))
 
 
 def target_states(
@@ -169,7 +152,7 @@ def target_states(
     self_bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
     future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
     self_bias = self_bias.masked_fill(future, float("-inf"))
-    for block, (keys, values) in zip(model.decoder.block, encoded.keys_values):
+    for block, (keys, values) in zip(model.decoder.block, encoded):
         self_attention, cross_attention, feed_forward = block.layer
         states = _self_attention(model, self_attention, states, self_bias)
         normed = _norm(model, cross_attention.layer_norm, states)
@@ -181,8 +164,10 @@ def target_states(
     return _output(model, states)
 
 
-def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
-    """Encode histories and project them for every decoder layer.
+def encode(
+    model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Encode histories and project them for every decoder layer: keys and values [B, heads, S, d_kv] of each.
 
     Args:
         tokens: int64 [B, S], padded on the right.
@@ -200,7 +185,7 @@ def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length:
     else:
         hidden = None
     # On a CPU, what pads is left out of every product but that of attention. (A GPU would have to be asked how much.)
-    layout = _Layout(hidden) if hidden is not None and tokens.device.type == "cpu" else None
+    layout = TokenLayout(hidden) if hidden is not None and tokens.device.type == "cpu" else None
     states = _dropout(model, model.shared(tokens if layout is None else layout.pack(tokens)))
     for block in stack.block:
         attention, feed_forward = block.layer
@@ -213,10 +198,10 @@ def encode(model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length:
         if layout is not None:
             keys, values = layout.unpack(keys), layout.unpack(values)
         keys_values.append((_heads(model, keys), _heads(model, values)))
-    return EncodedHistories(keys_values, hidden)
+    return keys_values
 
 
-class _Layout:
+class TokenLayout:
     """Between a padded batch [B, S, ...] and its tokens alone [T, ...]."""
 
     def __init__(self, hidden: torch.Tensor):
@@ -230,86 +215,6 @@ class _Layout:
         """Zero where the batch pads."""
         rows = packed.new_zeros(self._shape.numel(), *packed.shape[1:]).index_copy(0, self._places, packed)
         return rows.unflatten(0, self._shape)
-
-
-class DecoderState:
-    """A decoder that has written some tokens for several beams of each history.
-
-    Cross-attention keys and values belong to the history, and its beams are so many queries. Self-attention ones stay
-    where the step that made them put them; what moves from step to step is each beam's line of ancestors.
-    """
-
-    def __init__(self, model: T5ForConditionalGeneration, encoded: EncodedHistories):
-        self._model = model
-        self._encoded = encoded
-        self._vectors = model.lm_head.weight
-        device = self._vectors.device.type
-        if chooses_among_siblings(model) and torch.is_autocast_enabled(device) and len(encoded.keys_values[0][0]) >= 8:
-            # Many beams will pick rows of it: cast all of them once. (For a user or two, that would cost more.)
-            self._vectors = self._vectors.to(torch.get_autocast_dtype(device))
-        self._cross_bias = None
-        if encoded.hidden is not None:
-            bias = torch.zeros(encoded.hidden.shape, device=encoded.hidden.device)
-            self._cross_bias = bias.masked_fill(encoded.hidden, float("-inf"))[:, None, None, :]
-        # A list a step; in it a pair of keys and values [B, beams then, heads, d_kv] a layer.
-        self._past: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
-        # For each of these steps, which of its beams each present beam comes from: int64 [B, beams now].
-        self._ancestors: list[torch.Tensor] = []
-
-    def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
-
-        Args:
-            choices: int64 [B, beams, W], tokens; [W] where all beams have the same.
-            allowed: bool [B, beams, W], which of them may follow; it matters where ``token_choice`` is ``siblings``.
-
-        Returns:
-            float32 [B, beams, W].
-        """
-        model, written = self._model, len(self._past)
-        heads = (model.config.num_heads, model.config.d_kv)
-        states = model.shared(tokens)
-        bias = (
-            model.decoder.block[0]
-            .layer[0]
-            .SelfAttention.compute_bias(1, written + 1, past_seen_tokens=written)[0, :, 0]
-        )
-        present = []
-        for layer, (block, (keys, values)) in enumerate(zip(model.decoder.block, self._encoded.keys_values)):
-            self_attention, cross_attention, feed_forward = block.layer
-            attention = self_attention.SelfAttention
-            normed = _norm(model, self_attention.layer_norm, states)
-            q, k, v = (project(normed).unflatten(-1, heads) for project in (attention.q, attention.k, attention.v))
-            present.append((k, v))
-            line = [*self._line(layer), (k, v)]
-            scores = torch.stack([(q * k).sum(-1) for k, _ in line], dim=-1).float() + bias
-            weights = scores.softmax(-1).to(v.dtype).unsqueeze(-1).unbind(-2)
-            seen = sum(weight * v for weight, (_, v) in zip(weights, line))
-            states = states + attention.o(seen.flatten(-2))
-            cross = cross_attention.EncDecAttention
-            queries = _heads(model, cross.q(_norm(model, cross_attention.layer_norm, states)))
-            states = states + cross.o(_attend(model, queries, keys, values, self._cross_bias))
-            states = _feed_forward(model, feed_forward, states)
-        self._past.append(present)
-        states = _output(model, states)
-        if chooses_among_siblings(model):
-            logits = choice_logits(model, states, choices, F.embedding(choices, self._vectors))
-            return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
-        return model.lm_head(states).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
-
-    def keep(self, beams: torch.Tensor) -> None:
-        """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
-        self._ancestors = [ancestors.gather(1, beams) for ancestors in self._ancestors] + [beams]
-
-    def _line(self, layer: int):
-        """Keys and values of each earlier step, [B, beams now or 1, heads, d_kv], for every present beam its own."""
-        for step, ancestors in zip(self._past, self._ancestors):
-            k, v = step[layer]
-            if k.shape[1] == 1:  # the step before the first choice: one for all beams
-                yield k, v
-            else:
-                rows = torch.arange(len(ancestors), device=ancestors.device).unsqueeze(-1)
-                yield k[rows, ancestors], v[rows, ancestors]
 
 
 def is_causal(model: T5ForConditionalGeneration) -> bool:
@@ -328,7 +233,7 @@ def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
 
 
 def _self_attention(
-    model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor, layout: _Layout | None = None
+    model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor, layout: TokenLayout | None = None
 ) -> torch.Tensor:
     attention = layer.SelfAttention
     normed = _norm(model, layer.layer_norm, states)
