@@ -193,6 +193,11 @@ class PackedDecoder:
         # Self-attention keys and values of what is written: [2, layers, B * beams, written, heads * d_kv].
         self._past: torch.Tensor | None = None
 
+    @property
+    def written(self) -> int:
+        """Tokens so far, the start token left out."""
+        return 0 if self._past is None else self._past.shape[3]
+
     def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
 
@@ -205,7 +210,7 @@ class PackedDecoder:
         """
         model, encoded = self._model, self._encoded
         (batch, beams), heads = tokens.shape, (model.heads, model.width)
-        written = 0 if self._past is None else self._past.shape[3]
+        written = self.written
         size = (2, len(model._decoder), batch * beams, written + 1, model.heads * model.width)
         present = torch.empty(size, dtype=model.dtype, device=tokens.device)
         if written:

@@ -5,6 +5,7 @@ python recipes/speed/decoding.py [--dataset datasets/beauty] [--repeats 5]
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
 from unittest.mock import patch
@@ -20,10 +21,14 @@ from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.examples import pad_rows
 from tiger.generation import beam_search
-from tiger.t5 import DecoderState
+from tiger.packed_t5 import PackedDecoder
 
 BFLOAT16 = ", bfloat16"
 FLOOR = "tiger's products alone"
+PRODUCTS = (
+    *(torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default),
+    *(torch.ops.aten.linear.default, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default),
+)
 BARS = {
     "batch 1, 50 beams, against cornac": 4.0,
     "batch 16, 20 beams, against cornac": 8.0,
@@ -61,6 +66,7 @@ def main() -> None:
         model, trie, tokenizer, cornac, processor, function, histories[:: max(1, len(histories) // 32)]
     )
     print(same)
+    half = copy.deepcopy(model).bfloat16()
     cells = []
     for batch in args.batches:
         # Spread over lengths, so that a batch of 16 is no luckier than one of 256; ours takes them by length.
@@ -85,12 +91,18 @@ def main() -> None:
             sizes |= {"generate, logits processor": len(part), "generate, prefix function": len(part)}
             candidates = {name: in_type(run, False) for name, run in runs.items()}
             candidates |= {name + BFLOAT16: in_type(run, True) for name, run in runs.items()}
+            # Both hold their weights in bfloat16: transformers by ``model.bfloat16()``, its quicker way.
+            constraints = {"logits processor": {"processor": processor}, "prefix function": {"function": function}}
+            for kind, options in constraints.items():
+                candidates[f"generate, {kind}{BFLOAT16}"] = in_type(
+                    lambda options=options: hf_generate(half, hf_tokens, beams, trie.depth, **options), False
+                )
             for suffix, run in (("", candidates["tiger"]), (BFLOAT16, candidates["tiger" + BFLOAT16])):
                 with torch.no_grad(), Products() as products:
                     run()
                 candidates[FLOOR + suffix] = in_type(products.again, False)
             sizes[FLOOR] = len(users)
-            # The context around all keeps the weights in bfloat16, as one around a server's life would.
+            # The context around all keeps cornac's weights in bfloat16, as one around a server's life would.
             with torch.autocast("cpu", torch.bfloat16):
                 timed = interleaved(candidates, args.repeats, label=f"batch {batch}, {beams} beams")
             sizes |= {name + BFLOAT16: size for name, size in sizes.items()}
@@ -127,7 +139,7 @@ class Products(TorchDispatchMode):
         self._calls: list[tuple] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default):
+        if function in PRODUCTS:
             self._calls.append((function, args))
         return function(*args, **(kwargs or {}))
 
@@ -165,22 +177,21 @@ def same_answers(model, trie, tokenizer, cornac, processor, function, histories,
             found, scores = hf_generate(model, tokens, beams, trie.depth, **options)
             check("generate", tokenizer.decode(found[0].numpy()).tolist(), scores[0].numpy(), ours)
         if cornac:
-            with patch.object(DecoderState, "step", level_normalised(DecoderState.step, tokenizer)):
+            with patch.object(PackedDecoder, "step", level_normalised(PackedDecoder.step, tokenizer)):
                 ours = beam_search(model, trie, tokens, beams)
             check("cornac", *cornac.beams(*cornac.inputs([history]), beams), ours)
     return {"users": len(histories), "beams": beams, "largest_score_gap": gaps}
 
 
 def level_normalised(step, tokenizer):
-    """``DecoderState.step`` with probabilities of a level's tokens alone."""
+    """``PackedDecoder.step`` with probabilities among a level's tokens."""
     bounds = [*tokenizer.level_offsets.tolist(), tokenizer.vocab_size]
 
-    def wrapped(self, tokens):
-        level = len(self._past)
-        log_probs = step(self, tokens)
-        own = slice(bounds[level], bounds[level + 1])
-        log_probs[..., own] = log_probs[..., own].log_softmax(-1)
-        return log_probs
+    def wrapped(self, tokens, choices, allowed):
+        level = self.written
+        own = torch.arange(bounds[level], bounds[level + 1])
+        log_probs = step(self, tokens, own, torch.ones(*tokens.shape, len(own), dtype=torch.bool))
+        return log_probs.log_softmax(-1).gather(-1, (choices - bounds[level]).expand(allowed.shape))
 
     return wrapped
 
