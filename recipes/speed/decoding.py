@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -66,6 +67,7 @@ def main() -> None:
         model, trie, tokenizer, cornac, processor, function, histories[:: max(1, len(histories) // 32)]
     )
     print(same)
+    constraints = {"logits processor": {"processor": processor}, "prefix function": {"function": function}}
     half = copy.deepcopy(model).bfloat16()
     cells = []
     for batch in args.batches:
@@ -82,21 +84,14 @@ def main() -> None:
                 sizes["cornac"] = len(some)
             part = users if len(users) <= args.hf_users else users[:: len(users) // args.hf_users][: args.hf_users]
             hf_tokens = encode(part)
-            runs["generate, logits processor"] = lambda: hf_generate(
-                model, hf_tokens, beams, trie.depth, processor=processor
-            )
-            runs["generate, prefix function"] = lambda: hf_generate(
-                model, hf_tokens, beams, trie.depth, function=function
-            )
-            sizes |= {"generate, logits processor": len(part), "generate, prefix function": len(part)}
             candidates = {name: in_type(run, False) for name, run in runs.items()}
             candidates |= {name + BFLOAT16: in_type(run, True) for name, run in runs.items()}
             # Both hold their weights in bfloat16: transformers by ``model.bfloat16()``, its quicker way.
-            constraints = {"logits processor": {"processor": processor}, "prefix function": {"function": function}}
             for kind, options in constraints.items():
-                candidates[f"generate, {kind}{BFLOAT16}"] = in_type(
-                    lambda options=options: hf_generate(half, hf_tokens, beams, trie.depth, **options), False
-                )
+                for own, suffix in ((model, ""), (half, BFLOAT16)):
+                    run = partial(hf_generate, own, hf_tokens, beams, trie.depth, **options)
+                    candidates[f"generate, {kind}{suffix}"] = in_type(run, False)
+                sizes[f"generate, {kind}"] = len(part)
             for suffix, run in (("", candidates["tiger"]), (BFLOAT16, candidates["tiger" + BFLOAT16])):
                 with torch.no_grad(), Products() as products:
                     run()
