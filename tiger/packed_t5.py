@@ -54,13 +54,15 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     What changes a weight in place counts up its version, but for fused optimizers; these move every element, so the
     first one of each weight tells.
     """
-    weights = list(model.parameters())
+    kept = _kept.setdefault(model, {})
+    weights = kept.get("weights")
+    if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
+        weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
     first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
     state = (model.device, sum(weight._version for weight in weights), first)
-    types = _kept.setdefault(model, {})
-    if dtype not in types or types[dtype][0] != state:
-        types[dtype] = (state, PackedT5(model, dtype))
-    return types[dtype][1]
+    if dtype not in kept or kept[dtype][0] != state:
+        kept[dtype] = (state, PackedT5(model, dtype))
+    return kept[dtype][1]
 
 
 class PackedT5:
