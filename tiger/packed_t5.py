@@ -152,12 +152,12 @@ class PackedT5:
         return self._biases[key]
 
     def _decoder_bias(self, written: int) -> torch.Tensor:
-        """[written + 1, heads]: the last position's view of all."""
+        """[written + 1, 1, heads]: the last position's view of all."""
         key = ("decoder", written)
         if key not in self._biases:
             with torch.no_grad():
                 bias = self._tables[1].compute_bias(1, written + 1, past_seen_tokens=written)
-            self._biases[key] = bias.detach()[0, :, 0].T.contiguous()
+            self._biases[key] = bias.detach()[0, :, 0].T.contiguous().unsqueeze(1)
         return self._biases[key]
 
     def _norm(self, states: torch.Tensor) -> torch.Tensor:
@@ -192,13 +192,14 @@ class PackedDecoder:
     def __init__(self, model: PackedT5, encoded: EncodedHistories):
         self._model, self._encoded = model, encoded
         self.start_token = model.config.decoder_start_token_id
-        # Self-attention keys and values of what is written: [2, layers, B * beams, written, heads * d_kv].
+        # Self-attention keys and values of what is written: [written, 2, layers, B * beams then, heads * d_kv].
         self._past: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None  # which of these beams go on, int64 [B * beams]
 
     @property
     def written(self) -> int:
         """Tokens so far, the start token left out."""
-        return 0 if self._past is None else self._past.shape[3]
+        return 0 if self._past is None else len(self._past)
 
     def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
@@ -213,20 +214,20 @@ class PackedDecoder:
         model, encoded = self._model, self._encoded
         (batch, beams), heads = tokens.shape, (model.heads, model.width)
         written = self.written
-        size = (2, len(model._decoder), batch * beams, written + 1, model.heads * model.width)
+        size = (written + 1, 2, len(model._decoder), batch * beams, model.heads * model.width)
         present = torch.empty(size, dtype=model.dtype, device=tokens.device)
         if written:
-            present[:, :, :, :written] = self._past
+            torch.index_select(self._past, 3, self._kept, out=present[:written])
         bias = model._decoder_bias(written)
         states = F.embedding(tokens, model.embeddings)
         for layer, block in enumerate(model._decoder):
             together = F.linear(model._norm(states), block.self_in).view(batch * beams, 3, -1)
-            present[:, layer, :, written] = together[:, 1:].transpose(0, 1)
-            keys, values = present[:, layer].unflatten(-1, heads)
+            present[written, :, layer] = together[:, 1:].transpose(0, 1)
+            keys, values = present[:, :, layer].unflatten(-1, heads).unbind(1)
             if written:
-                scores = (together[:, :1].unflatten(-1, heads) * keys).sum(-1).float() + bias
-                weights = scores.softmax(1).to(model.dtype).unsqueeze(-1)
-                values = (weights * values).sum(1)
+                scores = (together[:, 0].unflatten(-1, heads) * keys).sum(-1).float() + bias
+                weights = scores.softmax(0).to(model.dtype).unsqueeze(-1)
+                values = (weights * values).sum(0)
             states = states + F.linear(values.reshape(batch, beams, -1), block.self_out)
             queries = F.linear(model._norm(states), block.cross_in).unflatten(-1, heads).transpose(1, 2)
             seen = _attend(queries, encoded.keys[layer], encoded.values[layer], encoded.bias)
@@ -241,6 +242,5 @@ class PackedDecoder:
 
     def keep(self, beams: torch.Tensor) -> None:
         """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
-        before = self._past.shape[2] // len(beams)
-        rows = beams + before * torch.arange(len(beams), device=beams.device).unsqueeze(-1)
-        self._past = self._past.index_select(2, rows.flatten())
+        before = self._past.shape[3] // len(beams)
+        self._kept = (beams + before * torch.arange(len(beams), device=beams.device).unsqueeze(-1)).flatten()
