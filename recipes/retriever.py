@@ -137,9 +137,7 @@ def main() -> None:
         "arguments": asdict(args) | training_settings(training),
         "parameters": model.num_parameters(),
     }
-    # By what columns the items' texts were made, for the texts of items to come.
-    report = Path(args.tokenizer) / "report.json"
-    known["template"] = json.loads(report.read_text()).get("template") if report.exists() else None
+    known["template"] = template_of(args.tokenizer)  # for the texts of items to come
     encoder = Path(args.tokenizer) / "encoder"
     recommender = TigerRecommender(
         model,
@@ -162,14 +160,22 @@ def known_of_items(
     """Vectors of all items, one array for each word of ``start_from``."""
     sources = {
         "codes": lambda: tokenizer.quantizer.decode(tokenizer.codes),
-        "words": lambda: word_vectors(item_texts(data.items)),
+        "words": lambda: word_vectors(item_texts(data.items, template_of(args.tokenizer))),
         "log": lambda: log_vectors(split.train, data.num_items),
     }
     names = [name.strip() for name in args.start_from.split(",")]
     wrong = [name for name in names if name not in sources]
     if wrong:
         raise DataError(f"start_from {args.start_from!r}: {wrong[0]!r} is none of {', '.join(sources)}.")
+    if "codes" in names and tokenizer.quantizer is None:
+        raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
     return [sources[name]() for name in names]
+
+
+def template_of(tokenizer: str) -> str | None:
+    """By what columns the items' texts were made."""
+    report = Path(tokenizer) / "report.json"
+    return json.loads(report.read_text()).get("template") if report.exists() else None
 
 
 def word_vectors(texts: list[str]) -> np.ndarray:

@@ -169,3 +169,25 @@ def test_bfloat16_is_near(tokens):
     by_row = [scores[rows.argsort()] for rows, scores in zip(exact.rows, exact.scores)]
     for rows, scores, expected in zip(near.rows, near.scores, by_row):
         torch.testing.assert_close(scores[rows.argsort()], expected, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_among_some_rows_probabilities_are_those_among_all(tokens):
+    _, model, trie, histories = setup(60, [3, 0, 5], tokens)
+    everything = beam_search(model, trie, histories, num_beams=60)
+    among = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.2
+    excluded = torch.tensor([among.nonzero().squeeze(1)[:3].tolist() + [int((~among).nonzero()[0])]]).expand(3, -1)
+    some = beam_search(model, trie, histories, num_beams=60, among=among)
+    fewer = beam_search(model, trie, histories, num_beams=60, among=among, excluded=excluded)
+    for row in range(3):
+        kept = among[everything.rows[row]]
+        count = int(among.sum())
+        assert some.rows[row, :count].tolist() == everything.rows[row][kept].tolist()
+        torch.testing.assert_close(some.scores[row, :count], everything.scores[row][kept], atol=2e-5, rtol=0)
+        assert (some.rows[row, count:] == -1).all()
+        left = [item for item in some.rows[row, :count].tolist() if item not in excluded[row]]
+        assert fewer.rows[row, : count - 3].tolist() == left and (fewer.rows[row, count - 3 :] == -1).all()
+    # Dead ends cost no beam: with one left, one beam finds it.
+    last = among.nonzero().squeeze(1)
+    alone = beam_search(model, trie, histories, 1, among=among, excluded=last[:-1].unsqueeze(0).expand(3, -1))
+    assert alone.rows.tolist() == [[int(last[-1])]] * 3

@@ -187,12 +187,20 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ValueError, match="use the tokenizer saved with the model"):
         check_pair(model, make_tokenizer(12, seed=1))
     tokenizer.add_items([f"new-{n}" for n in range(20)], codes=np.zeros((20, 3), dtype=int))
-    with pytest.raises(ValueError, match="resize its embeddings"):
+    with pytest.raises(ValueError, match="use grow_vocabulary"):
         check_pair(model, tokenizer)
     with pytest.raises(ValueError, match="processing_class"):
         TigerTrainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
     with pytest.raises(DataError, match="history_attention"):
         t5_config(tokenizer, history_attention="sideways")
+
+
+def test_other_tokens_than_the_models_are_refused():
+    tokenizer = make_tokenizer(12)
+    with pytest.raises(ValueError, match="tokens are codes, the tokenizer's are prefixes"):
+        check_pair(make_model(tokenizer), tokenizer.with_tokens("prefixes"))
+    with pytest.raises(ValueError, match="tokens are prefixes"):
+        check_pair(make_model(tokenizer.with_tokens("prefixes")), tokenizer)
 
 
 @pytest.mark.parametrize("tokens", ["codes", "prefixes"])
@@ -231,14 +239,15 @@ def test_new_prefixes_start_where_their_codes_say():
     tokenizer = SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes")
     model = make_model(tokenizer)
     before = model.shared.weight.detach().clone()
-    tokenizer.add_items(["f", "g"], codes=np.array([[2, 1], [2, 1]]))
+    tokenizer.add_items(["f", "g", "h"], codes=np.array([[2, 1], [2, 1], [3, 1]]))
     grow_vocabulary(model, tokenizer)
     after = model.shared.weight.detach()
-    assert torch.equal(after[: len(before)], before) and len(after) == tokenizer.vocab_size == len(before) + 3
+    assert torch.equal(after[: len(before)], before) and len(after) == tokenizer.vocab_size == len(before) + 6
     table = torch.from_numpy(tokenizer.token_table).long()
     steps = torch.stack([after[table[row, 1]] - after[table[row, 0]] for row in (1, 3)])  # code 1 elsewhere
     torch.testing.assert_close(after[table[5, 1]], after[table[4, 0]] + steps.mean(0))
     torch.testing.assert_close(after[table[5, 2]], after[table[5, 1]])  # collision tokens mean nothing
+    torch.testing.assert_close(after[table[7, 0]], after[table[[0, 2, 4], 0]].mean(0))  # nobody else has code 3
     again = make_model(SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes"))
     grow_vocabulary(again, tokenizer)
     assert torch.equal(again.shared.weight, model.shared.weight)

@@ -1,10 +1,13 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_model
 from tests.test_candidates import DAY, catalogue, codes, sequences, vectors
+from tiger.batch import recommend_users
 from tiger.candidates import Candidates
 from tiger.data import DataError
 from tiger.metrics import next_item_metrics
@@ -155,6 +158,17 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     (folder / TREES).write_text(json.dumps({"lightgbm": ["tree\nnonsense"]}))
     with pytest.raises(DataError, match="trees.json"):
         TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
+
+
+def test_all_users_of_a_log_file_to_file(fitted, tokenizer, tmp_path):
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, items=catalogue(), ranker=fitted)
+    users, items = ["ann", "ann", "bob"], ["item-3", "item-20", "item-5"]
+    log = pa.table({"user_id": users, "item_id": items, "timestamp": [86400, 2 * 86400, 86400]})
+    pq.write_table(log, tmp_path / "log.parquet")
+    recommend_users(tiger, tmp_path / "log.parquet", tmp_path / "out.parquet", k=4, num_beams=8, bf16=False)
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["user_id"] for row in found] == ["ann"] * 4 + ["bob"] * 4
+    assert {row["item_id"] for row in found[:4]}.isdisjoint(items[:2])
 
 
 def test_timestamps_matter_where_there_are_any(fitted):

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
 
+from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences, read_events
 from tiger.files import write_atomically, written_whole
 from tiger.recommender import TigerRecommender
@@ -187,10 +188,15 @@ def _identity(log: Path) -> dict:
 
 
 def _fingerprint(tiger: TigerRecommender) -> str:
-    """Of the catalogue and of all weights."""
+    """Of the catalogue, of all weights and of all trees."""
     digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
     digest.update("\0".join(tiger.tokenizer.item_ids).encode())
-    for model in (tiger.model, *([] if tiger.ranker is None else [tiger.ranker.ranker])):
+    models = [tiger.model]
+    if isinstance(tiger.ranker, CatalogueRanker):
+        models.append(tiger.ranker.ranker)
+    elif tiger.ranker is not None:
+        digest.update("".join(trees.model_to_string() for trees in tiger.ranker.trees).encode())
+    for model in models:
         for weights in model.state_dict().values():
             digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

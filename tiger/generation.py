@@ -40,6 +40,7 @@ def beam_search(
     temperature: float | None = None,
     generator: torch.Generator | None = None,
     scored_levels: int | None = None,
+    among: torch.Tensor | None = None,
 ) -> Beams:
     """The most probable tuples after each history; exact when ``num_beams`` is the number of tuples.
 
@@ -57,6 +58,7 @@ def beam_search(
         generator: random numbers for sampling.
         scored_levels: levels that the model knows something of (default all). On the others what is allowed after a
             beam is equally probable: the collision tokens of items that training never saw mean nothing.
+        among: bool [n], the only rows that may be answered. Probabilities stay those among all.
     """
     if num_beams < 1 or (k is not None and k < 1):
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
@@ -68,7 +70,9 @@ def beam_search(
     length = history_item_length(model, trie.depth)
     with torch.autocast(device, enabled=False):
         decoder = PackedDecoder(weights, weights.encode(histories, length))
-        rows, scores = _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels)
+        rows, scores = _search(
+            decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, among
+        )
     k = num_beams if k is None else k
     rows, scores = rows[:, :k], scores[:, :k]
     missing = k - rows.shape[1]
@@ -78,20 +82,28 @@ def beam_search(
     )
 
 
-def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels):
+def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, among):
     batch, device = len(histories), histories.device
     tokens = histories.new_full((batch, 1), decoder.start_token)
     scores = torch.zeros(batch, 1, device=device)
     keys = scores  # what the search ranks by: the scores, or the scores with noise
     nodes = None
-    exclusion = None if excluded is None else _Exclusion(trie, excluded)
+    members = None if among is None else _Members(trie, among)
+    exclusion = None
+    if excluded is not None:
+        if members is not None:  # what can't be answered need not be left out
+            excluded = excluded.masked_fill(~among[excluded.clamp(min=0)], -1)
+        exclusion = _Exclusion(trie, excluded, members or trie)
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, nodes)
         shape = (batch, scores.shape[1], trie.widths[level])
         children, allowed = children.expand(shape), allowed.expand(shape)
-        if scored_levels is None or level < scored_levels:
+        scored = scored_levels is None or level < scored_levels
+        if scored:
             log_probs = decoder.step(tokens, choices, allowed)
-        else:
+        if members is not None:
+            allowed = allowed & (members.leaf_counts(level, children) > 0)
+        if not scored:
             log_probs = scores.new_zeros(shape).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         if exclusion is not None:
             allowed = allowed & ~exclusion.exhausted(level, nodes, children)
@@ -123,11 +135,23 @@ def _perturb(candidates: torch.Tensor, parents: torch.Tensor, generator: torch.G
     return torch.where(candidates.isneginf() | conditioned.isnan(), float("-inf"), conditioned)
 
 
-class _Exclusion:
-    """Which nodes lead to excluded rows only."""
+class _Members:
+    """How many of some rows, bool [n], lie under a node."""
 
-    def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor):
+    def __init__(self, trie: SemanticIdTrie, among: torch.Tensor):
         self._trie = trie
+        self._before = torch.nn.functional.pad(among[trie.rows.long()].cumsum(0), (1, 0))
+
+    def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        first, stop = self._trie.leaf_ranges(level, nodes)
+        return self._before[stop] - self._before[first]
+
+
+class _Exclusion:
+    """Which nodes lead to excluded rows only; ``counted`` says how many rows there are under a node."""
+
+    def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor, counted: SemanticIdTrie | _Members):
+        self._trie, self._counted = trie, counted
         # Leaves in order: those under one node stand together, from the first of them to the last.
         none = len(trie)
         leaves = trie.leaves[excluded.clamp(min=0)].long().masked_fill(excluded < 0, none).sort(-1).values
@@ -142,7 +166,7 @@ class _Exclusion:
         on_level = self._paths[..., level].contiguous()
         ordered = on_level.masked_fill(~self._valid, len(self._trie))
         together = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
-        dead = self._valid & (together == self._trie.leaf_counts(level, on_level))
+        dead = self._valid & (together == self._counted.leaf_counts(level, on_level))
         dead = dead.unsqueeze(1)
         if nodes is not None:
             dead = dead & (nodes.unsqueeze(-1) == self._paths[..., level - 1].unsqueeze(1))

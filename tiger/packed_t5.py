@@ -45,6 +45,8 @@ class _Block:
     cross_out: torch.Tensor | None = None
 
 
+_VECTORS = 1 << 22  # elements of choices' vectors held at once
+
 _kept: weakref.WeakKeyDictionary[T5ForConditionalGeneration, dict] = weakref.WeakKeyDictionary()
 
 
@@ -52,14 +54,16 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     """The model's weights packed, made once for as long as they stay what they are.
 
     What changes a weight in place counts up its version, but for fused optimizers; these move every element, so the
-    first one of each weight tells.
+    first one of each weight tells. What writes some elements through ``.data`` goes unseen, and so does a layer that
+    is replaced.
     """
     kept = _kept.setdefault(model, {})
     weights = kept.get("weights")
     if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
         weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
     first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
-    state = (model.device, sum(weight._version for weight in weights), first)
+    versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
+    state = (model.device, versions, first)
     if dtype not in kept or kept[dtype][0] != state:
         kept[dtype] = (state, PackedT5(model, dtype))
     return kept[dtype][1]
@@ -236,7 +240,13 @@ class PackedDecoder:
         self._past = present
         states = model._norm(states)
         if model.among_siblings:
-            logits = choice_logits(states, choices, F.embedding(choices, model.output), model.config.pad_token_id)
+            if choices.ndim == 3:  # a few users at a time: all users' vectors would fill the memory
+                users = max(1, _VECTORS // (choices[0].numel() * model.output.shape[1]))
+                parts = zip(states.split(users), choices.split(users))
+            else:
+                parts = [(states, choices)]
+            pad = model.config.pad_token_id
+            logits = torch.cat([choice_logits(*part, F.embedding(part[1], model.output), pad) for part in parts])
             return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
         return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
 

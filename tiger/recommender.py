@@ -91,7 +91,6 @@ class TigerRecommender:
         self.ranker = ranker
         self.unseen = np.zeros(len(tokenizer), dtype=bool)
         self._trie: SemanticIdTrie | None = None
-        self._halves: tuple[CataloguePart, CataloguePart] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -194,17 +193,10 @@ class TigerRecommender:
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
         if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
-            return answer(CataloguePart(self.trie))
-        return shared_places(*map(answer, self._seen_and_unseen()), k=k, places=math.ceil(unseen_share * k - 1e-9))
-
-    def _seen_and_unseen(self) -> tuple[CataloguePart, CataloguePart]:
-        if self._halves is None:
-            table, codes = self.tokenizer.token_table, self.tokenizer.num_codebooks
-            self._halves = (
-                CataloguePart.of(table, ~self.unseen),
-                CataloguePart.of(table, self.unseen, scored_levels=codes),
-            )
-        return self._halves
+            return answer(CataloguePart())
+        # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
+        halves = (CataloguePart(~self.unseen), CataloguePart(self.unseen, self.tokenizer.num_codebooks))
+        return shared_places(*map(answer, halves), k=k, places=math.ceil(unseen_share * k - 1e-9))
 
     def _beams(
         self,
@@ -227,7 +219,8 @@ class TigerRecommender:
         # Users with histories of one length share a batch, so that nothing is padded.
         order = examples.by_length()
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        trie = part.trie.to(self.device)
+        trie = self.trie
+        among = None if part.chosen is None else torch.from_numpy(part.chosen).to(self.device)
 
         def decode(users: np.ndarray) -> int:
             batch = collate([examples[user] for user in users])
@@ -237,12 +230,13 @@ class TigerRecommender:
                 batch["input_ids"].to(self.device),
                 num_beams=num_beams,
                 k=k,
-                excluded=part.places(batch["seen"]).to(self.device) if exclude_history else None,
+                excluded=batch["seen"].to(self.device) if exclude_history else None,
                 temperature=temperature,
                 generator=generator,
                 scored_levels=part.scored_levels,
+                among=among,
             )
-            answers[users], scores[users] = part.catalogue_rows(beams.rows.cpu().numpy()), beams.scores.cpu().numpy()
+            answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
             return len(users)
 
         # Random numbers are drawn batch after batch, or a seed would not say what comes.
@@ -406,7 +400,7 @@ class TigerRecommender:
     def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
         """Nothing here can fail: a catalogue is the old one or the new one."""
         self.model, self.tokenizer, self.items, self.ranker = model, tokenizer, items, ranker
-        self.unseen, self._trie, self._halves = unseen, trie, None
+        self.unseen, self._trie = unseen, trie
 
     def _known_rows(self, item_ids: Sequence[str]) -> np.ndarray:
         rows = self.tokenizer.rows(item_ids, missing=-1)
@@ -454,7 +448,7 @@ class TigerRecommender:
         return vectors
 
     def _grown_model(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
-        """The model, or where collisions outgrew its vocabulary a copy with room for all tokens."""
+        """The model, or where the catalogue outgrew its vocabulary a copy with room for all tokens."""
         if tokenizer.vocab_size <= self.model.config.vocab_size:
             return self.model
         model = copy.deepcopy(self.model)

@@ -95,7 +95,7 @@ def start_from_items(
         known += projected / projected.std().clamp(min=1e-12)
     known *= embeddings.std() / known.std()
     for tokens in tokenizer.token_table.T:
-        tokens = torch.from_numpy(tokens).long()
+        tokens = torch.from_numpy(tokens).long().to(embeddings.device)
         counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
         means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
         used = counts.squeeze(-1) > 0
@@ -108,9 +108,9 @@ def start_from_items(
 def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
     """Give the model the tokens that its tokenizer has won since training.
 
-    A new collision token starts at random (equal additions to equal models give equal models). A new prefix starts
-    where its parent is, moved by what its last code means elsewhere: the mean step from parent to child over the
-    prefixes of that level with the same code.
+    A new collision token starts at random (equal additions to equal models give equal models), a new first code in
+    the middle of the others. A longer new prefix starts where its parent is, moved by what its last code means
+    elsewhere: the mean step from parent to child over the prefixes of that level with the same code.
     """
     known = model.config.vocab_size
     if tokenizer.vocab_size <= known:
@@ -121,14 +121,19 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
     if tokenizer.tokens == "codes":
         return
     embeddings = model.shared.weight
-    table, codes = (torch.from_numpy(part).long() for part in (tokenizer.token_table, tokenizer.semantic_ids))
+    table, codes = (
+        torch.from_numpy(part).long().to(embeddings.device) for part in (tokenizer.token_table, tokenizer.semantic_ids)
+    )
     for level in range(tokenizer.depth):
         tokens, first = np.unique(tokenizer.token_table[:, level], return_index=True)
-        tokens, first = torch.from_numpy(tokens).long(), torch.from_numpy(first)
-        parents = embeddings[table[first, level - 1]] if level else torch.zeros_like(embeddings[tokens])
+        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in (tokens, first))
         kinds, old = codes[first, level], tokens < known
         if old.all():
             continue
+        if level == 0:  # no other prefix has its code: in the middle of all
+            embeddings[tokens[~old]] = embeddings[tokens[old]].mean(dim=0)
+            continue
+        parents = embeddings[table[first, level - 1]]
         steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
         counts = torch.zeros(len(steps)).to(embeddings)
         if level < tokenizer.num_codebooks:  # the collision token means nothing
@@ -182,6 +187,8 @@ class TigerTrainer(Trainer):
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
+        if args.n_gpu > 1 and chooses_among_siblings(model):
+            raise ValueError("a model of prefixes can't be split among GPUs within a process: use accelerate launch")
         if args.label_smoothing_factor or args.gradient_checkpointing:
             raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
         # What a step reads is known to the collators; Trainer need not look for it in forward's signature.
@@ -314,10 +321,13 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
             f"this model was made for semantic IDs {made_for}, the tokenizer holds {tokenizer.fingerprint}: "
             "use the tokenizer saved with the model"
         )
+    if chooses_among_siblings(model) != (tokenizer.tokens == "prefixes"):
+        kind = "prefixes" if chooses_among_siblings(model) else "codes"
+        raise ValueError(f"this model's tokens are {kind}, the tokenizer's are {tokenizer.tokens}: use with_tokens")
     if model.config.vocab_size != tokenizer.vocab_size:
         raise ValueError(
             f"the model has {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: "
-            "make the model with t5_config(tokenizer), or resize its embeddings after adding items"
+            "make the model with t5_config(tokenizer), or use grow_vocabulary after adding items"
         )
 
 

@@ -5,34 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-
-from tiger.trie import SemanticIdTrie
 
 
 @dataclass(frozen=True)
 class CataloguePart:
-    """Items among which beam search chooses: all, or some ``rows`` of the catalogue, which the trie counts anew."""
+    """Items among which beam search chooses.
 
-    trie: SemanticIdTrie
-    rows: np.ndarray | None = None
-    inverse: np.ndarray | None = None
+    Args:
+        chosen: bool [n]; None: all.
+        scored_levels: levels that the model knows something of; None: all.
+    """
+
+    chosen: np.ndarray | None = None
     scored_levels: int | None = None
 
-    @classmethod
-    def of(cls, token_table: np.ndarray, chosen: np.ndarray, scored_levels: int | None = None) -> CataloguePart:
-        rows = np.flatnonzero(chosen)
-        inverse = np.full(len(token_table) + 1, -1)  # the last is for row -1, "no item"
-        inverse[rows] = np.arange(len(rows))
-        return cls(SemanticIdTrie.build(token_table[rows]), rows, inverse, scored_levels)
-
-    def places(self, rows: torch.Tensor) -> torch.Tensor:
-        """The catalogue's rows as the trie counts them; -1: not among these."""
-        return rows if self.inverse is None else torch.from_numpy(self.inverse[rows.numpy()])
-
-    def catalogue_rows(self, places: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`places`."""
-        return places if self.rows is None else np.where(places < 0, -1, self.rows[places])
+    @property
+    def rows(self) -> np.ndarray | None:
+        return None if self.chosen is None else np.flatnonzero(self.chosen)
 
 
 def shared_places(

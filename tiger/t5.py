@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 HISTORY_ATTENTION = ("causal", "full")
-TOKEN_CHOICE = ("all", "siblings")
 
 
 class TigerT5(T5ForConditionalGeneration):

@@ -177,11 +177,16 @@ class SemanticIdTrie:
             path.append(nodes)
         return torch.stack(path[::-1], dim=-1)
 
-    def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """How many leaves lie under each node of ``level``: int64, the shape of ``nodes``."""
+    def leaf_ranges(self, level: int, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The leaves under each node of ``level``: the first of them and the one after the last, as ``nodes``."""
         first, stop = nodes, nodes + 1
         for starts in self.children[level:]:
             first, stop = starts[first].long(), starts[stop].long()
+        return first, stop
+
+    def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """How many leaves lie under each node of ``level``: int64, the shape of ``nodes``."""
+        first, stop = self.leaf_ranges(level, nodes)
         return stop - first
 
     def _arrays(self) -> list[torch.Tensor]:

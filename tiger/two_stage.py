@@ -266,7 +266,7 @@ class TwoStageRanker:
         """
         folder = Path(folder)
         settings = json.loads((folder / SETTINGS).read_text())
-        if settings["format"] != FORMAT:
+        if settings["format"] not in (1, FORMAT):  # 1: one fit, its text alone
             raise DataError(
                 f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: fit anew."
             )
@@ -278,7 +278,7 @@ class TwoStageRanker:
         )
         try:
             texts = json.loads((folder / TREES).read_text())["lightgbm"]
-            trees = [lightgbm.Booster(model_str=text) for text in texts]
+            trees = [lightgbm.Booster(model_str=text) for text in ([texts] if isinstance(texts, str) else texts)]
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
         return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])

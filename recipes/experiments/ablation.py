@@ -23,7 +23,7 @@ from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingAr
 
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
-from tiger.data import LeaveOneOut, RecommendationData
+from tiger.data import DataError, LeaveOneOut, RecommendationData
 from tiger.embeddings import LSAEncoder, item_texts
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import write_atomically
@@ -87,6 +87,8 @@ def main() -> None:
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []}
+    if found.get("seconds", args.seconds) != args.seconds:
+        raise DataError(f"{file} holds rows of {found['seconds']} seconds: remove it, or give --seconds so many.")
     found |= {"command": shlex.join(["python", *sys.argv]), "seconds": args.seconds, "users": args.users}
     for name, settings in rows().items():
         if any(row["step"] == name for row in found["rows"]):

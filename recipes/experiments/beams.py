@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tiger.arguments import parse_arguments
@@ -45,10 +46,11 @@ def main() -> None:
     for beams in args.beams:
         start = time.perf_counter(), time.process_time()
         with torch.autocast(tiger.device.type, torch.bfloat16):
-            answers, _ = tiger.recommend_rows(users.histories, k=max(beams, 10), num_beams=beams, rank=False)
+            answers, _ = tiger.recommend_rows(users.histories, k=beams, num_beams=beams, rank=False)
         row = {"beams": beams, "seconds": round(time.perf_counter() - start[0], 2)}
         row |= {"cpu_seconds": round(time.process_time() - start[1], 2)}
-        row |= {name: round(float(value), 5) for name, value in next_item_metrics(answers, users.targets).items()}
+        ten = np.pad(answers, ((0, 0), (0, max(0, 10 - beams))), constant_values=-1)
+        row |= {name: round(float(value), 5) for name, value in next_item_metrics(ten, users.targets).items()}
         row["recall@beams"] = round(float((answers == users.targets[:, None]).any(axis=1).mean()), 5)
         rows.append(row)
         print(row, flush=True)
