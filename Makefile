@@ -34,6 +34,7 @@ lint: setup
 
 tables: setup
 	$(BIN)/python recipes/tables.py
+	$(BIN)/python recipes/results_page.py
 
 speed: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,speed]"

@@ -1,0 +1,84 @@
+"""The experiments that measure and explain accuracy, small; and the page that prints what they found."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_model
+from test_ranking_experiment import write_dataset
+
+from recipes.experiments import ablation, beams
+from recipes.tables import ROOT
+from tiger.data import DataError, RecommendationData
+from tiger.embeddings import LSAEncoder, item_texts
+from tiger.recommender import TigerRecommender
+from tiger.tokenizer import SemanticIdTokenizer
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(dataset):
+    data = RecommendationData.load(dataset)
+    texts = item_texts(data.items)
+    vectors = LSAEncoder.fit(texts, dim=8).encode(texts)
+    return SemanticIdTokenizer.fit(
+        vectors, data.item_ids, num_codebooks=2, codebook_size=8, quantizer="residual-kmeans", progress=False
+    )
+
+
+def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert ablation.rows()["tokens are prefixes"] == ablation.PAPER | {
+        "history_attention": "causal",
+        "embeddings": 5e-3,
+        "muon": 3e-3,
+        "start": ("codes",),
+        "tokens": "prefixes",
+    }
+    monkeypatch.setattr(
+        ablation, "STEPS", {"codes": {}, "prefixes": {"tokens": "prefixes", "start": ("words", "log")}}
+    )
+    monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
+    monkeypatch.setattr(ablation, "CHANGES", {})
+    argv = ["ablation.py", "--dataset", dataset, "--tokenizer", tmp_path / "tokenizer", "--seconds", 0.5]
+    argv += ["--results_dir", tmp_path / "ablation", "--users", 50, "--targets", 64]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    ablation.main()
+    found = json.loads((tmp_path / "ablation" / "small.json").read_text())
+    assert [row["step"] for row in found["rows"]] == ["codes", "prefixes"]
+    for row in found["rows"]:
+        assert row["steps"] >= 20 and row["seconds"] > 0 and 0 <= row["test"]["ndcg@10"] <= 1 < row["parameters"]
+    before = (tmp_path / "ablation" / "small.json").read_text()
+    ablation.main()  # all there
+    assert (tmp_path / "ablation" / "small.json").read_text() == before
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--seconds", "9"])
+    with pytest.raises(DataError, match="holds rows of 0.5 seconds"):
+        ablation.main()
+
+
+def test_beams(dataset, tokenizer, tmp_path, monkeypatch):
+    data = RecommendationData.load(dataset)
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, items=data.items)
+    tiger.save_pretrained(tmp_path / "model")
+    argv = ["beams.py", "--recommender", tmp_path / "model", "--dataset", dataset, "--beams", 1, 20, 120]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*argv, "--users", 40, "--results_dir", tmp_path / "beams"])))
+    beams.main()
+    rows = json.loads((tmp_path / "beams" / "small.json").read_text())["rows"]
+    recalls = [row["recall@beams"] for row in rows]
+    assert (
+        [row["beams"] for row in rows] == [1, 20, 120] and np.all(np.diff(recalls) >= 0) and recalls[-1] > 0.5
+    )  # some had the target before
+    assert rows[0]["recall@10"] == rows[0]["recall@beams"]
+
+
+def test_the_page_is_printed_from_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import results_page
+
+    folder = ROOT / "recipes" / "results"
+    assert (folder / "README.md").read_text() == results_page.page(folder)
