@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from tables import HEADLINE, PAPER, results_tables
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+LEAK = "as they are"  # counts below five let through
 ROOT = Path(__file__).parents[1]
 
 
@@ -88,25 +90,25 @@ def costs_table(folder: Path) -> str:
 
 def plot_costs(folder: Path) -> None:
     """NDCG@10 against training seconds, a panel a data set."""
-    figure, axes = plt.subplots(1, len(PAPER), figsize=(5 * len(PAPER), 4.4), squeeze=False)
+    shown = {dataset: [row for row in costs(folder, dataset) if not row[0].endswith(LEAK)] for dataset in PAPER}
+    models = sorted({model for rows in shown.values() for model, *_ in rows})
+    figure, axes = plt.subplots(1, len(PAPER), figsize=(4.4 * len(PAPER), 4.6), squeeze=False)
     for axis, (dataset, (_, paper)) in zip(axes[0], PAPER.items()):
-        points = [row for row in costs(folder, dataset) if not row[0].endswith("as they are")]  # that is a leak
-        for number, (model, seconds, ndcg, *_) in enumerate(sorted(points)):
-            colour = "C1" if model.startswith("two-stage") else "C0" if model.startswith("tiger") else "0.5"
-            axis.scatter(seconds, ndcg, color=colour, s=28, zorder=3)
-            axis.annotate(model, (seconds, ndcg), (5, 3), textcoords="offset points", fontsize=7)
-        axis.axhline(paper, color="0.6", linestyle=":", linewidth=1)
-        axis.annotate(
-            "TIGER's paper", (0.99, paper), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-        )
+        for number, model in enumerate(models):
+            points = [(seconds, ndcg) for name, seconds, ndcg, *_ in shown[dataset] if name == model]
+            style = {"marker": "osD^vP*X"[number % 8], "color": f"C{number % 10}", "linestyle": ""}
+            axis.plot(*zip(*points or [(np.nan, np.nan)]), label=model, alpha=0.8, **style)
+        axis.axhline(paper, color="0.6", linestyle=":", linewidth=1, label="TIGER's paper")
         axis.set_xscale("log")
+        axis.set_xlim(left=1)
         axis.set_ylim(bottom=0)
-        axis.margins(x=0.25)
         axis.set_title(dataset.capitalize(), fontsize=10, loc="left")
-        axis.set_xlabel("training seconds (yardsticks: fit and answer)")
+        axis.set_xlabel("training seconds (yardsticks: fit and answer)", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("test NDCG@10")
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="lower center")
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
     figure.savefig(folder / "cost.png", dpi=110)
     plt.close(figure)
 
