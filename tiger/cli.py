@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recommend.add_argument("--seed", type=int, help="of sampling")
     recommend.add_argument("--keep_history", action="store_true", help="allow items of the history in the answer")
     recommend.add_argument("--unseen_share", type=float, metavar="SHARE", help="of -k, for items new since training")
-    recommend.add_argument("--batch_users", type=int, default=256, help="histories decoded together (default 256)")
+    recommend.add_argument("--batch_users", type=int, default=64, help="histories decoded together (default 64)")
     recommend.add_argument("--part_events", type=int, default=20_000, help="of a log, held at a time (default 20000)")
     recommend.add_argument("--no_bf16", action="store_true", help="decode logs in float32, slower")
     recommend.add_argument("--json", action="store_true", help="print JSON")
