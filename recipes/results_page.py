@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from tables import HEADLINE, PAPER, results_tables
+from tables import HEADLINE, PAPER, markdown, results_tables
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -48,11 +48,10 @@ def ablation_table(content: dict) -> str:
         pairs = [f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in ("valid", "test")]
         loss = f"{row['valid']['loss']:.3f}"
         lines.append([row["step"], f"{row['epochs']:.1f}", f"{row['parameters']:,}", loss, *pairs])
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return (
         f"Every row trains for {content['seconds']:.0f} CPU seconds, one seed, {content['users']:,} users: less than "
         f"the recipes do, so that the rows can be compared. Losses of codes and of prefixes are not of one kind. "
-        f"`{content['command']}`\n\n{text}"
+        f"`{content['command']}`\n\n{markdown(lines)}"
     )
 
 
@@ -85,7 +84,7 @@ def costs_table(folder: Path) -> str:
         for model, seconds, ndcg, hardware, parameters in sorted(costs(folder, dataset), key=lambda row: row[1]):
             shown = f"{parameters:,}" if parameters else ""
             lines.append([dataset.capitalize(), model, f"{seconds:,.0f}", f"{ndcg:.4f}", shown, hardware])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown(lines)
 
 
 def plot_costs(folder: Path) -> None:

@@ -45,7 +45,7 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
     rule = ["---"] + ["---:"] * (len(heads) - 2) + ["---"]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, rule, *ranked])
+    return markdown([heads, rule, *ranked])
 
 
 def _second_stage(content: dict) -> str:
@@ -60,6 +60,11 @@ def _second_stage(content: dict) -> str:
             cells += [_pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
             cells.append(_pair(row["held out"], 10))
         lines.append(cells + [""] * (len(heads) - len(cells)))
+    return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Rows of cells, the second one the rule, as a table."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

@@ -191,8 +191,9 @@ def siblings(trie: SemanticIdTrie, targets: torch.Tensor) -> list[Siblings]:
         if level == 0:
             choices = choices.unsqueeze(0)
         else:
-            several = allowed.sum(-1) > 1  # where there is one only, there is nothing to learn
-            width = int(allowed.sum(-1).max()) if len(allowed) else 1
+            counts = allowed.sum(-1)
+            several = counts > 1  # where there is one only, there is nothing to learn
+            width = int(counts.max()) if len(counts) else 1
             choices = choices.masked_fill(~allowed, PAD_TOKEN)[several, :width]
             places, answers = places[several], answers[several]
         levels.append(Siblings(places, choices, answers))
