@@ -17,22 +17,12 @@ the order of their product codes: report results with ties shuffled as well (``R
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import gzip
-import hashlib
-import html
-import http.client
 import json
-import math
 import os
 import re
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
-import warnings
-import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -42,18 +32,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from amazon_records import parse_metadata, parse_review
+from download import download, gzip_errors, verify
 from tqdm import tqdm
 
 from tiger.data import DataError
-from tiger.files import write_atomically, written_together
+from tiger.files import written_together
 
 BASE_URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 CATEGORIES = {"beauty": "Beauty", "sports": "Sports_and_Outdoors", "toys": "Toys_and_Games"}
 
 EVENT_BATCH = 131_072
 ITEM_BATCH = 8_192
-CHUNK_BYTES = 1 << 20
-TIMEOUT_SECONDS = 60
 
 # Nearly every line of a metadata dump starts with its product code, and most products are not in the 5-core set.
 _LEADING_ASIN = re.compile(rb"""\s*\{\s*(['"])asin\1\s*:\s*(['"])([^'"\\]+)\2\s*[,}]""")
@@ -216,66 +206,6 @@ def core_filter(users: np.ndarray, items: np.ndarray, core: int) -> np.ndarray:
         keep = fewer
 
 
-def parse_review(line: bytes) -> tuple[str, str, int, float]:
-    """User id, item id, seconds since 1970 and rating (NaN where there is none) of one line.
-
-    Raises:
-        ValueError: not a JSON object, or a field is missing or of the wrong type.
-    """
-    record = json.loads(line.decode())
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {type(record).__name__}")
-    user, item = _required_text(record, "reviewerID"), _required_text(record, "asin")
-    timestamp = record.get("unixReviewTime")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int) or not -(2**63) <= timestamp < 2**63:
-        raise ValueError(f"'unixReviewTime' must be whole seconds, got {timestamp!r}")
-    rating = record.get("overall")
-    if rating is None:
-        return user, item, timestamp, math.nan
-    if isinstance(rating, bool) or not isinstance(rating, (int, float)):
-        raise ValueError(f"'overall' must be a number, got {rating!r}")
-    return user, item, timestamp, float(rating)
-
-
-def parse_metadata(line: bytes) -> dict[str, Any]:
-    """``asin``, ``title``, ``brand``, ``categories``, ``price`` and ``description`` of one line; None where absent.
-
-    Text is cleaned (:func:`clean_text`), categories become ``"A > B > C"``, the price a float in dollars.
-
-    Raises:
-        ValueError: neither JSON nor a Python literal, not an object, or without ``asin``.
-    """
-    record = _literal(line.decode())
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {type(record).__name__}")
-    return {
-        "asin": _required_text(record, "asin"),
-        "title": clean_text(record.get("title")),
-        "brand": clean_text(record.get("brand")),
-        "categories": _category_path(record.get("categories")),
-        "price": _price(record.get("price")),
-        "description": clean_text(record.get("description")),
-    }
-
-
-def clean_text(value: Any) -> str | None:
-    """Text with HTML entities decoded (also those escaped twice or more) and runs of blanks made one; None if empty.
-
-    A list of texts is joined by blanks; a number is written out.
-    """
-    if isinstance(value, (list, tuple)):
-        value = " ".join(text for text in map(clean_text, value) if text)
-    if value is None:
-        return None
-    text = str(value)
-    while (decoded := html.unescape(text)) != text:  # ends: each round shortens the text
-        text = decoded
-    # A Python literal can hold halves of a surrogate pair, which no UTF-8 file can: join pairs, replace lone halves.
-    if not text.isascii():
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return " ".join(text.split()) or None
-
-
 def dump_names(category: str) -> tuple[str, str]:
     """File names of a category's reviews and metadata; ``category`` is a short name or a file stem."""
     stem = CATEGORIES.get(category, category)
@@ -286,157 +216,10 @@ def dump_names(category: str) -> tuple[str, str]:
     return f"reviews_{stem}_5.json.gz", f"meta_{stem}.json.gz"
 
 
-def download(url: str, path: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Fetch a gzip file to ``path``, going on from ``<path>.part`` where an earlier try stopped.
-
-    The file takes its name only when its length is the server's, its gzip checksum holds and its SHA-256 is ``sha256``
-    (if given). The SHA-256 is recorded in ``<path>.sha256``, in the format of ``sha256sum``. A file that is there
-    already is not fetched again but checked against ``sha256`` or that record.
-
-    Raises:
-        DataError: the server can't be reached or refuses, the connection broke (what came is kept), or a check failed.
-    """
-    path = Path(path)
-    if path.exists():
-        if not verify(path, sha256):
-            _refuse_damaged(path)
-            _record_sha256(path, _sha256(path))
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    _fetch(url, part)
-    try:
-        _refuse_damaged(part)
-    except DataError:
-        part.unlink()  # its length was right, so that going on from it can't mend it
-        raise
-    digest = _sha256(part)
-    if sha256 and digest != sha256.lower():
-        part.unlink()
-        raise DataError(f"{url}: SHA-256 is {digest}, expected {sha256}. Download again, or check the expected value.")
-    _record_sha256(path, digest)
-    os.replace(part, path)
-    return path
-
-
-def verify(path: str | os.PathLike, sha256: str | None = None) -> bool:
-    """Compare a file with ``sha256``, or else with the record beside it; False if there is nothing to compare with.
-
-    Raises:
-        DataError: the file's SHA-256 is another, or the record can't be read.
-    """
-    path = Path(path)
-    record = _record_of(path)
-    source = "--sha256"
-    if not sha256:
-        if not record.exists():
-            return False
-        source = str(record)
-        words = record.read_text().split()
-        if not words or not re.fullmatch("[0-9a-fA-F]{64}", words[0]):
-            raise DataError(f"{record} doesn't start with a SHA-256. Delete it to have it written again.")
-        sha256 = words[0]
-    digest = _sha256(path)
-    if digest != sha256.lower():
-        raise DataError(
-            f"{path}: SHA-256 is {digest}, but {source} says {sha256}. Delete the file and download it again; "
-            "if it was replaced on purpose, delete or correct the record."
-        )
-    return True
-
-
-def _fetch(url: str, part: Path) -> None:
-    """Append to ``part`` what it lacks of ``url``; on return its length is what the server promised."""
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    except ValueError as error:
-        raise DataError(f"{url}: {error}. Check --base-url.") from error
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            if response.status == 206:
-                if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise DataError(f"{url}: asked for bytes from {have}, got others. Delete {part} and run again.")
-            else:
-                have = 0  # the server sends the whole file
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            _copy(response, part, have, total)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise DataError(
-                f"{url}: the server says {error.code} {error.reason}. Check the category and --base-url, or get the "
-                "file by other means and name its directory with --raw."
-            ) from error
-        promised = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if promised.isdigit() and int(promised) != have:
-            part.unlink()  # longer than the file: not a part of it
-            _fetch(url, part)
-        return  # nothing after the last byte: the part is whole, which its gzip checksum will confirm
-    except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DataError(
-            f"{url}: {reason}. Run again to go on from where it stopped, or get the file by other means and name its "
-            "directory with --raw."
-        ) from error
-    if total is not None and part.stat().st_size < total:
-        raise DataError(
-            f"{url}: the connection ended after {part.stat().st_size:,} of {total:,} bytes. "
-            f"Run again to go on from there ({part})."
-        )
-
-
-def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None) -> None:
-    name = part.name.removesuffix(".part")
-    with (
-        open(part, "ab" if have else "wb") as file,
-        tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        while chunk := response.read(CHUNK_BYTES):
-            file.write(chunk)
-            bar.update(len(chunk))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _record_of(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _record_sha256(path: Path, digest: str) -> None:
-    write_atomically(_record_of(path), f"{digest}  {path.name}\n")
-
-
-def _refuse_damaged(path: Path) -> None:
-    """Read a gzip file to its end, which checks its checksums."""
-    with _gzip_errors(path), gzip.open(path) as file:
-        while file.read(CHUNK_BYTES):
-            pass
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes). Delete it and download it again.")
-
-
-@contextlib.contextmanager
-def _gzip_errors(path: Path) -> Iterator[None]:
-    """Says which file it was and what to do when gzip data end early or are damaged."""
-    try:
-        yield
-    except EOFError as error:
-        remedy = "" if path.suffix == ".part" else f", or rename it to {path.name}.part to resume the download"
-        raise DataError(
-            f"{path} is cut short: its gzip data end early. Delete it and download it again{remedy}."
-        ) from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or not gzip ({error}). Delete it and download it again.") from error
-
-
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines of a gzip file with their numbers from 1, empty ones left out; the bar counts compressed bytes."""
     with (
-        _gzip_errors(path),
+        gzip_errors(path),
         open(path, "rb") as raw,
         gzip.open(raw) as lines,
         tqdm(desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as bar,
@@ -544,50 +327,6 @@ def _record_at(records: Any, begin: int, width: int) -> list:
         return [None] * width
     records.seek(begin)
     return json.loads(records.readline())
-
-
-def _required_text(record: dict, name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name!r} must be a text, got {value!r}")
-    value.encode()  # a lone surrogate is a UnicodeEncodeError, a ValueError
-    return value
-
-
-def _literal(text: str) -> Any:
-    """The value of a JSON text or a Python literal. JSON first: a literal's single quotes fail it at once."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd escapes in product texts
-            return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deep"
-        raise ValueError(f"neither JSON nor a Python literal ({reason})") from error
-
-
-def _category_path(value: Any) -> str | None:
-    """The longest of a product's category paths, the first of equals, as ``"A > B > C"``."""
-    if not isinstance(value, (list, tuple)):
-        return clean_text(value)
-    paths = value if any(isinstance(path, (list, tuple)) for path in value) else [value]
-    cleaned = [
-        [name for name in map(clean_text, path if isinstance(path, (list, tuple)) else [path]) if name]
-        for path in paths
-    ]
-    return " > ".join(max(cleaned, key=len, default=[])) or None
-
-
-def _price(value: Any) -> float | None:
-    """Dollars as a float; None for what isn't a price."""
-    try:
-        price = float(str(value).replace("$", "").replace(",", ""))
-    except ValueError:
-        return None
-    return price if math.isfinite(price) and price >= 0 else None
 
 
 def _checksums(values: list[str]) -> dict[str, str]:

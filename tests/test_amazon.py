@@ -12,13 +12,15 @@ import threading
 import tracemalloc
 from pathlib import Path
 
+import amazon
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from amazon import core_filter, first_occurrences, prepare
+from amazon_records import clean_text, parse_metadata, parse_review
+from download import download
 
-from data import amazon
-from data.amazon import clean_text, core_filter, download, first_occurrences, parse_metadata, parse_review, prepare
 from tiger.data import DataError, RecommendationData
 
 FILES = ["interactions.parquet", "items.parquet"]

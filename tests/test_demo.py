@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import demo
+import demo_products
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data import demo
 from data.demo import write_demo
 from tiger.data import SECONDS_PER_DAY, RecommendationData
 
@@ -58,7 +59,7 @@ def test_titles_are_readable_and_unique(shop):
     assert categories.split(" > ")[-1] in row["title"]
     assert len(set(shop.items["title"].to_pylist())) == 2_400
     assert len(set(shop.items["brand"].to_pylist())) == 48
-    assert len(set(shop.items["categories"].to_pylist())) == len(demo.PRODUCT_TYPES.strip().splitlines())
+    assert len(set(shop.items["categories"].to_pylist())) == len(demo_products.PRODUCT_TYPES.strip().splitlines())
     assert all(price > 0.9 for price in shop.items["price"].to_pylist())
 
 
@@ -187,7 +188,7 @@ def test_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_every_product_type_leads_to_others_that_exist():
-    types = demo._product_types()
+    types = demo.product_types()
     assert len(set(types.nouns)) == len(types.nouns) == 75
     assert types.successors.min() >= 0
     assert not (types.successors == np.arange(75)[:, None]).any()

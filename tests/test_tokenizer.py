@@ -67,7 +67,7 @@ def test_collisions_do_not_follow_the_order_of_rows_or_ids():
     reverse = SemanticIdTokenizer(codes, names[::-1], 4)
     assert np.array_equal(tokenizer.semantic_ids, reverse.semantic_ids[::-1])
     assert abs(np.corrcoef(tokenizer.semantic_ids[:, -1], np.arange(100))[0, 1]) < 0.3
-    assert tokenizer.collision_size == 100 and tokenizer.vocab_size == 1 + 2 * 4 + 100
+    assert tokenizer.vocabulary.collision_size == 100 and tokenizer.vocab_size == 1 + 2 * 4 + 100
 
 
 def test_large_codebooks_leave_little_room_for_collisions():

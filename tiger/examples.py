@@ -9,8 +9,9 @@ import torch
 
 from tiger.data import Sequences
 from tiger.t5 import Siblings
-from tiger.tokenizer import PAD_TOKEN, SemanticIdTokenizer
+from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
+from tiger.vocabulary import PAD_TOKEN
 
 
 class TrainingExamples(torch.utils.data.Dataset):

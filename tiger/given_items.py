@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tiger.data import DataError, item_table
+from tiger.embeddings import LSAEncoder, SentenceEncoder, check_texts, item_texts
 from tiger.tokenizer import check_ids
 
 
@@ -40,3 +43,53 @@ class GivenItems:
         some.table = None if self.table is None else self.table.take(rows)
         some.embeddings = None if self.embeddings is None else self.embeddings[rows]
         return some
+
+    def rows_of(self, items: pa.Table | None, at: np.ndarray | None = None) -> pa.Table | None:
+        """As rows of an item table; what is not given, from its rows ``at``, or null.
+
+        Raises:
+            DataError: a column holds other things than the item table's.
+        """
+        if items is None:
+            return self.table
+        columns = {"item_id": pa.array(self.item_ids, items["item_id"].type)}
+        for field in items.schema:
+            if field.name == "item_id":
+                continue
+            old = pa.nulls(len(self.item_ids), field.type) if at is None else items[field.name].take(at)
+            columns[field.name] = old
+            if self.table is not None and field.name in self.table.column_names:
+                try:
+                    columns[field.name] = pc.coalesce(self.table[field.name].cast(field.type), old)
+                except pa.ArrowException as error:
+                    raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
+        return pa.table(columns, items.schema)
+
+    def vectors(
+        self, rows: pa.Table | None, encoder: SentenceEncoder | LSAEncoder | None, template: str | None
+    ) -> np.ndarray:
+        """Embeddings, float32 [m, d]: those given, or of the texts given, or of the texts of ``rows``.
+
+        Args:
+            rows: of the item table, see :meth:`rows_of`.
+            encoder: of texts.
+            template: how a row becomes a text.
+
+        Raises:
+            DataError: an empty or an endless text, or no encoder.
+        """
+        if self.embeddings is not None:
+            return self.embeddings
+        texts = item_texts(rows, template) if self.texts is None else self.texts
+        check_texts(self.item_ids, texts)
+        if encoder is None:
+            raise DataError("this recommender was saved without a text encoder, so it can't embed new items.")
+        vectors = encoder.encode(list(texts))
+        empty = [item for item, vector in zip(self.item_ids, vectors) if not vector.any()]
+        if empty:
+            warnings.warn(
+                f"the encoder knows no word of the texts of {len(empty)} items, {empty[0]!r} for one: "
+                "their semantic IDs mean nothing",
+                stacklevel=4,
+            )
+        return vectors

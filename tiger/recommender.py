@@ -8,29 +8,25 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
-from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
 from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
-from tiger.embeddings import LSAEncoder, SentenceEncoder, check_texts, item_texts, load_encoder
-from tiger.examples import EvaluationCollator, EvaluationExamples, pad_rows
+from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
+from tiger.examples import pad_rows
 from tiger.files import replaced_folder, write_atomically
-from tiger.generation import beam_search
 from tiger.given_items import GivenItems
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
@@ -39,6 +35,7 @@ from tiger.shares import CataloguePart, shared_places
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker
+from tiger.user_beams import beams_of_users
 
 TRIE = "trie.safetensors"
 UNSEEN = "unseen.safetensors"
@@ -185,10 +182,24 @@ class TigerRecommender:
             raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
         def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
-            beams = (num_beams, exclude_history, temperature, seed, batch_size, progress)
-            if self.ranker is None or not rank:
-                return self._beams(part, histories, k, *beams)
-            proposed, scores = self._beams(part, histories, num_beams, *beams)
+            ranked = self.ranker is not None and rank
+            proposed, scores = beams_of_users(
+                self.model,
+                self.tokenizer,
+                self.trie,
+                histories,
+                k=num_beams if ranked else k,
+                num_beams=num_beams,
+                max_history=self.max_history,
+                exclude_history=exclude_history,
+                temperature=temperature,
+                seed=seed,
+                batch_size=batch_size,
+                progress=progress,
+                part=part,
+            )
+            if not ranked:
+                return proposed, scores
             rows, scores, logits = self.ranker.order(histories, proposed, scores, k, exclude_history, part.rows)
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
@@ -197,54 +208,6 @@ class TigerRecommender:
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
         halves = (CataloguePart(~self.unseen), CataloguePart(self.unseen, self.tokenizer.num_codebooks))
         return shared_places(*map(answer, halves), k=k, places=math.ceil(unseen_share * k - 1e-9))
-
-    def _beams(
-        self,
-        part: CataloguePart,
-        histories: Sequences,
-        k: int,
-        num_beams: int,
-        exclude_history: bool,
-        temperature: float | None,
-        seed: int | None,
-        batch_size: int,
-        progress: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What the T5 proposes from a part of the catalogue: rows int64 [users, k] and scores float32 [users, k]."""
-        examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), self.max_history)
-        collate = EvaluationCollator(self.tokenizer)
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        answers = np.full((len(examples), k), -1, dtype=np.int64)
-        scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
-        # Users with histories of one length share a batch, so that nothing is padded.
-        order = examples.by_length()
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        trie = self.trie
-        among = None if part.chosen is None else torch.from_numpy(part.chosen).to(self.device)
-
-        def decode(users: np.ndarray) -> int:
-            batch = collate([examples[user] for user in users])
-            beams = beam_search(
-                self.model,
-                trie,
-                batch["input_ids"].to(self.device),
-                num_beams=num_beams,
-                k=k,
-                excluded=batch["seen"].to(self.device) if exclude_history else None,
-                temperature=temperature,
-                generator=generator,
-                scored_levels=part.scored_levels,
-                among=among,
-            )
-            answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
-            return len(users)
-
-        # Random numbers are drawn batch after batch, or a seed would not say what comes.
-        workers = _each_core_a_batch if self.device.type == "cpu" and temperature is None else map
-        with tqdm(total=len(order), desc="recommending", unit="user", disable=not progress) as bar:
-            for count in workers(decode, batches):
-                bar.update(count)
-        return answers, scores
 
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
@@ -317,8 +280,8 @@ class TigerRecommender:
             return []
         if "" in given.item_ids:
             raise DataError("an item id is empty: every item needs one.")
-        rows = self._table_rows(given)
-        vectors = self._vectors(given, rows)
+        rows = given.rows_of(self.items)
+        vectors = given.vectors(rows, self.encoder, self.training.get("template"))
         tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
         tokenizer.add_items(given.item_ids, vectors)
         trie = self.trie.insert(tokenizer.token_table[len(self.tokenizer) :])
@@ -355,8 +318,8 @@ class TigerRecommender:
         at = self._known_rows(given.item_ids)
         if not given.item_ids:
             return []
-        rows = self._table_rows(given, at)
-        vectors = self._vectors(given, rows)
+        rows = given.rows_of(self.items, at)
+        vectors = given.vectors(rows, self.encoder, self.training.get("template"))
         tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
         changed = tokenizer.update_items(given.item_ids, vectors)
         items = self.items
@@ -395,7 +358,7 @@ class TigerRecommender:
     ) -> np.ndarray:
         """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
         given = GivenItems(item_ids, texts, table, None)
-        return self._vectors(given, self._table_rows(given))
+        return given.vectors(given.rows_of(self.items), self.encoder, self.training.get("template"))
 
     def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
         """Nothing here can fail: a catalogue is the old one or the new one."""
@@ -409,43 +372,6 @@ class TigerRecommender:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
         return rows
-
-    def _table_rows(self, given: GivenItems, at: np.ndarray | None = None) -> pa.Table | None:
-        """What is given as rows of the item table; what is not, from the rows ``at``, or null."""
-        if self.items is None:
-            return given.table
-        columns = {"item_id": pa.array(given.item_ids, self.items["item_id"].type)}
-        for field in self.items.schema:
-            if field.name == "item_id":
-                continue
-            old = pa.nulls(len(given.item_ids), field.type) if at is None else self.items[field.name].take(at)
-            columns[field.name] = old
-            if given.table is not None and field.name in given.table.column_names:
-                try:
-                    columns[field.name] = pc.coalesce(given.table[field.name].cast(field.type), old)
-                except pa.ArrowException as error:
-                    raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
-        return pa.table(columns, self.items.schema)
-
-    def _vectors(self, given: GivenItems, rows: pa.Table | None) -> np.ndarray:
-        """Embeddings of what is given, by its own texts or by those of its rows of the item table."""
-        if given.embeddings is not None:
-            return given.embeddings
-        texts = given.texts
-        if texts is None:
-            texts = item_texts(rows, self.training.get("template"))
-        check_texts(given.item_ids, texts)
-        if self.encoder is None:
-            raise DataError("this recommender was saved without a text encoder, so it can't embed new items.")
-        vectors = self.encoder.encode(list(texts))
-        empty = [item for item, vector in zip(given.item_ids, vectors) if not vector.any()]
-        if empty:
-            warnings.warn(
-                f"the encoder knows no word of the texts of {len(empty)} items, {empty[0]!r} for one: "
-                "their semantic IDs mean nothing",
-                stacklevel=3,
-            )
-        return vectors
 
     def _grown_model(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
         """The model, or where the catalogue outgrew its vocabulary a copy with room for all tokens."""
@@ -614,27 +540,3 @@ def _load_ranker(
     if (folder / SETTINGS).exists():
         return TwoStageRanker.from_pretrained(folder, tokenizer, items)
     return CatalogueRanker.from_pretrained(folder, tokenizer, device)
-
-
-def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:
-    """``map``, with as many batches at a time as torch has threads, one thread each.
-
-    The products of a small model are too short to share: two threads on one batch take longer than one.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or len(batches) == 1:
-        yield from map(decode, batches)
-        return
-    # Autocast belongs to a thread, and these are new ones.
-    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
-
-    def run(users: np.ndarray) -> int:
-        with torch.autocast("cpu", **autocast):
-            return decode(users)
-
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(run, batches)
-    finally:
-        torch.set_num_threads(threads)

@@ -23,8 +23,9 @@ from tiger.generation import beam_search
 from tiger.metrics import next_item_metrics
 from tiger.optimizer import MuonAdamW
 from tiger.t5 import HISTORY_ATTENTION, TigerT5, chooses_among_siblings, is_causal, next_item_loss
-from tiger.tokenizer import PAD_TOKEN, SemanticIdTokenizer
+from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
+from tiger.vocabulary import PAD_TOKEN
 
 
 def t5_config(

@@ -180,7 +180,7 @@ def same_answers(model, trie, tokenizer, cornac, processor, function, histories,
 
 def level_normalised(step, tokenizer):
     """``PackedDecoder.step`` with probabilities among a level's tokens."""
-    bounds = [*tokenizer.level_offsets.tolist(), tokenizer.vocab_size]
+    bounds = [*tokenizer.vocabulary.starts.tolist(), tokenizer.vocab_size]
 
     def wrapped(self, tokens, choices, allowed):
         level = self.written

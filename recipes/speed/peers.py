@@ -25,7 +25,7 @@ class Cornac:
         from cornac.models.tiger.tiger import TIGERSeq2Seq
 
         codes, self._tokenizer = tokenizer.semantic_ids, tokenizer
-        self.level_sizes = [tokenizer.codebook_size] * tokenizer.num_codebooks + [tokenizer.collision_size]
+        self.level_sizes = [tokenizer.codebook_size] * tokenizer.num_codebooks + [tokenizer.vocabulary.collision_size]
         self.model = TIGERSeq2Seq(
             level_sizes=self.level_sizes,
             d_model=config.d_model,

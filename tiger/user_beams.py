@@ -1,0 +1,105 @@
+"""Beam search for any number of users: batches of one length, a batch a core, a bar that tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import T5ForConditionalGeneration
+
+from tiger.data import Sequences
+from tiger.examples import EvaluationCollator, EvaluationExamples
+from tiger.generation import beam_search
+from tiger.shares import CataloguePart
+from tiger.tokenizer import SemanticIdTokenizer
+from tiger.trie import SemanticIdTrie
+
+
+def beams_of_users(
+    model: T5ForConditionalGeneration,
+    tokenizer: SemanticIdTokenizer,
+    trie: SemanticIdTrie,
+    histories: Sequences,
+    k: int = 10,
+    num_beams: int = 50,
+    max_history: int = 20,
+    exclude_history: bool = True,
+    temperature: float | None = None,
+    seed: int | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+    part: CataloguePart = CataloguePart(),
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the T5 proposes.
+
+    Args:
+        trie: of the tokenizer's tokens, on the model's device.
+        histories: rows of the catalogue.
+        max_history: items of a history that the model reads.
+        part: of the catalogue, among which to choose.
+        k, num_beams, exclude_history, temperature, seed: see :meth:`tiger.TigerRecommender.recommend`.
+
+    Returns:
+        Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
+    """
+    device = model.device
+    examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), max_history)
+    collate = EvaluationCollator(tokenizer)
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    answers = np.full((len(examples), k), -1, dtype=np.int64)
+    scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
+    # Users with histories of one length share a batch, so that nothing is padded.
+    order = examples.by_length()
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    among = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
+
+    def decode(users: np.ndarray) -> int:
+        batch = collate([examples[user] for user in users])
+        beams = beam_search(
+            model,
+            trie,
+            batch["input_ids"].to(device),
+            num_beams=num_beams,
+            k=k,
+            excluded=batch["seen"].to(device) if exclude_history else None,
+            temperature=temperature,
+            generator=generator,
+            scored_levels=part.scored_levels,
+            among=among,
+        )
+        answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
+        return len(users)
+
+    # Random numbers are drawn batch after batch, or a seed would not say what comes.
+    workers = _each_core_a_batch if device.type == "cpu" and temperature is None else map
+    with tqdm(total=len(order), desc="recommending", unit="user", disable=not progress) as bar:
+        for count in workers(decode, batches):
+            bar.update(count)
+    return answers, scores
+
+
+def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:
+    """``map``, with as many batches at a time as torch has threads, one thread each.
+
+    The products of a small model are too short to share: two threads on one batch take longer than one.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(batches) == 1:
+        yield from map(decode, batches)
+        return
+    # Autocast belongs to a thread, and these are new ones.
+    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+
+    def run(users: np.ndarray) -> int:
+        with torch.autocast("cpu", **autocast):
+            return decode(users)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(run, batches)
+    finally:
+        torch.set_num_threads(threads)
