@@ -30,9 +30,10 @@ from tiger.hub import create_repository
 from tiger.log_vectors import log_vectors
 from tiger.manifest import MANIFEST
 from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, start_from_items, t5_config
+from tiger.retriever import TigerTrainer, t5_config
 from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
+from tiger.token_starts import principal_axes, start_from_items
 from tiger.tokenizer import SemanticIdTokenizer
 
 
@@ -57,9 +58,12 @@ class RetrieverArguments:
     num_decoder_layers: int | None = None
     dropout_rate: float = 0.1
     start_from: str = field(
-        default="", metadata={"help": "what tokens start from, comma-separated: codes, words, log; default: at random"}
+        default="",
+        metadata={
+            "help": "what tokens start from: codes:N, words:N, log:N, of d_model dimensions in all; default: chance"
+        },
     )
-    start_share: float = field(default=0.7, metadata={"help": "of the embeddings' variance that comes from it"})
+    start_share: float = field(default=0.9, metadata={"help": "of the embeddings' variance that comes from it"})
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
     )
@@ -159,17 +163,20 @@ def known_of_items(
 ) -> list[np.ndarray]:
     """Vectors of all items, one array for each word of ``start_from``."""
     sources = {
-        "codes": lambda: tokenizer.quantizer.decode(tokenizer.codes),
-        "words": lambda: word_vectors(item_texts(data.items, template_of(args.tokenizer))),
-        "log": lambda: log_vectors(split.train, data.num_items),
+        "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
+        "words": lambda size: principal_axes(word_vectors(item_texts(data.items, template_of(args.tokenizer))), size),
+        "log": lambda size: log_vectors(split.train, data.num_items, size),
     }
-    names = [name.strip() for name in args.start_from.split(",")]
-    wrong = [name for name in names if name not in sources]
-    if wrong:
-        raise DataError(f"start_from {args.start_from!r}: {wrong[0]!r} is none of {', '.join(sources)}.")
-    if "codes" in names and tokenizer.quantizer is None:
+    parts = [part.strip().partition(":") for part in args.start_from.split(",")]
+    wrong = [name for name, _, size in parts if name not in sources or not size.isdecimal()]
+    if wrong or sum(int(size) for _, _, size in parts) != args.d_model:
+        raise DataError(
+            f"start_from {args.start_from!r}: expected some of {', '.join(sources)}, each with its share of the "
+            f"{args.d_model} dimensions, such as log:{args.d_model * 3 // 4}, words:{args.d_model // 4}."
+        )
+    if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
         raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
-    return [sources[name]() for name in names]
+    return [sources[name](int(size)) for name, _, size in parts]
 
 
 def template_of(tokenizer: str) -> str | None:

@@ -37,11 +37,11 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
         "history_attention": "causal",
         "embeddings": 5e-3,
         "muon": 3e-3,
-        "start": ("codes",),
+        "start": {"codes": 1},
         "tokens": "prefixes",
     }
     monkeypatch.setattr(
-        ablation, "STEPS", {"codes": {}, "prefixes": {"tokens": "prefixes", "start": ("words", "log")}}
+        ablation, "STEPS", {"codes": {}, "prefixes": {"tokens": "prefixes", "start": {"words": 1, "log": 3}}}
     )
     monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
     monkeypatch.setattr(ablation, "CHANGES", {})

@@ -16,9 +16,8 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 
 from tiger.data import DataError, Sequences
 from tiger.examples import EvaluationExamples, LengthBatchSampler, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, grow_vocabulary, start_from_items, t5_config
+from tiger.retriever import TigerTrainer, check_pair, t5_config
 from tiger.t5 import next_item_loss
-from tiger.tokenizer import SemanticIdTokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -201,56 +200,6 @@ def test_other_tokens_than_the_models_are_refused():
         check_pair(make_model(tokenizer), tokenizer.with_tokens("prefixes"))
     with pytest.raises(ValueError, match="tokens are prefixes"):
         check_pair(make_model(tokenizer.with_tokens("prefixes")), tokenizer)
-
-
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
-def test_tokens_of_similar_items_start_alike(tokens):
-    random = np.random.default_rng(0)
-    tokenizer = make_tokenizer(200, tokens=tokens)
-    model = make_model(tokenizer, d_model=64)
-    before = model.shared.weight.detach().clone()
-    kinds = random.integers(0, 2, 200)
-    vectors = random.standard_normal((200, 6)) * 0.3 + kinds[:, None] * np.array([3.0, 0, 0, 0, 0, 0])
-    torch.manual_seed(1)
-    start_from_items(model, tokenizer, vectors, np.zeros((200, 1)), share=0.9)
-    after = model.shared.weight.detach()
-    assert torch.equal(after[0], before[0])
-    if tokens == "prefixes":  # the last prefix of an item is the item's own
-        leaves = after[torch.from_numpy(tokenizer.token_table[:, -1]).long()]
-        alike = torch.nn.functional.cosine_similarity(leaves[:, None], leaves[None], dim=-1)
-        same = torch.from_numpy(kinds[:, None] == kinds[None])
-        assert alike[same].mean() > 0.4 > -0.4 > alike[~same].mean()
-        assert abs(leaves.std() / before.std() - 1) < 0.1
-    # A token is where its items are, whichever the kind.
-    mean = vectors[tokenizer.codes[:, 0] == 3].mean(axis=0) - vectors.mean(axis=0)
-    token = tokenizer.token_table[tokenizer.codes[:, 0] == 3][0, 0]
-    torch.manual_seed(1)
-    projection = torch.randn(6, 64)
-    start = after[int(token)]
-    assert torch.nn.functional.cosine_similarity(start, torch.from_numpy(mean).float() @ projection, dim=0) > 0.5
-    with pytest.raises(ValueError, match="200 items"):
-        start_from_items(model, tokenizer, vectors[:10])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        start_from_items(model, tokenizer, vectors, share=2)
-
-
-def test_new_prefixes_start_where_their_codes_say():
-    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
-    tokenizer = SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes")
-    model = make_model(tokenizer)
-    before = model.shared.weight.detach().clone()
-    tokenizer.add_items(["f", "g", "h"], codes=np.array([[2, 1], [2, 1], [3, 1]]))
-    grow_vocabulary(model, tokenizer)
-    after = model.shared.weight.detach()
-    assert torch.equal(after[: len(before)], before) and len(after) == tokenizer.vocab_size == len(before) + 6
-    table = torch.from_numpy(tokenizer.token_table).long()
-    steps = torch.stack([after[table[row, 1]] - after[table[row, 0]] for row in (1, 3)])  # code 1 elsewhere
-    torch.testing.assert_close(after[table[5, 1]], after[table[4, 0]] + steps.mean(0))
-    torch.testing.assert_close(after[table[5, 2]], after[table[5, 1]])  # collision tokens mean nothing
-    torch.testing.assert_close(after[table[7, 0]], after[table[[0, 2, 4], 0]].mean(0))  # nobody else has code 3
-    again = make_model(SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes"))
-    grow_vocabulary(again, tokenizer)
-    assert torch.equal(again.shared.weight, model.shared.weight)
 
 
 def test_embeddings_and_matrices_have_learning_rates_of_their_own(tmp_path):

@@ -6,6 +6,7 @@ once; a step asks nothing back from the device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from transformers import T5ForConditionalGeneration
 from tiger.packed_t5 import PackedDecoder, packed
 from tiger.t5 import history_item_length
 from tiger.trie import SemanticIdTrie
+
+CPU_USERS = 16
 
 
 @dataclass
@@ -68,18 +71,32 @@ def beam_search(
     autocast = torch.is_autocast_enabled(device)
     weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
     length = history_item_length(model, trie.depth)
-    with torch.autocast(device, enabled=False):
-        decoder = PackedDecoder(weights, weights.encode(histories, length))
-        rows, scores = _search(
-            decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, among
-        )
     k = num_beams if k is None else k
-    rows, scores = rows[:, :k], scores[:, :k]
-    missing = k - rows.shape[1]
-    return Beams(
-        torch.nn.functional.pad(rows, (0, missing), value=-1),
-        torch.nn.functional.pad(scores, (0, missing), value=float("-inf")),
+    found = Beams(
+        rows=histories.new_full((len(histories), k), -1),
+        scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
+    with torch.autocast(device, enabled=False):
+        for users, some in _groups(histories, model.config.pad_token_id):
+            decoder = PackedDecoder(weights, weights.encode(some, length))
+            theirs = None if excluded is None else excluded[users]
+            rows, scores = _search(
+                decoder, trie, some, num_beams, theirs, temperature, generator, scored_levels, among
+            )
+            width = min(k, rows.shape[1])
+            found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
+    return found
+
+
+def _groups(histories: torch.Tensor, pad_token: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
+    """Users who are searched for together, and their histories: on a CPU a few of about one length at a time, so that
+    what a step holds stays in the cache."""
+    if len(histories) <= CPU_USERS or histories.device.type != "cpu":
+        yield slice(None), histories
+        return
+    lengths = histories.ne(pad_token).sum(-1)
+    for users in lengths.argsort(descending=True, stable=True).split(CPU_USERS):
+        yield users, histories[users, : max(1, int(lengths[users[0]]))]
 
 
 def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, among):

@@ -30,8 +30,9 @@ from tiger.files import replaced_folder, write_atomically
 from tiger.given_items import GivenItems
 from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
-from tiger.retriever import check_pair, grow_vocabulary
+from tiger.retriever import check_pair
 from tiger.shares import CataloguePart, shared_places
+from tiger.token_starts import grow_vocabulary
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker

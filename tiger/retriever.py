@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
@@ -66,81 +65,6 @@ def t5_config(
         token_choice="siblings" if tokenizer.tokens == "prefixes" else "all",
         semantic_ids=tokenizer.fingerprint,
     )
-
-
-@torch.no_grad()
-def start_from_items(
-    model: T5ForConditionalGeneration,
-    tokenizer: SemanticIdTokenizer,
-    *vectors: np.ndarray,
-    share: float = 0.7,
-) -> None:
-    """Let every token start near the mean of its items' vectors, so that similar tokens start alike.
-
-    Args:
-        vectors: what is known of the items (of their texts, of the log), each float [n, any]; in equal parts.
-        share: of the variance that comes from the vectors, 0..1. The rest is random.
-
-    Raises:
-        ValueError: no vectors, not one an item, or ``share`` lies elsewhere.
-    """
-    if not vectors or any(len(part) != len(tokenizer) for part in vectors):
-        raise ValueError(f"give vectors of the tokenizer's {len(tokenizer)} items, one each")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be between 0 and 1, got {share}")
-    embeddings = model.shared.weight
-    known = torch.zeros(len(tokenizer), embeddings.shape[1]).to(embeddings)
-    for part in vectors:
-        part = torch.from_numpy(np.asarray(part)).to(embeddings)
-        projected = (part - part.mean(dim=0)) @ torch.randn(part.shape[1], embeddings.shape[1]).to(embeddings)
-        known += projected / projected.std().clamp(min=1e-12)
-    known *= embeddings.std() / known.std()
-    for tokens in tokenizer.token_table.T:
-        tokens = torch.from_numpy(tokens).long().to(embeddings.device)
-        counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
-        means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
-        used = counts.squeeze(-1) > 0
-        means = means[used]
-        random = torch.randn(means.shape).to(means) * means.std()
-        embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
-
-
-@torch.no_grad()
-def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
-    """Give the model the tokens that its tokenizer has won since training.
-
-    A new collision token starts at random (equal additions to equal models give equal models), a new first code in
-    the middle of the others. A longer new prefix starts where its parent is, moved by what its last code means
-    elsewhere: the mean step from parent to child over the prefixes of that level with the same code.
-    """
-    known = model.config.vocab_size
-    if tokenizer.vocab_size <= known:
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(tokenizer.vocab_size)
-        model.resize_token_embeddings(tokenizer.vocab_size)
-    if tokenizer.tokens == "codes":
-        return
-    embeddings = model.shared.weight
-    table, codes = (
-        torch.from_numpy(part).long().to(embeddings.device) for part in (tokenizer.token_table, tokenizer.semantic_ids)
-    )
-    for level in range(tokenizer.depth):
-        tokens, first = np.unique(tokenizer.token_table[:, level], return_index=True)
-        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in (tokens, first))
-        kinds, old = codes[first, level], tokens < known
-        if old.all():
-            continue
-        if level == 0:  # no other prefix has its code: in the middle of all
-            embeddings[tokens[~old]] = embeddings[tokens[old]].mean(dim=0)
-            continue
-        parents = embeddings[table[first, level - 1]]
-        steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
-        counts = torch.zeros(len(steps)).to(embeddings)
-        if level < tokenizer.num_codebooks:  # the collision token means nothing
-            steps.index_add_(0, kinds[old], (embeddings[tokens] - parents)[old])
-            counts.index_add_(0, kinds[old], torch.ones(int(old.sum())).to(embeddings))
-        embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
 
 
 class TigerTrainer(Trainer):

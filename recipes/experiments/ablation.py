@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,17 +29,19 @@ from tiger.embeddings import LSAEncoder, item_texts
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import write_atomically
 from tiger.log_vectors import log_vectors
-from tiger.retriever import TigerTrainer, start_from_items, t5_config
+from tiger.retriever import TigerTrainer, t5_config
 from tiger.t5 import is_causal
+from tiger.token_starts import principal_axes, start_from_items
 from tiger.tokenizer import SemanticIdTokenizer
 
 PAPER = {
     "history_attention": "full",
+    "d_model": 128,
     "layers": 4,
     "d_ff": 1024,
     "dropout": 0.1,
     "tokens": "codes",
-    "start": (),
+    "start": {},
     "embeddings": None,
     "muon": None,
 }
@@ -47,16 +50,17 @@ STEPS = {
     "encoder causal over items, a user's targets at once": {"history_attention": "causal"},
     "learning rate x 5 for embeddings": {"embeddings": 5e-3},
     "Muon for matrices": {"muon": 3e-3},
-    "tokens start from codes": {"start": ("codes",)},
+    "tokens start from codes": {"start": {"codes": 1}},
     "tokens are prefixes": {"tokens": "prefixes"},
     "2 + 2 layers, MLP 512": {"layers": 2, "d_ff": 512},
-    "tokens start from words, too": {"start": ("codes", "words")},
-    "tokens start from the log, too": {"start": ("codes", "words", "log")},
+    "tokens start from words instead": {"start": {"words": 1}},
+    "tokens start from log and words, 3 : 1": {"start": {"log": 3, "words": 1}},
+    "256 dimensions": {"d_model": 256},
 }
 CHANGES = {
     "ours, dropout .2": {"dropout": 0.2},
     "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
-    "ours, started from the log alone": {"start": ("log",)},
+    "ours, started from the log alone": {"start": {"log": 1}},
     "ours, tokens are codes": {"tokens": "codes"},
     "ours, AdamW for all": {"muon": None},
 }
@@ -80,9 +84,9 @@ def main() -> None:
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
     split = data.leave_one_out()
     known = {
-        "codes": tokenizer.quantizer.decode(tokenizer.codes),
-        "words": LSAEncoder.fit(item_texts(data.items)).encode(item_texts(data.items)),
-        "log": log_vectors(split.train, data.num_items),
+        "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
+        "words": partial(principal_axes, LSAEncoder.fit(item_texts(data.items)).encode(item_texts(data.items))),
+        "log": partial(log_vectors, split.train, data.num_items),
     }
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +124,7 @@ def measure(
     trainer.train()
     trained = clock.times[-1] - clock.times[0]
     row = {"steps": steps, "epochs": round(trainer.state.epoch, 2), "seconds": round(trained, 1)}
-    row |= {"parameters": trainer.model.num_parameters(), "settings": settings | {"start": list(settings["start"])}}
+    row |= {"parameters": trainer.model.num_parameters(), "settings": settings}
     for part in ("valid", "test"):
         metrics = trainer.evaluate(EvaluationExamples(*split.part(part)).sample(args.users))
         row[part] = {name[5:]: round(value, 5) for name, value in metrics.items() if "@" in name or "loss" in name}
@@ -131,6 +135,7 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
     set_seed(args.seed)
     config = t5_config(
         tokenizer,
+        d_model=settings["d_model"],
         num_layers=settings["layers"],
         d_ff=settings["d_ff"],
         dropout_rate=settings["dropout"],
@@ -138,7 +143,9 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
     )
     model = T5ForConditionalGeneration(config)
     if settings["start"]:
-        start_from_items(model, tokenizer, *(known[name] for name in settings["start"]))
+        whole = sum(settings["start"].values())
+        sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}
+        start_from_items(model, tokenizer, *(known[name](size) for name, size in sizes.items()))
     on_cpu = not torch.accelerator.is_available()
     training = TrainingArguments(
         output_dir=tempfile.mkdtemp(prefix="ablation"),

@@ -1,0 +1,97 @@
+"""Where tokens start: near what is known of their items before training, or near their kin when a catalogue grows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
+
+from tiger.tokenizer import SemanticIdTokenizer
+
+
+@torch.no_grad()
+def start_from_items(
+    model: T5ForConditionalGeneration,
+    tokenizer: SemanticIdTokenizer,
+    *vectors: np.ndarray,
+    share: float = 0.9,
+) -> None:
+    """Let every token start near the mean of its items' vectors, so that similar tokens start alike.
+
+    Each kind of vectors has dimensions of its own: added up, they would be noise to one another.
+
+    Args:
+        vectors: what is known of the items (of their texts, of the log), each float [n, any], side by side as wide as
+            the model. Each gets unit variance as a whole; how much its dimensions differ stays.
+        share: of the variance that comes from the vectors, 0..1. The rest is random.
+
+    Raises:
+        ValueError: not one vector an item, another width than the model's, or ``share`` lies elsewhere.
+    """
+    embeddings = model.shared.weight
+    size = embeddings.shape[1]
+    if any(len(part) != len(tokenizer) for part in vectors):
+        raise ValueError(f"give vectors of the tokenizer's {len(tokenizer)} items, one each")
+    if sum(part.shape[1] for part in vectors) != size:
+        widths = " + ".join(str(part.shape[1]) for part in vectors)
+        raise ValueError(f"the model is {size} wide, the vectors are {widths or 'none'}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
+    parts = [torch.from_numpy(np.asarray(part)).to(embeddings) for part in vectors]
+    parts = [part - part.mean(dim=0) for part in parts]
+    known = torch.cat([part / part.std().clamp(min=1e-12) for part in parts], dim=1) * embeddings.std()
+    for tokens in tokenizer.token_table.T:
+        tokens = torch.from_numpy(tokens).long().to(embeddings.device)
+        counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
+        means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
+        used = counts.squeeze(-1) > 0
+        means = means[used]
+        random = torch.randn(means.shape).to(means) * means.std()
+        embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
+
+
+def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
+    """Vectors, float [n, any], on their ``size`` principal axes, float32 [n, size]; zero beyond what there is."""
+    centred = np.asarray(vectors, dtype=np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
+    _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    reduced = np.zeros((len(centred), size), dtype=np.float32)
+    reduced[:, : axes.shape[1]] = centred @ axes[:, ::-1][:, :size]
+    return reduced
+
+
+@torch.no_grad()
+def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
+    """Give the model the tokens that its tokenizer has won since training.
+
+    A new collision token starts at random (equal additions to equal models give equal models), a new first code in
+    the middle of the others. A longer new prefix starts where its parent is, moved by what its last code means
+    elsewhere: the mean step from parent to child over the prefixes of that level with the same code.
+    """
+    known = model.config.vocab_size
+    if tokenizer.vocab_size <= known:
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(tokenizer.vocab_size)
+        model.resize_token_embeddings(tokenizer.vocab_size)
+    if tokenizer.tokens == "codes":
+        return
+    embeddings = model.shared.weight
+    table, codes = (
+        torch.from_numpy(part).long().to(embeddings.device) for part in (tokenizer.token_table, tokenizer.semantic_ids)
+    )
+    for level in range(tokenizer.depth):
+        tokens, first = np.unique(tokenizer.token_table[:, level], return_index=True)
+        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in (tokens, first))
+        kinds, old = codes[first, level], tokens < known
+        if old.all():
+            continue
+        if level == 0:  # no other prefix has its code: in the middle of all
+            embeddings[tokens[~old]] = embeddings[tokens[old]].mean(dim=0)
+            continue
+        parents = embeddings[table[first, level - 1]]
+        steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
+        counts = torch.zeros(len(steps)).to(embeddings)
+        if level < tokenizer.num_codebooks:  # the collision token means nothing
+            steps.index_add_(0, kinds[old], (embeddings[tokens] - parents)[old])
+            counts.index_add_(0, kinds[old], torch.ones(int(old.sum())).to(embeddings))
+        embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
