@@ -69,7 +69,8 @@ def fixed_settings(args: argparse.Namespace) -> dict[str, dict]:
     if args.encoder:
         settings["tokenizer"]["encoder"] = args.encoder
     if args.embeddings:
-        settings["tokenizer"]["embeddings"] = settings["two_stage"]["embeddings"] = args.embeddings
+        for step in ("tokenizer", "retriever", "two_stage"):
+            settings[step]["embeddings"] = args.embeddings
     if args.processes > 1:
         recipe = yaml.safe_load((args.recipes / "retriever.yaml").read_text())
         settings["retriever"]["per_device_train_batch_size"] = recipe["per_device_train_batch_size"] // args.processes

@@ -23,7 +23,7 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.data import DataError, LeaveOneOut, RecommendationData
-from tiger.embeddings import LSAEncoder, item_texts, load_encoder
+from tiger.embeddings import item_texts, load_embeddings, load_encoder
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import refuse_other_files
 from tiger.hub import create_repository
@@ -33,8 +33,9 @@ from tiger.recommender import TigerRecommender
 from tiger.retriever import TigerTrainer, t5_config
 from tiger.run_record import RunRecord
 from tiger.t5 import is_causal
-from tiger.token_starts import principal_axes, start_from_items
+from tiger.token_starts import principal_axes, start_as_neighbours, start_from_items
 from tiger.tokenizer import SemanticIdTokenizer
+from tiger.word_vectors import word_vectors
 
 
 @dataclass
@@ -59,11 +60,12 @@ class RetrieverArguments:
     dropout_rate: float = 0.1
     start_from: str = field(
         default="",
-        metadata={
-            "help": "what tokens start from: codes:N, words:N, log:N, of d_model dimensions in all; default: chance"
-        },
+        metadata={"help": "what tokens start from: codes:N, texts:N, words:N, log:N, of d_model dimensions in all"},
     )
-    start_share: float = field(default=0.9, metadata={"help": "of the embeddings' variance that comes from it"})
+    start_share: float = field(default=1.0, metadata={"help": "of the embeddings' variance that comes from it"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with the tokenizer's encoder's vectors, in place of running it"}
+    )
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
     )
@@ -89,6 +91,7 @@ def main() -> None:
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    check_split(args.tokenizer, args.shuffle_ties)
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
     if record.finished and Path(args.model_dir, MANIFEST).exists():
         print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
@@ -106,6 +109,7 @@ def main() -> None:
     )
     if args.start_from:
         start_from_items(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
+        start_as_neighbours(model)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:
@@ -164,7 +168,8 @@ def known_of_items(
     """Vectors of all items, one array for each word of ``start_from``."""
     sources = {
         "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
-        "words": lambda size: principal_axes(word_vectors(item_texts(data.items, template_of(args.tokenizer))), size),
+        "texts": lambda size: principal_axes(encoded_texts(args, data), size),
+        "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer)), size),
         "log": lambda size: log_vectors(split.train, data.num_items, size),
     }
     parts = [part.strip().partition(":") for part in args.start_from.split(",")]
@@ -179,14 +184,35 @@ def known_of_items(
     return [sources[name](int(size)) for name, _, size in parts]
 
 
+def check_split(tokenizer: str, shuffle_ties: int | None) -> None:
+    """Codes that were learned from the log must have been learned from the part that trains here.
+
+    Raises:
+        DataError: from another split's, which holds events that are validated or tested on here.
+    """
+    report = Path(tokenizer) / "report.json"
+    learned = json.loads(report.read_text()) if report.exists() else {}
+    if learned.get("log_weight") and learned.get("shuffle_ties") != shuffle_ties:
+        raise DataError(
+            f"the codes of {tokenizer} know the training events of another split (--shuffle_ties "
+            f"{learned.get('shuffle_ties')}): fit a tokenizer with --shuffle_ties {shuffle_ties}."
+        )
+
+
 def template_of(tokenizer: str) -> str | None:
     """By what columns the items' texts were made."""
     report = Path(tokenizer) / "report.json"
     return json.loads(report.read_text()).get("template") if report.exists() else None
 
 
-def word_vectors(texts: list[str]) -> np.ndarray:
-    return LSAEncoder.fit(texts).encode(texts)
+def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:
+    """What the tokenizer's encoder makes of the items' texts."""
+    if args.embeddings:
+        return load_embeddings(args.embeddings, data.num_items)
+    folder = Path(args.tokenizer) / "encoder"
+    if not folder.is_dir():
+        raise DataError(f"{args.tokenizer} was saved without an encoder: start_from can't read texts. Leave them out.")
+    return load_encoder(folder).encode(item_texts(data.items, template_of(args.tokenizer)))
 
 
 def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:

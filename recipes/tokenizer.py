@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tiger.arguments import parse_arguments
@@ -19,6 +20,7 @@ from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_embeddings
 from tiger.files import refuse_other_files, replaced_folder
+from tiger.log_vectors import log_vectors
 from tiger.quantisation_report import plot_code_usage, quantisation_report
 from tiger.tokenizer import SemanticIdTokenizer
 
@@ -43,6 +45,11 @@ class TokenizerArguments:
     codebook_size: int | None = field(
         default=None, metadata={"help": "codes a level; default: 256, fewer in a catalogue of under 1,024 items"}
     )
+    log_weight: float = field(
+        default=0.0,
+        metadata={"help": "let codes say who is bought with whom, too: length of an item's log vector, of its text's"},
+    )
+    shuffle_ties: int | None = field(default=None, metadata={"help": "with log_weight: the split, see retriever.py"})
     seed: int = 0
 
 
@@ -59,10 +66,11 @@ def main() -> None:
         encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
         embeddings = encoder.encode(texts)
 
+    known = embeddings if not args.log_weight else with_log(embeddings, args, data)
     size = args.codebook_size or codes_a_level(data.num_items)
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
-        embeddings,
+        known,
         data.item_ids,
         num_codebooks=args.num_codebooks,
         codebook_size=size,
@@ -71,12 +79,16 @@ def main() -> None:
         device=str(torch.accelerator.current_accelerator() or "cpu"),
     )
     tokenizer.quantizer.to("cpu")
+    if args.log_weight:  # of an item to come there is no log
+        tokenizer.quantizer = tokenizer.quantizer.of_first(embeddings.shape[1])
     seconds = time.perf_counter() - start
     report = quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size)
     report = {
         "dataset": args.dataset,
         "encoder": encoder.name,
         "template": args.template,
+        "log_weight": args.log_weight,
+        "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
         **report,
     }
@@ -87,6 +99,17 @@ def main() -> None:
         plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
     print(json.dumps(report, indent=1))
     print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+
+
+def with_log(embeddings: np.ndarray, args: TokenizerArguments, data: RecommendationData) -> np.ndarray:
+    """Embeddings, and beside them who is bought with whom in training: float32 [n, d + 128]."""
+    if args.quantizer != "residual-kmeans":
+        raise DataError(
+            "log_weight wants --quantizer residual-kmeans: an RQ-VAE can't number new items by text alone."
+        )
+    log = log_vectors(data.leave_one_out(args.shuffle_ties).train, data.num_items)
+    lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
+    return np.concatenate([embeddings, args.log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
 
 
 def codes_a_level(num_items: int) -> int:

@@ -3,8 +3,10 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 
-from tiger.token_starts import grow_vocabulary, principal_axes, start_from_items
+from tiger.generation import beam_search
+from tiger.token_starts import grow_vocabulary, principal_axes, start_as_neighbours, start_from_items
 from tiger.tokenizer import SemanticIdTokenizer
+from tiger.trie import SemanticIdTrie
 
 
 @pytest.mark.parametrize("tokens", ["codes", "prefixes"])
@@ -51,14 +53,34 @@ def test_wrong_vectors_are_refused():
 
 def test_principal_axes():
     random = np.random.default_rng(0)
-    vectors = random.standard_normal((50, 4)) * [0.1, 3, 1, 0.01] + 7
+    vectors = random.standard_normal((500, 4)) * [0.1, 3, 1, 0.01] + 7
     reduced = principal_axes(vectors, 2)
-    assert reduced.dtype == np.float32 and reduced.shape == (50, 2)
+    assert reduced.dtype == np.float32 and reduced.shape == (500, 2)
     assert abs(np.corrcoef(reduced[:, 0], vectors[:, 1])[0, 1]) > 0.99
     assert abs(np.corrcoef(reduced[:, 1], vectors[:, 2])[0, 1]) > 0.99
+    np.testing.assert_allclose(reduced.std(axis=0), 1, atol=1e-2)
+    vectors[:, 0] = vectors[:, 2] * 2  # one axis fewer
     wide = principal_axes(vectors, 6)
-    assert not wide[:, 4:].any()
-    np.testing.assert_allclose(wide @ wide.T, (vectors - vectors.mean(0)) @ (vectors - vectors.mean(0)).T, atol=1e-3)
+    assert not wide[:, 3:].any() and wide[:, :3].std(axis=0).min() > 0.9
+
+
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_a_model_starts_as_its_items_neighbours(tokens):
+    """Items in tight groups: what is near the history is found before any training."""
+    random = np.random.default_rng(0)
+    groups = np.arange(60) % 6
+    vectors = random.standard_normal((6, 32))[groups] + 0.1 * random.standard_normal((60, 32))
+    codes = np.column_stack([groups, random.integers(0, 4, 60)])
+    tokenizer = SemanticIdTokenizer(codes, [f"i{n}" for n in range(60)], codebook_size=8, tokens=tokens)
+    model = make_model(tokenizer, d_model=32, num_heads=4, d_kv=16).eval()
+    torch.manual_seed(0)
+    start_from_items(model, tokenizer, vectors, share=1.0)
+    start_as_neighbours(model)
+    histories = torch.from_numpy(tokenizer.encode_history(np.arange(60)[:, None]))
+    trie = SemanticIdTrie.build(tokenizer.token_table)
+    found = beam_search(model, trie, histories, num_beams=60, k=5).rows
+    right = (groups[found.numpy()] == groups[:, None]).mean()
+    assert right > (0.9 if tokens == "prefixes" else 0.5)  # by chance 1/6
 
 
 def test_new_prefixes_start_where_their_codes_say():

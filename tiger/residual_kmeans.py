@@ -226,6 +226,15 @@ class ResidualKMeans(PreTrainedModel):
             model.codebooks.copy_(codebooks)
         return model.eval()
 
+    @torch.no_grad()
+    def of_first(self, dimensions: int) -> ResidualKMeans:
+        """The same codebooks by their first dimensions alone: codes for items of which no more is known."""
+        sizes = {"num_codebooks": self.config.num_codebooks, "codebook_size": self.config.codebook_size}
+        part = ResidualKMeans(ResidualKMeansConfig(input_dim=dimensions, **sizes)).to(self.device)
+        part.codebooks.copy_(self.codebooks[..., :dimensions])
+        part.mean.copy_(self.mean[:dimensions])
+        return part.eval()
+
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [n, input_dim] to codes int64 [n, L] and the reconstruction [n, input_dim]."""
         codes, quantised = nearest_codes(embeddings - self.mean, self.codebooks)

@@ -14,7 +14,7 @@ def start_from_items(
     model: T5ForConditionalGeneration,
     tokenizer: SemanticIdTokenizer,
     *vectors: np.ndarray,
-    share: float = 0.9,
+    share: float = 1.0,
 ) -> None:
     """Let every token start near the mean of its items' vectors, so that similar tokens start alike.
 
@@ -50,12 +50,39 @@ def start_from_items(
         embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
 
 
+@torch.no_grad()
+def start_as_neighbours(model: T5ForConditionalGeneration, gain: float = 3.0) -> None:
+    """Let the T5 start by answering with what is near the items of the history, as their vectors have it.
+
+    The first decoder layer's cross-attention passes on what it looks at, turned and turned back; every other layer
+    adds nothing yet. So the tokens that start near their items' vectors are of use from the first step, where random
+    matrices would have to be unlearned.
+
+    Args:
+        gain: how much louder the history is than the tokens written so far.
+    """
+    for stack in (model.encoder, model.decoder):
+        for block in stack.block:
+            block.layer[0].SelfAttention.o.weight.zero_()
+            block.layer[-1].DenseReluDense.wo.weight.zero_()
+    first, *others = (block.layer[1].EncDecAttention for block in model.decoder.block)
+    for attention in others:
+        attention.o.weight.zero_()
+    turned = torch.linalg.qr(torch.randn(first.v.weight.shape))[0]
+    first.v.weight.copy_(turned)
+    first.o.weight.copy_(gain * turned.T)
+    model.shared.weight[model.config.decoder_start_token_id] *= 0.1  # it says nothing, so it should not be loud
+
+
 def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
-    """Vectors, float [n, any], on their ``size`` principal axes, float32 [n, size]; zero beyond what there is."""
+    """Vectors, float [n, any], on their ``size`` principal axes, each with unit variance, so that fine differences
+    count as much as broad ones; float32 [n, size], zero beyond the axes that there are."""
     centred = np.asarray(vectors, dtype=np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
-    _, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    strengths, axes = np.linalg.eigh(centred.T @ centred / len(centred))  # ascending
+    strengths, axes = strengths[::-1][:size], axes[:, ::-1][:, :size]
+    used = strengths > 1e-6 * strengths[0]
     reduced = np.zeros((len(centred), size), dtype=np.float32)
-    reduced[:, : axes.shape[1]] = centred @ axes[:, ::-1][:, :size]
+    reduced[:, : used.sum()] = centred @ (axes / np.sqrt(np.where(used, strengths, 1)))[:, used]
     return reduced
 
 

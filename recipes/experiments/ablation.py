@@ -25,14 +25,15 @@ from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingAr
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.data import DataError, LeaveOneOut, RecommendationData
-from tiger.embeddings import LSAEncoder, item_texts
+from tiger.embeddings import item_texts, load_embeddings
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import write_atomically
 from tiger.log_vectors import log_vectors
 from tiger.retriever import TigerTrainer, t5_config
 from tiger.t5 import is_causal
-from tiger.token_starts import principal_axes, start_from_items
+from tiger.token_starts import principal_axes, start_as_neighbours, start_from_items
 from tiger.tokenizer import SemanticIdTokenizer
+from tiger.word_vectors import word_vectors
 
 PAPER = {
     "history_attention": "full",
@@ -42,6 +43,7 @@ PAPER = {
     "dropout": 0.1,
     "tokens": "codes",
     "start": {},
+    "neighbours": False,
     "embeddings": None,
     "muon": None,
 }
@@ -54,7 +56,8 @@ STEPS = {
     "tokens are prefixes": {"tokens": "prefixes"},
     "2 + 2 layers, MLP 512": {"layers": 2, "d_ff": 512},
     "tokens start from words instead": {"start": {"words": 1}},
-    "tokens start from log and words, 3 : 1": {"start": {"log": 3, "words": 1}},
+    "from log, words and texts, 3 : 3 : 2": {"start": {"log": 3, "words": 3, "texts": 2}},
+    "layers start by passing on": {"neighbours": True},
     "256 dimensions": {"d_model": 256},
 }
 CHANGES = {
@@ -70,6 +73,9 @@ CHANGES = {
 class AblationArguments:
     dataset: str = field(metadata={"help": "dataset directory"})
     tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with the texts' vectors; without them codes stand in"}
+    )
     results_dir: str = "recipes/results/ablation"
     seconds: float = field(default=240.0, metadata={"help": "CPU seconds of training a row (of a GPU: seconds)"})
     targets: int = field(default=512, metadata={"help": "a batch"})
@@ -85,9 +91,11 @@ def main() -> None:
     split = data.leave_one_out()
     known = {
         "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
-        "words": partial(principal_axes, LSAEncoder.fit(item_texts(data.items)).encode(item_texts(data.items))),
+        "words": partial(word_vectors, item_texts(data.items)),
         "log": partial(log_vectors, split.train, data.num_items),
     }
+    if args.embeddings is not None:
+        known["texts"] = partial(principal_axes, load_embeddings(args.embeddings, data.num_items))
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []}
@@ -145,7 +153,10 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
     if settings["start"]:
         whole = sum(settings["start"].values())
         sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}
-        start_from_items(model, tokenizer, *(known[name](size) for name, size in sizes.items()))
+        vectors = (known.get(name, known["codes"])(size) for name, size in sizes.items())
+        start_from_items(model, tokenizer, *vectors)
+    if settings["neighbours"]:
+        start_as_neighbours(model)
     on_cpu = not torch.accelerator.is_available()
     training = TrainingArguments(
         output_dir=tempfile.mkdtemp(prefix="ablation"),

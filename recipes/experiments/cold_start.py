@@ -155,6 +155,8 @@ def train(args: ColdStartArguments, work: Path) -> None:
             options["embeddings"] = dataset / "embeddings.safetensors"
         run_recipe("tokenizer", recipes, options, args.tokenizer_options)
     options = {"dataset": dataset, "tokenizer": work / "tokenizer", "num_train_epochs": args.epochs}
+    if args.embeddings is not None:
+        options["embeddings"] = dataset / "embeddings.safetensors"
     options |= {"output_dir": work / "training", "model_dir": work / "model"}
     run_recipe("retriever", recipes, options, args.retriever_options)
     if not (work / "model" / MANIFEST).exists():
