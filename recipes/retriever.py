@@ -60,7 +60,9 @@ class RetrieverArguments:
     dropout_rate: float = 0.1
     start_from: str = field(
         default="",
-        metadata={"help": "what tokens start from: codes:N, texts:N, words:N, log:N, of d_model dimensions in all"},
+        metadata={
+            "help": "what tokens start from, with shares of the dimensions, such as log:3, words:3, texts:2 (or codes)"
+        },
     )
     start_share: float = field(default=1.0, metadata={"help": "of the embeddings' variance that comes from it"})
     embeddings: str | None = field(
@@ -172,16 +174,17 @@ def known_of_items(
         "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer)), size),
         "log": lambda size: log_vectors(split.train, data.num_items, size),
     }
-    parts = [part.strip().partition(":") for part in args.start_from.split(",")]
-    wrong = [name for name, _, size in parts if name not in sources or not size.isdecimal()]
-    if wrong or sum(int(size) for _, _, size in parts) != args.d_model:
+    parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
+    if any(name not in sources or (share and not share.isdecimal()) for name, _, share in parts):
         raise DataError(
             f"start_from {args.start_from!r}: expected some of {', '.join(sources)}, each with its share of the "
-            f"{args.d_model} dimensions, such as log:{args.d_model * 3 // 4}, words:{args.d_model // 4}."
+            "dimensions, such as log:3, words:1."
         )
     if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
         raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
-    return [sources[name](int(size)) for name, _, size in parts]
+    ends = np.cumsum([int(share or 1) for _, _, share in parts])
+    sizes = np.diff(args.d_model * ends // ends[-1], prepend=0)
+    return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
 
 
 def check_split(tokenizer: str, shuffle_ties: int | None) -> None:

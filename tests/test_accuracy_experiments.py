@@ -40,12 +40,17 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
         "start": {"codes": 1},
         "tokens": "prefixes",
     }
-    monkeypatch.setattr(
-        ablation, "STEPS", {"codes": {}, "prefixes": {"tokens": "prefixes", "start": {"words": 1, "log": 3}}}
-    )
+    changed = {
+        "tokens": "prefixes",
+        "start": {"words": 1, "log": 2, "texts": 1},
+        "neighbours": True,
+        "log_codes": True,
+    }
+    monkeypatch.setattr(ablation, "STEPS", {"codes": {}, "prefixes": changed})
     monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
     monkeypatch.setattr(ablation, "CHANGES", {})
     argv = ["ablation.py", "--dataset", dataset, "--tokenizer", tmp_path / "tokenizer", "--seconds", 0.5]
+    argv += ["--log_tokenizer", tmp_path / "tokenizer"]
     argv += ["--results_dir", tmp_path / "ablation", "--users", 50, "--targets", 64]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     ablation.main()

@@ -44,6 +44,7 @@ PAPER = {
     "tokens": "codes",
     "start": {},
     "neighbours": False,
+    "log_codes": False,
     "embeddings": None,
     "muon": None,
 }
@@ -59,6 +60,7 @@ STEPS = {
     "from log, words and texts, 3 : 3 : 2": {"start": {"log": 3, "words": 3, "texts": 2}},
     "layers start by passing on": {"neighbours": True},
     "256 dimensions": {"d_model": 256},
+    "2 codes, of texts and log": {"log_codes": True},
 }
 CHANGES = {
     "ours, dropout .2": {"dropout": 0.2},
@@ -72,7 +74,8 @@ CHANGES = {
 @dataclass
 class AblationArguments:
     dataset: str = field(metadata={"help": "dataset directory"})
-    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote, with 3 codes from texts alone"})
+    log_tokenizer: str = field(metadata={"help": "the same with 2 codes and --log_weight 1"})
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors with the texts' vectors; without them codes stand in"}
     )
@@ -87,7 +90,8 @@ class AblationArguments:
 def main() -> None:
     (args,) = parse_arguments([AblationArguments])
     data = RecommendationData.load(args.dataset)
-    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
+    tokenizers = [SemanticIdTokenizer.from_pretrained(folder) for folder in (args.tokenizer, args.log_tokenizer)]
+    tokenizer = tokenizers[0]
     split = data.leave_one_out()
     known = {
         "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
@@ -105,7 +109,7 @@ def main() -> None:
     for name, settings in rows().items():
         if any(row["step"] == name for row in found["rows"]):
             continue
-        row = {"step": name} | measure(args, settings, tokenizer.with_tokens(settings["tokens"]), split, known)
+        row = {"step": name} | measure(args, settings, tokenizers, split, known)
         found["rows"].append(row)
         write_atomically(file, json.dumps(found, indent=1) + "\n")
         print(row, flush=True)
@@ -121,9 +125,10 @@ def rows() -> dict[str, dict]:
 
 
 def measure(
-    args: AblationArguments, settings: dict, tokenizer: SemanticIdTokenizer, split: LeaveOneOut, known: dict
+    args: AblationArguments, settings: dict, tokenizers: list[SemanticIdTokenizer], split: LeaveOneOut, known: dict
 ) -> dict:
     """Train for the time given, decode validation and test."""
+    tokenizer = tokenizers[settings["log_codes"]].with_tokens(settings["tokens"])
     clock = Clock()
     make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
     # The first steps are slower than the rest; half a dozen of them are left out.

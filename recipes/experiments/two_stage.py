@@ -4,7 +4,8 @@
 
 Trees are fitted to validation targets and chosen on users kept apart (``held out``); the test is read once a variant.
 Intervals are 95% of bootstraps over users; ``p`` is a two-sided paired bootstrap's against the hybrid. With ties
-shuffled the T5 is left out: it was trained on the published order, under which other items are tests.
+shuffled the T5 is left out: it was trained on the published order, under which other items are tests. So are codes
+that were learned from the log.
 Every row is added to a file, and what is there is not measured again; beams are kept in ``--cache``.
 ``counts as they are`` lets counts below five through, which betray held-out events on 5-core data: how much a leak
 would have given.
@@ -34,6 +35,7 @@ from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import write_atomically
 from tiger.metrics import bootstrap_means, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
+from tiger.tokenizer import SemanticIdTokenizer
 from tiger.two_stage import TwoStageRanker
 
 VARIANTS = {
@@ -75,10 +77,20 @@ def main() -> None:
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
             beams = {part: proposed(args, tiger, split, part) for part in beams}
-        measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties)
+        codes = tiger.tokenizer.codes
+        if beams["valid"] is None and know_the_log(tiger.tokenizer, vectors):
+            codes = None
+        measure(args, data, split, codes, vectors, beams, ties)
         if beams["valid"] is not None:
             with patch("tiger.candidates.COUNT_FLOOR", 1):
-                measure(args, data, split, tiger.tokenizer.codes, vectors, beams, ties, {LEAK: ()})
+                measure(args, data, split, codes, vectors, beams, ties, {LEAK: ()})
+
+
+def know_the_log(tokenizer: SemanticIdTokenizer, vectors: np.ndarray | None) -> bool:
+    """Whether codes are others than those of the items' texts."""
+    if tokenizer.quantizer is None or vectors is None:
+        return True  # nobody can say
+    return bool((tokenizer.quantizer.encode(vectors) != tokenizer.codes).any())
 
 
 def proposed(
@@ -119,7 +131,7 @@ def measure(
     args: TwoStageExperiment,
     data: RecommendationData,
     split: LeaveOneOut,
-    codes: np.ndarray,
+    codes: np.ndarray | None,
     vectors: np.ndarray | None,
     beams: dict,
     ties: int | None,
@@ -127,9 +139,13 @@ def measure(
 ) -> None:
     """A row a variant, beside the hybrid's."""
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
+    if beams["valid"] is None:
+        variants = {name: without for name, without in variants.items() if "t5" in without}
+    if codes is None:
+        variants = {name: without for name, without in variants.items() if "codes" in without}
     there = {row["model"] for row in results(args)["rows"] if row["setting"] == setting}
     wanted = {name for name in variants if not args.variants or name in args.variants}
-    if there >= {name for name in wanted if beams["valid"] is not None or "t5" in variants[name]}:
+    if there >= wanted:
         return
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
@@ -143,7 +159,7 @@ def measure(
     for name, without in variants.items():
         if args.variants and name not in args.variants:
             continue
-        if name in there or (beams["valid"] is None and "t5" not in without):
+        if name in there:
             continue
         start, users, records = time.perf_counter(), [], []
         for seed in args.seeds:
