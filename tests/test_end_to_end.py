@@ -273,6 +273,6 @@ def test_one_command_for_a_dataset_of_ones_own(work):
     assert 0 < shown["as published, history removed"]["ndcg@10"] <= 1
     tiger = TigerRecommender.from_pretrained(work / "own" / "model")
     assert tiger.ranker.record["trees"][0] >= 1 and tiger.tokenizer.codebook_size == 64
-    assert tiger.add_items(["brand new"], texts=["A tent for two"]) == ["brand new"]
+    assert tiger.add_items(["brand new"], table=[{"title": "A tent for two"}]) == ["brand new"]
     wrong = run(*command[:-1], "twostage.num_beams=10", expect=2)
     assert "give step.key=value" in wrong.stderr
