@@ -63,6 +63,7 @@ def main() -> None:
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    tokenizer.check_split(args.shuffle_ties)
     split = data.leave_one_out(args.shuffle_ties)
     popularity = np.bincount(split.train.items, minlength=data.num_items)
     features = ItemFeatures.fit(

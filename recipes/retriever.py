@@ -93,7 +93,7 @@ def main() -> None:
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
-    check_split(args.tokenizer, args.shuffle_ties)
+    tokenizer.check_split(args.shuffle_ties)
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
     if record.finished and Path(args.model_dir, MANIFEST).exists():
         print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
@@ -175,31 +175,17 @@ def known_of_items(
         "log": lambda size: log_vectors(split.train, data.num_items, size),
     }
     parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
-    if any(name not in sources or (share and not share.isdecimal()) for name, _, share in parts):
+    readable = all(name in sources and (share or "1").isdecimal() for name, _, share in parts)
+    ends = np.cumsum([int(share or 1) for _, _, share in parts]) if readable else np.zeros(1)
+    sizes = np.diff(args.d_model * ends // max(ends[-1], 1), prepend=0)
+    if sizes.min() < 1:
         raise DataError(
             f"start_from {args.start_from!r}: expected some of {', '.join(sources)}, each with its share of the "
             "dimensions, such as log:3, words:1."
         )
     if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
         raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
-    ends = np.cumsum([int(share or 1) for _, _, share in parts])
-    sizes = np.diff(args.d_model * ends // ends[-1], prepend=0)
     return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
-
-
-def check_split(tokenizer: str, shuffle_ties: int | None) -> None:
-    """Codes that were learned from the log must have been learned from the part that trains here.
-
-    Raises:
-        DataError: from another split's, which holds events that are validated or tested on here.
-    """
-    report = Path(tokenizer) / "report.json"
-    learned = json.loads(report.read_text()) if report.exists() else {}
-    if learned.get("log_weight") and learned.get("shuffle_ties") != shuffle_ties:
-        raise DataError(
-            f"the codes of {tokenizer} know the training events of another split (--shuffle_ties "
-            f"{learned.get('shuffle_ties')}): fit a tokenizer with --shuffle_ties {shuffle_ties}."
-        )
 
 
 def template_of(tokenizer: str) -> str | None:

@@ -81,6 +81,7 @@ def main() -> None:
     tokenizer.quantizer.to("cpu")
     if args.log_weight:  # of an item to come there is no log
         tokenizer.quantizer = tokenizer.quantizer.of_first(embeddings.shape[1])
+        tokenizer.learned_split = {"shuffle_ties": args.shuffle_ties}
     seconds = time.perf_counter() - start
     report = quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size)
     report = {

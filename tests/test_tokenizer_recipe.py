@@ -8,10 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_ranking_experiment import write_dataset
 
-from recipes import retriever
 from recipes import tokenizer as recipe
 from tiger.data import DataError, RecommendationData
-from tiger.embeddings import load_encoder
+from tiger.embeddings import item_texts, load_encoder
 from tiger.tokenizer import SemanticIdTokenizer
 
 
@@ -35,6 +34,11 @@ def test_codes_of_texts_and_log(tmp_path, monkeypatch):
     assert tokenizer.quantizer.config.input_dim == vectors.shape[1] == 8
     (row,) = tokenizer.add_items(["new"], vectors)
     assert row == data.num_items
+
+    # Who changes nothing keeps its codes, although the text alone would give others.
+    texts_of_all = load_encoder(tmp_path / "both" / "encoder").encode(item_texts(data.items))
+    assert (tokenizer.quantizer.encode(texts_of_all) != tokenizer.codes[:-1]).any()
+    assert not tokenizer.update_items(data.item_ids, texts_of_all, before=texts_of_all).any()
 
     # What is validated and tested on has no say: any other items in its place, and the codes are the same.
     table = pq.read_table(dataset / "interactions.parquet")
@@ -60,6 +64,9 @@ def test_wrong_settings(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="wants --quantizer residual-kmeans"):
         fit(monkeypatch, dataset, tmp_path / "no", "--quantizer", "rqvae", "--log_weight", 1)
     fit(monkeypatch, dataset, tmp_path / "codes", "--quantizer", "residual-kmeans", "--log_weight", 1)
-    retriever.check_split(tmp_path / "codes", None)
-    with pytest.raises(DataError, match="another split"):
-        retriever.check_split(tmp_path / "codes", 0)
+    tokenizer = SemanticIdTokenizer.from_pretrained(tmp_path / "codes").with_tokens("prefixes")
+    tokenizer.save_pretrained(tmp_path / "again")
+    tokenizer = SemanticIdTokenizer.from_pretrained(tmp_path / "again")
+    tokenizer.check_split(None)
+    with pytest.raises(DataError, match="fit a tokenizer with shuffle_ties 0"):
+        tokenizer.check_split(0)

@@ -76,12 +76,13 @@ def beam_search(
         rows=histories.new_full((len(histories), k), -1),
         scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
+    members = None if among is None else _Members(trie, among)
     with torch.autocast(device, enabled=False):
         for users, some in _groups(histories, model.config.pad_token_id):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
             rows, scores = _search(
-                decoder, trie, some, num_beams, theirs, temperature, generator, scored_levels, among
+                decoder, trie, some, num_beams, theirs, temperature, generator, scored_levels, members
             )
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
@@ -99,17 +100,16 @@ def _groups(histories: torch.Tensor, pad_token: int) -> Iterator[tuple[torch.Ten
         yield users, histories[users, : max(1, int(lengths[users[0]]))]
 
 
-def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, among):
+def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, members):
     batch, device = len(histories), histories.device
     tokens = histories.new_full((batch, 1), decoder.start_token)
     scores = torch.zeros(batch, 1, device=device)
     keys = scores  # what the search ranks by: the scores, or the scores with noise
     nodes = None
-    members = None if among is None else _Members(trie, among)
     exclusion = None
     if excluded is not None:
         if members is not None:  # what can't be answered need not be left out
-            excluded = excluded.masked_fill(~among[excluded.clamp(min=0)], -1)
+            excluded = excluded.masked_fill(~members.among[excluded.clamp(min=0)], -1)
         exclusion = _Exclusion(trie, excluded, members or trie)
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, nodes)
@@ -156,7 +156,7 @@ class _Members:
     """How many of some rows, bool [n], lie under a node."""
 
     def __init__(self, trie: SemanticIdTrie, among: torch.Tensor):
-        self._trie = trie
+        self._trie, self.among = trie, among
         self._before = torch.nn.functional.pad(among[trie.rows.long()].cumsum(0), (1, 0))
 
     def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Vectors of items by the company they keep: a factorised count of who is bought near whom.
 
 What the log says of an item before any training, as text embeddings are what its text says. A generator whose tokens
-start from both (:func:`tiger.retriever.start_from_items`) need not find out first what the log says plainly.
+start from both (:func:`tiger.token_starts.start_from_items`) need not find out first what the log says plainly.
 """
 
 from __future__ import annotations

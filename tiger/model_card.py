@@ -267,8 +267,9 @@ def _codes(recommender: TigerRecommender) -> str:
     shared = sizes[sizes > 1].sum() / len(tokenizer)
     quantizer = "an unrecorded quantizer" if tokenizer.quantizer is None else type(tokenizer.quantizer).__name__
     encoder = "an unrecorded encoder" if recommender.encoder is None else f"`{recommender.encoder.name}`"
+    log = "" if tokenizer.learned_split is None else " and of who is bought with whom in the training log"
     return (
-        f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder} by "
+        f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder}{log} by "
         f"{quantizer}, and a token that tells apart items with the same codes. The T5's tokens are the "
         f"{tokenizer.tokens} of these IDs. {shared:.1%} of the items share all "
         f"their codes with another.\n\n![Use of the codes, and items that share them]({PLOT})"

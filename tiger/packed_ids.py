@@ -115,6 +115,8 @@ class PackedIds:
 
     def next_collisions(self, codes: np.ndarray) -> np.ndarray:
         """int64 [m]: for each tuple of codes, one more than the highest collision token that it has."""
+        if not len(self):
+            return np.zeros(len(codes), dtype=np.int64)
         keys = self.packing.pack_codes(codes)
         rest = np.uint64(2**self.packing.collision_bits - 1)
         # The last packed ID below the next tuple tells.

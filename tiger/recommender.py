@@ -24,7 +24,7 @@ from transformers import T5ForConditionalGeneration
 from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
-from tiger.embeddings import LSAEncoder, SentenceEncoder, load_encoder
+from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_encoder
 from tiger.examples import pad_rows
 from tiger.files import replaced_folder, write_atomically
 from tiger.given_items import GivenItems
@@ -322,7 +322,7 @@ class TigerRecommender:
         rows = given.rows_of(self.items, at)
         vectors = given.vectors(rows, self.encoder, self.training.get("template"))
         tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        changed = tokenizer.update_items(given.item_ids, vectors)
+        changed = tokenizer.update_items(given.item_ids, vectors, before=self._vectors_before(at))
         items = self.items
         if items is not None:
             order = np.arange(len(items))
@@ -335,6 +335,13 @@ class TigerRecommender:
         trie = None if changed.any() else self._trie
         self._change(self._grown_model(tokenizer), tokenizer, items, ranker, unseen, trie)
         return [item for item, other in zip(given.item_ids, changed) if other]
+
+    def _vectors_before(self, rows: np.ndarray) -> np.ndarray | None:
+        """What the encoder makes of these rows' texts as they are; None where codes come from texts alone, or nothing
+        can be said."""
+        if self.tokenizer.learned_split is None or self.items is None or self.encoder is None:
+            return None
+        return self.encoder.encode(item_texts(self.items.take(rows), self.training.get("template")))
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Take items out of every future answer.

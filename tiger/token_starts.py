@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import T5ForConditionalGeneration
 
 from tiger.tokenizer import SemanticIdTokenizer
@@ -68,9 +69,8 @@ def start_as_neighbours(model: T5ForConditionalGeneration, gain: float = 3.0) ->
     first, *others = (block.layer[1].EncDecAttention for block in model.decoder.block)
     for attention in others:
         attention.o.weight.zero_()
-    turned = torch.linalg.qr(torch.randn(first.v.weight.shape))[0]
-    first.v.weight.copy_(turned)
-    first.o.weight.copy_(gain * turned.T)
+    nn.init.orthogonal_(first.v.weight)
+    first.o.weight.copy_(gain * first.v.weight.T)
     model.shared.weight[model.config.decoder_start_token_id] *= 0.1  # it says nothing, so it should not be loud
 
 

@@ -40,6 +40,8 @@ class SemanticIdTokenizer:
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
         quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
         tokens: ``codes`` or ``prefixes``.
+        learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events the codes were
+            learned from; None: from no events.
 
     Example:
         >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 2], [0, 3]]), ["a", "b", "c"], codebook_size=4)
@@ -57,14 +59,17 @@ class SemanticIdTokenizer:
         collision_size: int | None = None,
         quantizer: RQVAE | ResidualKMeans | None = None,
         tokens: str = "codes",
+        learned_split: dict | None = None,
     ):
         codes = _checked_codes(codes, codebook_size)
         item_ids = check_ids(item_ids, len(codes))
         packing = Packing(codes.shape[1], codebook_size)
         collisions = _number_within_groups(packing.pack_codes(codes), item_ids)
         self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size)
-        self._number_tokens(tokens, collision_size)
+        self._collision_size = collision_size
+        self._number_tokens(tokens)
         self.quantizer = quantizer
+        self.learned_split = learned_split
         layout = f"{self.num_codebooks}x{codebook_size}".encode()
         self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
 
@@ -76,7 +81,7 @@ class SemanticIdTokenizer:
         self._ids = PackedIds(Packing(semantic_ids.shape[1] - 1, codebook_size), semantic_ids)
         self._rows: dict[str, int] | None = None
 
-    def _number_tokens(self, kind: str, collision_size: int | None = None) -> None:
+    def _number_tokens(self, kind: str) -> None:
         """A fresh vocabulary for the semantic IDs there are."""
         if kind not in VOCABULARIES:
             raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
@@ -84,7 +89,8 @@ class SemanticIdTokenizer:
         if kind == PrefixVocabulary.kind:
             empty = PrefixVocabulary()
         else:
-            empty = CodeVocabulary(packing, self.codebook_size if collision_size is None else collision_size)
+            size = self._collision_size
+            empty = CodeVocabulary(packing, self.codebook_size if size is None else size)
         nobody = np.zeros((0, self.depth), dtype=np.int32)
         table, vocabulary = empty.extended(self.semantic_ids, PackedIds(packing, nobody), nobody)
         self._set_tokens(table, vocabulary)
@@ -222,8 +228,25 @@ class SemanticIdTokenizer:
         known[new] = np.arange(len(self) - len(new), len(self))
         return known
 
+    def check_split(self, shuffle_ties: int | None) -> None:
+        """Refuse codes that were learned from the training events of another split: some of these are validated or
+        tested on here.
+
+        Raises:
+            DataError: they were.
+        """
+        if self.learned_split is not None and self.learned_split["shuffle_ties"] != shuffle_ties:
+            raise DataError(
+                f"these codes were learned from the log with shuffle_ties {self.learned_split['shuffle_ties']}, which "
+                f"tells of the events tested with {shuffle_ties}: fit a tokenizer with shuffle_ties {shuffle_ties}."
+            )
+
     def update_items(
-        self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
+        self,
+        item_ids: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        codes: np.ndarray | None = None,
+        before: np.ndarray | None = None,
     ) -> np.ndarray:
         """Number items anew from new embeddings or codes. Rows stay; where the codes stay, so does the whole ID.
 
@@ -231,6 +254,8 @@ class SemanticIdTokenizer:
             item_ids: known items.
             embeddings: float [m, d], quantised by the frozen quantizer; or
             codes: int [m, num_codebooks].
+            before: float [m, d], the embeddings that the items had: where the quantizer gives them the codes that it
+                gives the new ones, codes stay. It matters for codes that were not made from embeddings alone.
 
         Returns:
             bool [m]: whose ID is another one now. No item gets an ID that another has just given up.
@@ -247,7 +272,8 @@ class SemanticIdTokenizer:
                 raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = self.quantizer.encode(embeddings)
         codes = _checked_codes(codes, self.codebook_size)
-        changed = (codes != self.codes[rows]).any(axis=1)
+        known = self.codes[rows] if before is None else self.quantizer.encode(before)
+        changed = (codes != known).any(axis=1) & (codes != self.codes[rows]).any(axis=1)
         if changed.any():
             ids = [item for item, other in zip(item_ids, changed) if other]
             numbered = self._numbered(codes[changed], ids)
@@ -266,9 +292,10 @@ class SemanticIdTokenizer:
 
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
         """What :meth:`_set` does, for items that are added to many."""
+        ids = self._ids.insert(semantic_ids)  # what can fail comes first
         tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
+        self._ids = ids
         self._set_tokens(np.concatenate([self.token_table, tokens]), vocabulary)
-        self._ids = self._ids.insert(semantic_ids)
         if self._rows is not None:
             # No array, list or dict is changed in place: a shallow copy of a tokenizer stays as it is.
             self._rows = self._rows | dict(zip(item_ids, range(len(self), len(self) + len(item_ids))))
@@ -319,6 +346,8 @@ class SemanticIdTokenizer:
             "codebook_size": self.codebook_size,
             "fingerprint": self.fingerprint,
             "tokens": self.tokens,
+            "collision_size": self._collision_size,
+            "learned_split": self.learned_split,
         }
         if isinstance(self.vocabulary, PrefixVocabulary):
             arrays["prefix_tokens"] = self.token_table
@@ -357,12 +386,14 @@ class SemanticIdTokenizer:
         starts = np.concatenate([[0], ends[:-1]])
         item_ids = [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist())]
         self = cls.__new__(cls)
+        self._collision_size = header.get("collision_size")
         self._set(semantic_ids, item_ids, header["codebook_size"])
         if prefixes:
             self._set_tokens(table, PrefixVocabulary(header["num_prefixes"]))
         else:
-            self._number_tokens(CodeVocabulary.kind, header["collision_size"])
+            self._number_tokens(CodeVocabulary.kind)
         self.fingerprint = header["fingerprint"]
+        self.learned_split = header.get("learned_split")
         quantizer = Path(folder) / QUANTIZER_FOLDER
         self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
         return self

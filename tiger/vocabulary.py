@@ -115,6 +115,8 @@ class PrefixVocabulary:
             ids: of the catalogue.
             table: int [n, depth], its tokens.
         """
+        if not len(table):
+            return np.full(tokens.shape[:-1], -1)
         last = tokens[..., -1]
         owners = np.full(self.size, -1)
         owners[table[:, -1]] = np.arange(len(table))

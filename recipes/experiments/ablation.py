@@ -92,12 +92,15 @@ def main() -> None:
     data = RecommendationData.load(args.dataset)
     tokenizers = [SemanticIdTokenizer.from_pretrained(folder) for folder in (args.tokenizer, args.log_tokenizer)]
     tokenizer = tokenizers[0]
+    for part in tokenizers:
+        part.check_split(None)
     split = data.leave_one_out()
     known = {
         "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
         "words": partial(word_vectors, item_texts(data.items)),
         "log": partial(log_vectors, split.train, data.num_items),
     }
+    known["texts"] = known["codes"]
     if args.embeddings is not None:
         known["texts"] = partial(principal_axes, load_embeddings(args.embeddings, data.num_items))
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
@@ -158,7 +161,7 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
     if settings["start"]:
         whole = sum(settings["start"].values())
         sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}
-        vectors = (known.get(name, known["codes"])(size) for name, size in sizes.items())
+        vectors = (known[name](size) for name, size in sizes.items())
         start_from_items(model, tokenizer, *vectors)
     if settings["neighbours"]:
         start_as_neighbours(model)

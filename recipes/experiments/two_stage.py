@@ -35,7 +35,6 @@ from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import write_atomically
 from tiger.metrics import bootstrap_means, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
 from tiger.two_stage import TwoStageRanker
 
 VARIANTS = {
@@ -78,19 +77,12 @@ def main() -> None:
         if ties == tiger.training.get("shuffle_ties"):
             beams = {part: proposed(args, tiger, split, part) for part in beams}
         codes = tiger.tokenizer.codes
-        if beams["valid"] is None and know_the_log(tiger.tokenizer, vectors):
+        if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
             codes = None
         measure(args, data, split, codes, vectors, beams, ties)
         if beams["valid"] is not None:
             with patch("tiger.candidates.COUNT_FLOOR", 1):
                 measure(args, data, split, codes, vectors, beams, ties, {LEAK: ()})
-
-
-def know_the_log(tokenizer: SemanticIdTokenizer, vectors: np.ndarray | None) -> bool:
-    """Whether codes are others than those of the items' texts."""
-    if tokenizer.quantizer is None or vectors is None:
-        return True  # nobody can say
-    return bool((tokenizer.quantizer.encode(vectors) != tokenizer.codes).any())
 
 
 def proposed(
