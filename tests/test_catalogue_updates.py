@@ -228,9 +228,9 @@ def test_a_save_that_fails_leaves_what_was_there(recommender, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     if writes == "items.parquet":
-        monkeypatch.setattr("tiger.recommender.pq.write_table", no_space)
+        monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
     elif writes == "unseen.safetensors":
-        monkeypatch.setattr("tiger.recommender.write_atomically", no_space)
+        monkeypatch.setattr("tiger.recommender_files.write_atomically", no_space)
     else:
         monkeypatch.setattr("tiger.files.os.chmod", no_space)  # the last step before the folders are swapped
     with pytest.raises(OSError, match="No space left"):

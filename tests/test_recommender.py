@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_old_model_whole(recommender, tmp_path, monkeypat
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiger.recommender.pq.write_table", no_space)
+    monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
     with pytest.raises(OSError, match="No space left"):
         recommender.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -152,7 +152,7 @@ def test_updates_are_saved_or_not_made(recommender, tmp_path, monkeypatch):  # n
         def no_space(*args, **kwargs):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("tiger.recommender.pq.write_table", no_space)
+        monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
         answer = client.delete("/items/new")
         assert answer.status_code == 503 and "No space left" in answer.json()["error"]
         assert client.get("/health").json()["items"] == 41 and client.get("/health").json()["catalogue"] == 1

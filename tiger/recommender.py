@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import tempfile
@@ -13,34 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from huggingface_hub import CommitInfo
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as save_arrays
 from transformers import T5ForConditionalGeneration
 
 from tiger import hub
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
-from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_encoder
+from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts
 from tiger.examples import pad_rows
-from tiger.files import replaced_folder, write_atomically
 from tiger.given_items import GivenItems
-from tiger.manifest import MANIFEST, check_files, read_manifest, write_manifest
+from tiger.manifest import check_files, read_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
+from tiger.recommender_files import check_saved_together, read_parts, write_recommender
 from tiger.retriever import check_pair
 from tiger.shares import CataloguePart, shared_places
 from tiger.token_starts import grow_vocabulary
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
-from tiger.two_stage import SETTINGS, TwoStageRanker
+from tiger.two_stage import TwoStageRanker
 from tiger.user_beams import beams_of_users
-
-TRIE = "trie.safetensors"
-UNSEEN = "unseen.safetensors"
-RANKER = "ranker"
 
 
 class TigerRecommender:
@@ -398,19 +389,7 @@ class TigerRecommender:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write one directory that holds everything. What was there before stays whole until the new one is."""
-        with replaced_folder(folder, MANIFEST) as fresh:
-            self.model.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(fresh)
-            self.trie.save(fresh / TRIE)
-            if self.encoder is not None:
-                self.encoder.save_pretrained(fresh / "encoder")
-            if self.items is not None:
-                pq.write_table(self.items, fresh / "items.parquet")
-            if self.unseen.any():
-                write_atomically(fresh / UNSEEN, save_arrays({"rows": np.flatnonzero(self.unseen)}))
-            if self.ranker is not None:
-                self.ranker.save_pretrained(fresh / RANKER)
-            write_manifest(fresh, self.tokenizer.fingerprint, self.max_history, self.training)
+        write_recommender(self, folder)
 
     def push_to_hub(
         self,
@@ -513,38 +492,13 @@ class TigerRecommender:
                 f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model, or a "
                 "repository on the Hub, owner/name."
             )
-        manifest = read_manifest(folder)
+        parts, trie, unseen = read_parts(folder, device)
         try:
-            tokenizer = SemanticIdTokenizer.from_pretrained(folder)
-            # Directories from before the trie was saved have none: it is built when it is needed.
-            trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
-            model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
-            encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
-            # Where nothing has been added since training, there is no such file.
-            unseen = load_file(folder / UNSEEN)["rows"].tolist() if (folder / UNSEEN).exists() else []
-            table = folder / "items.parquet"
-            items = pq.read_table(table) if table.exists() else None
-            ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if (folder / RANKER).is_dir() else None
-            recommender = cls(model, tokenizer, encoder, items, manifest["max_history"], manifest["training"], ranker)
-        except DataError:
-            raise
-        except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-            raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
+            recommender = cls(**parts)
         except ValueError as error:
             raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
-        count = len(tokenizer)
-        fit = len(trie or tokenizer) == count and max(unseen, default=-1) < count
-        if tokenizer.fingerprint != manifest["semantic_ids"] or not fit:
-            raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
+        check_saved_together(folder, recommender.tokenizer, trie, unseen)
         recommender._trie = trie
         recommender.unseen[unseen] = True
         recommender.model.to(device)
         return recommender
-
-
-def _load_ranker(
-    folder: Path, tokenizer: SemanticIdTokenizer, items: pa.Table | None, device: str | torch.device
-) -> CatalogueRanker | TwoStageRanker:
-    if (folder / SETTINGS).exists():
-        return TwoStageRanker.from_pretrained(folder, tokenizer, items)
-    return CatalogueRanker.from_pretrained(folder, tokenizer, device)
