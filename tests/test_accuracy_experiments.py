@@ -2,9 +2,11 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_model
 from test_ranking_experiment import write_dataset
 
@@ -31,6 +33,17 @@ def tokenizer(dataset):
     )
 
 
+def test_average_of_the_last_steps():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, state = ablation.Average(0.5), SimpleNamespace(global_step=0, max_steps=4)
+    average.on_train_begin()
+    for state.global_step in range(1, 5):
+        torch.nn.init.constant_(model.weight, state.global_step)
+        average.on_step_end(None, state, None, model=model)
+    average.on_train_end(None, state, None, model=model)
+    assert model.weight.item() == 3.5
+
+
 def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert ablation.rows()["tokens are prefixes"] == ablation.PAPER | {
@@ -44,13 +57,14 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
         "tokens": "prefixes",
         "start": {"words": 1, "log": 2, "texts": 1},
         "neighbours": True,
-        "log_codes": True,
+        "tokenizer": "log",
+        "averaged": 0.2,
     }
     monkeypatch.setattr(ablation, "STEPS", {"codes": {}, "prefixes": changed})
     monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
     monkeypatch.setattr(ablation, "CHANGES", {})
-    argv = ["ablation.py", "--dataset", dataset, "--tokenizer", tmp_path / "tokenizer", "--seconds", 0.5]
-    argv += ["--log_tokenizer", tmp_path / "tokenizer"]
+    argv = ["ablation.py", "--dataset", dataset, "--seconds", 0.5]
+    argv += ["--tokenizers", *[tmp_path / "tokenizer"] * 3]
     argv += ["--results_dir", tmp_path / "ablation", "--users", 50, "--targets", 64]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     ablation.main()

@@ -1,10 +1,10 @@
 """From the paper's recipe to ours, a step at a time, at the same cost.
 
-    python recipes/experiments/ablation.py --dataset datasets/beauty --tokenizer runs/beauty/tokenizer [--seconds 240]
+    python recipes/experiments/ablation.py --dataset datasets/beauty --tokenizers RQVAE KMEANS LOG [--seconds 240]
 
 Each row changes one thing in the row above it and trains for the same CPU time, with one cosine over it: the number of
 steps follows from the time of the first ones. So a row says what its change gives to who has so many seconds, and
-a cheaper model may make up by more steps what it loses in size. Below the line, single changes to the last step.
+a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it.
 Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
 """
 
@@ -35,7 +35,9 @@ from tiger.token_starts import principal_axes, start_as_neighbours, start_from_i
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.word_vectors import word_vectors
 
+TOKENIZERS = ("rqvae", "kmeans", "log")
 PAPER = {
+    "tokenizer": "rqvae",
     "history_attention": "full",
     "d_model": 128,
     "layers": 4,
@@ -44,9 +46,11 @@ PAPER = {
     "tokens": "codes",
     "start": {},
     "neighbours": False,
-    "log_codes": False,
+    "rate": 1e-3,
     "embeddings": None,
     "muon": None,
+    "history": 20,
+    "averaged": 0.0,
 }
 STEPS = {
     "the paper's T5, AdamW": {},
@@ -59,11 +63,16 @@ STEPS = {
     "tokens start from words instead": {"start": {"words": 1}},
     "from log, words and texts, 3 : 3 : 2": {"start": {"log": 3, "words": 3, "texts": 2}},
     "layers start by passing on": {"neighbours": True},
-    "256 dimensions": {"d_model": 256},
-    "2 codes, of texts and log": {"log_codes": True},
+    "256 dimensions, dropout .15": {"d_model": 256, "dropout": 0.15},
+    "2 codes by k-means": {"tokenizer": "kmeans"},
+    "ours: 2 codes, of texts and log": {"tokenizer": "log"},
 }
 CHANGES = {
+    "ours, dropout .1": {"dropout": 0.1},
     "ours, dropout .2": {"dropout": 0.2},
+    "ours, histories of 5 items": {"history": 5},
+    "ours, learning rates x 2": {"rate": 2e-3, "embeddings": 1e-2, "muon": 6e-3},
+    "ours, weights averaged over the last fifth": {"averaged": 0.2},
     "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
     "ours, started from the log alone": {"start": {"log": 1}},
     "ours, tokens are codes": {"tokens": "codes"},
@@ -74,15 +83,18 @@ CHANGES = {
 @dataclass
 class AblationArguments:
     dataset: str = field(metadata={"help": "dataset directory"})
-    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote, with 3 codes from texts alone"})
-    log_tokenizer: str = field(metadata={"help": "the same with 2 codes and --log_weight 1"})
+    tokenizers: list[str] = field(
+        metadata={
+            "help": "what recipes/tokenizer.py wrote: 3 codes of an RQ-VAE, 2 by k-means, the same with log_weight"
+        }
+    )
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors with the texts' vectors; without them codes stand in"}
     )
     results_dir: str = "recipes/results/ablation"
     seconds: float = field(default=240.0, metadata={"help": "CPU seconds of training a row (of a GPU: seconds)"})
     targets: int = field(default=512, metadata={"help": "a batch"})
-    users: int = field(default=5000, metadata={"help": "measured on"})
+    users: int = field(default=10000, metadata={"help": "measured on"})
     num_beams: int = 20
     seed: int = 0
 
@@ -90,10 +102,12 @@ class AblationArguments:
 def main() -> None:
     (args,) = parse_arguments([AblationArguments])
     data = RecommendationData.load(args.dataset)
-    tokenizers = [SemanticIdTokenizer.from_pretrained(folder) for folder in (args.tokenizer, args.log_tokenizer)]
-    tokenizer = tokenizers[0]
-    for part in tokenizers:
-        part.check_split(None)
+    if len(args.tokenizers) != len(TOKENIZERS):
+        raise DataError(f"--tokenizers: give {len(TOKENIZERS)} folders, of {', '.join(TOKENIZERS)}.")
+    tokenizers = dict(zip(TOKENIZERS, map(SemanticIdTokenizer.from_pretrained, args.tokenizers)))
+    for tokenizer in tokenizers.values():
+        tokenizer.check_split(None)
+    tokenizer = tokenizers["rqvae"]
     split = data.leave_one_out()
     known = {
         "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
@@ -128,10 +142,14 @@ def rows() -> dict[str, dict]:
 
 
 def measure(
-    args: AblationArguments, settings: dict, tokenizers: list[SemanticIdTokenizer], split: LeaveOneOut, known: dict
+    args: AblationArguments,
+    settings: dict,
+    tokenizers: dict[str, SemanticIdTokenizer],
+    split: LeaveOneOut,
+    known: dict,
 ) -> dict:
     """Train for the time given, decode validation and test."""
-    tokenizer = tokenizers[settings["log_codes"]].with_tokens(settings["tokens"])
+    tokenizer = tokenizers[settings["tokenizer"]].with_tokens(settings["tokens"])
     clock = Clock()
     make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
     # The first steps are slower than the rest; half a dozen of them are left out.
@@ -142,7 +160,7 @@ def measure(
     row = {"steps": steps, "epochs": round(trainer.state.epoch, 2), "seconds": round(trained, 1)}
     row |= {"parameters": trainer.model.num_parameters(), "settings": settings}
     for part in ("valid", "test"):
-        metrics = trainer.evaluate(EvaluationExamples(*split.part(part)).sample(args.users))
+        metrics = trainer.evaluate(EvaluationExamples(*split.part(part), settings["history"]).sample(args.users))
         row[part] = {name[5:]: round(value, 5) for name, value in metrics.items() if "@" in name or "loss" in name}
     return row
 
@@ -171,7 +189,7 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
         max_steps=steps,
         per_device_train_batch_size=args.targets,
         per_device_eval_batch_size=256,
-        learning_rate=1e-3,
+        learning_rate=settings["rate"],
         lr_scheduler_type="cosine",
         warmup_steps=0.02,
         weight_decay=0.03,
@@ -186,13 +204,37 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
     return TigerTrainer(
         model=model,
         args=training,
-        train_dataset=TrainingExamples(split.train, shared=is_causal(model)),
+        train_dataset=TrainingExamples(split.train, settings["history"], shared=is_causal(model)),
         processing_class=tokenizer,
         num_beams=args.num_beams,
         embedding_learning_rate=settings["embeddings"],
         muon_learning_rate=settings["muon"],
-        callbacks=[clock],
+        callbacks=[Average(settings["averaged"]), clock] if settings["averaged"] else [clock],
     )
+
+
+class Average(TrainerCallback):
+    """Mean of the weights over the last ``share`` of the steps, put in their place at the end."""
+
+    def __init__(self, share: float):
+        self.share = share
+
+    def on_train_begin(self, *_, **__):
+        self.sums, self.count = None, 0
+
+    def on_step_end(self, args, state, control, model, **_):
+        if state.global_step <= (1 - self.share) * state.max_steps:
+            return
+        weights = [weight.detach() for weight in model.parameters()]
+        self.sums = [weight.clone() for weight in weights] if self.sums is None else self.sums
+        if self.count:
+            torch._foreach_add_(self.sums, weights)
+        self.count += 1
+
+    @torch.no_grad()
+    def on_train_end(self, args, state, control, model, **_):
+        for weight, total in zip(model.parameters(), self.sums):
+            weight.copy_(total / self.count)
 
 
 class Clock(TrainerCallback):
