@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 
 from tiger.data import DataError
 from tiger.recommender import TigerRecommender
+from tiger.search_options import SearchOptions
 
 
 class UnknownItems(DataError):
@@ -119,11 +120,8 @@ class RecommendCall:
     """
 
     k: int
-    num_beams: int
-    exclude_history: bool
     rank: bool
-    temperature: float | None
-    seed: int | None
+    search: SearchOptions
     alone: int | None
     unseen_share: float | None = None
 
@@ -146,7 +144,7 @@ class Answer:
 
 
 def answer_recommend(
-    snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]], batch_size: int
+    snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]]
 ) -> list[Answer | UnknownItems]:
     """Answer requests ``(histories, strict)`` in one go; strict: unknown items are an error."""
     read = [_read(snapshot.recommender, histories, strict) for histories, strict in requests]
@@ -155,14 +153,10 @@ def answer_recommend(
         return read
     items, scores = snapshot.recommender.recommend(
         histories,
-        k=call.k,
-        num_beams=call.num_beams,
-        exclude_history=call.exclude_history,
-        temperature=call.temperature,
-        seed=call.seed,
+        call.k,
         rank=call.rank,
         unseen_share=call.unseen_share,
-        batch_size=batch_size,
+        **asdict(call.search),
     )
     scores = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
     return _divided(snapshot.catalogue, read, items, scores)

@@ -17,17 +17,18 @@ from huggingface_hub import CommitInfo
 from transformers import T5ForConditionalGeneration
 
 from tiger import hub
+from tiger.catalogue import Catalogue
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError, Sequences
-from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts
+from tiger.embeddings import LSAEncoder, SentenceEncoder
 from tiger.examples import pad_rows
 from tiger.given_items import GivenItems
 from tiger.manifest import check_files, read_manifest
 from tiger.model_card import CARD_FILES, model_card, write_card
 from tiger.recommender_files import check_saved_together, read_parts, write_recommender
 from tiger.retriever import check_pair
+from tiger.search_options import SearchOptions
 from tiger.shares import CataloguePart, shared_places
-from tiger.token_starts import grow_vocabulary
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import TwoStageRanker
@@ -155,19 +156,19 @@ class TigerRecommender:
         self,
         histories: Sequences,
         k: int = 10,
-        num_beams: int = 50,
-        exclude_history: bool = True,
-        temperature: float | None = None,
-        seed: int | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
         rank: bool = True,
         both_scores: bool = False,
         unseen_share: float | None = None,
+        **search,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`recommend` in row numbers: ``(int64 [users, k], float32 [users, k])``, -1 and ``-inf`` where none."""
-        if num_beams < k:
-            raise ValueError(f"num_beams ({num_beams}) must be at least k ({k})")
+        """:meth:`recommend` in row numbers: ``(int64 [users, k], float32 [users, k])``, -1 and ``-inf`` where none.
+
+        Args:
+            search: fields of :class:`tiger.search_options.SearchOptions`.
+        """
+        options = SearchOptions(**search)
+        if options.num_beams < k:
+            raise ValueError(f"num_beams ({options.num_beams}) must be at least k ({k})")
         if both_scores and (self.ranker is None or not rank):
             raise ValueError("both_scores wants a ranker that ranks: train one with recipes/ranker.py")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
@@ -175,24 +176,15 @@ class TigerRecommender:
 
         def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
             ranked = self.ranker is not None and rank
+            count = options.num_beams if ranked else k
             proposed, scores = beams_of_users(
-                self.model,
-                self.tokenizer,
-                self.trie,
-                histories,
-                k=num_beams if ranked else k,
-                num_beams=num_beams,
-                max_history=self.max_history,
-                exclude_history=exclude_history,
-                temperature=temperature,
-                seed=seed,
-                batch_size=batch_size,
-                progress=progress,
-                part=part,
+                self.model, self.tokenizer, self.trie, histories, count, options, self.max_history, part
             )
             if not ranked:
                 return proposed, scores
-            rows, scores, logits = self.ranker.order(histories, proposed, scores, k, exclude_history, part.rows)
+            rows, scores, logits = self.ranker.order(
+                histories, proposed, scores, k, options.exclude_history, part.rows
+            )
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
         if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
@@ -266,23 +258,9 @@ class TigerRecommender:
         Raises:
             DataError: an item twice, an empty or an endless text, a column that doesn't fit, or no encoder.
         """
-        given = GivenItems(item_ids, texts, table, embeddings)
-        given = given.take(np.flatnonzero(self.tokenizer.rows(given.item_ids, missing=-1) < 0))
-        if not given.item_ids:
-            return []
-        if "" in given.item_ids:
-            raise DataError("an item id is empty: every item needs one.")
-        rows = given.rows_of(self.items)
-        vectors = given.vectors(rows, self.encoder, self.training.get("template"))
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        tokenizer.add_items(given.item_ids, vectors)
-        trie = self.trie.insert(tokenizer.token_table[len(self.tokenizer) :])
-        items = None if self.items is None else pa.concat_tables([self.items, rows])
-        if ranker is not None:
-            ranker.add_items(tokenizer, items, vectors)
-        unseen = np.append(self.unseen, np.ones(len(given.item_ids), dtype=bool))
-        self._change(self._grown_model(tokenizer), tokenizer, items, ranker, unseen, trie)
-        return given.item_ids
+        catalogue, added = self._catalogue.with_items(GivenItems(item_ids, texts, table, embeddings))
+        self._take(catalogue)
+        return added
 
     def update_items(
         self,
@@ -306,33 +284,9 @@ class TigerRecommender:
         Raises:
             DataError: as :meth:`add_items`, or an item is unknown.
         """
-        given = GivenItems(item_ids, texts, table, embeddings)
-        at = self._known_rows(given.item_ids)
-        if not given.item_ids:
-            return []
-        rows = given.rows_of(self.items, at)
-        vectors = given.vectors(rows, self.encoder, self.training.get("template"))
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        changed = tokenizer.update_items(given.item_ids, vectors, before=self._vectors_before(at))
-        items = self.items
-        if items is not None:
-            order = np.arange(len(items))
-            order[at] = len(items) + np.arange(len(at))
-            items = pa.concat_tables([items, rows]).take(order)
-        if ranker is not None:
-            ranker.update_items(at, tokenizer, items, vectors)
-        unseen = self.unseen.copy()
-        unseen[at[changed]] = True
-        trie = None if changed.any() else self._trie
-        self._change(self._grown_model(tokenizer), tokenizer, items, ranker, unseen, trie)
-        return [item for item, other in zip(given.item_ids, changed) if other]
-
-    def _vectors_before(self, rows: np.ndarray) -> np.ndarray | None:
-        """What the encoder makes of these rows' texts as they are; None where codes come from texts alone, or nothing
-        can be said."""
-        if self.tokenizer.learned_split is None or self.items is None or self.encoder is None:
-            return None
-        return self.encoder.encode(item_texts(self.items.take(rows), self.training.get("template")))
+        catalogue, changed = self._catalogue.with_news(GivenItems(item_ids, texts, table, embeddings))
+        self._take(catalogue)
+        return changed
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
         """Take items out of every future answer.
@@ -340,14 +294,7 @@ class TigerRecommender:
         Raises:
             DataError: an item is unknown, or none would be left.
         """
-        if len(np.unique(self._known_rows(item_ids))) == len(self.tokenizer):
-            raise DataError("a catalogue can't lose all its items.")
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        stay = tokenizer.remove_items(item_ids)
-        if ranker is not None:
-            ranker.keep_items(stay)
-        items = None if self.items is None else self.items.take(stay)
-        self._change(self.model, tokenizer, items, ranker, self.unseen[stay], None)
+        self._take(self._catalogue.without_items(item_ids))
 
     def embed_items(
         self,
@@ -356,29 +303,26 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
     ) -> np.ndarray:
         """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
-        given = GivenItems(item_ids, texts, table, None)
-        return given.vectors(given.rows_of(self.items), self.encoder, self.training.get("template"))
+        return self._catalogue.embedded(GivenItems(item_ids, texts, table, None))
 
-    def _change(self, model, tokenizer, items, ranker, unseen, trie) -> None:
+    @property
+    def _catalogue(self) -> Catalogue:
+        """What a change of the catalogue changes."""
+        return Catalogue(
+            self.tokenizer,
+            self.encoder,
+            self.training.get("template"),
+            self.items,
+            self.model,
+            self.ranker,
+            self.unseen,
+            self._trie,
+        )
+
+    def _take(self, changed: Catalogue) -> None:
         """Nothing here can fail: a catalogue is the old one or the new one."""
-        self.model, self.tokenizer, self.items, self.ranker = model, tokenizer, items, ranker
-        self.unseen, self._trie = unseen, trie
-
-    def _known_rows(self, item_ids: Sequence[str]) -> np.ndarray:
-        rows = self.tokenizer.rows(item_ids, missing=-1)
-        if (rows < 0).any():
-            names = [repr(item) for item, row in zip(item_ids, rows) if row < 0]
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
-        return rows
-
-    def _grown_model(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
-        """The model, or where the catalogue outgrew its vocabulary a copy with room for all tokens."""
-        if tokenizer.vocab_size <= self.model.config.vocab_size:
-            return self.model
-        model = copy.deepcopy(self.model)
-        grow_vocabulary(model, tokenizer)
-        return model.eval()
+        self.model, self.tokenizer, self.items = changed.model, changed.tokenizer, changed.items
+        self.ranker, self.unseen, self._trie = changed.ranker, changed.unseen, changed.trie
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """What to call items in print: their titles where the item table has them, else their ids."""

@@ -33,6 +33,7 @@ from tiger.batching import Batcher, QueueFull, Stopped
 from tiger.data import DataError
 from tiger.live import LiveRecommender, RecommendCall, UnknownItems, Update, answer_rank, answer_recommend
 from tiger.recommender import TigerRecommender
+from tiger.search_options import SearchOptions
 
 MAX_HISTORIES = 64
 MAX_HISTORY = 1000
@@ -278,7 +279,7 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
     def run(call: RecommendCall | None, requests: list) -> list:
         if call is None:
             return answer_rank(live.now, requests)
-        return answer_recommend(live.now, call, requests, settings.max_batch)
+        return answer_recommend(live.now, call, requests)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -331,11 +332,14 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         sampled = body.temperature is not None and body.seed is not None
         call = RecommendCall(
             body.k,
-            max(body.num_beams, body.k),
-            body.exclude_history,
             body.rank,
-            body.temperature,
-            body.seed if sampled else None,
+            SearchOptions(
+                num_beams=max(body.num_beams, body.k),
+                exclude_history=body.exclude_history,
+                temperature=body.temperature,
+                seed=body.seed if sampled else None,
+                batch_size=settings.max_batch,
+            ),
             alone=id(body) if sampled else None,
             unseen_share=body.unseen_share,
         )

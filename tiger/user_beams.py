@@ -13,6 +13,7 @@ from transformers import T5ForConditionalGeneration
 from tiger.data import Sequences
 from tiger.examples import EvaluationCollator, EvaluationExamples
 from tiger.generation import beam_search
+from tiger.search_options import SearchOptions
 from tiger.shares import CataloguePart
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
@@ -23,14 +24,9 @@ def beams_of_users(
     tokenizer: SemanticIdTokenizer,
     trie: SemanticIdTrie,
     histories: Sequences,
-    k: int = 10,
-    num_beams: int = 50,
-    max_history: int = 20,
-    exclude_history: bool = True,
-    temperature: float | None = None,
-    seed: int | None = None,
-    batch_size: int = 64,
-    progress: bool = False,
+    k: int,
+    options: SearchOptions,
+    max_history: int,
     part: CataloguePart = CataloguePart(),
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the T5 proposes.
@@ -38,9 +34,9 @@ def beams_of_users(
     Args:
         trie: of the tokenizer's tokens, on the model's device.
         histories: rows of the catalogue.
+        k: items a user, at most as many as beams.
         max_history: items of a history that the model reads.
         part: of the catalogue, among which to choose.
-        k, num_beams, exclude_history, temperature, seed: see :meth:`tiger.TigerRecommender.recommend`.
 
     Returns:
         Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
@@ -48,12 +44,13 @@ def beams_of_users(
     device = model.device
     examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), max_history)
     collate = EvaluationCollator(tokenizer)
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Users with histories of one length share a batch, so that nothing is padded.
     order = examples.by_length()
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    size = options.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     among = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
 
     def decode(users: np.ndarray) -> int:
@@ -62,10 +59,10 @@ def beams_of_users(
             model,
             trie,
             batch["input_ids"].to(device),
-            num_beams=num_beams,
+            num_beams=options.num_beams,
             k=k,
-            excluded=batch["seen"].to(device) if exclude_history else None,
-            temperature=temperature,
+            excluded=batch["seen"].to(device) if options.exclude_history else None,
+            temperature=options.temperature,
             generator=generator,
             scored_levels=part.scored_levels,
             among=among,
@@ -74,8 +71,8 @@ def beams_of_users(
         return len(users)
 
     # Random numbers are drawn batch after batch, or a seed would not say what comes.
-    workers = _each_core_a_batch if device.type == "cpu" and temperature is None else map
-    with tqdm(total=len(order), desc="recommending", unit="user", disable=not progress) as bar:
+    workers = _each_core_a_batch if device.type == "cpu" and options.temperature is None else map
+    with tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar:
         for count in workers(decode, batches):
             bar.update(count)
     return answers, scores
