@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tiger.arguments import parse_arguments
@@ -66,22 +65,24 @@ def main() -> None:
         encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
         embeddings = encoder.encode(texts)
 
-    known = embeddings if not args.log_weight else with_log(embeddings, args, data)
+    log = {}
+    if args.log_weight:
+        split = data.leave_one_out(args.shuffle_ties)
+        log = {"log": log_vectors(split.train, data.num_items), "log_weight": args.log_weight}
+        log["learned_split"] = {"shuffle_ties": args.shuffle_ties}
     size = args.codebook_size or codes_a_level(data.num_items)
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
-        known,
+        embeddings,
         data.item_ids,
         num_codebooks=args.num_codebooks,
         codebook_size=size,
         quantizer=args.quantizer,
         seed=args.seed,
         device=str(torch.accelerator.current_accelerator() or "cpu"),
+        **log,
     )
     tokenizer.quantizer.to("cpu")
-    if args.log_weight:  # of an item to come there is no log
-        tokenizer.quantizer = tokenizer.quantizer.of_first(embeddings.shape[1])
-        tokenizer.learned_split = {"shuffle_ties": args.shuffle_ties}
     seconds = time.perf_counter() - start
     report = quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size)
     report = {
@@ -100,17 +101,6 @@ def main() -> None:
         plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
     print(json.dumps(report, indent=1))
     print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
-
-
-def with_log(embeddings: np.ndarray, args: TokenizerArguments, data: RecommendationData) -> np.ndarray:
-    """Embeddings, and beside them who is bought with whom in training: float32 [n, d + 128]."""
-    if args.quantizer != "residual-kmeans":
-        raise DataError(
-            "log_weight wants --quantizer residual-kmeans: an RQ-VAE can't number new items by text alone."
-        )
-    log = log_vectors(data.leave_one_out(args.shuffle_ties).train, data.num_items)
-    lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
-    return np.concatenate([embeddings, args.log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
 
 
 def codes_a_level(num_items: int) -> int:

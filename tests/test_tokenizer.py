@@ -198,3 +198,21 @@ def test_prefix_tokens_survive_saving(tmp_path):
     assert np.array_equal(plain.semantic_ids, tokenizer.semantic_ids)
     with pytest.raises(DataError, match="codes, prefixes"):
         tokenizer.with_tokens("words")
+
+
+def test_codes_of_texts_and_log():
+    rng = np.random.default_rng(0)
+    kind, company = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
+    texts = np.eye(2)[kind] + rng.normal(scale=0.01, size=(200, 2))
+    log = 1e3 * (np.eye(2)[company] + rng.normal(scale=0.01, size=(200, 2)))
+    options = {"num_codebooks": 1, "codebook_size": 4, "quantizer": "residual-kmeans", "progress": False}
+    items = [str(n) for n in range(200)]
+    tokenizer = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)
+    groups = np.unique(np.column_stack([tokenizer.codes, kind, company]), axis=0)
+    assert len(groups) == 4 == len(np.unique(groups[:, 0]))
+    (row,) = tokenizer.add_items(["new"], texts[:1])  # by its text alone
+    assert tokenizer.codes[row, 0] in groups[groups[:, 1] == kind[0], 0]
+    with pytest.raises(ValueError, match="wants learned_split"):
+        SemanticIdTokenizer.fit(texts, items, log=log, **options)
+    with pytest.raises(DataError, match="want residual-kmeans"):
+        SemanticIdTokenizer.fit(texts, items, log=log, learned_split={}, num_codebooks=1)

@@ -108,9 +108,15 @@ class SemanticIdTokenizer:
         num_codebooks: int = 3,
         codebook_size: int = 256,
         quantizer: str = "rqvae",
+        log: np.ndarray | None = None,
+        log_weight: float = 1.0,
+        learned_split: dict | None = None,
         **fit_options,
     ) -> SemanticIdTokenizer:
         """Fit a quantizer to item embeddings and number the items with it.
+
+        With ``log`` the codes say who is bought with whom, too. An item to come has no log: the quantizer that is kept
+        is the embeddings' part of the codebooks.
 
         Args:
             embeddings: float [n, d], a row an item.
@@ -118,15 +124,28 @@ class SemanticIdTokenizer:
             num_codebooks: levels of codes.
             codebook_size: codes a level.
             quantizer: ``rqvae`` or ``residual-kmeans``.
+            log: float [n, e], what the training log says of the items, see :func:`tiger.log_vectors.log_vectors`.
+            log_weight: standard deviation of all of it, where that of the embeddings is 1.
+            learned_split: whose training events ``log`` is made from, see above; wanted with it.
             fit_options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
         """
         kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
         if quantizer not in kinds:
             raise DataError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}.")
-        fitted = kinds[quantizer].fit(
-            embeddings, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options
-        )
-        return cls(fitted.encode(embeddings), item_ids, codebook_size, quantizer=fitted)
+        if log is None:
+            known = embeddings
+        elif quantizer != "residual-kmeans":
+            raise DataError("codes of the log want residual-kmeans: an RQ-VAE can't number new items by text alone.")
+        elif learned_split is None:
+            raise ValueError("a log wants learned_split: codes may be used with no other split than it comes from")
+        else:
+            lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
+            known = np.concatenate([embeddings, log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
+        fitted = kinds[quantizer].fit(known, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options)
+        codes = fitted.encode(known)
+        if log is not None:
+            fitted = fitted.of_first(embeddings.shape[1])
+        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=learned_split)
 
     def __len__(self) -> int:
         return len(self.item_ids)
