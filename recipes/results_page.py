@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 LEAK = "as they are"  # counts below five let through
+PARTS = ("valid", "test")
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,7 +37,25 @@ def page(folder: Path) -> str:
         ]
     for content in map(_read, sorted(folder.glob("ablation/*.json"))):
         parts += [f"## From the paper's recipe to ours, {content['dataset'].capitalize()}", ablation_table(content)]
+    for content in map(_read, sorted(folder.glob("ensemble/*.json"))):
+        parts += [f"## T5s of several seeds, {content['dataset'].capitalize()}", ensemble_table(content)]
     return "\n\n".join(parts) + "\n"
+
+
+def ensemble_table(content: dict) -> str:
+    """Markdown: a row a seed, their mean and deviation, and what merging their answers gives."""
+    lines = [["T5", "validation R@10 / N@10", "test R@10 / N@10"], ["---", "---:", "---:"]]
+    alone = [row for row in content["rows"] if row["model"] == "alone"]
+    named = [(f"seed {row['seed']}", row) for row in alone]
+    for name, statistic in (("mean", np.mean), ("standard deviation", partial(np.std, ddof=1))):
+        values = {
+            part: {key: statistic([row[part][key] for row in alone]) for key in alone[0][part]} for part in PARTS
+        }
+        named.append((name, values))
+    named += [(row["model"], row) for row in content["rows"] if row["model"] != "alone"]
+    for name, row in named:
+        lines.append([name, *(f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in PARTS)])
+    return f"`{content['command']}`\n\n{markdown(lines)}"
 
 
 def ablation_table(content: dict) -> str:
@@ -45,7 +65,7 @@ def ablation_table(content: dict) -> str:
         ["---", *["---:"] * 5],
     ]
     for row in content["rows"]:
-        pairs = [f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in ("valid", "test")]
+        pairs = [f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in PARTS]
         loss = f"{row['valid']['loss']:.3f}"
         lines.append([row["step"], f"{row['epochs']:.1f}", f"{row['parameters']:,}", loss, *pairs])
     return (

@@ -10,7 +10,7 @@ import torch
 from conftest import make_model
 from test_ranking_experiment import write_dataset
 
-from recipes.experiments import ablation, beams
+from recipes.experiments import ablation, beams, ensemble
 from recipes.tables import ROOT
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import LSAEncoder, item_texts
@@ -101,3 +101,27 @@ def test_the_page_is_printed_from_the_results(monkeypatch):
 
     folder = ROOT / "recipes" / "results"
     assert (folder / "README.md").read_text() == results_page.page(folder)
+
+
+def test_ensemble(dataset, tokenizer, tmp_path, monkeypatch):
+    one = np.array([[3, 1], [5, -1]]), np.log(np.array([[0.5, 0.3], [0.2, 0.0]]) + 1e-30)
+    other = np.array([[1, 0], [-1, -1]]), np.array([[np.log(0.4), np.log(0.1)], [-np.inf, -np.inf]])
+    assert ensemble.merge([one, other], 3).tolist() == [[1, 3, 0], [5, -1, -1]]
+
+    for seed in range(2):
+        tiger = TigerRecommender(make_model(tokenizer, seed=seed), tokenizer, training={"seed": seed})
+        tiger.save_pretrained(tmp_path / f"model{seed}")
+    argv = ["ensemble.py", "--models", tmp_path / "model0", tmp_path / "model1", "--dataset", dataset]
+    argv += ["--results_dir", tmp_path / "ensemble", "--num_beams", 10]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    ensemble.main()
+    rows = json.loads((tmp_path / "ensemble" / "small.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["alone", "alone", "merged, 2 models"]
+    assert all(0 <= row["test"]["ndcg@10"] <= row["test"]["recall@10"] <= 1 for row in rows)
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    import results_page
+
+    table = results_page.ensemble_table(json.loads((tmp_path / "ensemble" / "small.json").read_text()))
+    assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == [
+        *("seed 0", "seed 1", "mean", "standard deviation", "merged, 2 models")
+    ]
