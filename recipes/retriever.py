@@ -103,6 +103,11 @@ def main() -> None:
     if push and training.process_index == 0:
         create_repository(training.hub_model_id, training.hub_private_repo, training.hub_token)  # fail now, not then
     split = data.leave_one_out(args.shuffle_ties)
+    if not (split.train.lengths > 1).any():
+        raise DataError(
+            f"{args.dataset} leaves nothing to train on: a user's last two events test and validate, and of "
+            f"{len(split.users)} users none has two more before them. Give a longer log."
+        )
 
     set_seed(training.seed)
     sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")

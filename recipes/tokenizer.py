@@ -104,8 +104,8 @@ def main() -> None:
 
 
 def codes_a_level(num_items: int) -> int:
-    """256, or the largest power of two that leaves four items a code."""
-    return min(256, 1 << max(2, (num_items // 4).bit_length() - 1))
+    """256, or the largest power of two that leaves four items a code, or 1."""
+    return min(256, 1 << max(0, (num_items // 4).bit_length() - 1))
 
 
 if __name__ == "__main__":

@@ -227,6 +227,19 @@ def test_readme_example_runs_as_pasted(work, trained, tmp_path):
     assert (work / "my-tiger" / "tiger.json").exists()
 
 
+def test_readme_files_can_be_read_and_are_too_few_to_train_on(tmp_path):
+    (code,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    mine = tmp_path / "datasets" / "mine"
+    assert RecommendationData.load(mine).num_items == 3
+    done = run(
+        *("recipes/pipeline.py", "recipes/default", "--dataset", mine, "--out", tmp_path / "run"),
+        *("--steps", "tokenizer", "retriever"),
+        expect=2,
+    )
+    assert "leaves nothing to train on" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
     """The same recipes on real data: the users of the first events, and the items that they touched."""
     source = shared_data / "amazon" / "beauty"
