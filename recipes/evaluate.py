@@ -28,6 +28,7 @@ from tiger.embeddings import item_texts
 from tiger.files import write_atomically
 from tiger.metrics import next_item_metrics
 from tiger.recommender import TigerRecommender
+from tiger.two_stage import TwoStageRanker
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
@@ -38,7 +39,7 @@ class EvaluateArguments:
     results_dir: str = field(metadata={"help": "where the JSON files go, one a model"})
     models: list[str] = field(default_factory=list, metadata={"help": "saved recommenders; none: yardsticks alone"})
     name: str = field(default="tiger", metadata={"help": "what to call the model in the table"})
-    part: str = field(default="test", metadata={"help": "test or valid"})
+    part: str = field(default="test", metadata={"help": "test; or valid, of which a second stage has learned"})
     num_beams: int = 50
     tie_seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "for the yardsticks, ties shuffled"})
     note: str | None = field(default=None, metadata={"help": "what a reader of the model's results should know"})
@@ -93,6 +94,9 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
     histories, targets = split.part(args.part)
     rows = []
     stages = [args.name] if recommender.ranker is None else [args.name, "two-stage"]
+    if args.part == "valid" and isinstance(recommender.ranker, TwoStageRanker):
+        stages = [args.name]
+        print("The second stage learned from validation items: only the T5 is measured on them.")
     for exclude_history, stage in product((True, False), stages):
         start = time.perf_counter()
         with torch.autocast(recommender.device.type, torch.bfloat16, enabled=args.bf16):

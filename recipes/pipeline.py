@@ -3,13 +3,14 @@
     python recipes/pipeline.py recipes/default --dataset datasets/mine --out runs/mine
 
 Each step is a recipe of its own, with the YAML of that name from the folder; ``--set retriever.seed=1`` changes a
-setting. What is finished is left alone, and what was killed goes on. ``--processes 2`` trains the T5 with that many
-processes, which share its batch.
+setting. A finished tokenizer and T5 are left alone, and a killed training goes on; the rest is made anew.
+``--processes 2`` trains the T5 with that many processes, which share its batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ import yaml
 
 from tiger.cli import friendly_errors
 from tiger.data import DataError
+from tiger.files import write_atomically
+from tiger.quantisation_report import REPORT
 
 RECIPES = Path(__file__).parent
 STEPS = ("tokenizer", "retriever", "two_stage", "evaluate")
@@ -32,7 +35,9 @@ def main() -> None:
     parser.add_argument("--embeddings", help="content vectors of all items, in place of running the encoder")
     parser.add_argument("--processes", type=int, default=1, help="that train the T5")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="only these")
-    parser.add_argument("--set", nargs="*", default=[], metavar="STEP.KEY=VALUE", help="further settings")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="STEP.KEY=VALUE", help="further settings"
+    )
     args = parser.parse_args()
     with friendly_errors():
         settings = fixed_settings(args)
@@ -43,10 +48,10 @@ def main() -> None:
                 raise DataError(f"--set {text}: give step.key=value, the step one of {', '.join(STEPS)}.")
             settings[step][key] = value
         for step in args.steps:
-            if step == "tokenizer" and (args.out / "tokenizer" / "report.json").exists():
+            words = [word for key, value in settings[step].items() for word in (f"--{key}", str(value))]
+            if step == "tokenizer" and already_fitted(args, words):
                 print(f"{args.out / 'tokenizer'} is there")
                 continue
-            words = [word for key, value in settings[step].items() for word in (f"--{key}", str(value))]
             done = subprocess.run([*launcher(args, step), str(args.recipes / f"{step}.yaml"), *words])
             if done.returncode:
                 sys.exit(done.returncode)
@@ -75,6 +80,22 @@ def fixed_settings(args: argparse.Namespace) -> dict[str, dict]:
         recipe = yaml.safe_load((args.recipes / "retriever.yaml").read_text())
         settings["retriever"]["per_device_train_batch_size"] = recipe["per_device_train_batch_size"] // args.processes
     return settings
+
+
+def already_fitted(args: argparse.Namespace, words: list[str]) -> bool:
+    """Whether the tokenizer is there; what it was asked for is kept beside it.
+
+    Raises:
+        DataError: it was fitted with other settings.
+    """
+    asked = {"recipe": (args.recipes / "tokenizer.yaml").read_text(), "options": words}
+    file, there = args.out / "tokenizer.json", (args.out / "tokenizer" / REPORT).exists()
+    if there and file.exists() and json.loads(file.read_text()) != asked:
+        raise DataError(f"{args.out / 'tokenizer'} was fitted with other settings: remove it, or give another --out.")
+    if not there:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(asked, indent=1) + "\n")
+    return there
 
 
 def launcher(args: argparse.Namespace, step: str) -> list[str]:

@@ -25,11 +25,10 @@ from tiger.embeddings import item_texts, load_embeddings, load_encoder
 from tiger.files import refuse_other_files, replaced_folder
 from tiger.impressions import Impressions, draw_negatives, first_seen, rows_and_dense, sampled_impressions
 from tiger.item_features import ItemFeatures
+from tiger.quantisation_report import REPORT, template_of
 from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
 from tiger.recommender import TigerRecommender
 from tiger.tokenizer import SemanticIdTokenizer
-
-REPORT = "report.json"
 
 
 @dataclass
@@ -73,7 +72,9 @@ def main() -> None:
     if features.uses_dense and args.embeddings:
         embeddings = load_embeddings(args.embeddings, data.num_items)
     elif features.uses_dense:
-        embeddings = load_encoder(Path(args.tokenizer) / "encoder").encode(item_texts(data.items))
+        embeddings = load_encoder(Path(args.tokenizer) / "encoder").encode(
+            item_texts(data.items, template_of(args.tokenizer))
+        )
     rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
 
     set_seed(training.seed)

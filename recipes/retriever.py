@@ -11,7 +11,6 @@ killed goes on from its last checkpoint when it is started again with the same s
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from tiger.files import refuse_other_files
 from tiger.hub import create_repository
 from tiger.log_vectors import log_vectors
 from tiger.manifest import MANIFEST
+from tiger.quantisation_report import template_of
 from tiger.recommender import TigerRecommender
 from tiger.retriever import TigerTrainer, t5_config
 from tiger.run_record import RunRecord
@@ -191,12 +191,6 @@ def known_of_items(
     if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
         raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
     return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
-
-
-def template_of(tokenizer: str) -> str | None:
-    """By what columns the items' texts were made."""
-    report = Path(tokenizer) / "report.json"
-    return json.loads(report.read_text()).get("template") if report.exists() else None
 
 
 def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:

@@ -20,10 +20,8 @@ from tiger.data import DataError, RecommendationData
 from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_embeddings
 from tiger.files import refuse_other_files, replaced_folder
 from tiger.log_vectors import log_vectors
-from tiger.quantisation_report import plot_code_usage, quantisation_report
+from tiger.quantisation_report import REPORT, plot_code_usage, quantisation_report
 from tiger.tokenizer import SemanticIdTokenizer
-
-REPORT = "report.json"
 
 
 @dataclass

@@ -19,6 +19,7 @@ from tiger.candidates import Candidates
 from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
+from tiger.examples import EvaluationExamples
 from tiger.recommender import TigerRecommender
 from tiger.two_stage import TwoStageRanker
 
@@ -32,6 +33,9 @@ class TwoStageArguments:
     )
     num_beams: int = field(default=50, metadata={"help": "beams of the T5 that are ranked too"})
     num_proposed: int = field(default=150, metadata={"help": "candidates from the log and the texts"})
+    users: int = field(
+        default=50_000, metadata={"help": "to learn from, 40 kB each, drawn at random if there are more"}
+    )
     max_trees: int = 600
     learning_rate: float = 0.04
     num_leaves: int = 31
@@ -47,14 +51,24 @@ def main() -> None:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     split = data.leave_one_out(tiger.training.get("shuffle_ties"))
     start = time.perf_counter()
+    if tiger.items is None:  # which the second stage reads
+        tiger.items = data.items
     if args.embeddings:
         vectors = load_embeddings(args.embeddings, data.num_items)
+        quantizer = tiger.tokenizer.quantizer
+        if quantizer is not None and vectors.shape[1] != quantizer.config.input_dim:
+            raise DataError(
+                f"{args.embeddings} has {vectors.shape[1]} dimensions, the recommender's encoder "
+                f"{quantizer.config.input_dim}: give its vectors, or items to come could not be compared with these."
+            )
     else:
-        vectors = None if tiger.encoder is None else tiger.encoder.encode(item_texts(data.items))
+        texts = item_texts(data.items, tiger.training.get("template"))
+        vectors = None if tiger.encoder is None else tiger.encoder.encode(texts)
     candidates = Candidates.fit(
         split.train, data.items, codes=tiger.tokenizer.codes, vectors=vectors, num_proposed=args.num_proposed
     )
-    histories, targets = split.part("valid")
+    learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
+    histories, targets = learn.histories, learn.targets
     with torch.autocast(tiger.device.type, torch.bfloat16):
         beams, scores = tiger.recommend_rows(
             histories, k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False

@@ -76,7 +76,7 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
     ablation.main()  # all there
     assert (tmp_path / "ablation" / "small.json").read_text() == before
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--seconds", "9"])
-    with pytest.raises(DataError, match="holds rows of 0.5 seconds"):
+    with pytest.raises(DataError, match="holds rows with seconds 0.5, not 9"):
         ablation.main()
 
 

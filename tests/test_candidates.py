@@ -103,6 +103,53 @@ def test_counts_below_five_do_not_show():
     assert np.allclose(left.columns, right.columns, equal_nan=True)
 
 
+def test_what_comes_after_a_history_does_not_show_in_days():
+    train, histories = log(), log(20, seed=1)
+    last = histories.timestamps[histories.offsets[1:] - 1].max() // DAY
+    later = sequences([[(item, int(last) + 1 + turn)] for item in range(40) for turn in range(3)])
+    more = Sequences(
+        np.concatenate([train.offsets, train.offsets[-1] + later.offsets[1:]]),
+        np.concatenate([train.items, later.items]),
+        np.concatenate([train.timestamps, later.timestamps]),
+    )
+    rows = np.tile(np.arange(40), (20, 1))
+    left, right = (make(part, catalogue()) for part in (train, more))
+    windows = [number for number, name in enumerate(left.names) if name.startswith("time: events from")]
+    ages = [left.names.index(f"time: days since its {which} event") for which in ("first", "last")]
+    known, wider = (one.describe(histories, rows).columns for one in (left, right))
+    assert windows and np.array_equal(known[..., windows], wider[..., windows])
+    seen = ~np.isnan(known[..., ages[0]])
+    assert seen.any() and np.array_equal(known[seen][:, ages], wider[seen][:, ages])
+    before = left.describe(sequences([[(1, 50)]]), rows[:1]).columns  # earlier than any event of the log
+    assert np.isnan(before[..., ages]).all() and np.ptp(before[..., windows]) == 0
+
+
+def test_an_empty_history_alone_or_beside_others():
+    candidates, histories = make(log(), catalogue()), log(3, seed=1)
+    empty = sequences([[]])
+    alone = candidates.propose(empty)
+    assert (alone.rows >= 0).all()
+    column = candidates.names.index("item: same brand")
+    assert not alone.columns[..., column].any()
+    both = sequences([[], [(int(i), 20) for i in histories[0]], []])
+    found = candidates.describe(both, np.tile(alone.rows, (3, 1)))
+    for place in (0, 2):
+        assert np.array_equal(found.columns[place], candidates.describe(empty, alone.rows).columns[0], equal_nan=True)
+
+
+def test_prices_as_text_and_items_without_text():
+    items = catalogue()
+    prices = ["$9.99", "", "3.5", None] * 10
+    items = items.set_column(3, "price", pa.array(prices)).set_column(
+        1, "title", pa.array([None, *["tent lamp"] * 39])
+    )
+    items = items.set_column(2, "brand", pa.array([None, *["Acme"] * 39]))
+    candidates = make(log(), items.drop_columns("price").append_column("price", pa.array(prices)))
+    found = candidates.describe(log(2, seed=1), np.tile(np.arange(40), (2, 1)))
+    price = found.columns[0, :, candidates.names.index("item: price")]
+    assert price[2] == pytest.approx(np.log1p(3.5)) and np.isnan(price[[0, 1, 3]]).all()
+
+
 def test_proposals_are_distinct_and_new_and_hold_the_beams():
     train, histories = log(), log(20, seed=1)
     candidates = make(train, catalogue())
@@ -125,7 +172,8 @@ def test_proposals_are_distinct_and_new_and_hold_the_beams():
 
 
 def test_what_columns_say():
-    candidates = make(sequences([[(1, 10), (2, 10)], [(1, 20), (2, 21)], [(3, 30), (2, 40)]]), catalogue())
+    often = [[(2, 10 + day)] for day in range(3)]  # six events, as five would have no days
+    candidates = make(sequences([[(1, 10), (2, 10)], [(1, 20), (2, 21)], [(3, 30), (2, 40)], *often]), catalogue())
     histories = sequences([[(3, 30), (1, 35)], []])
     found = candidates.describe(histories, np.array([[2, 9], [2, 9]]))
 

@@ -50,7 +50,7 @@ def test_figures_by_hand():
     quantizer = ResidualKMeans.fit(np.array([[0.0], [2.0]]), 1, 2, progress=False)
     report = drift_report(quantizer, np.array([[0.0], [2.0]]), np.array([[0.5], [0.0], [4.0]]))
     # The old items are as 1 from their mean, squared; the new ones as .25, 0 and 4 from their codes.
-    assert report["old"]["relative_error"] == 0 and report["old"]["collision_share"] == 0
+    assert report["old"]["relative_error"] == 0 and report["old"]["collision_share"] == 1
     assert report["new"]["relative_error"] == pytest.approx(4.25 / 3, abs=1e-5)
     assert report["badly_fitted"] == pytest.approx(2 / 3) and report["new"]["collision_share"] == 1
     assert report["new"]["codes_used"] == [2] and report["new"]["num_items"] == 3

@@ -5,21 +5,25 @@ columns: how often it followed, preceded or accompanied the items of the history
 codes are, how often the log moves between their prefixes, when it was bought, what the T5 thinks of it. A ranker that
 is learned from targets (:mod:`tiger.two_stage`) makes an order of that.
 
-Three rules keep the columns honest; a test guards each:
+Four rules keep the columns honest; a test guards each:
 
 * *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
 * *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
-  event was held out, so totals enter as ``max(count, 5)``.
+  event was held out, so totals enter as ``max(count, 5)``, and items of 5 events or fewer have no days.
 * *Training's log alone.* A history is read up to its end; everything else comes from what :meth:`Candidates.fit` got.
+* *Days end with the history.* A log that is split by leaving out each user's last items goes on after most histories.
+  What is bought then is known to no one who is asked for the next item today, so columns of days don't count it.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
@@ -30,10 +34,11 @@ from tiger.baselines import COUNT_FLOOR, Content, recency
 from tiger.data import SECONDS_PER_DAY, Sequences
 from tiger.embeddings import item_texts
 from tiger.files import write_atomically
+from tiger.log_vectors import log_vectors
 
 READ = 20  # items of a history that columns are made of
 DECAY = 0.8  # weight of an item relative to the next newer one
-WINDOWS = ((-180, -30), (-30, 0), (0, 1), (1, 30), (30, 180))  # days after the history's last
+WINDOWS = ((-180, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
 _CHUNK = 512
 _DAYS = 100_000  # more days than any log has
 
@@ -132,6 +137,7 @@ class Candidates:
         items: the item table, ``item_id`` first.
         pairs: what the log says about pairs of items.
         events: int64 [m], ``item row * 100,000 + day`` of each event of the log, ascending.
+        company: float [items, D], items by the company they keep, see :func:`tiger.log_vectors.log_vectors`.
         codes: int [items, levels], the codes of the semantic IDs; None: no columns of codes.
         vectors: float [items, D], content vectors; None: no columns of them.
         num_proposed: how many are proposed; the T5's beams come on top.
@@ -142,6 +148,7 @@ class Candidates:
         items: pa.Table,
         pairs: PairTable,
         events: np.ndarray,
+        company: np.ndarray,
         codes: np.ndarray | None = None,
         vectors: np.ndarray | None = None,
         num_proposed: int = 150,
@@ -149,11 +156,13 @@ class Candidates:
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
         self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
+        self.company = np.asarray(company, dtype=np.float32)
         size, rows = items.num_rows, events // _DAYS
         self._last_day = int((events % _DAYS).max(initial=0))
         self._totals = np.maximum(np.bincount(rows, minlength=size), COUNT_FLOOR).astype(np.float32)
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % _DAYS)
-        self._content = Content().fit(log, item_texts(items))
+        # Items that were added by their vectors, or by texts that are in no table, have no words.
+        self._content = Content().fit(log, item_texts(items, required=False))
         order = self._content.popularity.order
         first, second = np.divmod(pairs.keys, size)
         soon, together = (
@@ -170,18 +179,17 @@ class Candidates:
             self._crowd = np.log(np.bincount(self._prefixes[-1])[self._prefixes[-1]])
         self._moves = [pairs.grouped(groups) for groups in self._prefixes[:2]]
         self._brand, self._category = (_labels(items, name) for name in ("brand", "categories"))
+        self._branches = _branches(items, "categories")
         self._price = _logarithms(items, "price")
-        starts = np.searchsorted(rows, np.arange(size))
-        counts, known = np.bincount(rows, minlength=size), np.append(events % _DAYS, 0)
-        self._first_day, self._median_day = (
-            np.where(counts > 0, known[starts + ahead], np.nan) for ahead in (0, counts // 2)
-        )
+        self._starts = np.searchsorted(rows, np.arange(size))
+        self._has_days = np.bincount(rows, minlength=size) > COUNT_FLOOR
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
         """Count what there is to count in a training log."""
         events = np.sort(train.items.astype(np.int64) * _DAYS + train.timestamps // SECONDS_PER_DAY)
-        return cls(items, PairTable.fit(train, items.num_rows), events, **options)
+        company = log_vectors(train, items.num_rows)
+        return cls(items, PairTable.fit(train, items.num_rows), events, company, **options)
 
     def __len__(self) -> int:
         return self.items.num_rows
@@ -192,17 +200,20 @@ class Candidates:
         spans = ("last", "5", f"{READ}")
         names = [f"log: {fact}, {span}" for fact in PairTable.FACTS for span in spans]
         names += ["log: soon a total, 5", f"log: together a root of totals, {READ}", "log: soon, logarithms, 5"]
+        names += ["log: company, last", "log: company, 3", f"log: company, {READ}"]
         names += ["text: words, 3", "text: hybrid", "text: words, last", f"text: words, {READ}"]
         if self.vectors is not None:
             names += ["text: vectors, last", "text: vectors, 3", f"text: vectors, {READ}"]
         names += ["item: total", "item: same brand", "item: same category", "item: price", "item: price to last"]
-        names += ["item: history length"]
+        names += [f"item: same brand, {READ}", f"item: same category, {READ}"]
+        names += ["item: branches shared with last", f"item: branches shared, {READ}", "item: history length"]
         for length in range(1, len(self._moves) + 1):
             names += [f"codes: moves of prefixes of {length}, {span}" for span in ("last", "5")]
         if self.codes is not None:
             names += ["codes: shared with last", f"codes: most shared, {READ}", "codes: items under the prefix"]
         names += [f"time: events from day {start} to {end}" for start, end in WINDOWS]
-        names += ["time: days since its first event", "time: days since its median event"]
+        names += ["time: days since its first event", "time: days since its last event"]
+        names += ["time: events on the history's last day", "time: days between its last two"]
         return names + ["t5: log-probability", "t5: place"]
 
     def propose(
@@ -293,7 +304,8 @@ class Candidates:
             """[events, C] to [n, C]: summed over a history with the span's weights."""
             values = values * weights[span][:, None]
             # reduceat gives an empty history the next one's first value.
-            summed = reduce.reduceat(np.concatenate([values, np.zeros_like(values[:1])]), starts, axis=0)
+            padding = np.zeros((1, values.shape[1]), dtype=values.dtype)
+            summed = reduce.reduceat(np.concatenate([values, padding]), starts, axis=0)
             summed[empty] = 0
             return summed
 
@@ -307,24 +319,30 @@ class Candidates:
             over(by_fact["together"] / np.sqrt(totals * self._totals[wanted][users]), f"{READ}"),
             over(np.log1p(by_fact["soon"]), "5"),
         ]
+        recent = (weights["last"], (ages < 3) * np.float32(0.6) ** ages, weights[f"{READ}"])
+        profiles = [
+            sparse.csr_matrix((span, read.items, read.offsets), shape=(len(read), len(self))) for span in recent
+        ]
+        columns += [np.einsum("ucd,ud->uc", self.company[wanted], profile @ self.company) for profile in profiles]
         place = self._content.popularity.place
         columns += [np.take_along_axis(words[kind], place[wanted], axis=1) for kind in ("words", "hybrid")]
-        for span in ("last", f"{READ}"):
-            profiles = sparse.csr_matrix((weights[span], read.items, read.offsets), shape=(len(read), len(self)))
-            columns.append(np.take_along_axis(self._content.similarity(profiles), place[wanted], axis=1))
+        for profile in (profiles[0], profiles[2]):
+            columns.append(np.take_along_axis(self._content.similarity(profile), place[wanted], axis=1))
         if self.vectors is not None:
-            for span in (weights["last"], (ages < 3) * np.float32(0.6) ** ages, weights[f"{READ}"]):
-                profiles = sparse.csr_matrix((span, read.items, read.offsets), shape=(len(read), len(self)))
-                columns.append(np.einsum("ucd,ud->uc", self.vectors[wanted], profiles @ self.vectors))
-        last = read.items[np.maximum(read.offsets[1:] - 1, 0)] if len(read.items) else np.zeros(len(read), dtype=int)
-        columns += [
-            np.log(self._totals)[wanted],
-            *(
-                (labels[wanted] == labels[last][:, None]) & (labels[wanted] >= 0)
-                for labels in (self._brand, self._category)
-            ),
-        ]
-        columns += [self._price[wanted], self._price[wanted] - self._price[last][:, None]]
+            columns += [np.einsum("ucd,ud->uc", self.vectors[wanted], profile @ self.vectors) for profile in profiles]
+        # An empty history has no last item: row -1, of which nothing is known.
+        last = np.where(empty, -1, np.append(read.items, -1)[read.offsets[1:] - 1])
+        columns.append(np.log(self._totals)[wanted])
+        for labels in (self._brand, self._category):
+            known = np.append(labels, -1)[last][:, None]
+            columns.append((labels[wanted] == known) & (known >= 0))
+        columns += [self._price[wanted], self._price[wanted] - np.append(self._price, np.nan)[last][:, None]]
+        for labels in (self._brand, self._category):
+            own = labels[read.items][:, None]
+            columns.append(over(((labels[wanted][users] == own) & (own >= 0)).astype(np.float32), f"{READ}"))
+        branches = self._branches[wanted][users]
+        shared = np.cumprod((branches == self._branches[read.items][:, None]) & (branches >= 0), axis=-1).sum(-1)
+        columns += [over(shared, "last"), over(shared, f"{READ}") / np.maximum(read.lengths, 1)[:, None]]
         columns.append(np.broadcast_to(np.minimum(histories.lengths, READ)[:, None], rows.shape))
         for moves, groups in zip(self._moves, self._prefixes):
             values = moves.padded[moves.find(groups[read.items][:, None], groups[wanted][users])]
@@ -334,14 +352,19 @@ class Candidates:
             shared = np.cumprod(self.codes[read.items][:, None] == self.codes[wanted][users], axis=-1).sum(-1)
             columns += [over(shared, "last"), over(shared, f"{READ}", np.maximum)]
             columns.append(self._crowd[wanted])
-        days = (
-            histories.timestamps[np.maximum(histories.offsets[1:] - 1, 0)] if len(read.items) else np.zeros(len(read))
-        )
+        days = np.append(histories.timestamps, 0)[histories.offsets[1:] - 1]
         days = np.where(empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
-        for start, end in WINDOWS:
-            low, high = (np.searchsorted(self.events, wanted * np.int64(_DAYS) + (days + day)) for day in (start, end))
-            columns.append(np.log(np.maximum(high - low, COUNT_FLOOR)))
-        columns += [days - born[wanted] for born in (self._first_day, self._median_day)]
+        until = {
+            day: np.searchsorted(self.events, wanted * np.int64(_DAYS) + (days + day))
+            for day in {*sum(WINDOWS, ()), 1}
+        }
+        columns += [np.log(np.maximum(until[end] - until[start], COUNT_FLOOR)) for start, end in WINDOWS]
+        first, last = self._starts[wanted], until[1] - 1  # among the events up to the history's end, if there are any
+        known = self._has_days[wanted] & (first <= last)
+        columns += [
+            np.where(known, days - self.events[np.where(known, place, 0)] % _DAYS, np.nan) for place in (first, last)
+        ]
+        columns += [np.broadcast_to(value[:, None], rows.shape) for value in _pace(read)]
         columns += _beam_columns(rows, beams, scores)
         return np.stack(columns, axis=-1).astype(np.float32)
 
@@ -364,26 +387,24 @@ class Candidates:
         pairs = PairTable(keys[order], self.pairs.values[known][order], items.num_rows)
         rows, days = np.divmod(self.events, _DAYS)
         events = np.sort(now[rows[now[rows] >= 0]] * _DAYS + days[now[rows] >= 0])
-        vectors = self.vectors
+        company, vectors = _carried(self.company, where), self.vectors
         if vectors is not None:
-            vectors = np.zeros((items.num_rows, vectors.shape[1]), dtype=np.float32)
-            vectors[where >= 0] = self.vectors[where[where >= 0]]
+            vectors = _carried(vectors, where)
             if (where < 0).any():
                 vectors[where < 0] = new_vectors
-        return Candidates(items, pairs, events, codes, vectors, self.num_proposed)
+        return Candidates(items, pairs, events, company, codes, vectors, self.num_proposed)
 
     def save(self, file: str | os.PathLike) -> None:
         """What was counted, as safetensors; the items, codes and vectors lie with the recommender."""
-        write_atomically(
-            file,
-            save({"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}),
-        )
+        counted = {"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}
+        write_atomically(file, save(counted | {"company": self.company}))
 
     @classmethod
     def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:
         """Read what :meth:`save` wrote; the rest as for the class."""
         counted = load_file(file)
-        return cls(items, PairTable(counted["keys"], counted["values"], items.num_rows), counted["events"], **options)
+        pairs = PairTable(counted["keys"], counted["values"], items.num_rows)
+        return cls(items, pairs, counted["events"], counted["company"], **options)
 
 
 def _beam_columns(rows: np.ndarray, beams: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
@@ -393,6 +414,21 @@ def _beam_columns(rows: np.ndarray, beams: np.ndarray, scores: np.ndarray) -> li
         return [np.full(rows.shape, np.nan)] * 2
     among, place = same.any(axis=-1), same.argmax(axis=-1)
     return [np.where(among, values, np.nan) for values in (np.take_along_axis(scores, place, axis=1), place)]
+
+
+def _pace(histories: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Of each history, float32 [n]: events on its last day, days from the one before to it; NaN where unknown."""
+    days, users = histories.timestamps // SECONDS_PER_DAY, histories.users
+    last = np.append(days, 0)[histories.offsets[1:] - 1]
+    count = np.bincount(users[days == last[users]], minlength=len(histories)).astype(np.float32)
+    gap = last - np.append(days, [0, 0])[histories.offsets[1:] - 2]
+    unknown = (histories.lengths == 0) | (last <= 0)
+    return np.where(unknown, np.nan, count), np.where(unknown | (histories.lengths < 2), np.nan, gap)
+
+
+def _carried(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Rows [n, D] of another table, 0 where ``where`` [n] is -1."""
+    return np.where(where[:, None] >= 0, values[where], np.float32(0))
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:
@@ -418,11 +454,22 @@ def _labels(items: pa.Table, name: str) -> np.ndarray:
     return np.where(found[labels] == "", -1, labels)
 
 
+def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:
+    """int64 [items, depth]: a number for each distinct value on a path such as ``Beauty > Hair``; -1: it has ended."""
+    found = np.full((items.num_rows, depth), -1)
+    if name not in items.column_names:
+        return found
+    for row, value in enumerate(items[name].to_pylist()):
+        parts = value.split(" > ") if isinstance(value, str) else [str(part) for part in value or []]
+        found[row, : len(parts)] = [zlib.crc32(part.encode()) for part in parts[:depth]]
+    return found
+
+
 def _logarithms(items: pa.Table, name: str) -> np.ndarray:
-    """float32 [items]: log(1 + value) of a column of numbers; NaN where there is none."""
+    """float32 [items]: log(1 + value) of a column of numbers; NaN where there is none, ``"$9.99"`` for instance."""
     if name not in items.column_names:
         return np.full(items.num_rows, np.nan, dtype=np.float32)
-    values = pa.compute.cast(items[name], pa.float64(), safe=False).to_numpy()
+    values = pd.to_numeric(items[name].to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
 
 

@@ -138,11 +138,15 @@ class Catalogue:
         return rows
 
     def _vectors_of(self, rows: np.ndarray) -> np.ndarray | None:
-        """What the encoder makes of these rows' texts as they are; None where codes come from texts alone, or nothing
-        can be said."""
+        """What the encoder makes of these rows' texts as they are, NaN where the table has none; None where codes come
+        from texts alone, or nothing can be said."""
         if self.tokenizer.learned_split is None or self.items is None or self.encoder is None:
             return None
-        return self.encoder.encode(item_texts(self.items.take(rows), self.template))
+        texts = item_texts(self.items.take(rows), self.template, required=False)
+        told = np.array([bool(text) for text in texts])
+        vectors = self.encoder.encode([text or "-" for text in texts])
+        vectors[~told] = np.nan
+        return vectors
 
     def _model_for(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
         """The model, or where the catalogue outgrew its vocabulary a copy with room for all tokens."""

@@ -11,7 +11,7 @@ import numpy as np
 from tiger.data import DataError, read_items
 from tiger.terminal import load_recommender, told_warnings, words
 
-_OLD_ITEMS = 10_000  # that a report compares with; more would not change its figures
+_OLD_ITEMS = 10_000  # that a report compares with
 
 
 def add_items_verbs(verbs) -> None:
@@ -73,11 +73,16 @@ def _report(args: argparse.Namespace) -> None:
     from tiger.embeddings import item_texts, load_embeddings
 
     tiger = load_recommender(args.model)
+    template = tiger.training.get("template")
     seen = np.flatnonzero(~tiger.unseen)
     if args.file is None:
         if not tiger.unseen.any() or tiger.items is None or args.embeddings is not None:
             raise DataError("nothing was added since training: name a FILE of new items.")
         table = tiger.items.take(np.flatnonzero(tiger.unseen))
+        # Items that were added by their vectors, or by texts that are in no table, can't be read again.
+        table = table.filter([bool(text) for text in item_texts(table, template, required=False)])
+        if len(table) == 0:
+            raise DataError("the item table has no texts of the items added since training: name a FILE of them.")
     else:
         table = read_items(args.file)
     at = tiger.tokenizer.rows(table["item_id"].to_pylist(), missing=-1)
@@ -94,7 +99,7 @@ def _report(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model} lacks the item table or the encoder: give the old items' --old_embeddings.")
     else:
         seen = np.sort(np.random.default_rng(0).permutation(seen)[:_OLD_ITEMS])
-        old = tiger.encoder.encode(item_texts(tiger.items.take(seen), tiger.training.get("template")))
+        old = tiger.encoder.encode(item_texts(tiger.items.take(seen), template))
     report = drift_report(tiger.tokenizer.quantizer, old, new)
     if args.json:
         print(json.dumps(report))

@@ -64,4 +64,6 @@ def needs_extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise DataError(f"{error.name} is missing: pip install 'tiger-recommender[{name}]'.") from error
+        raise DataError(
+            f"{error.name} is missing: pip install 'tiger-recommender[{name}]', or '.[{name}]' in a checkout."
+        ) from error

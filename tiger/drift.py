@@ -55,19 +55,21 @@ def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.nda
         figure = quantisation_report(codes[-1], part, reconstruction, quantizer.config.codebook_size)
         figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
     together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
-    shared = np.bincount(together)[together[len(old) :]] > 1
-    alone = np.unique(codes[0], axis=0, return_inverse=True, return_counts=True)
-    figures[0]["collision_share"] = float((alone[2][alone[1].ravel()] > 1).mean())
-    figures[1]["collision_share"] = float(shared.mean())
+    shared = np.bincount(together)[together] > 1
+    # Old and new in one pool: in a larger one more would collide.
+    figures[0]["collision_share"] = float(shared[: len(old)].mean())
+    figures[1]["collision_share"] = float(shared[len(old) :].mean())
 
     badly = float((errors[1] > np.quantile(errors[0], 0.95)).mean())
-    badly_at_least, shared_at_least = (_lower_bound(share, len(new)) for share in (badly, float(shared.mean())))
+    badly_at_least, shared_at_least = (
+        _lower_bound(share, len(new)) for share in (badly, figures[1]["collision_share"])
+    )
     reasons = []
     if badly_at_least > MAX_BADLY_FITTED:
         reasons.append(f"{badly:.0%} of the new items are fitted worse than 95% of the old ones.")
     if shared_at_least > figures[0]["collision_share"] + MAX_MORE_COLLISIONS:
         reasons.append(
-            f"{shared.mean():.0%} of the new items share all their codes with another, "
+            f"{figures[1]['collision_share']:.0%} of the new items share all their codes with another, "
             f"of the old ones {figures[0]['collision_share']:.0%}."
         )
     return {

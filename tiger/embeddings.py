@@ -36,13 +36,14 @@ MAX_TEXT = 100_000  # characters; encoders read a few thousand at most
 _CHUNK = 8192
 
 
-def item_texts(items: pa.Table, template: str | None = None) -> list[str]:
+def item_texts(items: pa.Table, template: str | None = None, required: bool = True) -> list[str]:
     """One text an item: ``Title: Rose soap; Price: 4.99; Brand: Acme``, without what is missing.
 
     Args:
         items: the item table, with ``item_id``.
         template: the columns to write, in order, separated by commas (``"title,brand"``). None: title, price, brand
             and categories as far as there are any, then every other column of text in the order of the file.
+        required: False: an item without text has an empty one.
 
     Nulls, blank text and NaN are left out together with their label; lists of words are joined by commas.
 
@@ -65,7 +66,7 @@ def item_texts(items: pa.Table, template: str | None = None) -> list[str]:
             if value:
                 parts[row].append(f"{label}: {value}")
     for row, part in enumerate(parts):
-        if not part:
+        if not part and required:
             raise DataError(
                 f"item {items['item_id'][row].as_py()!r} (row {row}) has no text in {', '.join(names)}. "
                 "Fill in one of these columns or drop the item."

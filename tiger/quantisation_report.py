@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 
 from tiger.data import DataError
+
+REPORT = "report.json"
 
 
 def quantisation_report(
@@ -91,3 +95,9 @@ def plot_code_usage(codes: np.ndarray, codebook_size: int, path: str | os.PathLi
 
 def _level_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     return np.stack([np.bincount(level, minlength=codebook_size) for level in codes.T])
+
+
+def template_of(folder: str | os.PathLike) -> str | None:
+    """By what columns the items' texts were made, as the report beside a tokenizer says; None: by all."""
+    report = Path(folder) / REPORT
+    return json.loads(report.read_text()).get("template") if report.exists() else None

@@ -250,7 +250,7 @@ class TigerRecommender:
                 :func:`tiger.embeddings.item_texts` made those of the catalogue.
             table: a row an item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
                 that the item table lacks are left out, those that this one lacks stay empty.
-            embeddings: float [m, d], where the encoder's vectors are at hand: it is not asked then.
+            embeddings: float [m, d], where the encoder's vectors are at hand: it is not asked for them then.
 
         Returns:
             The ids that were new.
@@ -276,7 +276,8 @@ class TigerRecommender:
 
         Args:
             item_ids, texts, table, embeddings: see :meth:`add_items`. What the table lacks, or null, stays in the item
-                table as it was; a text that is made from the table is made from the whole row.
+                table as it was; a text that is made from the table is made from the whole row. Where codes know the
+                log, the encoder is asked what the texts were before.
 
         Returns:
             The items whose semantic ID is another one now.

@@ -273,8 +273,9 @@ class SemanticIdTokenizer:
             item_ids: known items.
             embeddings: float [m, d], quantised by the frozen quantizer; or
             codes: int [m, num_codebooks].
-            before: float [m, d], the embeddings that the items had: where the quantizer gives them the codes that it
-                gives the new ones, codes stay. It matters for codes that were not made from embeddings alone.
+            before: float [m, d], the embeddings that the items had, NaN where that is unknown: where the quantizer
+                gives them the codes that it gives the new ones, codes stay. It matters for codes that were not made
+                from embeddings alone.
 
         Returns:
             bool [m]: whose ID is another one now. No item gets an ID that another has just given up.
@@ -291,7 +292,10 @@ class SemanticIdTokenizer:
                 raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = self.quantizer.encode(embeddings)
         codes = _checked_codes(codes, self.codebook_size)
-        known = self.codes[rows] if before is None else self.quantizer.encode(before)
+        known = self.codes[rows]
+        told = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
+        if told.any():
+            known[told] = self.quantizer.encode(before[told])
         changed = (codes != known).any(axis=1) & (codes != self.codes[rows]).any(axis=1)
         if changed.any():
             ids = [item for item, other in zip(item_ids, changed) if other]

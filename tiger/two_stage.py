@@ -24,7 +24,7 @@ from tiger.metrics import next_item_metrics
 from tiger.tokenizer import SemanticIdTokenizer
 
 TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
-FORMAT = 2
+FORMAT = 3
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
@@ -230,6 +230,7 @@ class TwoStageRanker:
             items,
             known.pairs,
             known.events,
+            known.company,
             codes=None if known.codes is None else tokenizer.codes,
             vectors=None if known.vectors is None else replaced,
             num_proposed=known.num_proposed,
@@ -266,10 +267,13 @@ class TwoStageRanker:
         """
         folder = Path(folder)
         settings = json.loads((folder / SETTINGS).read_text())
-        if settings["format"] not in (1, FORMAT):  # 1: one fit, its text alone
+        if settings["format"] != FORMAT:
             raise DataError(
-                f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: fit anew."
+                f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: run "
+                "recipes/two_stage.py again."
             )
+        if items is None:
+            raise DataError(f"{folder}: the second stage reads the item table, which is not there. Save it again.")
         if settings["semantic_ids"] != tokenizer.fingerprint:
             raise DataError(f"{folder}: the ranker was made for other semantic IDs: run recipes/two_stage.py again.")
         vectors = load_file(folder / VECTORS)["vectors"] if (folder / VECTORS).exists() else None
@@ -278,7 +282,7 @@ class TwoStageRanker:
         )
         try:
             texts = json.loads((folder / TREES).read_text())["lightgbm"]
-            trees = [lightgbm.Booster(model_str=text) for text in ([texts] if isinstance(texts, str) else texts)]
+            trees = [lightgbm.Booster(model_str=text) for text in texts]
         except lightgbm.basic.LightGBMError as error:
             raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
         return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])

@@ -119,17 +119,24 @@ def main() -> None:
         known["texts"] = partial(principal_axes, load_embeddings(args.embeddings, data.num_items))
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []}
-    if found.get("seconds", args.seconds) != args.seconds:
-        raise DataError(f"{file} holds rows of {found['seconds']} seconds: remove it, or give --seconds so many.")
-    found |= {"command": shlex.join(["python", *sys.argv]), "seconds": args.seconds, "users": args.users}
+    same = {name: getattr(args, name) for name in ("seconds", "targets", "users", "num_beams", "seed")}
+    same["semantic_ids"] = {name: tokenizer.fingerprint for name, tokenizer in tokenizers.items()}
+    found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []} | same
+    for name, value in same.items():
+        if found[name] != value:
+            raise DataError(
+                f"{file} holds rows with {name} {found[name]}, not {value}: remove it, or give another folder."
+            )
+    found["command"] = shlex.join(["python", *sys.argv])
     for name, settings in rows().items():
-        if any(row["step"] == name for row in found["rows"]):
+        there = [row["settings"] for row in found["rows"] if row["step"] == name]
+        if there and there[0] != settings:
+            raise DataError(f"{file}: row {name!r} was measured with other settings: remove it.")
+        if there:
             continue
-        row = {"step": name} | measure(args, settings, tokenizers, split, known)
-        found["rows"].append(row)
+        found["rows"].append({"step": name} | measure(args, settings, tokenizers, split, known))
         write_atomically(file, json.dumps(found, indent=1) + "\n")
-        print(row, flush=True)
+        print(found["rows"][-1], flush=True)
 
 
 def rows() -> dict[str, dict]:

@@ -30,7 +30,7 @@ from tiger.arguments import parse_arguments
 from tiger.baselines import Hybrid
 from tiger.candidates import Candidates, Proposals
 from tiger.cli import friendly_errors
-from tiger.data import LeaveOneOut, RecommendationData
+from tiger.data import DataError, LeaveOneOut, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import write_atomically
 from tiger.metrics import bootstrap_means, next_item_metrics_per_user
@@ -70,7 +70,7 @@ def main() -> None:
     if args.embeddings:
         vectors = load_embeddings(args.embeddings, data.num_items)
     elif tiger.encoder is not None:
-        vectors = tiger.encoder.encode(item_texts(data.items))
+        vectors = tiger.encoder.encode(item_texts(data.items, tiger.training.get("template")))
     for ties in (None, *args.tie_seeds):
         split = data.leave_one_out(ties)
         beams = {part: None for part in ("valid", "test")}
@@ -135,7 +135,13 @@ def measure(
         variants = {name: without for name, without in variants.items() if "t5" in without}
     if codes is None:
         variants = {name: without for name, without in variants.items() if "codes" in without}
-    there = {row["model"] for row in results(args)["rows"] if row["setting"] == setting}
+    of = {"semantic_ids": None if codes is None else semantic_ids(codes), "t5": None}
+    if beams["test"] is not None:
+        of["t5"] = hashlib.sha256(beams["test"][1].tobytes()).hexdigest()[:16]
+    rows = [row for row in results(args)["rows"] if row["setting"] == setting]
+    if any(row.get("of", of) != of for row in rows):
+        raise DataError(f"{args.results_dir} holds rows of another recommender: remove them, or give another folder.")
+    there = {row["model"] for row in rows}
     wanted = {name for name in variants if not args.variants or name in args.variants}
     if there >= wanted:
         return
@@ -175,9 +181,14 @@ def measure(
             np.mean([found["ndcg@10"] for found in users], axis=0), base["ndcg@10"]
         )
         row |= {"trees": [record["trees"] for record in records], "seconds": round(time.perf_counter() - start)}
+        row["of"] = of
         row["recall of the candidates, validation"] = round(records[0]["recall of the candidates"], 4)
         add_row(args, row)
         print(row, flush=True)
+
+
+def semantic_ids(codes: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(codes).tobytes()).hexdigest()[:16]
 
 
 def means(users: list[dict[str, np.ndarray]]) -> dict[str, float]:
