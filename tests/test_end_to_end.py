@@ -287,5 +287,14 @@ def test_one_command_for_a_dataset_of_ones_own(work):
     tiger = TigerRecommender.from_pretrained(work / "own" / "model")
     assert tiger.ranker.record["trees"][0] >= 1 and tiger.tokenizer.codebook_size == 64
     assert tiger.add_items(["brand new"], table=[{"title": "A tent for two"}]) == ["brand new"]
+    # By texts or vectors alone, of which the item table keeps nothing; their texts may change all the same.
+    assert tiger.add_items(["by text"], ["A tent for three"]) == ["by text"]
+    assert tiger.add_items(["by vector"], embeddings=tiger.embed_items(["x"], ["A lamp"])) == ["by vector"]
+    tiger.update_items(["by text", "by vector"], table=[{"title": "A stove"}, {"title": "A pan"}])
+    assert len(tiger.recommend([[], ["by text"], ["by vector", "brand new"]], k=5)[0][0]) == 5
+    report = run("-m", "tiger.cli", "evaluate", work / "own" / "model", demo(work), "--part", "valid", "--json")
+    assert "learned from validation items" in report.stderr and json.loads(report.stdout)["recall@10"] < 1
+    other = run(*command[:-1], "tokenizer.seed=3", "--steps", "tokenizer", expect=2)
+    assert "fitted with other settings" in other.stderr
     wrong = run(*command[:-1], "twostage.num_beams=10", expect=2)
     assert "give step.key=value" in wrong.stderr
