@@ -33,12 +33,13 @@ from tqdm.auto import tqdm
 from tiger.baselines import COUNT_FLOOR, Content, recency
 from tiger.data import SECONDS_PER_DAY, Sequences
 from tiger.embeddings import item_texts
+from tiger.examples import pad_rows
 from tiger.files import write_atomically
 from tiger.log_vectors import log_vectors
 
 READ = 20  # items of a history that columns are made of
 DECAY = 0.8  # weight of an item relative to the next newer one
-WINDOWS = ((-180, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
+WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
 _CHUNK = 512
 _DAYS = 100_000  # more days than any log has
 
@@ -200,10 +201,10 @@ class Candidates:
         spans = ("last", "5", f"{READ}")
         names = [f"log: {fact}, {span}" for fact in PairTable.FACTS for span in spans]
         names += ["log: soon a total, 5", f"log: together a root of totals, {READ}", "log: soon, logarithms, 5"]
-        names += ["log: company, last", "log: company, 3", f"log: company, {READ}"]
+        names += ["log: company, last", "log: company, 3", f"log: company, {READ}", "log: company, most alike"]
         names += ["text: words, 3", "text: hybrid", "text: words, last", f"text: words, {READ}"]
         if self.vectors is not None:
-            names += ["text: vectors, last", "text: vectors, 3", f"text: vectors, {READ}"]
+            names += ["text: vectors, last", "text: vectors, 3", f"text: vectors, {READ}", "text: vectors, most alike"]
         names += ["item: total", "item: same brand", "item: same category", "item: price", "item: price to last"]
         names += [f"item: same brand, {READ}", f"item: same category, {READ}"]
         names += ["item: branches shared with last", f"item: branches shared, {READ}", "item: history length"]
@@ -323,13 +324,13 @@ class Candidates:
         profiles = [
             sparse.csr_matrix((span, read.items, read.offsets), shape=(len(read), len(self))) for span in recent
         ]
-        columns += [np.einsum("ucd,ud->uc", self.company[wanted], profile @ self.company) for profile in profiles]
+        columns += _alike(self.company, wanted, profiles, read)
         place = self._content.popularity.place
         columns += [np.take_along_axis(words[kind], place[wanted], axis=1) for kind in ("words", "hybrid")]
         for profile in (profiles[0], profiles[2]):
             columns.append(np.take_along_axis(self._content.similarity(profile), place[wanted], axis=1))
         if self.vectors is not None:
-            columns += [np.einsum("ucd,ud->uc", self.vectors[wanted], profile @ self.vectors) for profile in profiles]
+            columns += _alike(self.vectors, wanted, profiles, read)
         # An empty history has no last item: row -1, of which nothing is known.
         last = np.where(empty, -1, np.append(read.items, -1)[read.offsets[1:] - 1])
         columns.append(np.log(self._totals)[wanted])
@@ -358,9 +359,10 @@ class Candidates:
             day: np.searchsorted(self.events, wanted * np.int64(_DAYS) + (days + day))
             for day in {*sum(WINDOWS, ()), 1}
         }
-        columns += [np.log(np.maximum(until[end] - until[start], COUNT_FLOOR)) for start, end in WINDOWS]
+        known = self._has_days[wanted]
+        columns += [np.where(known, np.log1p(until[end] - until[start]), np.nan) for start, end in WINDOWS]
         first, last = self._starts[wanted], until[1] - 1  # among the events up to the history's end, if there are any
-        known = self._has_days[wanted] & (first <= last)
+        known &= first <= last
         columns += [
             np.where(known, days - self.events[np.where(known, place, 0)] % _DAYS, np.nan) for place in (first, last)
         ]
@@ -414,6 +416,20 @@ def _beam_columns(rows: np.ndarray, beams: np.ndarray, scores: np.ndarray) -> li
         return [np.full(rows.shape, np.nan)] * 2
     among, place = same.any(axis=-1), same.argmax(axis=-1)
     return [np.where(among, values, np.nan) for values in (np.take_along_axis(scores, place, axis=1), place)]
+
+
+def _alike(
+    vectors: np.ndarray, wanted: np.ndarray, profiles: list[sparse.csr_matrix], histories: Sequences
+) -> list[np.ndarray]:
+    """Products of candidates' vectors, ``wanted`` int [n, C], with each profile of the history; and the largest with
+    an item of it, 0 where it is empty."""
+    own = torch.from_numpy(vectors[wanted])
+    weighted = torch.from_numpy(np.stack([profile @ vectors for profile in profiles], axis=2).astype(np.float32))
+    found = list((own @ weighted).unbind(2))
+    rows = torch.from_numpy(pad_rows(list(histories)))
+    single = own @ torch.from_numpy(vectors)[rows.clamp(min=0)].transpose(1, 2)
+    most = single.masked_fill((rows < 0)[:, None], -torch.inf).amax(2)
+    return [values.numpy() for values in (*found, most.masked_fill(most == -torch.inf, 0))]
 
 
 def _pace(histories: Sequences) -> tuple[np.ndarray, np.ndarray]:
