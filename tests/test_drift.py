@@ -1,6 +1,12 @@
+import json
+import sys
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from recipes.experiments import drift
 from tiger.data import DataError
 from tiger.drift import _lower_bound, drift_report, ids_changed
 from tiger.residual_kmeans import ResidualKMeans
@@ -81,3 +87,25 @@ def test_ids_after_a_refit():
         ids_changed(old, SemanticIdTokenizer(np.array([[0, 0]]), ["z"], 4))
     with pytest.raises(DataError, match="can't be compared"):
         ids_changed(old, SemanticIdTokenizer(np.array([[0]]), ["a"], 4))
+
+
+def test_categories_held_out(tmp_path, monkeypatch):
+    words = {"Camp > Sleep": "tent mat bag rope", "Camp > Cook": "stove pan cup knife"}
+    random, titles, categories = np.random.default_rng(0), [], []
+    for name, vocabulary in words.items():
+        titles += [" ".join(random.choice(vocabulary.split(), 3)) + f" n{number}" for number in range(60)]
+        categories += [name] * 60
+    ids = [f"i{row}" for row in range(120)]
+    (tmp_path / "camp").mkdir()
+    pq.write_table(
+        pa.table({"item_id": ids, "title": titles, "categories": categories}), tmp_path / "camp" / "items.parquet"
+    )
+    log = {"user_id": ["u"] * 3, "item_id": ids[:3], "timestamp": [1, 2, 3]}
+    pq.write_table(pa.table(log), tmp_path / "camp" / "interactions.parquet")
+    options = {"dataset": tmp_path / "camp", "results_dir": tmp_path / "out", "codebook_size": 8, "least": 50}
+    words_of = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["drift.py", *words_of, "--seeds", "0"])
+    drift.main()
+    rows = json.loads((tmp_path / "out" / "camp.json").read_text())["rows"]
+    assert [row["held out"] for row in rows] == ["5% at random, seed 0", "Camp > Cook", "Camp > Sleep"]
+    assert all(row["badly fitted"] > rows[0]["badly fitted"] for row in rows[1:]) and rows[1]["items"] == 60
