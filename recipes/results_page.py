@@ -13,7 +13,7 @@ from tables import HEADLINE, PAPER, markdown, results_tables
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-LEAK = "as they are"  # counts below five let through
+LEAKS = ("as they are", "ahead too")  # rows that say what a leak would have given
 PARTS = ("valid", "test")
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +109,7 @@ def costs_table(folder: Path) -> str:
 
 def plot_costs(folder: Path) -> None:
     """NDCG@10 against training seconds, a panel a data set."""
-    shown = {dataset: [row for row in costs(folder, dataset) if not row[0].endswith(LEAK)] for dataset in PAPER}
+    shown = {dataset: [row for row in costs(folder, dataset) if not row[0].endswith(LEAKS)] for dataset in PAPER}
     models = sorted({model for rows in shown.values() for model, *_ in rows})
     figure, axes = plt.subplots(1, len(PAPER), figsize=(4.4 * len(PAPER), 4.6), squeeze=False)
     for axis, (dataset, (_, paper)) in zip(axes[0], PAPER.items()):

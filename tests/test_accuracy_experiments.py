@@ -10,7 +10,7 @@ import torch
 from conftest import make_model
 from test_ranking_experiment import write_dataset
 
-from recipes.experiments import ablation, beams, ensemble
+from recipes.experiments import ablation, beams, ensemble, two_stage
 from recipes.tables import ROOT
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import LSAEncoder, item_texts
@@ -125,3 +125,27 @@ def test_ensemble(dataset, tokenizer, tmp_path, monkeypatch):
     assert [line.split("|")[1].strip() for line in table.splitlines()[4:]] == [
         *("seed 0", "seed 1", "mean", "standard deviation", "merged, 2 models")
     ]
+
+
+def test_what_each_source_gives(dataset, tokenizer, tmp_path, monkeypatch):
+    TigerRecommender(make_model(tokenizer), tokenizer).save_pretrained(tmp_path / "model")
+    argv = ["two_stage.py", "--recommender", tmp_path / "model", "--dataset", dataset, "--seeds", 0, "--num_beams", 10]
+    argv += ["--num_proposed", 20, "--cache", tmp_path / "cache", "--results_dir", tmp_path / "results"]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    two_stage.main()
+    file = tmp_path / "results" / "small.json"
+    rows = {(row["model"], row["setting"]): row for row in json.loads(file.read_text())["rows"]}
+    assert set(rows) == {
+        *((name, "as published") for name in ("hybrid", *two_stage.VARIANTS, *two_stage.LEAKS)),
+        *((f"two-stage without T5{rest}", "ties shuffled, seed 0") for rest in ("", " and codes")),
+        ("hybrid", "ties shuffled, seed 0"),
+    }
+    assert all(0 <= row["test"]["ndcg@10"] <= 1 for row in rows.values())
+    shuffled = rows["two-stage without T5", "ties shuffled, seed 0"]
+    assert rows["two-stage", "as published"]["of"]["t5"] and shuffled["of"]["t5"] is None
+    before = file.read_text()
+    two_stage.main()  # all there
+    assert file.read_text() == before
+    TigerRecommender(make_model(tokenizer, seed=1), tokenizer).save_pretrained(tmp_path / "model")
+    with pytest.raises(DataError, match="rows of another recommender"):
+        two_stage.main()
