@@ -108,7 +108,8 @@ def page(folder: Path) -> str:
         lines += [
             "",
             f"{indexing['rqvae_steps_timed']:,} steps of the RQ-VAE were timed; a fit of a million vectors takes "
-            f"20,000. Adding {adding['items']:,} items to {adding['into']:,}: {adding['median']} ms. "
+            f"20,000. {whole_fit(indexing)}"
+            f"Adding {adding['items']:,} items to {adding['into']:,}: {adding['median']} ms. "
             f"While texts stream through, memory grows by {indexing['growth_while_streaming_mib']} MiB.",
         ]
         section("Indexing", "indexing", lines)
@@ -130,6 +131,18 @@ def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:
             if best is not None and ratio < 4:
                 told.append(f"{where}{suffix}: {ratio:.1f}, with nothing but tiger's matrix products {best:.1f}")
     return [f"Less than four times faster than the better of `generate`: {'; '.join(told)}."] if told else []
+
+
+def whole_fit(indexing: dict) -> str:
+    """What the run with all steps of the RQ-VAE said, where there was one."""
+    whole = indexing.get("whole_rqvae_fit")
+    if whole is None:
+        return ""
+    seconds = next(value for name, value in whole["cpu_seconds"].items() if name.startswith("RQ-VAE"))
+    return (
+        f"All of it took {seconds:,.0f} CPU seconds (`{whole['command']}`, beside {whole['beside']}, which put adding "
+        f"items at {whole['adding_ms']['median']} ms). "
+    )
 
 
 def row(cells: list) -> str:
