@@ -150,6 +150,16 @@ def test_prices_as_text_and_items_without_text():
     assert price[2] == pytest.approx(np.log1p(3.5)) and np.isnan(price[[0, 1, 3]]).all()
 
 
+def test_items_that_the_log_lacks_do_not_show():
+    train = log()
+    stay = train.items != 7
+    kept = np.concatenate([[0], np.cumsum(np.bincount(train.users[stay], minlength=len(train)))])
+    candidates = make(Sequences(kept, train.items[stay], train.timestamps[stay]), catalogue())
+    found = candidates.describe(log(20, seed=1), np.tile(np.arange(40), (20, 1))).columns
+    columns = [number for number, name in enumerate(candidates.names) if name.startswith("log: company")]
+    assert columns and found[:, 7, columns].all()
+
+
 def test_proposals_are_distinct_and_new_and_hold_the_beams():
     train, histories = log(), log(20, seed=1)
     candidates = make(train, catalogue())

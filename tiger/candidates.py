@@ -157,7 +157,10 @@ class Candidates:
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
         self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
-        self.company = np.asarray(company, dtype=np.float32)
+        self.company = np.array(company, dtype=np.float32)
+        alone = ~self.company.any(axis=1)
+        # Zeros would mark the items that training lacks; on 5-core data all of their events are held out.
+        self.company[alone] = self.company.mean(axis=0, where=~alone[:, None]) if not alone.all() else 0
         size, rows = items.num_rows, events // _DAYS
         self._last_day = int((events % _DAYS).max(initial=0))
         self._totals = np.maximum(np.bincount(rows, minlength=size), COUNT_FLOOR).astype(np.float32)
