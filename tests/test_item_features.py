@@ -146,3 +146,19 @@ def test_tuples_with_one_hash_are_told(monkeypatch):
     monkeypatch.setattr(item_features, "_mix_columns", lambda columns: np.zeros(columns.shape[1], dtype=np.uint64))
     with pytest.raises(DataError, match="64-bit hash"):
         code_keys(np.arange(16).reshape(2, 8), 2048)
+
+
+@pytest.mark.parametrize("spare", [1, 2, 3])
+def test_pieces_keep_to_a_budget_hardly_larger_than_the_alphabet(spare):
+    budget = LEVELS * SIZE + spare
+    features = ItemFeatures.fit("random_hash+spm", 2 * budget, make_codes(), SIZE, IMPRESSIONS)
+    rows = features.rows(IDS, make_codes())[:, features.num_hashes :]
+    real = rows[rows < 2 * budget]
+    assert real.min() >= budget and len(np.unique(real)) >= LEVELS * SIZE - 1
+
+
+def test_one_level_will_do_where_no_bigrams_are_read():
+    codes = make_codes()[:, :1]
+    assert ItemFeatures.fit("random_hash+unigram", 100, codes, SIZE).rows(IDS, codes).shape[1] == 3
+    with pytest.raises(DataError, match="n must be between 1 and the number of levels, 1"):
+        ItemFeatures.fit("ngram", 100, codes, SIZE)

@@ -1,6 +1,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import ranking, ranking_report
+from tiger.data import DataError
 from tiger.item_features import ItemFeatures
 
 DAY = 86_400
@@ -89,6 +91,29 @@ def test_representations_are_compared(tmp_path, monkeypatch):
     ranking_report.main()
     text = (results / "README.md").read_text()
     assert "could not run" in text and "unigram+dense" in text and (results / "ranking.png").exists()
+
+
+def test_nothing_cold_and_no_ratings(tmp_path):
+    args = arguments(write_dataset(tmp_path / "data"))
+    benchmark = ranking.prepare(args)
+    nobody = np.empty(0, dtype=np.int64)
+    none = ranking.labelled_impressions(benchmark.test.histories, nobody, nobody, benchmark.test.histories)
+    metrics = ranking.run(args, replace(benchmark, cold=none, valid_cold=none), "unigram", 60, seed=0)
+    assert len(none) == 0 and "auc" in metrics and "auc_cold" not in metrics
+    log = tmp_path / "data" / "interactions.parquet"
+    pq.write_table(pq.read_table(log).drop_columns("rating"), log)
+    with pytest.raises(DataError, match="no column rating"):
+        ranking.prepare(arguments(tmp_path / "data", rating_at_least=4.0))
+
+
+def test_runs_of_several_settings_are_not_mixed(tmp_path):
+    runs = [{"kind": "spm", "budget": 9, "seed": 0, "epochs": 2, "shuffle_labels": False, "metrics": {"auc": 0.7}}]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps({"dataset": "data", "runs": [*runs, runs[0] | {"shuffle_labels": True}]}))
+    assert ranking_report.read(tmp_path)["data"]["runs"] == runs
+    file.write_text(json.dumps({"dataset": "data", "runs": [*runs, runs[0] | {"epochs": 5}]}))
+    with pytest.raises(DataError, match="several settings"):
+        ranking_report.read(tmp_path)
 
 
 def test_shuffled_labels_teach_nothing(tmp_path):

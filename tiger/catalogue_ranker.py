@@ -74,7 +74,12 @@ class CatalogueRanker:
             part = slice(start, start + _USERS)
             read = torch.from_numpy(_padded_left(histories[part], longest)).to(device)
             wanted = torch.from_numpy(candidates[part].astype(np.int64)).to(device)
-            logits[part] = self.ranker.score(self._embedded, read, wanted).cpu().numpy()
+            # The ranker projects all items that it is given, so it is given those that occur.
+            rows, places = torch.cat([read, wanted], dim=1).unique(return_inverse=True)
+            items = self._embedded[rows.clamp(min=0)]
+            places = torch.where(torch.cat([read, wanted], dim=1) < 0, -1, places)
+            read, wanted = places.split([read.shape[1], wanted.shape[1]], dim=1)
+            logits[part] = self.ranker.score(items, read, wanted).cpu().numpy()
         return np.where(candidates < 0, -np.inf, logits)
 
     def order(

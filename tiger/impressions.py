@@ -196,6 +196,10 @@ def labelled_impressions(
         histories: same users, for instance the liked events alone.
     """
     events = np.sort(events)
+    if not len(events):
+        none = np.empty(0, dtype=np.int64)
+        candidates = np.empty((0, together), dtype=np.int32)
+        return Impressions(histories, none, none, candidates, np.empty(candidates.shape, dtype=np.float32))
     users = sequences.users[events]
     run = np.zeros(len(events), dtype=np.int64)
     opens = np.ones(len(events), dtype=bool)

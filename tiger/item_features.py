@@ -72,7 +72,7 @@ class ItemFeatures:
             raise DataError(f"a budget of {budget} rows is too small for {kind}.")
         if num_codebooks * codebook_size > 65_534:
             raise DataError(f"{num_codebooks} levels of {codebook_size} codes are more than 65,534 codes in all.")
-        if not 1 <= n <= num_codebooks:
+        if "ngram" in self.kinds and not 1 <= n <= num_codebooks:
             raise DataError(f"n must be between 1 and the number of levels, {num_codebooks}, got {n}.")
         self.kind, self.budget = kind, budget
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
@@ -382,4 +382,8 @@ def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray
         used = np.full(len(pieces) + 1, 0.1)
         np.add.at(used, cut[cut >= 0], np.broadcast_to(counts[:, None], cut.shape)[cut >= 0])
         scores = dict(zip(pieces, np.log(used[1:] / used[1:].sum()).round(9).tolist()))
+    # The trainer overshoots a budget that is hardly larger than the alphabet: its least likely pieces go.
+    longer = sorted((piece for piece in pieces if len(piece) > 1), key=lambda piece: (-scores[piece], piece))
+    for piece in longer[budget - 1 - alphabet :]:
+        del scores[piece]
     return scores

@@ -172,6 +172,8 @@ class SemanticIdRanker(PreTrainedModel):
         found = self._attend(items, history, wanted)
         parts = [wanted, found, wanted * found, self._recent(items, history).unsqueeze(1) * wanted]
         parts.append((wanted * found).sum(-1, keepdim=True) / wanted.shape[-1] ** 0.5)
+        if (context is None) != (self.config.num_context == 0):
+            raise ValueError(f"this ranker reads {self.config.num_context} context columns: pass as many")
         if context is not None:
             parts.append(context)
         first = states = torch.cat(parts, dim=-1)

@@ -108,13 +108,14 @@ def main() -> None:
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     file = Path(args.results_dir) / f"{name}.json"
     settings = {key: value for key, value in vars(args).items() if key not in ("kinds", "budgets", "seeds", "threads")}
-    del settings["dataset"], settings["results_dir"], settings["embeddings"]
+    del settings["dataset"], settings["results_dir"]
+    settings["embeddings"] = None if args.embeddings is None else Path(args.embeddings).name
     for seed in args.seeds:
         for budget in args.budgets:
             for kind in args.kinds:
                 rows = json.loads(file.read_text())["runs"] if file.exists() else []
                 key = {"kind": kind, "budget": budget, "seed": seed} | settings
-                if any(all(row[name] == value for name, value in key.items()) for row in rows):
+                if any(all(row.get(name) == value for name, value in key.items()) for row in rows):
                     continue
                 start = time.perf_counter()
                 try:
@@ -159,6 +160,8 @@ def prepare(args: RankingArguments) -> Benchmark:
             cold = part[~seen[events.items[part]]]
             parts.append(lists(cold, seed, uniform=8, popular=0, among=~seen))
     else:
+        if "rating" not in data.extras:
+            raise DataError(f"{args.dataset}: interactions.parquet has no column rating.")
         labels = (data.extras["rating"] >= args.rating_at_least).astype(np.float32)
         liked = only(events, labels > 0)
         parts = [labelled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
@@ -239,9 +242,12 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
         chosen = present & inside[np.maximum(items, 0)]
         found[f"auc_{name}"] = auc(labels[chosen], logits[chosen].astype(np.float64))
     for name, lists in (("valid_auc_cold", benchmark.valid_cold), ("auc_cold", benchmark.cold)):
+        if not len(lists):
+            continue
         logits, labels = trainer.predict(lists)[:2]
         found[name] = auc(labels[labels >= 0], logits[labels >= 0].astype(np.float64))
-    return {name: round(float(value), 5) for name, value in found.items()}
+    # A slice with one label only has no AUC.
+    return {name: round(float(value), 5) for name, value in found.items() if not np.isnan(value)}
 
 
 class KeepBest(TrainerCallback):

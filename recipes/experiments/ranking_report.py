@@ -19,6 +19,9 @@ from scipy import stats
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+from tiger.cli import friendly_errors  # noqa: E402
+from tiger.data import DataError  # noqa: E402
+
 METRICS = {
     "auc": "AUC",
     "gauc": "grouped AUC",
@@ -37,7 +40,17 @@ def read(folder: Path) -> dict[str, dict]:
 
 
 def _load(file: Path) -> dict:
-    return json.loads(file.read_text())
+    """
+    Raises:
+        DataError: runs of several settings, which can't be compared.
+    """
+    content = json.loads(file.read_text())
+    content["runs"] = [row for row in content["runs"] if not row.get("shuffle_labels")]
+    varied = {"codes", "kind", "budget", "seed", "metrics", "seconds"}
+    settings = {json.dumps({k: v for k, v in row.items() if k not in varied}) for row in content["runs"]}
+    if len(settings) > 1:
+        raise DataError(f"{file} holds runs of several settings: {'; '.join(sorted(settings))}. Keep one.")
+    return content
 
 
 def values(content: dict, kind: str, budget: int, metric: str) -> dict[int, float]:
@@ -143,10 +156,17 @@ def stability_table(content: dict) -> str:
     heads = ["codes", "AUC", "warm", "cold", "seeds", "fit, s"]
     heads += [f"cosine, {length} shared (items a prefix)" for length in range(1, lengths + 1)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for name, prefixes in content["prefixes"].items():
-        runs = [row["metrics"] for row in content["runs"] if row["codes"] == name]
-        cells = [name, *(f"{np.mean([run[key] for run in runs]):.4f}" for key in ("auc", "auc_warm", "auc_cold"))]
-        cells += [str(len(runs)), f"{prefixes['fit_seconds']:.0f}"]
+    groups = dict.fromkeys((row["codes"], row["kind"], row["budget"]) for row in content["runs"])
+    several = len({group[1:] for group in groups}) > 1
+    for name, kind, budget in groups:
+        prefixes = content["prefixes"][name]
+        runs = [row for row in content["runs"] if (row["codes"], row["kind"], row["budget"]) == (name, kind, budget)]
+        cells = [f"{name}; {kind}, {budget:,}" if several else name]
+        for key in ("auc", "auc_warm", "auc_cold"):
+            values = [row["metrics"][key] for row in runs if key in row["metrics"]]
+            spread = f" ± {np.std(values, ddof=1):.4f}" if values[1:] else ""
+            cells.append(f"{np.mean(values):.4f}{spread}" if values else "could not run")
+        cells += [str(len({row["seed"] for row in runs})), f"{prefixes['fit_seconds']:.0f}"]
         for cosine, items in zip(prefixes["mean_cosine"], prefixes["items_a_prefix"]):
             cells.append("" if cosine is None else f"{cosine:.2f} ({items:,.1f})")
         lines.append(cells + [""] * (len(heads) - len(cells)))
@@ -155,23 +175,25 @@ def stability_table(content: dict) -> str:
 
 def plot(found: dict[str, dict], file: Path) -> None:
     """AUC against the table's size, overall and cold."""
+    every = list(dict.fromkeys(row["kind"] for content in found.values() for row in content["runs"]))
+    colours = dict(zip(every, plt.get_cmap("tab20").colors))
     figure, axes = plt.subplots(2, len(found), figsize=(4.5 * len(found), 7), squeeze=False, sharex="col")
     for column, (name, content) in enumerate(found.items()):
         kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
         budgets = sorted({row["budget"] for row in content["runs"]})
         for axis, metric, title in zip(axes[:, column], ("auc", "auc_cold"), ("all items", "cold items")):
-            for number, kind in enumerate(kinds):
+            for kind in kinds:
                 points = [(budget, list(values(content, kind, budget, metric).values())) for budget in budgets]
                 points = [(budget, values) for budget, values in points if values]
                 axis.errorbar(
                     [budget for budget, _ in points],
                     [np.mean(values) for _, values in points],
-                    [np.std(values) for _, values in points],
+                    [np.std(values, ddof=1) if values[1:] else 0 for _, values in points],
                     marker="o",
                     markersize=4,
                     capsize=2,
                     label=kind,
-                    color="black" if kind == BASELINE else f"C{number}",
+                    color="black" if kind == BASELINE else colours[kind],
                     linestyle="--" if kind == BASELINE else "-",
                 )
             axis.set_xscale("log")
@@ -181,8 +203,8 @@ def plot(found: dict[str, dict], file: Path) -> None:
             axis.set_ylabel("AUC")
             axis.spines[["top", "right"]].set_visible(False)
         axes[1, column].set_xlabel("rows of the table")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=5, loc="lower center")
+    labels = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(labels.values(), labels.keys(), frameon=False, fontsize=8, ncols=5, loc="lower center")
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(file, dpi=110)
 
@@ -206,4 +228,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with friendly_errors():
+        main()

@@ -27,13 +27,14 @@ from transformers.utils.logging import set_verbosity_error
 
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
-from tiger.data import RecommendationData
+from tiger.data import DataError, RecommendationData
 from tiger.files import write_atomically
 from tiger.impressions import first_seen
 from tiger.residual_kmeans import ResidualKMeans
 from tiger.rqvae import RQVAE
 
 QUANTIZERS = ("residual-kmeans", "rqvae", "product")
+SETTINGS = ("d_model", "epochs", "batch", "learning_rate", "table_learning_rate", "weight_decay", "shuffle_labels")
 LEARNED_ON = ("all", "older half", "newer half")
 
 
@@ -57,13 +58,16 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"runs": [], "prefixes": {}}
     found |= {"dataset": Path(args.dataset).name, "command": shlex.join(["python", *sys.argv])}
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings["embeddings"] = None if args.embeddings is None else Path(args.embeddings).name
     for quantizer, learned_on, levels, size in variants(args):
         name = f"{quantizer}, {learned_on}, {levels} x {size}"
         wanted = [
-            {"codes": name, "kind": kind, "budget": budget, "seed": seed}
+            {"codes": name, "kind": kind, "budget": budget, "seed": seed} | settings
             for seed, budget, kind in product(args.seeds, args.budgets, args.kinds)
         ]
-        wanted = [key for key in wanted if not any(key.items() <= row.items() for row in found["runs"])]
+        there = [row.items() for row in found["runs"]]
+        wanted = [key for key in wanted if not any(key.items() <= row for row in there)]
         if not wanted:
             continue
         start = time.perf_counter()
@@ -73,13 +77,16 @@ def main() -> None:
             "fit_seconds": round(time.perf_counter() - start, 1)
         }
         for key in wanted:
-            metrics = run(
-                replace(args, num_codebooks=levels, codebook_size=size),
-                replace(benchmark, codes=codes),
-                key["kind"],
-                key["budget"],
-                key["seed"],
-            )
+            try:
+                metrics = run(
+                    replace(args, num_codebooks=levels, codebook_size=size),
+                    replace(benchmark, codes=codes),
+                    key["kind"],
+                    key["budget"],
+                    key["seed"],
+                )
+            except DataError as error:
+                metrics = {"could_not_run": str(error)}
             found["runs"].append(key | {"metrics": metrics})
             print(f"{name}, {key['kind']}, seed {key['seed']}: {metrics}", flush=True)
             write_atomically(file, json.dumps(found, indent=1) + "\n")
