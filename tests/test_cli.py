@@ -62,6 +62,8 @@ def test_histories_from_pipes(tiger, folder, monkeypatch):
     expected = json.loads(tiger("recommend", folder, "--history", "i1", "i2", "-k", 3, "--json").out)
     monkeypatch.setattr(sys, "stdin", io.StringIO("i1\ni2\n"))
     assert json.loads(tiger("recommend", folder, "--history", "-", "-k", 3, "--json").out) == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("i1 i2\n"))  # one id, with a blank
+    assert "'i1 i2'" in tiger("recommend", folder, "--history", "-", "-k", 3).err
     lines = ['["i1", "i2"]', "", '{"user": 5, "history": ["i1", "nobody", "i2"]}', "[]"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
     shown = tiger("recommend", folder, "--histories", "-", "-k", 3, "--batch_users", 2)

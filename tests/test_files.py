@@ -36,6 +36,23 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["model"] and (folder / "marker").read_text() == "2"
 
 
+def test_what_is_not_ours_stays(tmp_path):
+    folder, link = tmp_path / "v1", tmp_path / "current"
+    with replaced_folder(folder, "marker") as fresh:
+        (fresh / "marker").write_text("1")
+        (fresh / "old part").write_text("goes")
+        os.chmod(fresh / "marker", 0o600)
+    assert (folder / "marker").stat().st_mode & 0o777 == 0o644
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("main")
+    link.symlink_to("v1")
+    with replaced_folder(link, "marker", ours=lambda old: ["marker", "old part"]) as fresh:
+        (fresh / "marker").write_text("2")
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["current", "v1"]
+    assert sorted(os.listdir(folder)) == [".git", "marker"] and (folder / "marker").read_text() == "2"
+    assert (folder / ".git" / "HEAD").read_text() == "main"
+
+
 def test_files_appear_together_or_not_at_all(tmp_path):
     (tmp_path / "other").write_text("stays")
     (tmp_path / "a").write_text("old")

@@ -351,7 +351,9 @@ def test_results_that_do_not_belong(recommender, tmp_path):
     with pytest.raises(DataError, match="of other models"):
         model_card(recommender, REPO, [result("hybrid", 0.5), result("tiger", 0.1, training={"seed": 4})])
     with pytest.raises(DataError, match="ndcg@10 is nan"):
-        model_card(recommender, REPO, [result("tiger", float("nan"))])
+        model_card(recommender, REPO, [result("tiger", float("nan"), training=recommender.training)])
+    with pytest.raises(DataError, match="of other models"):  # whose they are is not said
+        model_card(recommender, REPO, [result("sasrec", 0.5)])
     for content, message in (("{", "not JSON"), ("[1]", "no results file"), ('{"model": "x"}', "without dataset")):
         (tmp_path / "file.json").write_text(content)
         with pytest.raises(DataError, match=message):

@@ -154,6 +154,10 @@ def test_half_written_or_foreign_directories_are_named(recommender, tmp_path):
     manifest = json.loads((folder / "tiger.json").read_text())
     other = json.dumps(manifest | {"format": 99})
     assert "format 99" in broken("b", lambda copy: (copy / "tiger.json").write_text(other))
+    for number, damaged in enumerate(({"parts": 5}, {"parts": [1]}, {"files": [["x"]]})):
+        content = json.dumps(manifest | damaged)
+        told = broken(f"damaged{number}", lambda copy, content=content: (copy / "tiger.json").write_text(content))
+        assert "its lists of files are none" in told
     other = json.dumps(manifest | {"semantic_ids": "f00"})
     assert "different models" in broken("c", lambda copy: (copy / "tiger.json").write_text(other))
     assert "damaged" in broken("d", lambda copy: (copy / "tiger.json").write_text("{"))

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted, recommender  # noqa: F401
 
@@ -132,11 +133,15 @@ def test_updates_that_cannot_be(client, recommender):  # noqa: F811
         assert client.delete(f"/items/i{n}").status_code == 200
     last = client.delete("/items/i39")
     assert last.status_code == 409 and "all its items" in last.json()["error"]
-    recommender.encoder = None
+    encoder, recommender.encoder = recommender.encoder, None
     with TestClient(create_app(recommender)) as client:
         answer = client.post("/items", json=new_items("new"))
         assert answer.status_code == 409 and "without a text encoder" in answer.json()["error"]
         assert client.get("/health").json()["can_add"] is False
+    recommender.encoder, recommender.tokenizer.quantizer = encoder, None
+    with TestClient(create_app(recommender)) as client:
+        answer = client.post("/items", json=new_items("new"))
+        assert answer.status_code == 409 and "without a quantizer" in answer.json()["error"]
     with TestClient(create_app(recommender, ServiceSettings(read_only=True))) as client:
         assert client.post("/items", json=new_items("new")).status_code == 404
         assert client.delete("/items/i1").status_code == 404
@@ -155,6 +160,17 @@ def test_updates_are_saved_or_not_made(recommender, tmp_path, monkeypatch):  # n
         monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
         answer = client.delete("/items/new")
         assert answer.status_code == 503 and "No space left" in answer.json()["error"]
+
+        def no_space_either(*args, **kwargs):
+            raise SafetensorError("I/O error: No space left on device")
+
+        monkeypatch.setattr(recommender.model, "save_pretrained", no_space_either)
+        answer = client.delete("/items/new")
+        assert answer.status_code == 503 and "No space left" in answer.json()["error"]
+        client.app.state.pending_updates = 16
+        full = client.delete("/items/new")
+        assert full.status_code == 429 and full.headers["Retry-After"] == "1"
+        client.app.state.pending_updates = 0
         assert client.get("/health").json()["items"] == 41 and client.get("/health").json()["catalogue"] == 1
         assert len(TigerRecommender.from_pretrained(folder).tokenizer) == 41
 
@@ -331,6 +347,11 @@ def test_stops_when_all_that_was_asked_is_answered(running):
     assert process.wait(30) == 0
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(address.split(":")[-1])), timeout=1)
+
+
+def test_no_such_port(recommender):  # noqa: F811
+    with pytest.raises(DataError, match="can't listen on 127.0.0.1, port 99999: .*port must be"):
+        service.serve(create_app(recommender), port=99999)
 
 
 def test_command_line_says_what_is_wrong(recommender, tmp_path, capsys, monkeypatch):  # noqa: F811

@@ -23,7 +23,7 @@ def friendly_errors() -> Iterator[None]:
     """Tell what a user can mend in one line and exit with 2, after Ctrl-C with 130; all else keeps its traceback."""
     try:
         yield
-    except (DataError, FileExistsError) as error:
+    except (DataError, FileExistsError, PermissionError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -255,6 +255,14 @@ class SentenceEncoder:
                     unsaved = {}
         return found
 
+    def load(self) -> None:
+        """Read the model now and not with the first texts that the cache lacks.
+
+        Raises:
+            DataError: it can't be loaded.
+        """
+        self._load()
+
     def _load(self):
         if self._model is None:
             from sentence_transformers import SentenceTransformer  # seconds to import, not needed on a cache hit
@@ -383,6 +391,9 @@ class LSAEncoder:
         self.components = np.ascontiguousarray(components, dtype=np.float32)
         self._vectorizer = _vectorizer(vocabulary={term: column for column, term in enumerate(vocabulary)})
         self._vectorizer.idf_ = self.idf
+
+    def load(self) -> None:
+        """Nothing to do: it is read as a whole."""
 
     @property
     def dim(self) -> int:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,31 +64,38 @@ def refuse_other_files(path: str | os.PathLike, marker: str) -> None:
 
 
 @contextmanager
-def replaced_folder(path: str | os.PathLike, marker: str) -> Iterator[Path]:
+def replaced_folder(
+    path: str | os.PathLike, marker: str, ours: Callable[[Path], Collection[str]] | None = None
+) -> Iterator[Path]:
     """A fresh folder to write into, which takes ``path``'s place if the block ends well; else ``path`` stays.
 
     Args:
-        path: the folder to be written; see :func:`refuse_other_files` for what may be there.
+        path: the folder to be written, or a link to it; see :func:`refuse_other_files` for what may be there.
         marker: a file that the block writes.
+        ours: of the folder that is replaced, the names in it that go with it; all others (``.git``, notes) move to the
+            new one. None: everything goes.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     refuse_other_files(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield fresh
-        os.chmod(fresh, 0o755)
+        for part in (fresh, *fresh.rglob("*")):  # temporary files that were renamed are their owner's alone
+            os.chmod(part, 0o755 if part.is_dir() else 0o644)
+        going = None if ours is None or not path.exists() else set(ours(path))
         if path.exists():
-            _exchange(path, fresh)
+            _exchange(path, fresh, going)
         else:
             os.replace(fresh, path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _exchange(path: Path, fresh: Path) -> None:
+def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
     """Put ``fresh`` where ``path`` is; if that fails half-way, put ``path`` back."""
     if _swapped(path, fresh):
+        _carry_over(fresh, path, going)
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
@@ -98,8 +105,15 @@ def _exchange(path: Path, fresh: Path) -> None:
         except BaseException:
             os.replace(aside / path.name, path)
             raise
+        _carry_over(aside / path.name, path, going)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _carry_over(old: Path, new: Path, going: set[str] | None) -> None:
+    for part in [] if going is None else list(old.iterdir()):
+        if part.name not in going and not (new / part.name).exists():
+            os.replace(part, new / part.name)
 
 
 def _swapped(path: Path, other: Path) -> bool:

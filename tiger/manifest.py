@@ -59,11 +59,23 @@ def read_manifest(folder: str | os.PathLike) -> dict:
             f"{folder} has format {manifest['format']} (written by tiger {manifest.get('tiger')}), this is "
             f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
         )
-    for name in [*manifest["parts"], *manifest.get("files", {})]:
+    parts, files = manifest["parts"], manifest.get("files", {})
+    listed = isinstance(parts, list) and isinstance(files, dict)
+    if not listed or not all(isinstance(name, str) for name in [*parts, *files, *files.values()]):
+        raise DataError(f"{file} is damaged (its lists of files are none): save the recommender again.")
+    for name in [*parts, *files]:
         # It may come from a stranger, and files that it names are read and, in a cache, removed.
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{file} names {name!r}, outside its directory: don't trust {folder}.")
     return manifest
+
+
+def own_files(folder: Path) -> set[str]:
+    """Names in a directory that a save of its recommender wrote; where the manifest can't say, all."""
+    try:
+        return {MANIFEST, *read_manifest(folder)["parts"]}
+    except DataError:
+        return {path.name for path in folder.iterdir()}
 
 
 def check_files(folder: str | os.PathLike, manifest: dict) -> None:

@@ -112,7 +112,7 @@ def model_card(
 
 def _own_results(recommender: TigerRecommender, results: Sequence[dict]) -> list[dict]:
     training = _as_saved(recommender.training)
-    own = [row for row in results if row["model"] not in YARDSTICKS and row.get("training", training) == training]
+    own = [row for row in results if row["model"] not in YARDSTICKS and row.get("training") == training]
     if results and not own:
         raise DataError(
             "the results are of other models: none of them was measured on this one (their `training` differs). Give "

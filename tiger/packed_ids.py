@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tiger.data import DataError
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -47,11 +49,11 @@ class Packing:
         """Semantic IDs, int [..., depth], as uint64 [...].
 
         Raises:
-            ValueError: a collision token needs more bits than the codes leave.
+            DataError: a collision token needs more bits than the codes leave.
         """
         highest = int(semantic_ids[..., -1].max(initial=0))
         if highest >= 2**self.collision_bits:
-            raise ValueError(
+            raise DataError(
                 f"{highest + 1} items share their codes, more than {self.collision_bits} bits can tell apart"
             )
         return self.pack_codes(semantic_ids[..., :-1]) | semantic_ids[..., -1].astype(np.uint64)

@@ -20,7 +20,7 @@ from tiger.catalogue_ranker import CatalogueRanker
 from tiger.data import DataError
 from tiger.embeddings import load_encoder
 from tiger.files import replaced_folder, write_atomically
-from tiger.manifest import MANIFEST, read_manifest, write_manifest
+from tiger.manifest import MANIFEST, own_files, read_manifest, write_manifest
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.trie import SemanticIdTrie
 from tiger.two_stage import SETTINGS, TwoStageRanker
@@ -34,8 +34,8 @@ RANKER = "ranker"
 
 
 def write_recommender(recommender: TigerRecommender, folder: str | os.PathLike) -> None:
-    """What was in the directory before stays whole until the new one is."""
-    with replaced_folder(folder, MANIFEST) as fresh:
+    """What was in the directory before stays whole until the new one is; files that no save wrote stay for good."""
+    with replaced_folder(folder, MANIFEST, ours=own_files) as fresh:
         recommender.model.save_pretrained(fresh)
         recommender.tokenizer.save_pretrained(fresh)
         recommender.trie.save(fresh / TRIE)

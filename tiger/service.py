@@ -20,12 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from safetensors import SafetensorError
 from starlette.exceptions import HTTPException  # FastAPI's own is one of these, but not the other way round
 
 from tiger import __version__
@@ -42,6 +44,7 @@ MAX_NEW_ITEMS = 256
 MAX_K = 200
 MAX_BEAMS = 500
 MAX_BODY = 4 * 2**20
+MAX_UPDATES = 16  # that wait; each holds its body
 
 # JSON has one kind of number: 10.0 is a whole one too.
 _AsWhole = BeforeValidator(lambda value: int(value) if type(value) is float and value % 1 == 0 else value)
@@ -292,7 +295,7 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
             surroundings=surroundings,
             observe=metrics.batch,
         )
-        app.state.updates = ThreadPoolExecutor(1, thread_name_prefix="update")
+        app.state.updates, app.state.pending_updates = ThreadPoolExecutor(1, thread_name_prefix="update"), 0
         yield
         await asyncio.to_thread(app.state.batcher.close)
         app.state.updates.shutdown()
@@ -310,6 +313,11 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         404: {"model": Problem, "description": "Items that the catalogue lacks"},
         429: {"model": Problem, "description": "The queue is full"},
         503: {"model": Problem, "description": "The service is stopping"},
+    }
+
+    update_problems = {
+        429: {"model": Problem, "description": "Too many updates are waiting"},
+        503: {"model": Problem, "description": "The update could not be saved"},
     }
 
     async def batched(call: RecommendCall | None, request: tuple, histories: list[list[str]]) -> Response:
@@ -358,10 +366,16 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         return await batched(None, (histories, [one.candidates for one in body.lists], body.strict), histories)
 
     async def updated(change: Callable[..., Update], *arguments) -> Response:
+        if app.state.pending_updates >= MAX_UPDATES:
+            return _problem(429, f"{MAX_UPDATES} updates are waiting already: try again", {"Retry-After": "1"})
+        app.state.pending_updates += 1
         try:
             done = await asyncio.get_running_loop().run_in_executor(app.state.updates, change, *arguments)
-        except OSError as error:
-            return _problem(503, f"the update could not be saved ({error.strerror}), so it has not been made")
+        except (OSError, SafetensorError, pa.ArrowException) as error:
+            why = getattr(error, "strerror", None) or error
+            return _problem(503, f"the update could not be saved ({why}), so it has not been made")
+        finally:
+            app.state.pending_updates -= 1
         return _json(asdict(done))
 
     if not settings.read_only:
@@ -369,7 +383,7 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         @app.post(
             "/items",
             response_model=Updated,
-            responses={409: {"model": Problem, "description": "The recommender can't embed texts"}},
+            responses=update_problems | {409: {"model": Problem, "description": "The recommender can't embed texts"}},
             summary="Add items",
         )
         async def add_items(body: AddRequest):
@@ -381,7 +395,8 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         @app.delete(
             "/items/{item_id:path}",
             response_model=Updated,
-            responses={
+            responses=update_problems
+            | {
                 404: {"model": Problem, "description": "No such item"},
                 409: {"model": Problem, "description": "It is the last"},
             },
@@ -445,8 +460,10 @@ def _cannot_add(recommender: TigerRecommender) -> str | None:
     """Load the encoder, once, before any request; why that fails."""
     if recommender.encoder is None:
         return "this recommender was saved without a text encoder, so it can't embed new items"
+    if recommender.tokenizer.quantizer is None:
+        return "this recommender was saved without a quantizer, so it can't number new items"
     try:
-        recommender.encoder.encode(["ready"])
+        recommender.encoder.load()
     except DataError as error:
         print(f"warning: items can't be added: {error}", file=sys.stderr)
         return "the text encoder could not be loaded when the service started: its log says why"
@@ -477,8 +494,9 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    except OSError as error:
-        raise DataError(f"can't listen on {host}, port {port}: {error.strerror}.") from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"can't listen on {host}, port {port}: {why}.") from error
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=60))
     # uvicorn stops in good order and then raises the signal anew, which would end the process with its number.
     for number in (signal.SIGTERM, signal.SIGINT):

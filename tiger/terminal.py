@@ -33,5 +33,7 @@ def told_warnings() -> Iterator[None]:
 
 
 def words(given: Sequence[str]) -> list[str]:
-    """Ids from the command line, or for ``-`` from standard input."""
-    return sys.stdin.read().split() if list(given) == ["-"] else list(given)
+    """Ids from the command line, or for ``-`` from standard input, one a line: an id may hold blanks."""
+    if list(given) != ["-"]:
+        return list(given)
+    return [line.strip() for line in sys.stdin if line.strip()]

@@ -239,7 +239,7 @@ class SemanticIdTokenizer:
             return known
         if codes is None:
             if self.quantizer is None:
-                raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = np.full((len(item_ids), self.num_codebooks), 0)
             codes[new] = self.quantizer.encode(embeddings[new])
         new_ids = [item_ids[index] for index in new]
@@ -289,7 +289,7 @@ class SemanticIdTokenizer:
         rows = self.rows(item_ids)
         if codes is None:
             if self.quantizer is None:
-                raise ValueError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = self.quantizer.encode(embeddings)
         codes = _checked_codes(codes, self.codebook_size)
         known = self.codes[rows]
