@@ -2,8 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tiger.candidates import Candidates, PairTable, _repeated
+from tiger.candidates import Candidates, _repeated
 from tiger.data import Sequences
+from tiger.pair_table import PairTable
 
 DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()
