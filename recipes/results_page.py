@@ -37,9 +37,34 @@ def page(folder: Path) -> str:
         ]
     for content in map(_read, sorted(folder.glob("ablation/*.json"))):
         parts += [f"## From the paper's recipe to ours, {content['dataset'].capitalize()}", ablation_table(content)]
+    if any(folder.glob("default/*/*.json")):
+        parts += ["## One configuration for any data set", default_table(folder)]
     for content in map(_read, sorted(folder.glob("ensemble/*.json"))):
         parts += [f"## T5s of several seeds, {content['dataset'].capitalize()}", ensemble_table(content)]
     return "\n\n".join(parts) + "\n"
+
+
+def default_table(folder: Path) -> str:
+    """Markdown: recipes/default beside the recipe of the data set, in the headline setting."""
+    lines = [["", "recipes/default, R@10 / N@10", "recipe of the data set, R@10 / N@10"], ["---", "---:", "---:"]]
+
+    def headline(file: Path) -> str:
+        rows = [row["metrics"] for row in _read(file) if row["setting"] == HEADLINE] if file.exists() else []
+        return f"{rows[0]['recall@10']:.4f} / {rows[0]['ndcg@10']:.4f}" if rows else ""
+
+    for dataset in sorted(path.name for path in (folder / "default").iterdir()):
+        own = headline(folder / dataset / "tiger.json")
+        lines.append([f"{dataset.capitalize()}, tiger", headline(folder / "default" / dataset / "tiger.json"), own])
+        file = folder / "two_stage" / f"{dataset}.json"
+        rows = _read(file)["rows"] if file.exists() else []
+        tests = [row["test"] for row in rows if (row["model"], row["setting"]) == ("two-stage", "as published")]
+        own = f"{tests[0]['recall@10']:.4f} / {tests[0]['ndcg@10']:.4f}" if tests else ""
+        both = headline(folder / "default" / dataset / "two-stage.json")
+        lines.append([f"{dataset.capitalize()}, two-stage", both, own])
+    return (
+        "`python recipes/pipeline.py recipes/default --dataset datasets/NAME --out runs/default/NAME`: LSA's vectors "
+        f"in place of MiniLM's, three fits of the second stage averaged, else the same. One seed.\n\n{markdown(lines)}"
+    )
 
 
 def ensemble_table(content: dict) -> str:
