@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.conftest import make_model
 from tests.test_candidates import DAY, catalogue, codes, sequences, vectors
@@ -159,6 +160,17 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     (folder / TREES).write_text(json.dumps({"lightgbm": ["tree\nnonsense"]}))
     with pytest.raises(DataError, match="trees.json"):
         TwoStageRanker.from_pretrained(folder, tokenizer, catalogue())
+
+
+def test_in_bfloat16(fitted, tokenizer):
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, items=catalogue(), ranker=fitted)
+    histories = [["item-3", "item-20", "item-13"], []]
+    with torch.autocast("cpu", torch.bfloat16):
+        items, scores = tiger.recommend(histories, k=5, num_beams=SIZE)
+        whole = fitted.candidates.describe(sequences([[(3, 100), (20, 101)]]), np.arange(SIZE)[None])
+    plain = fitted.candidates.describe(sequences([[(3, 100), (20, 101)]]), np.arange(SIZE)[None])
+    assert np.array_equal(whole.columns, plain.columns, equal_nan=True)
+    assert all(len(answer) == 5 for answer in items) and np.isfinite(scores).all()
 
 
 def test_all_users_of_a_log_file_to_file(fitted, tokenizer, tmp_path):

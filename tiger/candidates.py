@@ -350,6 +350,7 @@ def _beam_columns(rows: np.ndarray, beams: np.ndarray, scores: np.ndarray) -> li
     return [np.where(among, values, np.nan) for values in (np.take_along_axis(scores, place, axis=1), place)]
 
 
+@torch.autocast("cpu", enabled=False)  # the T5's bfloat16 is not for these
 def _alike(
     vectors: np.ndarray, wanted: np.ndarray, profiles: list[sparse.csr_matrix], histories: Sequences
 ) -> list[np.ndarray]:
