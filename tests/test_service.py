@@ -323,7 +323,7 @@ def running(recommender, tmp_path):  # noqa: F811
     """A service as the command line starts it: its process and its address."""
     recommender.save_pretrained(tmp_path / "model")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tiger.cli", "serve", str(tmp_path / "model"), "--port", "0", "--max_batch", "4"],
+        [sys.executable, "-m", "tiger.cli", "serve", str(tmp_path / "model"), "--port", "0", "--max_batch", "1"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
