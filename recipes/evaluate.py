@@ -28,7 +28,6 @@ from tiger.embeddings import item_texts
 from tiger.files import write_atomically
 from tiger.metrics import next_item_metrics
 from tiger.recommender import TigerRecommender
-from tiger.two_stage import TwoStageRanker
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
@@ -94,7 +93,7 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
     histories, targets = split.part(args.part)
     rows = []
     stages = [args.name] if recommender.ranker is None else [args.name, "two-stage"]
-    if args.part == "valid" and isinstance(recommender.ranker, TwoStageRanker):
+    if recommender.ranker is not None and recommender.ranker.learned_from == args.part:
         stages = [args.name]
         print("The second stage learned from validation items: only the T5 is measured on them.")
     for exclude_history, stage in product((True, False), stages):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from tables import HEADLINE, PAPER, markdown, results_tables
+from tables import HEADLINE, PAPER, markdown, pair, results_tables
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -50,7 +50,7 @@ def default_table(folder: Path) -> str:
 
     def headline(file: Path) -> str:
         rows = [row["metrics"] for row in _read(file) if row["setting"] == HEADLINE] if file.exists() else []
-        return f"{rows[0]['recall@10']:.4f} / {rows[0]['ndcg@10']:.4f}" if rows else ""
+        return pair(rows[0] if rows else None)
 
     for dataset in sorted(path.name for path in (folder / "default").iterdir()):
         own = headline(folder / dataset / "tiger.json")
@@ -58,7 +58,7 @@ def default_table(folder: Path) -> str:
         file = folder / "two_stage" / f"{dataset}.json"
         rows = _read(file)["rows"] if file.exists() else []
         tests = [row["test"] for row in rows if (row["model"], row["setting"]) == ("two-stage", "as published")]
-        own = f"{tests[0]['recall@10']:.4f} / {tests[0]['ndcg@10']:.4f}" if tests else ""
+        own = pair(tests[0] if tests else None)
         both = headline(folder / "default" / dataset / "two-stage.json")
         lines.append([f"{dataset.capitalize()}, two-stage", both, own])
     return (
@@ -79,7 +79,7 @@ def ensemble_table(content: dict) -> str:
         named.append((name, values))
     named += [(row["model"], row) for row in content["rows"] if row["model"] != "alone"]
     for name, row in named:
-        lines.append([name, *(f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in PARTS)])
+        lines.append([name, *(pair(row[part]) for part in PARTS)])
     return f"`{content['command']}`\n\n{markdown(lines)}"
 
 
@@ -90,7 +90,7 @@ def ablation_table(content: dict) -> str:
         ["---", *["---:"] * 5],
     ]
     for row in content["rows"]:
-        pairs = [f"{row[part]['recall@10']:.4f} / {row[part]['ndcg@10']:.4f}" for part in PARTS]
+        pairs = [pair(row[part]) for part in PARTS]
         loss = f"{row['valid']['loss']:.3f}"
         lines.append([row["step"], f"{row['epochs']:.1f}", f"{row['parameters']:,}", loss, *pairs])
     return (

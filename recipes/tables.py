@@ -36,7 +36,7 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     for model, settings in rows.items():
         measured = {setting: row["metrics"] for setting, row in settings.items()}
         top = measured.get(HEADLINE)
-        cells = [_pair(top, 5), _pair(top, 10), *(_pair(measured.get(setting), 10) for setting in OTHERS)]
+        cells = [pair(top, 5), pair(top, 10), *(pair(measured.get(setting), 10) for setting in OTHERS)]
         encoder = next(iter(settings.values()))["encoder"]
         cells.append(encoder.split("/")[-1] if encoder else "")
         lines.append((top["ndcg@10"] if top else 0.0, [model, *cells]))
@@ -54,11 +54,11 @@ def _second_stage(content: dict) -> str:
     heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users"]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row in content["rows"]:
-        cells = [row["model"], row["setting"], _pair(row["test"], 10)]
+        cells = [row["model"], row["setting"], pair(row["test"], 10)]
         if "interval of ndcg@10" in row:
             low, high = row["interval of ndcg@10"]
-            cells += [_pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
-            cells.append(_pair(row["held out"], 10))
+            cells += [pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
+            cells.append(pair(row["held out"], 10))
         lines.append(cells + [""] * (len(heads) - len(cells)))
     return markdown(lines)
 
@@ -68,7 +68,8 @@ def markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _pair(metrics: dict | None, k: int) -> str:
+def pair(metrics: dict | None, k: int = 10) -> str:
+    """Recall and NDCG as the tables show them."""
     return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
 
 

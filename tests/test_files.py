@@ -53,6 +53,26 @@ def test_what_is_not_ours_stays(tmp_path):
     assert (folder / ".git" / "HEAD").read_text() == "main"
 
 
+def test_what_can_not_be_carried_over_is_kept(tmp_path, monkeypatch):
+    folder, replace = tmp_path / "model", os.replace
+    folder.mkdir()
+    (folder / "marker").write_text("1")
+    (folder / "notes").write_text("mine")
+
+    def refuse(source, target):
+        if os.path.basename(source) == "notes":
+            raise OSError(16, "Device or resource busy")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="files of yours are left in") as caught:
+        with replaced_folder(folder, "marker", ours=lambda old: ["marker"]) as fresh:
+            (fresh / "marker").write_text("2")
+    (kept,) = [path for path in tmp_path.iterdir() if path.name.endswith(".kept")]
+    assert str(kept) in str(caught.value) and (kept / "notes").read_text() == "mine"
+    assert (folder / "marker").read_text() == "2"
+
+
 def test_files_appear_together_or_not_at_all(tmp_path):
     (tmp_path / "other").write_text("stays")
     (tmp_path / "a").write_text("old")

@@ -55,8 +55,7 @@ class Catalogue:
             return self, []
         if "" in given.item_ids:
             raise DataError("an item id is empty: every item needs one.")
-        rows = given.rows_of(self.items)
-        vectors = given.vectors(rows, self.encoder, self.template)
+        rows, vectors = self._read(given)
         tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
         tokenizer.add_items(given.item_ids, vectors)
         items = None if self.items is None else pa.concat_tables([self.items, rows])
@@ -82,8 +81,7 @@ class Catalogue:
         at = self.rows(given.item_ids)
         if not given.item_ids:
             return self, []
-        rows = given.rows_of(self.items, at)
-        vectors = given.vectors(rows, self.encoder, self.template)
+        rows, vectors = self._read(given, at)
         tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
         changed = tokenizer.update_items(given.item_ids, vectors, before=self._vectors_of(at))
         items = self.items
@@ -122,7 +120,7 @@ class Catalogue:
 
     def embedded(self, given: GivenItems) -> np.ndarray:
         """The vectors, float32 [m, d], that would be quantised."""
-        return given.vectors(given.rows_of(self.items), self.encoder, self.template)
+        return self._read(given)[1]
 
     def rows(self, item_ids: Sequence[str]) -> np.ndarray:
         """Where items stand, int64 [m].
@@ -136,6 +134,11 @@ class Catalogue:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
         return rows
+
+    def _read(self, given: GivenItems, at: np.ndarray | None = None) -> tuple[pa.Table | None, np.ndarray]:
+        """What is given as rows of the item table, see :meth:`GivenItems.rows_of`, and as vectors."""
+        rows = given.rows_of(self.items, at)
+        return rows, given.vectors(rows, self.encoder, self.template)
 
     def _vectors_of(self, rows: np.ndarray) -> np.ndarray | None:
         """What the encoder makes of these rows' texts as they are, NaN where the table has none; None where codes come

@@ -31,6 +31,8 @@ class CatalogueRanker:
         dense: float [items, D], content vectors, where the features read them.
     """
 
+    learned_from = "train"  # the part whose targets it knows
+
     def __init__(
         self,
         ranker: SemanticIdRanker,
@@ -75,10 +77,10 @@ class CatalogueRanker:
             read = torch.from_numpy(_padded_left(histories[part], longest)).to(device)
             wanted = torch.from_numpy(candidates[part].astype(np.int64)).to(device)
             # The ranker projects all items that it is given, so it is given those that occur.
-            rows, places = torch.cat([read, wanted], dim=1).unique(return_inverse=True)
+            both = torch.cat([read, wanted], dim=1)
+            rows, places = both.unique(return_inverse=True)
             items = self._embedded[rows.clamp(min=0)]
-            places = torch.where(torch.cat([read, wanted], dim=1) < 0, -1, places)
-            read, wanted = places.split([read.shape[1], wanted.shape[1]], dim=1)
+            read, wanted = places.masked_fill(both < 0, -1).split([read.shape[1], wanted.shape[1]], dim=1)
             logits[part] = self.ranker.score(items, read, wanted).cpu().numpy()
         return np.where(candidates < 0, -np.inf, logits)
 

@@ -197,7 +197,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     from tiger.data import RecommendationData, Sequences
     from tiger.examples import EvaluationExamples
     from tiger.metrics import next_item_metrics
-    from tiger.two_stage import TwoStageRanker
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
@@ -211,7 +210,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     events = Sequences(events.offsets, rows[events.items].astype(events.items.dtype), events.timestamps)
     split = replace(data, sequences=events).leave_one_out(tiger.training.get("shuffle_ties"))
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
-    rank = args.part == "test" or not isinstance(tiger.ranker, TwoStageRanker)
+    rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
     if not rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):

@@ -111,9 +111,15 @@ def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
 
 
 def _carry_over(old: Path, new: Path, going: set[str] | None) -> None:
-    for part in [] if going is None else list(old.iterdir()):
-        if part.name not in going and not (new / part.name).exists():
-            os.replace(part, new / part.name)
+    """Move what is not ``going`` to the new folder; what can't be moved stays in the old one, which is kept then."""
+    try:
+        for part in [] if going is None else list(old.iterdir()):
+            if part.name not in going and not (new / part.name).exists():
+                os.replace(part, new / part.name)
+    except OSError as error:
+        kept = new.with_name(f"{old.name}.kept")
+        os.rename(old, kept)
+        raise OSError(error.errno, f"{error.strerror}; files of yours are left in {kept}") from error
 
 
 def _swapped(path: Path, other: Path) -> bool:

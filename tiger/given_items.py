@@ -90,6 +90,6 @@ class GivenItems:
             warnings.warn(
                 f"the encoder knows no word of the texts of {len(empty)} items, {empty[0]!r} for one: "
                 "their semantic IDs mean nothing",
-                stacklevel=4,  # who called the recommender
+                stacklevel=5,  # who called the recommender
             )
         return vectors

@@ -41,6 +41,8 @@ class TwoStageRanker:
         record: what is known of the fit.
     """
 
+    learned_from = "valid"  # the part whose targets it knows
+
     def __init__(
         self,
         candidates: Candidates,

@@ -18,6 +18,7 @@ import json
 import shlex
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -48,8 +49,8 @@ VARIANTS = {
 COMMITTEES = {"two-stage, mean of 3 fits": 3}
 # What must not be read, and what it would have given.
 LEAKS = {
-    "two-stage, counts as they are": ("tiger.candidates.COUNT_FLOOR", 1),
-    "two-stage, days ahead too": ("tiger.candidates.WINDOWS", (*WINDOWS, (1, 30), (30, 180))),
+    "two-stage, counts as they are": {"tiger.candidates.COUNT_FLOOR": 1, "tiger.pair_table.COUNT_FLOOR": 1},
+    "two-stage, days ahead too": {"tiger.candidates.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
 }
 
 
@@ -84,8 +85,10 @@ def main() -> None:
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
             codes = None
         measure(args, data, split, codes, vectors, beams, ties)
-        for name, (constant, value) in LEAKS.items() if beams["valid"] is not None else ():
-            with patch(constant, value):
+        for name, constants in LEAKS.items() if beams["valid"] is not None else ():
+            with ExitStack() as patched:
+                for constant, value in constants.items():
+                    patched.enter_context(patch(constant, value))
                 measure(args, data, split, codes, vectors, beams, ties, {name: ()})
 
 
