@@ -67,12 +67,22 @@ def test_pieces_are_learned_from_what_was_shown_alone():
     second = ItemFeatures.fit("spm", 300, codes, SIZE, impressions)
     third = ItemFeatures.fit("spm", 300, codes[:200], SIZE, impressions[:200])
     assert first.fingerprint == second.fingerprint == third.fingerprint
-    # A tuple that is shown a lot becomes one piece.
-    popular = np.tile([[3, 4, 5]], (50, 1))
-    many = np.concatenate([make_codes(), popular])
-    features = ItemFeatures.fit("spm", 400, many, SIZE, np.concatenate([IMPRESSIONS, np.full(50, 30)]))
-    rows = features.rows(["x"], np.array([[3, 4, 5]]))
-    assert (rows < 400).sum() == 1
+
+
+def test_pieces_are_what_items_share():
+    codes, impressions = make_codes(), np.ones(NUM_ITEMS, dtype=int)
+    codes[:40, :2] = [3, 4]  # a prefix of many items
+    codes[0] = [3, 4, 5]
+    impressions[0] = 10_000  # shown a lot, and still not a piece by itself: no other item would learn from it
+    features = ItemFeatures.fit("spm", 300, codes, SIZE, impressions)
+    assert {len(piece) for piece in features._pieces.scores} == {1, 2}
+    rows = features.rows(["new", "x"], np.array([[3, 4, 15], [3, 4, 5]]))
+    assert rows[0, 0] == rows[1, 0] and (rows < 300).sum() == 4
+    # Four codes, and pieces of three.
+    longer = np.concatenate([codes, np.arange(NUM_ITEMS)[:, None] % SIZE], axis=1)
+    longer[:40, :3] = [3, 4, 5]
+    features = ItemFeatures.fit("spm", 300, longer, SIZE, np.ones(NUM_ITEMS, dtype=int))
+    assert {len(piece) for piece in features._pieces.scores} >= {1, 2, 3}
 
 
 def test_the_cut_is_that_of_tokenizers():

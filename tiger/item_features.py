@@ -366,14 +366,10 @@ def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray
         max_piece_length=codes.shape[1],
         show_progress=False,
     )
-    # The trainer seeds its pieces from what occurs in two different words. For an item that is shown a lot to become
-    # one piece, half of its showings are another word: the same, with an end.
-    end = chr(PRIVATE_USE + alphabet)
-    halves = [(word, count - count // 2) for word, count in zip(words, counts)]
-    halves += [(word + end, count // 2) for word, count in zip(words, counts)]
-    tokenizer.train_from_iterator((word for word, count in halves for _ in range(count)), trainer)
-    pieces = sorted(set(tokenizer.get_vocab()) - {"<unk>", end})
-    pieces = [piece for piece in pieces if end not in piece]
+    # What occurs in one tuple alone is no piece, however often that is shown: pieces are what items share. Were whole
+    # IDs pieces, the shorter ones would go unused and unlearned, and items that are new would find single codes alone.
+    tokenizer.train_from_iterator((word for word, count in zip(words, counts) for _ in range(count)), trainer)
+    pieces = sorted(set(tokenizer.get_vocab()) - {"<unk>"})
     # The trainer's own scores vary in the last digits from run to run. These are of the same kind, and don't: logs
     # of how often each piece is used by the best cut of all showings, found by cutting again and again.
     scores = {piece: -1.0 / len(piece) for piece in pieces}
