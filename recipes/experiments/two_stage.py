@@ -29,7 +29,8 @@ from safetensors.numpy import load_file, save
 
 from tiger.arguments import parse_arguments
 from tiger.baselines import Hybrid
-from tiger.candidates import WINDOWS, Candidates, Proposals
+from tiger.candidate_columns import WINDOWS
+from tiger.candidates import Candidates, Proposals
 from tiger.cli import friendly_errors
 from tiger.data import DataError, LeaveOneOut, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
@@ -49,8 +50,8 @@ VARIANTS = {
 COMMITTEES = {"two-stage, mean of 3 fits": 3}
 # What must not be read, and what it would have given.
 LEAKS = {
-    "two-stage, counts as they are": {"tiger.candidates.COUNT_FLOOR": 1, "tiger.pair_table.COUNT_FLOOR": 1},
-    "two-stage, days ahead too": {"tiger.candidates.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
+    "two-stage, counts as they are": {"tiger.candidate_columns.COUNT_FLOOR": 1, "tiger.pair_table.COUNT_FLOOR": 1},
+    "two-stage, days ahead too": {"tiger.candidate_columns.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
 }
 
 
