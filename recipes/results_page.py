@@ -8,7 +8,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from tables import HEADLINE, PAPER, markdown, pair, results_tables
+from tables import HEADLINE, PAPER, pair, results_tables
+
+from tiger.markdown import markdown_table
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -46,7 +48,7 @@ def page(folder: Path) -> str:
 
 def default_table(folder: Path) -> str:
     """Markdown: recipes/default beside the recipe of the data set, in the headline setting."""
-    lines = [["", "recipes/default, R@10 / N@10", "recipe of the data set, R@10 / N@10"], ["---", "---:", "---:"]]
+    lines = []
 
     def headline(file: Path) -> str:
         rows = [row["metrics"] for row in _read(file) if row["setting"] == HEADLINE] if file.exists() else []
@@ -61,15 +63,16 @@ def default_table(folder: Path) -> str:
         own = pair(tests[0] if tests else None)
         both = headline(folder / "default" / dataset / "two-stage.json")
         lines.append([f"{dataset.capitalize()}, two-stage", both, own])
+    heads = ["", "recipes/default, R@10 / N@10", "recipe of the data set, R@10 / N@10"]
     return (
         "`python recipes/pipeline.py recipes/default --dataset datasets/NAME --out runs/default/NAME`: LSA's vectors "
-        f"in place of MiniLM's, three fits of the second stage averaged, else the same. One seed.\n\n{markdown(lines)}"
+        f"in place of MiniLM's, three fits of the second stage averaged, else the same. One seed.\n\n"
+        f"{markdown_table(heads, lines)}"
     )
 
 
 def ensemble_table(content: dict) -> str:
     """Markdown: a row a seed, their mean and deviation, and what merging their answers gives."""
-    lines = [["T5", "validation R@10 / N@10", "test R@10 / N@10"], ["---", "---:", "---:"]]
     alone = [row for row in content["rows"] if row["model"] == "alone"]
     named = [(f"seed {row['seed']}", row) for row in alone]
     for name, statistic in (("mean", np.mean), ("standard deviation", partial(np.std, ddof=1))):
@@ -78,17 +81,15 @@ def ensemble_table(content: dict) -> str:
         }
         named.append((name, values))
     named += [(row["model"], row) for row in content["rows"] if row["model"] != "alone"]
-    for name, row in named:
-        lines.append([name, *(pair(row[part]) for part in PARTS)])
-    return f"`{content['command']}`\n\n{markdown(lines)}"
+    lines = [[name, *(pair(row[part]) for part in PARTS)] for name, row in named]
+    heads = ["T5", "validation R@10 / N@10", "test R@10 / N@10"]
+    return f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
 
 
 def ablation_table(content: dict) -> str:
     """Markdown: a row a step."""
-    lines = [
-        ["step", "epochs", "parameters", "validation loss a token", "validation R@10 / N@10", "test R@10 / N@10"],
-        ["---", *["---:"] * 5],
-    ]
+    heads = ["step", "epochs", "parameters", "validation loss a token", "validation R@10 / N@10", "test R@10 / N@10"]
+    lines = []
     for row in content["rows"]:
         pairs = [pair(row[part]) for part in PARTS]
         loss = f"{row['valid']['loss']:.3f}"
@@ -96,7 +97,7 @@ def ablation_table(content: dict) -> str:
     return (
         f"Every row trains for {content['seconds']:.0f} CPU seconds, one seed, {content['users']:,} users: less than "
         f"the recipes do, so that the rows can be compared. Losses of codes and of prefixes are not of one kind. "
-        f"`{content['command']}`\n\n{markdown(lines)}"
+        f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
     )
 
 
@@ -123,13 +124,13 @@ def costs(folder: Path, dataset: str) -> list[tuple[str, float, float, str, int 
 
 def costs_table(folder: Path) -> str:
     """Markdown: training seconds, hardware and parameters of each model."""
-    lines = [["data set", "model", "training seconds", "test N@10", "parameters", "hardware"]]
-    lines.append(["---", "---", "---:", "---:", "---:", "---"])
+    heads = ["data set", "model", "hardware", "training seconds", "test N@10", "parameters"]
+    lines = []
     for dataset in PAPER:
         for model, seconds, ndcg, hardware, parameters in sorted(costs(folder, dataset), key=lambda row: row[1]):
             shown = f"{parameters:,}" if parameters else ""
-            lines.append([dataset.capitalize(), model, f"{seconds:,.0f}", f"{ndcg:.4f}", shown, hardware])
-    return markdown(lines)
+            lines.append([dataset.capitalize(), model, hardware, f"{seconds:,.0f}", f"{ndcg:.4f}", shown])
+    return markdown_table(heads, lines, left=3)
 
 
 def plot_costs(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tiger.markdown import markdown_table
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->"
 # What the paper prints for TIGER, R@10 and N@10 on test.
@@ -44,28 +46,22 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     lines.append((ndcg, ["*TIGER, the paper's figures*", "", f"{recall:.4f} / {ndcg:.4f}", "", "", "", "sentence-t5"]))
     ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
-    rule = ["---"] + ["---:"] * (len(heads) - 2) + ["---"]
-    return markdown([heads, rule, *ranked])
+    return markdown_table(heads, ranked)
 
 
 def _second_stage(content: dict) -> str:
     """What recipes/experiments/two_stage.py found for a data set, a row a variant and setting."""
     heads = [f"{content['dataset'].capitalize()}, second stage", "setting", "R@10 / N@10", "± over seeds of the trees"]
     heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users"]
-    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    rows = []
     for row in content["rows"]:
         cells = [row["model"], row["setting"], pair(row["test"], 10)]
         if "interval of ndcg@10" in row:
             low, high = row["interval of ndcg@10"]
             cells += [pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
             cells.append(pair(row["held out"], 10))
-        lines.append(cells + [""] * (len(heads) - len(cells)))
-    return markdown(lines)
-
-
-def markdown(lines: list[list[str]]) -> str:
-    """Rows of cells, the second one the rule, as a table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        rows.append(cells + [""] * (len(heads) - len(cells)))
+    return markdown_table(heads, rows, left=2)
 
 
 def pair(metrics: dict | None, k: int = 10) -> str:

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from tiger import __version__
 from tiger.data import DataError
 from tiger.embeddings import LSAEncoder
+from tiger.markdown import markdown_table
 from tiger.quantisation_report import plot_code_usage
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def _training(recommender: TigerRecommender) -> str:
         for key, value in dict(known).items()
         if key not in _UNLISTED and isinstance(value, str | int | float | bool)
     ]
-    return _table(["", "recorded"], rows) if rows else "Nothing is recorded of the training."
+    return markdown_table(["", "recorded"], rows, left=2) if rows else "Nothing is recorded of the training."
 
 
 def _results(own: list[dict], results: Sequence[dict]) -> str:
@@ -231,7 +232,7 @@ def _results(own: list[dict], results: Sequence[dict]) -> str:
             + [_measured(row, metric) for metric in metrics]
             for row in rows
         ]
-        parts += [f"{dataset}, {setting}:", _table(["", *map(_metric_name, metrics)], cells)]
+        parts += [f"{dataset}, {setting}:", markdown_table(["", *map(_metric_name, metrics)], cells)]
         best = rows[-1]
         if best not in own:
             parts.append(
@@ -319,7 +320,7 @@ def _contents(recommender: TigerRecommender) -> str:
         rows.append(["`ranker/`", "the ranker, how it reads items, and their content vectors where it reads those"])
     rows.append(["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file above"])
     return (
-        f"{_table(['file', ''], rows)}\n\n"
+        f"{markdown_table(['file', ''], rows, left=2)}\n\n"
         f"The parts belong together: T5{', ranker' if recommender.ranker is not None else ''} and semantic IDs carry "
         f"the fingerprint `{recommender.tokenizer.fingerprint}`, and loading refuses files that differ from the "
         "manifest. "
@@ -345,8 +346,3 @@ def _metric_name(metric: str) -> str:
 
 def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

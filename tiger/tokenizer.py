@@ -46,7 +46,7 @@ class SemanticIdTokenizer:
     Example:
         >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 2], [0, 3]]), ["a", "b", "c"], codebook_size=4)
         >>> tokenizer.semantic_ids.tolist()
-        [[1, 2, 0], [1, 2, 1], [0, 3, 0]]
+        [[1, 2, 1], [1, 2, 0], [0, 3, 0]]
         >>> tokenizer.decode(tokenizer.encode([2, 0])).tolist()
         [2, 0]
     """

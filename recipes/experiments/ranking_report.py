@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from tiger.cli import friendly_errors  # noqa: E402
 from tiger.data import DataError  # noqa: E402
+from tiger.markdown import markdown_table  # noqa: E402
 
 METRICS = {
     "auc": "AUC",
@@ -34,18 +35,20 @@ BASELINE = "random_hash"
 CODES = ("unigram", "ngram", "prefix_ngram", "spm")
 
 
-def read(folder: Path) -> dict[str, dict]:
-    """The results files, by data set."""
-    return {content["dataset"]: content for content in map(_load, sorted(folder.glob("*.json")))}
+def read(folder: Path, shuffled: bool = False) -> dict[str, dict]:
+    """The results files, by data set: the runs with labels as they are, or with shuffled ones."""
+    return {
+        content["dataset"]: content for content in (_load(file, shuffled) for file in sorted(folder.glob("*.json")))
+    }
 
 
-def _load(file: Path) -> dict:
+def _load(file: Path, shuffled: bool) -> dict:
     """
     Raises:
         DataError: runs of several settings, which can't be compared.
     """
     content = json.loads(file.read_text())
-    content["runs"] = [row for row in content["runs"] if not row.get("shuffle_labels")]
+    content["runs"] = [row for row in content["runs"] if row.get("shuffle_labels", False) == shuffled]
     varied = {"codes", "kind", "budget", "seed", "metrics", "seconds"}
     settings = {json.dumps({k: v for k, v in row.items() if k not in varied}) for row in content["runs"]}
     if len(settings) > 1:
@@ -85,10 +88,7 @@ def chosen(content: dict, kinds: Sequence[str], metric: str) -> tuple[str, int]:
 
 def questions(found: dict[str, dict]) -> str:
     """Markdown: what was asked of the benchmark, a row a question, a column a data set."""
-    lines = [
-        ["test AUC against random hashing of the same size (p over seeds)", *found],
-        ["---", *["---:"] * len(found)],
-    ]
+    lines = []
 
     def ask(question: str, pick: Callable[[dict], tuple[str, int]], metric: str) -> None:
         cells = []
@@ -117,22 +117,22 @@ def questions(found: dict[str, dict]) -> str:
     ask("random_hash+spm", largest("random_hash+spm"), "auc")
     every = sorted({row["kind"] for content in found.values() for row in content["runs"]} - {BASELINE})
     ask("The best of all, chosen on validation", lambda content: chosen(content, every, "valid_auc"), "auc")
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown_table(["test AUC against random hashing of the same size (p over seeds)", *found], lines)
 
 
 def table(content: dict) -> str:
     """Markdown: a row a representation and size."""
     kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
     budgets = sorted({row["budget"] for row in content["runs"]})
-    heads = ["rows", "representation", *METRICS.values(), "AUC - hash", "p", "cold - hash", "p"]
-    lines = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
+    heads = ["representation", "rows", *METRICS.values(), "AUC - hash", "p", "cold - hash", "p"]
+    lines = []
     for budget in budgets:
         means = {
             metric: {k: np.mean(list(v.values())) for k in kinds if (v := values(content, k, budget, metric))}
             for metric in METRICS
         }
         for kind in kinds:
-            cells = [f"{budget:,}", kind]
+            cells = [kind, f"{budget:,}"]
             for metric in METRICS:
                 found = list(values(content, kind, budget, metric).values())
                 if not found:
@@ -147,7 +147,24 @@ def table(content: dict) -> str:
                 same = kind == BASELINE or np.isnan(difference)
                 cells += ["", ""] if same else [f"{difference:+.4f}", "" if np.isnan(p) else f"{p:.3f}"]
             lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown_table(heads, lines)
+
+
+def epochs_table(content: dict, fewer: dict | None) -> str:
+    """Markdown: a row a representation: validation and test with the epochs of this file, and as in ``fewer``."""
+    lines = []
+    for row in content["runs"]:
+        cells = [row["kind"], f"{row['budget']:,}", row["epochs"], f"{row['metrics']['best_epoch']:.0f}"]
+        others = fewer["runs"] if fewer else []
+        same = ("kind", "budget", "seed")
+        (before,) = [other["metrics"] for other in others if all(other[k] == row[k] for k in same)] or [{}]
+        for metric in ("valid_auc", "auc", "auc_warm", "auc_cold"):
+            cells.append(f"{row['metrics'][metric]:.4f}")
+            cells.append(f"{before[metric]:.4f}" if metric in before else "")
+        lines.append(cells)
+    heads = ["representation", "rows", "epochs", "best"]
+    heads += [f"{name}{of}" for name in ("validation", "test", "warm", "cold") for of in (" AUC", ", 2 epochs")]
+    return markdown_table(heads, lines)
 
 
 def stability_table(content: dict) -> str:
@@ -155,7 +172,7 @@ def stability_table(content: dict) -> str:
     lengths = max(len(found["mean_cosine"]) for found in content["prefixes"].values())
     heads = ["codes", "AUC", "warm", "cold", "seeds", "fit, s"]
     heads += [f"cosine, {length} shared (items a prefix)" for length in range(1, lengths + 1)]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    lines = []
     groups = dict.fromkeys((row["codes"], row["kind"], row["budget"]) for row in content["runs"])
     several = len({group[1:] for group in groups}) > 1
     for name, kind, budget in groups:
@@ -170,7 +187,7 @@ def stability_table(content: dict) -> str:
         for cosine, items in zip(prefixes["mean_cosine"], prefixes["items_a_prefix"]):
             cells.append("" if cosine is None else f"{cosine:.2f} ({items:,.1f})")
         lines.append(cells + [""] * (len(heads) - len(cells)))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown_table(heads, lines)
 
 
 def plot(found: dict[str, dict], file: Path) -> None:
@@ -217,6 +234,14 @@ def main() -> None:
         sizes = ", ".join(f"{value:,} {key}" for key, value in content["sizes"].items())
         seeds = sorted({row["seed"] for row in content["runs"]})
         parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
+    for name, content in read(folder / "shuffled", shuffled=True).items():
+        parts += ["", f"## {name}: labels dealt out anew", ""]
+        parts += ["The same lists, their labels shuffled in training, validation and test: every AUC must be .5."]
+        parts += [f"`{content['command']}`", "", table(content)]
+    for name, content in read(folder / "epochs").items():
+        parts += ["", f"## {name}: more epochs", ""]
+        parts += ["One seed, the epoch that is best on validation kept. The tables above train for two epochs."]
+        parts += [f"`{content['command']}`", "", epochs_table(content, found.get(name))]
     for name, content in read(folder / "stability").items():
         kinds = ", ".join(dict.fromkeys(f"{row['kind']}, {row['budget']:,} rows" for row in content["runs"]))
         parts += ["", f"## {name}: where the codes come from", ""]

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+from tiger.markdown import markdown_table  # noqa: E402
+
 AGAINST_HF, FLOOR = "against the better of HF", "better of HF over tiger's products alone"
 COLOURS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}
 
@@ -55,15 +57,16 @@ def page(folder: Path) -> str:
         names = [name for name in cells[0]["cpu_ms_per_user"]]
         pairs = [(peer, suffix) for suffix in ("", ", bfloat16") for peer in ("the better of HF", "cornac")]
         heads = ["batch", "beams", *names, *(f"{peer} / ours{suffix}" for peer, suffix in pairs)]
-        lines = [row(heads), row(["---:"] * len(heads))]
+        rows = []
         for cell in cells:
             where = f"batch {cell['batch']}, {cell['beams']} beams"
             values = [f"{cell['cpu_ms_per_user'][name]:.1f}" for name in names]
             peers = [ratios.get(f"{where}, against {peer}{suffix}", float("nan")) for peer, suffix in pairs]
-            lines.append(row([cell["batch"], cell["beams"], *values, *(f"{peer:.1f}" for peer in peers)]))
+            rows.append([cell["batch"], cell["beams"], *values, *(f"{peer:.1f}" for peer in peers)])
         gaps = decoding["same_answers"]["largest_score_gap"]
         latency = decoding["latency_ms"]
-        lines += [
+        lines = [
+            markdown_table(heads, rows, left=0),
             "",
             f"Milliseconds a user. All found the same items first (largest gap of scores {max(gaps.values()):.0e}). "
             f"One user at {latency['beams']} beams: p50 {latency['p50']} ms, p99 {latency['p99']} ms; at the best "
@@ -73,10 +76,10 @@ def page(folder: Path) -> str:
         ]
         section("Decoding", "decoding", lines)
     if training := found["training"]:
-        lines = [row(["", "examples a CPU-second"]), row(["---", "---:"])]
-        lines += [row([name, f"{rate:,.1f}"]) for name, rate in training["examples_per_cpu_second"].items()]
+        rates = [[name, f"{rate:,.1f}"] for name, rate in training["examples_per_cpu_second"].items()]
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in training["profile_share_of_cpu_time"].items())
-        lines += [
+        lines = [
+            markdown_table(["", "examples a CPU-second"], rates),
             "",
             f"{training['tokens_per_second']:,} tokens a second; {training['model_flops_utilisation']:.0%} of "
             f"the {training['matrix_product_peak_gflops']} GFLOP/s that a large bfloat16 product reaches here, "
@@ -86,11 +89,11 @@ def page(folder: Path) -> str:
         section("Training", "training", lines)
     if sharing := found["sharing"]:
         names = list(sharing["ways"]["causal"])
-        lines = [row(["", *names]), row(["---", *["---:"] * len(names)])]
-        lines += [row([way, *(values[name] for name in names)]) for way, values in sharing["ways"].items()]
+        rows = [[way, *(values[name] for name in names)] for way, values in sharing["ways"].items()]
         gaps = sharing["causal minus full, with 95% of bootstraps over users"]
         told = (f"{name} {gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" for name, gap in gaps.items())
-        lines += [
+        lines = [
+            markdown_table(["", *names], rows),
             "",
             "`causal` encodes a user once for all targets, `full` once a target; seconds are wall time beside other "
             f"work. Difference: {'; '.join(told)}.",
@@ -98,14 +101,14 @@ def page(folder: Path) -> str:
         section("Sharing the encoder's work", "sharing", lines)
     if catalogue := found["catalogue"]:
         names = [name for name in catalogue["rows"][0] if name != "widest"]
-        lines = [row([name.replace("_", " ") for name in names]), row(["---:"] * len(names))]
-        lines += [row([f"{cell[name]:,}" for name in names]) for cell in catalogue["rows"]]
-        section("Size of the catalogue", "catalogue", lines)
+        rows = [[f"{cell[name]:,}" for name in names] for cell in catalogue["rows"]]
+        heads = [name.replace("_", " ") for name in names]
+        section("Size of the catalogue", "catalogue", [markdown_table(heads, rows, left=0)])
     if indexing := found["indexing"]:
-        lines = [row(["", "CPU seconds"]), row(["---", "---:"])]
-        lines += [row([name, f"{value:,.2f}"]) for name, value in indexing["cpu_seconds"].items()]
+        rows = [[name, f"{value:,.2f}"] for name, value in indexing["cpu_seconds"].items()]
         adding = indexing["adding_ms"]
-        lines += [
+        lines = [
+            markdown_table(["", "CPU seconds"], rows),
             "",
             f"{indexing['rqvae_steps_timed']:,} steps of the RQ-VAE were timed; a fit of a million vectors takes "
             f"20,000. {whole_fit(indexing)}"
@@ -143,10 +146,6 @@ def whole_fit(indexing: dict) -> str:
         f"All of it took {seconds:,.0f} CPU seconds (`{whole['command']}`, beside {whole['beside']}, which put adding "
         f"items at {whole['adding_ms']['median']} ms). "
     )
-
-
-def row(cells: list) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> None:
