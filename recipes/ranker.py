@@ -42,6 +42,8 @@ class RankerArguments:
     )
     features: str = field(default="spm+dense", metadata={"help": "how it reads an item, see tiger/item_features.py"})
     budget: int = field(default=20_000, metadata={"help": "rows of the embedding table"})
+    n: int = field(default=2, metadata={"help": "codes of an n-gram"})
+    num_hashes: int = field(default=2, metadata={"help": "rows of an item under random_hash"})
     d_model: int = 64
     head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
     loss: str = field(default="binary", metadata={"help": "binary or listwise"})
@@ -66,7 +68,13 @@ def main() -> None:
     split = data.leave_one_out(args.shuffle_ties)
     popularity = np.bincount(split.train.items, minlength=data.num_items)
     features = ItemFeatures.fit(
-        args.features, args.budget, tokenizer.codes, tokenizer.codebook_size, impressions=popularity
+        args.features,
+        args.budget,
+        tokenizer.codes,
+        tokenizer.codebook_size,
+        impressions=popularity,
+        n=args.n,
+        num_hashes=args.num_hashes,
     )
     embeddings = None
     if features.uses_dense and args.embeddings:

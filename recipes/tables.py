@@ -52,7 +52,7 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
 def _second_stage(content: dict) -> str:
     """What recipes/experiments/two_stage.py found for a data set, a row a variant and setting."""
     heads = [f"{content['dataset'].capitalize()}, second stage", "setting", "R@10 / N@10", "± over seeds of the trees"]
-    heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users"]
+    heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users", "N@10 that two-stage adds"]
     rows = []
     for row in content["rows"]:
         cells = [row["model"], row["setting"], pair(row["test"], 10)]
@@ -60,6 +60,9 @@ def _second_stage(content: dict) -> str:
             low, high = row["interval of ndcg@10"]
             cells += [pair(row["std"], 10), f"{low:.4f} to {high:.4f}", f"{row['p against the hybrid']:.4f}"]
             cells.append(pair(row["held out"], 10))
+            if added := row.get("two-stage less this, ndcg@10"):
+                low, high = added["interval"]
+                cells.append(f"{added['mean']:+.4f} ({low:+.4f} to {high:+.4f}), p {added['p']:.4f}")
         rows.append(cells + [""] * (len(heads) - len(cells)))
     return markdown_table(heads, rows, left=2)
 

@@ -143,6 +143,11 @@ def test_what_each_source_gives(dataset, tokenizer, tmp_path, monkeypatch):
     assert all(0 <= row["test"]["ndcg@10"] <= 1 for row in rows.values())
     shuffled = rows["two-stage without T5", "ties shuffled, seed 0"]
     assert rows["two-stage", "as published"]["of"]["t5"] and shuffled["of"]["t5"] is None
+    whole, less = (rows[name, "as published"] for name in ("two-stage", "two-stage without T5"))
+    added = less["two-stage less this, ndcg@10"]
+    assert added["mean"] == pytest.approx(whole["test"]["ndcg@10"] - less["test"]["ndcg@10"], abs=2e-5)
+    assert added["interval"][0] <= added["mean"] <= added["interval"][1] and 0 < added["p"] <= 1
+    assert "two-stage less this, ndcg@10" not in whole and "two-stage less this, ndcg@10" not in shuffled
     before = file.read_text()
     two_stage.main()  # all there
     assert file.read_text() == before
