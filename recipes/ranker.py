@@ -45,6 +45,7 @@ class RankerArguments:
     n: int = field(default=2, metadata={"help": "codes of an n-gram"})
     num_hashes: int = field(default=2, metadata={"help": "rows of an item under random_hash"})
     d_model: int = 64
+    hidden_sizes: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "of the head"})
     head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
     loss: str = field(default="binary", metadata={"help": "binary or listwise"})
     dropout: float = 0.1
@@ -52,7 +53,10 @@ class RankerArguments:
     max_history: int = 20
     uniform_negatives: int = 2
     popular_negatives: int = 2
-    table_learning_rate: float = 0.05
+    sparse: bool = field(default=True, metadata={"help": "gradients of the table hold the rows that were read alone"})
+    table_learning_rate: float = field(
+        default=0.05, metadata={"help": "of a sparse table; a dense one learns as the rest"}
+    )
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
 
 
@@ -65,6 +69,11 @@ def main() -> None:
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
     tokenizer.check_split(args.shuffle_ties)
+    recommender = TigerRecommender.from_pretrained(args.recommender) if args.recommender else None
+    if recommender is not None and recommender.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"{args.recommender} has other semantic IDs than {args.tokenizer}: give the one it was made with."
+        )
     split = data.leave_one_out(args.shuffle_ties)
     popularity = np.bincount(split.train.items, minlength=data.num_items)
     features = ItemFeatures.fit(
@@ -86,7 +95,7 @@ def main() -> None:
     rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
 
     set_seed(training.seed)
-    sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history")
+    sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
     model = SemanticIdRanker(
         ranker_config(
             features,
@@ -112,8 +121,7 @@ def main() -> None:
         ranker.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps({"validation": metrics, "arguments": asdict(args)}, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
-    if args.recommender:
-        recommender = TigerRecommender.from_pretrained(args.recommender)
+    if recommender is not None:
         recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")

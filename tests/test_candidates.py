@@ -4,6 +4,7 @@ import pytest
 
 from tiger.candidates import Candidates, _repeated
 from tiger.data import Sequences
+from tiger.log_vectors import log_vectors
 from tiger.pair_table import PairTable
 
 DAY = 86_400
@@ -159,6 +160,18 @@ def test_items_that_the_log_lacks_do_not_show():
     found = candidates.describe(log(20, seed=1), np.tile(np.arange(40), (20, 1))).columns
     columns = [number for number, name in enumerate(candidates.names) if name.startswith("log: company")]
     assert columns and found[:, 7, columns].all()
+
+
+def test_the_length_of_company_does_not_show():
+    """It grows with the events of an item, also below five."""
+    one, histories, rows = make(log(), catalogue()), log(20, seed=1), np.tile(np.arange(40), (20, 1))
+    lengths = np.random.default_rng(2).uniform(0.2, 1, (40, 1)).astype(np.float32)
+    company = log_vectors(log(), 40)
+    left, right = (
+        Candidates(one.items, one.pairs, one.events, vectors, codes()).describe(histories, rows).columns
+        for vectors in (company, company * lengths)
+    )
+    assert np.allclose(left, right, atol=1e-5, equal_nan=True)
 
 
 def test_proposals_are_distinct_and_new_and_hold_the_beams():

@@ -86,6 +86,16 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
         CatalogueRanker(ranker.ranker, ranker.features, other, encoder.encode(items["title"].to_pylist()))
     with pytest.raises(DataError, match="content vectors"):
         CatalogueRanker(ranker.ranker, ranker.features, tokenizer)
+    with pytest.raises(ValueError, match="this ranker was made for semantic IDs"):
+        TigerRecommender(make_model(other), other, ranker=ranker)
+    dense = encoder.encode(items["title"].to_pylist())
+    fewer = make_ranker(tokenizer, dense, "unigram+dense")
+    fewer.keep_items(np.arange(5))
+    with pytest.raises(ValueError, match="knows 5 items, the tokenizer"):
+        TigerRecommender(recommender.model, tokenizer, ranker=fewer)
+    wide = ranker_config(ranker.features, dense_dim=dense.shape[1], num_context=2)
+    with pytest.raises(DataError, match="2 context columns, which a recommender does not have"):
+        CatalogueRanker(SemanticIdRanker(wide), ranker.features, tokenizer, dense)
     with pytest.raises(DataError, match="no ranker"):
         TigerRecommender(recommender.model, tokenizer).rank([["i1"]], [["i2"]])
     with pytest.raises(ValueError, match="wants a ranker"):

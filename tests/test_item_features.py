@@ -117,6 +117,8 @@ def test_items_without_codes():
     codes = make_codes()[:3]
     codes[1] = -1
     with pytest.raises(DataError, match="'item-1' has no codes"):
+        ItemFeatures("random_hash+unigram", 100, LEVELS, SIZE).rows(IDS[:3], codes)
+    with pytest.raises(DataError, match="'item-1' has no codes"):
         ItemFeatures("unigram", 100, LEVELS, SIZE).rows(IDS[:3], codes)
     rows = ItemFeatures("unigram+dense", 100, LEVELS, SIZE).rows(IDS[:3], codes)
     assert (rows[1] == 100).all() and (rows[0] < 100).all()

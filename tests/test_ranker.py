@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,8 +80,10 @@ def test_listwise_loss_is_a_softmax_over_the_list():
     out = ranker(rows, history, candidates, labels=labels)
     expected = -out.logits[0, :3].log_softmax(-1)[1]
     torch.testing.assert_close(out.loss, expected)
-    with pytest.raises(ValueError, match="no list has one"):
-        ranker(rows, history, candidates, labels=torch.tensor([[0.0, 0.0, 0.0, -100.0]]))
+    # A batch whose lists have no positive teaches nothing, and stops nothing.
+    idle = ranker(rows, history, candidates, labels=torch.tensor([[0.0, 0.0, 0.0, -100.0]])).loss
+    idle.backward()
+    assert idle == 0 and not any(part.grad.abs().max() for part in ranker.head.parameters())
 
 
 def test_save_and_load(tmp_path):
@@ -95,9 +99,9 @@ def test_save_and_load(tmp_path):
         check_ranker(again, make_features("dense"))
 
 
-def train(tmp_path, lists, kind="random_hash", steps=150, sparse=True, **settings):
+def train(tmp_path, lists, kind="random_hash", steps=150, sparse=True, num_context=0, **settings):
     features = make_features(kind)
-    ranker = make_ranker(features, sparse=sparse)
+    ranker = make_ranker(features, sparse=sparse, num_context=num_context)
     args = TrainingArguments(
         str(tmp_path),
         max_steps=steps,
@@ -131,6 +135,18 @@ def test_learns_what_follows_what(tmp_path, sparse):
     trainer = train(tmp_path, circle_lists(), "random_hash+dense", sparse=sparse, steps=300)
     metrics = trainer.evaluate(circle_lists(seed=1))
     assert metrics["eval_auc"] > 0.9 and metrics["eval_log_loss"] < 0.4
+
+
+def test_context_is_read(tmp_path):
+    """The click depends on a number beside the candidate alone."""
+    lists = circle_lists()
+    context = np.random.default_rng(3).normal(size=(*lists.labels.shape, 2)).astype(np.float32)
+    lists = replace(lists, labels=(context[..., 1] > 0).astype(np.float32), context=context)
+    trainer = train(tmp_path, lists, num_context=2)
+    assert trainer.evaluate()["eval_auc"] > 0.95
+    np.testing.assert_array_equal(lists.select(np.array([4, 2])).context, context[[4, 2]])
+    with pytest.raises(DataError, match="have 2 context columns, the ranker reads 0"):
+        train(tmp_path, lists)
 
 
 def test_shuffled_labels_teach_nothing(tmp_path):

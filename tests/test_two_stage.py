@@ -134,8 +134,9 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
     proposed = {item for item in tiger.recommend([histories[0]], k=8, num_beams=8, rank=False)[0][0]}
     for item, (t5, tree) in zip(items[0], scores[0]):
         assert np.isfinite(t5) == (item in proposed) and np.isfinite(tree)
-    beams = tiger.recommend(histories, k=8, num_beams=8, rank=False)[0]
-    assert any(not set(answer) <= set(found) for answer, found in zip(items, beams))
+    users = [[f"item-{row}" for row in history] for history in follow(2, 10)[0]]
+    ordered, beams = (tiger.recommend(users, k=8, num_beams=8, rank=rank)[0] for rank in (True, False))
+    assert any(not set(answer) <= set(found) for answer, found in zip(ordered, beams))
     ranked, values = tiger.rank([histories[0]], [["item-23", "item-2"]])
     assert sorted(ranked[0]) == ["item-2", "item-23"] and values[0][0] >= values[0][1]
 

@@ -4,7 +4,8 @@ Four rules keep the columns honest; a test guards each:
 
 * *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
 * *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
-  event was held out, so totals enter as ``max(count, 5)``, and items of 5 events or fewer have no days.
+  event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and vectors of
+  company, which are short where events are few, have unit length.
 * *Training's log alone.* A history is read up to its end; everything else comes from a log that was counted before.
 * *Days end with the history.* A log that is split by leaving out each user's last items goes on after most histories.
   What is bought then is known to no one who is asked for the next item today, so columns of days don't count it.
@@ -95,7 +96,7 @@ class CandidateColumns:
         items: the item table, ``item_id`` first.
         pairs: what the log says about pairs of items.
         events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
-        company: float32 [items, D], items by the company they keep.
+        company: float32 [items, D], items by the company they keep, of unit length.
         content: the words of the items' texts.
         codes: int32 [items, levels], the codes of the semantic IDs; None: no columns of codes.
         vectors: float32 [items, D], content vectors of unit length; None: no columns of them.

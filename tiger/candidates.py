@@ -52,7 +52,8 @@ class Candidates:
         items: the item table, ``item_id`` first.
         pairs: what the log says about pairs of items.
         events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
-        company: float [items, D], items by the company they keep, see :func:`tiger.log_vectors.log_vectors`.
+        company: float [items, D], items by the company they keep, see :func:`tiger.log_vectors.log_vectors`. Only the
+            direction is read, of zeros that of the others' mean.
         codes: int [items, levels], the codes of the semantic IDs; None: no columns of codes.
         vectors: float [items, D], content vectors; None: no columns of them.
         num_proposed: how many are proposed; the T5's beams come on top.
@@ -71,15 +72,13 @@ class Candidates:
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
         self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
-        self.company = np.array(company, dtype=np.float32)
-        alone = ~self.company.any(axis=1)
-        # Zeros would mark the items that training lacks; on 5-core data all of their events are held out.
-        self.company[alone] = self.company.mean(axis=0, where=~alone[:, None]) if not alone.all() else 0
+        self.company = np.asarray(company, dtype=np.float32)
         size, rows = items.num_rows, events // DAYS
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
         # Items that were added by their vectors, or by texts that are in no table, have no words.
         self._content = Content().fit(log, item_texts(items, required=False))
-        self._columns = CandidateColumns(items, pairs, events, self.company, self._content, self.codes, self.vectors)
+        known = self._content, self.codes, self.vectors
+        self._columns = CandidateColumns(items, pairs, events, _directions(self.company), *known)
         order = self._content.popularity.order
         first, second = np.divmod(pairs.keys, size)
         soon, together = (
@@ -229,6 +228,13 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     again = np.zeros(rows.shape, dtype=bool)
     np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
     return again
+
+
+def _directions(company: np.ndarray) -> np.ndarray:
+    """Of unit length, and the others' mean in place of zeros: a short vector would tell of few events, zeros of none,
+    and on 5-core data the others are held out."""
+    vectors = _unit(company)
+    return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, vectors.sum(axis=0)))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -41,6 +41,11 @@ class CatalogueRanker:
         dense: np.ndarray | None = None,
     ):
         check_ranker(ranker, features, tokenizer.fingerprint)
+        if ranker.config.num_context:
+            raise DataError(
+                f"this ranker reads {ranker.config.num_context} context columns, which a recommender does not have: "
+                "train one without, or call the ranker itself."
+            )
         if features.uses_dense and (dense is None or len(dense) != len(tokenizer)):
             raise DataError(
                 f"{features.kind} reads content vectors: one for each of {len(tokenizer)} items is needed, "
@@ -53,6 +58,11 @@ class CatalogueRanker:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the semantic IDs that it was trained with, where that is known."""
+        return self.ranker.config.semantic_ids
 
     @torch.inference_mode()
     def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:

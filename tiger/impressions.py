@@ -25,6 +25,7 @@ class Impressions:
         ends: int64 [n], where in ``histories.items`` each history ends.
         candidates: int32 [n, C], item rows; -1: none.
         labels: float32 [n, C], 0 or 1; -100 where there is no candidate.
+        context: float32 [n, C, k], further numbers of each candidate (a price, the hour); None: there are none.
     """
 
     histories: Sequences
@@ -32,6 +33,7 @@ class Impressions:
     ends: np.ndarray
     candidates: np.ndarray
     labels: np.ndarray
+    context: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -42,7 +44,10 @@ class Impressions:
 
     def select(self, rows: np.ndarray) -> Impressions:
         """Some of the lists."""
-        return Impressions(self.histories, self.users[rows], self.ends[rows], self.candidates[rows], self.labels[rows])
+        context = None if self.context is None else self.context[rows]
+        return Impressions(
+            self.histories, self.users[rows], self.ends[rows], self.candidates[rows], self.labels[rows], context
+        )
 
     def history(self, indices: np.ndarray, length: int) -> np.ndarray:
         """int64 [b, at most length]: the last items of some histories, padded on the left with -1."""
@@ -85,7 +90,11 @@ class ImpressionsCollator:
             "candidates": numbers[split:].view(candidates.shape),
             "labels": torch.from_numpy(self._impressions.labels[indices]),
         }
-        return batch if self._dense is None else batch | {"dense": self._dense[items]}
+        if self._dense is not None:
+            batch["dense"] = self._dense[items]
+        if self._impressions.context is not None:
+            batch["context"] = torch.from_numpy(self._impressions.context[indices].astype(np.float32))
+        return batch
 
 
 def first_seen(sequences: Sequences, num_items: int) -> np.ndarray:

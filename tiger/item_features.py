@@ -129,17 +129,17 @@ class ItemFeatures:
             codes: int [n, num_codebooks]; a row that holds -1 is an item without codes.
 
         Raises:
-            DataError: an item without codes where nothing but codes could speak for it.
+            DataError: an item without codes, and no content vector to speak for it.
         """
         known = np.zeros(len(item_ids), dtype=bool)
         if any(kind in CODE_KINDS for kind in self.kinds):
             codes = self._checked(codes, len(item_ids))
             known = (codes >= 0).all(axis=1)
-            if not known.all() and not self.uses_dense and "random_hash" not in self.kinds:
+            if not known.all() and not self.uses_dense:
                 row = int(np.flatnonzero(~known)[0])
                 raise DataError(
-                    f"item {item_ids[row]!r} has no codes, and {self.kind} reads nothing else: quantise its embedding "
-                    "first, or use a kind with dense."
+                    f"item {item_ids[row]!r} has no codes, and {self.kind} knows a new item by nothing else: quantise "
+                    "its embedding first, or use a kind with dense."
                 )
         rows = np.full((len(item_ids), self.width), self.budget, dtype=np.int32)
         for start in range(0, len(item_ids), _CHUNK):

@@ -214,7 +214,7 @@ class SemanticIdRanker(PreTrainedModel):
         positive = labels.clamp(min=0).float()
         rows = positive.sum(-1) > 0
         if not rows.any():
-            raise ValueError("the listwise loss wants a positive in a list, and no list has one")
+            return 0.0 * logits.sum()  # lists without a positive teach nothing
         target = positive[rows] / positive[rows].sum(-1, keepdim=True)
         return -(target * logits[rows]).sum(-1).mean()
 
@@ -257,7 +257,7 @@ class RankerTrainer(Trainer):
         args: as for ``Trainer``; batch sizes count lists, and ``metric_for_best_model="auc"`` selects.
         train_dataset, eval_dataset: :class:`Impressions`.
         item_rows, dense: the catalogue, from :func:`rows_and_dense`.
-        table_learning_rate: of the embedding table.
+        table_learning_rate: of a sparse embedding table; a dense one learns at the rate of the rest.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class RankerTrainer(Trainer):
             raise ValueError("RankerTrainer needs item_rows, from rows_and_dense")
         for impressions in (train_dataset, eval_dataset):
             if impressions is not None:
-                _check_labels(impressions)
+                _check_labels(impressions, model.config)
         args.remove_unused_columns = False
         self.table_learning_rate = table_learning_rate
         self._catalogue = (item_rows, dense)
@@ -290,7 +290,7 @@ class RankerTrainer(Trainer):
         self.label_names = ["labels"]
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """AdamW for all but a sparse table."""
+        """Row-wise Adagrad for a sparse table, AdamW for all else."""
         model = self.model if model is None else model
         if self.optimizer is not None or not model.config.sparse:
             return super().create_optimizer(model)
@@ -326,16 +326,19 @@ class RankerTrainer(Trainer):
 
     def _clip_grad_norm(self, model):
         """A sparse gradient has no norm to share with the others: what is clipped is the rest."""
-        table = model.table.weight
+        table = model.table.weight if model.config.sparse else None
         rest = [parameter for parameter in model.parameters() if parameter is not table]
         return self.accelerator.clip_grad_norm_(rest, self.args.max_grad_norm)
 
 
-def _check_labels(impressions: Impressions) -> None:
+def _check_labels(impressions: Impressions, config: RankerConfig) -> None:
     labels = impressions.labels[impressions.labels >= 0]
     if len(labels) == 0 or labels.min() == labels.max():
         found = "no labels" if len(labels) == 0 else f"only labels {labels[0]:g}"
         raise DataError(f"the impressions hold {found}: a ranker learns from clicks and from what was not clicked.")
+    given = 0 if impressions.context is None else impressions.context.shape[-1]
+    if given != config.num_context:
+        raise DataError(f"the impressions have {given} context columns, the ranker reads {config.num_context}.")
 
 
 def _click_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -70,6 +70,8 @@ class TigerRecommender:
         ranker: CatalogueRanker | TwoStageRanker | None = None,
     ):
         check_pair(model, tokenizer)
+        if ranker is not None:
+            _check_ranker(ranker, tokenizer)
         if items is not None and items["item_id"].to_pylist() != tokenizer.item_ids:
             raise ValueError("the item table must hold the tokenizer's items in the tokenizer's order")
         self.model = model.eval()
@@ -447,3 +449,14 @@ class TigerRecommender:
         recommender.unseen[unseen] = True
         recommender.model.to(device)
         return recommender
+
+
+def _check_ranker(ranker: CatalogueRanker | TwoStageRanker, tokenizer: SemanticIdTokenizer) -> None:
+    """Refuse a ranker of other semantic IDs, or over another catalogue."""
+    if ranker.fingerprint and ranker.fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"this ranker was made for semantic IDs {ranker.fingerprint}, not {tokenizer.fingerprint}: "
+            "use the tokenizer that it was made with"
+        )
+    if len(ranker) != len(tokenizer):
+        raise ValueError(f"this ranker knows {len(ranker)} items, the tokenizer {len(tokenizer)}")

@@ -24,7 +24,7 @@ from tiger.metrics import next_item_metrics
 from tiger.tokenizer import SemanticIdTokenizer
 
 TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
-FORMAT = 3
+FORMAT = 4
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
@@ -139,6 +139,9 @@ class TwoStageRanker:
             "without": list(without),
         }
         return cls(candidates, whole, columns, fingerprint, record)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
 
     @property
     def reads_t5(self) -> bool:

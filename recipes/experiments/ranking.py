@@ -16,7 +16,7 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +184,7 @@ def shuffled(impressions: Impressions, seed: int) -> Impressions:
     """The same lists with labels dealt out anew."""
     labels, present = impressions.labels.copy(), impressions.labels >= 0
     labels[present] = np.random.default_rng(seed).permutation(labels[present])
-    return Impressions(impressions.histories, impressions.users, impressions.ends, impressions.candidates, labels)
+    return replace(impressions, labels=labels)
 
 
 def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
