@@ -2,6 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tiger.candidate_columns import DAYS
 from tiger.candidates import Candidates, _repeated
 from tiger.data import Sequences
 from tiger.log_vectors import log_vectors
@@ -160,6 +161,19 @@ def test_items_that_the_log_lacks_do_not_show():
     found = candidates.describe(log(20, seed=1), np.tile(np.arange(40), (20, 1))).columns
     columns = [number for number, name in enumerate(candidates.names) if name.startswith("log: company")]
     assert columns and found[:, 7, columns].all()
+
+
+def test_days_before_1970_and_categories_that_are_numbers():
+    train, histories, rows = log(), log(20, seed=1), np.tile(np.arange(40), (20, 1))
+    early, later = (
+        make(Sequences(train.offsets, train.items, train.timestamps + shift * DAY), catalogue())
+        for shift in (-100_000, 1_000_000)
+    )
+    assert early.events.min() >= 0 and np.array_equal(early.events // DAYS, later.events // DAYS)
+    items = catalogue().append_column("categories", pa.array([row % 3 if row % 5 else None for row in range(40)]))
+    candidates = make(train, items)
+    shared = candidates.describe(histories, rows).columns[..., candidates.names.index("item: branches shared, 20")]
+    assert shared.max() > 0 and shared[:, ::5].max() == 0
 
 
 def test_the_length_of_company_does_not_show():

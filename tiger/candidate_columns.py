@@ -32,7 +32,7 @@ from tiger.pair_table import PairTable
 READ = 20  # items of a history that columns are made of
 DECAY = 0.8  # weight of an item relative to the next newer one
 WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
-DAYS = 100_000  # more days than any log has: an event is item row * DAYS + day
+DAYS = 2_000_000  # more than the days that a log may have: an event is item row * DAYS + day
 
 Column = tuple[str, np.ndarray]
 
@@ -285,7 +285,10 @@ def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:
     if name not in items.column_names:
         return found
     for row, value in enumerate(items[name].to_pylist()):
-        parts = value.split(" > ") if isinstance(value, str) else [str(part) for part in value or []]
+        if isinstance(value, str):
+            parts = value.split(" > ")
+        else:
+            parts = [str(part) for part in value] if isinstance(value, list) else [str(value)] * (value is not None)
         found[row, : len(parts)] = [zlib.crc32(part.encode()) for part in parts[:depth]]
     return found
 

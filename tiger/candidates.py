@@ -92,7 +92,9 @@ class Candidates:
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
         """Count what there is to count in a training log."""
-        events = np.sort(train.items.astype(np.int64) * DAYS + train.timestamps // SECONDS_PER_DAY)
+        # What is before 1970 is as if it had no day: 0.
+        days = np.maximum(train.timestamps // SECONDS_PER_DAY, 0)
+        events = np.sort(train.items.astype(np.int64) * DAYS + days)
         company = log_vectors(train, items.num_rows)
         return cls(items, PairTable.fit(train, items.num_rows, READ), events, company, **options)
 

@@ -37,7 +37,8 @@ class ItemFeatures:
     from what training has seen.
 
     Args:
-        kind: one of :data:`KINDS`, or several joined by ``+``, which then share the budget equally.
+        kind: one of :data:`KINDS`, or several joined by ``+``, which then share the budget equally. ``spm`` leaves
+            rows unused where the tuples of codes share fewer pieces than it has rows.
         budget: rows of the table in all. A further one, number ``budget``, pads and is always zero.
         num_codebooks, codebook_size: of the codes.
         n: length of an n-gram.
@@ -116,6 +117,11 @@ class ItemFeatures:
     def share(self) -> int:
         """Rows of the table that each part has."""
         return self.budget // max(1, len(self.tables))
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces in the vocabulary of ``spm``: fewer than its share where items share no more."""
+        return 0 if self._pieces is None else len(self._pieces.scores)
 
     @property
     def fingerprint(self) -> str:
@@ -366,8 +372,8 @@ def _learn_pieces(codes: np.ndarray, codebook_size: int, impressions: np.ndarray
         max_piece_length=codes.shape[1],
         show_progress=False,
     )
-    # What occurs in one tuple alone is no piece, however often that is shown: pieces are what items share. Were whole
-    # IDs pieces, the shorter ones would go unused and unlearned, and items that are new would find single codes alone.
+    # What occurs in one tuple alone is no piece, however often that is shown: pieces are what different tuples share.
+    # Were whole tuples pieces, the shorter ones would go unused and unlearned, and a new item would find single codes.
     tokenizer.train_from_iterator((word for word, count in zip(words, counts) for _ in range(count)), trainer)
     pieces = sorted(set(tokenizer.get_vocab()) - {"<unk>"})
     # The trainer's own scores vary in the last digits from run to run. These are of the same kind, and don't: logs

@@ -38,7 +38,7 @@ from tiger.impressions import (
     rows_and_dense,
     sampled_impressions,
 )
-from tiger.item_features import ItemFeatures
+from tiger.item_features import ItemFeatures, code_keys
 from tiger.metrics import auc, grouped_auc, log_loss
 from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
 from tiger.residual_kmeans import ResidualKMeans
@@ -126,8 +126,17 @@ def main() -> None:
                 rows.append(key | {"metrics": metrics, "seconds": seconds})
                 print(f"{name} {kind:>16} {budget:>6} seed {seed}: {metrics} in {seconds:.0f} s", flush=True)
                 content = {"dataset": name, "sizes": sizes(benchmark), "runs": rows}
-                content |= {"command": shlex.join(["python", *sys.argv])}
+                content |= {"command": command(sys.argv)}
                 write_atomically(file, json.dumps(content, indent=1) + "\n")
+
+
+def command(argv: list[str]) -> str:
+    """The command line that makes all of a file: without the options that say which part of it."""
+    kept, part = [], False
+    for word in argv:
+        part = word in ("--kinds", "--budgets", "--seeds") or (part and not word.startswith("--"))
+        kept += [] if part else [word]
+    return shlex.join(["python", *kept])
 
 
 def prepare(args: RankingArguments) -> Benchmark:
@@ -231,6 +240,8 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
     trainer.train()
     model.load_state_dict(best.weights)
     found = {"valid_auc": round(best.auc, 5), "best_epoch": best.epoch}
+    if features.num_pieces:
+        found["pieces"] = features.num_pieces
     logits, labels = trainer.predict(benchmark.test)[:2]
     present = labels >= 0
     users = np.broadcast_to(benchmark.test.users[:, None], labels.shape)
@@ -269,6 +280,7 @@ def sizes(benchmark: Benchmark) -> dict[str, int]:
     cold = benchmark.cold.labels
     return counts | {
         "items": len(benchmark.item_ids),
+        "semantic IDs": len(np.unique(code_keys(benchmark.codes, int(benchmark.codes.max()) + 1))),
         "cold items": int((benchmark.popularity == 0).sum()),
         "cold positives": int((cold == 1).sum()),
         "cold negatives": int((cold == 0).sum()),

@@ -234,6 +234,9 @@ def main() -> None:
         sizes = ", ".join(f"{value:,} {key}" for key, value in content["sizes"].items())
         seeds = sorted({row["seed"] for row in content["runs"]})
         parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
+        pieces = {row["budget"]: row["metrics"].get("pieces") for row in content["runs"] if row["kind"] == "spm"}
+        told = (f"{count:,} of {budget:,}" for budget, count in sorted(pieces.items()) if count)
+        parts += ["", f"Rows that `spm` has pieces for: {', '.join(told)}."] if any(pieces.values()) else []
     for name, content in read(folder / "shuffled", shuffled=True).items():
         parts += ["", f"## {name}: labels dealt out anew", ""]
         parts += ["The same lists, their labels shuffled in training, validation and test: every AUC must be .5."]

@@ -11,7 +11,6 @@ items such a prefix has (Singh et al., arXiv 2306.08121, table 1). Every run is 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ranking import Benchmark, RankingArguments, prepare, run
+from ranking import Benchmark, RankingArguments, command, prepare, run
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from transformers.utils.logging import set_verbosity_error
@@ -34,7 +33,8 @@ from tiger.residual_kmeans import ResidualKMeans
 from tiger.rqvae import RQVAE
 
 QUANTIZERS = ("residual-kmeans", "rqvae", "product")
-SETTINGS = ("d_model", "epochs", "batch", "learning_rate", "table_learning_rate", "weight_decay", "shuffle_labels")
+SETTINGS = ("rating_at_least", "d_model", "row_dropout", "epochs", "batch", "learning_rate", "table_learning_rate")
+SETTINGS += ("weight_decay", "shuffle_labels")
 LEARNED_ON = ("all", "older half", "newer half")
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"runs": [], "prefixes": {}}
-    found |= {"dataset": Path(args.dataset).name, "command": shlex.join(["python", *sys.argv])}
+    found |= {"dataset": Path(args.dataset).name, "command": command(sys.argv)}
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings["embeddings"] = None if args.embeddings is None else Path(args.embeddings).name
     for quantizer, learned_on, levels, size in variants(args):
