@@ -50,7 +50,9 @@ def _load(file: Path, shuffled: bool) -> dict:
     content = json.loads(file.read_text())
     content["runs"] = [row for row in content["runs"] if row.get("shuffle_labels", False) == shuffled]
     varied = {"codes", "kind", "budget", "seed", "metrics", "seconds"}
-    settings = {json.dumps({k: v for k, v in row.items() if k not in varied}) for row in content["runs"]}
+    settings = {
+        json.dumps({k: v for k, v in row.items() if k not in varied}, sort_keys=True) for row in content["runs"]
+    }
     if len(settings) > 1:
         raise DataError(f"{file} holds runs of several settings: {'; '.join(sorted(settings))}. Keep one.")
     return content
@@ -235,7 +237,7 @@ def main() -> None:
         seeds = sorted({row["seed"] for row in content["runs"]})
         parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
         pieces = {row["budget"]: row["metrics"].get("pieces") for row in content["runs"] if row["kind"] == "spm"}
-        told = (f"{count:,} of {budget:,}" for budget, count in sorted(pieces.items()) if count)
+        told = (f"{count:,.0f} of {budget:,}" for budget, count in sorted(pieces.items()) if count)
         parts += ["", f"Rows that `spm` has pieces for: {', '.join(told)}."] if any(pieces.values()) else []
     for name, content in read(folder / "shuffled", shuffled=True).items():
         parts += ["", f"## {name}: labels dealt out anew", ""]
