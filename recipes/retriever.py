@@ -11,6 +11,7 @@ killed goes on from its last checkpoint when it is started again with the same s
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,6 +75,9 @@ class RetrieverArguments:
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "step matrices by Muon, at this rate; default: AdamW for all"}
     )
+    min_steps: int = field(
+        default=0, metadata={"help": "where num_train_epochs are fewer steps, more epochs make so many"}
+    )
     eval_users: int | None = field(default=None, metadata={"help": "validate on so many users; default: all"})
     eval_beams: int = field(default=20, metadata={"help": "beams while validating"})
     patience: int | None = field(default=None, metadata={"help": "stop after so many evaluations without a gain"})
@@ -118,6 +122,10 @@ def main() -> None:
         start_from_items(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
         start_as_neighbours(model)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
+    if args.min_steps:
+        batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
+        training.num_train_epochs = max(training.num_train_epochs, epochs)
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
     if training.process_index == 0:
         print(
@@ -176,7 +184,7 @@ def known_of_items(
     sources = {
         "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
         "texts": lambda size: principal_axes(encoded_texts(args, data), size),
-        "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer)), size),
+        "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
         "log": lambda size: log_vectors(split.train, data.num_items, size),
     }
     parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
@@ -200,7 +208,7 @@ def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndar
     folder = Path(args.tokenizer) / "encoder"
     if not folder.is_dir():
         raise DataError(f"{args.tokenizer} was saved without an encoder: start_from can't read texts. Leave them out.")
-    return load_encoder(folder).encode(item_texts(data.items, template_of(args.tokenizer)))
+    return load_encoder(folder).encode(item_texts(data.items, template_of(args.tokenizer), required=False))
 
 
 def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:

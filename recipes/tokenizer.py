@@ -59,7 +59,10 @@ def main() -> None:
             raise DataError("embeddings of a file come from an encoder of their own: name it with --encoder.")
         encoder, embeddings = SentenceEncoder(args.encoder), load_embeddings(args.embeddings, data.num_items)
     else:
-        texts = item_texts(data.items, args.template)
+        # Where the log speaks for items too, some may be without text.
+        texts = item_texts(data.items, args.template, required=not args.log_weight)
+        if empty := texts.count(""):
+            print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
         encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
         embeddings = encoder.encode(texts)
 

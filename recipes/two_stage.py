@@ -21,7 +21,7 @@ from tiger.data import DataError, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.examples import EvaluationExamples
 from tiger.recommender import TigerRecommender
-from tiger.two_stage import TwoStageRanker
+from tiger.two_stage import NothingToLearn, TwoStageRanker
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main() -> None:
                 f"{quantizer.config.input_dim}: give its vectors, or items to come could not be compared with these."
             )
     else:
-        texts = item_texts(data.items, tiger.training.get("template"))
+        texts = item_texts(data.items, tiger.training.get("template"), required=False)
         vectors = None if tiger.encoder is None else tiger.encoder.encode(texts)
     candidates = Candidates.fit(
         split.train, data.items, codes=tiger.tokenizer.codes, vectors=vectors, num_proposed=args.num_proposed
@@ -73,17 +73,21 @@ def main() -> None:
         beams, scores = tiger.recommend_rows(
             histories, k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
         )
-    ranker = TwoStageRanker.fit(
-        candidates,
-        candidates.propose(histories, beams, scores, progress=True),
-        targets,
-        tiger.tokenizer.fingerprint,
-        max_trees=args.max_trees,
-        learning_rate=args.learning_rate,
-        num_leaves=args.num_leaves,
-        seed=args.seed,
-        committee=args.committee,
-    )
+    try:
+        ranker = TwoStageRanker.fit(
+            candidates,
+            candidates.propose(histories, beams, scores, progress=True),
+            targets,
+            tiger.tokenizer.fingerprint,
+            max_trees=args.max_trees,
+            learning_rate=args.learning_rate,
+            num_leaves=args.num_leaves,
+            seed=args.seed,
+            committee=args.committee,
+        )
+    except NothingToLearn as error:
+        print(f"no second stage, {args.recommender} stays as it is: {error}")
+        return
     ranker.record["seconds"] = round(time.perf_counter() - start)
     print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))
     tiger.ranker = ranker

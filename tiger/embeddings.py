@@ -416,15 +416,16 @@ class LSAEncoder:
             DataError: the texts hold no word.
         """
         texts = list(texts)
-        # A word seen once can't relate two items; small sets need every word they have.
-        vectorizer = _vectorizer(min_df=2, max_df=0.5) if len(texts) >= 1000 else _vectorizer()
-        vectorizer.set_params(max_features=max_terms)
-        try:
-            counts = vectorizer.fit_transform(texts)
-        except ValueError as error:
-            raise DataError(
-                f"LSA can't be fitted on these {len(texts)} texts: {error}. Give texts with words."
-            ) from error
+        # A word seen once can't relate two items; small sets need every word they have, and so do sets of names.
+        for limits in [{"min_df": 2, "max_df": 0.5}, {}] if len(texts) >= 1000 else [{}]:
+            vectorizer = _vectorizer(**limits).set_params(max_features=max_terms)
+            try:
+                counts = vectorizer.fit_transform(texts)
+                break
+            except ValueError as error:
+                reason = error
+        else:
+            raise DataError(f"LSA can't be fitted on these {len(texts)} texts: {reason}. Give texts with words.")
         dim = max(1, min(dim, min(counts.shape) - 1))
         _, _, components = randomized_svd(counts, n_components=dim, n_iter=5, random_state=seed)
         vocabulary = [str(term) for term in vectorizer.get_feature_names_out()]

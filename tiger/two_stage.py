@@ -28,6 +28,10 @@ FORMAT = 4
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
+class NothingToLearn(DataError):
+    """No list of candidates holds what came next."""
+
+
 class TwoStageRanker:
     """Joins the T5's beams with what the log and the texts propose, and orders them all.
 
@@ -86,7 +90,7 @@ class TwoStageRanker:
             committee: fits, seeds apart, whose scores are averaged.
 
         Raises:
-            DataError: no target is among its candidates.
+            NothingToLearn: of users to learn from, or of those held out, none has the target among the candidates.
         """
         columns = [name for name in candidates.names if name.split(":")[0] not in without]
         if "t5" in without:
@@ -300,7 +304,7 @@ def _lists(
     hits = proposals.rows == targets[:, None]
     chosen = np.flatnonzero(users & hits.any(axis=1))
     if not len(chosen):
-        raise DataError("no target is among its candidates: there is nothing to learn an order from.")
+        raise NothingToLearn("no target is among its candidates: there is nothing to learn an order from.")
     real = proposals.rows[chosen] >= 0
     table = proposals.columns[chosen][real][:, reading]
     return lightgbm.Dataset(
