@@ -293,7 +293,7 @@ def test_load_encoder_errors(tmp_path):
 
 
 def test_lsa_of_names_without_common_words():
-    """No word is in two of these texts, but for one that is in all: of a large set such words are left out at first."""
+    """No word is in two of these texts, but for one that is in all: in a large set neither counts at first."""
     texts = [f"Item {row:04d}x" for row in range(1200)]
     vectors = LSAEncoder.fit(texts, 8).encode(texts)
     assert vectors.shape == (1200, 8) and np.isfinite(vectors).all() and vectors.any()
