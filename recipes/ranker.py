@@ -69,7 +69,7 @@ def main() -> None:
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
     tokenizer.check_split(args.shuffle_ties)
-    recommender = TigerRecommender.from_pretrained(args.recommender) if args.recommender else None
+    recommender = TigerRecommender.from_pretrained(args.recommender, rank=False) if args.recommender else None
     if recommender is not None and recommender.tokenizer.fingerprint != tokenizer.fingerprint:
         raise DataError(
             f"{args.recommender} has other semantic IDs than {args.tokenizer}: give the one it was made with."

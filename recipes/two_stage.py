@@ -45,7 +45,8 @@ class TwoStageArguments:
 
 def main() -> None:
     (args,) = parse_arguments([TwoStageArguments], sys.argv[1:])
-    tiger = TigerRecommender.from_pretrained(args.recommender, torch.accelerator.current_accelerator() or "cpu")
+    device = torch.accelerator.current_accelerator() or "cpu"
+    tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
     data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")

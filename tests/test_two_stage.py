@@ -124,7 +124,7 @@ def test_no_target_among_the_candidates():
         TwoStageRanker.fit(candidates, candidates.propose(histories), np.full(len(targets), -5))
 
 
-def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
+def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path, monkeypatch):
     tiger = TigerRecommender(make_model(tokenizer), tokenizer, items=catalogue(), ranker=fitted)
     histories = [["item-3", "item-20", "item-13"], ["item-1"], []]
     items, scores = tiger.recommend(histories, k=6, num_beams=8, both_scores=True)
@@ -150,6 +150,13 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path):
 
     again.remove_items([items[1][0]])
     assert items[1][0] not in again.recommend(histories, k=6, num_beams=8)[0][1]
+
+    # What is wrong with a ranker is no matter to who makes it anew.
+    with monkeypatch.context() as patched:
+        patched.setattr("tiger.two_stage.FORMAT", 1)
+        with pytest.raises(DataError, match="recipes/two_stage.py again"):
+            TigerRecommender.from_pretrained(tmp_path / "model")
+        assert TigerRecommender.from_pretrained(tmp_path / "model", rank=False).ranker is None
 
     folder = tmp_path / "ranker"
     fitted.save_pretrained(folder)

@@ -415,6 +415,7 @@ class TigerRecommender:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        rank: bool = True,
     ) -> TigerRecommender:
         """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
 
@@ -424,6 +425,7 @@ class TigerRecommender:
             token: for a private or gated repository; None: that of ``hf auth login`` or ``$HF_TOKEN``.
             cache_dir: of downloads; None: the Hub client's own.
             local_files_only: take a repository from the cache, without the network.
+            rank: read the ranker, where there is one.
 
         Raises:
             DataError: neither directory nor readable repository, half-written, damaged or tampered with, of another
@@ -439,7 +441,7 @@ class TigerRecommender:
                 f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model, or a "
                 "repository on the Hub, owner/name."
             )
-        parts, trie, unseen = read_parts(folder, device)
+        parts, trie, unseen = read_parts(folder, device, rank)
         try:
             recommender = cls(**parts)
         except ValueError as error:

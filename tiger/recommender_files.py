@@ -50,9 +50,11 @@ def write_recommender(recommender: TigerRecommender, folder: str | os.PathLike) 
         write_manifest(fresh, recommender.tokenizer.fingerprint, recommender.max_history, recommender.training)
 
 
-def read_parts(folder: Path, device: str | torch.device) -> tuple[dict, SemanticIdTrie | None, list[int]]:
+def read_parts(
+    folder: Path, device: str | torch.device, rank: bool = True
+) -> tuple[dict, SemanticIdTrie | None, list[int]]:
     """What :class:`tiger.TigerRecommender` is made from, by the names of its arguments; the trie, where one was saved;
-    and the rows that training never saw.
+    and the rows that training never saw. ``rank``: with its ranker, where there is one.
 
     Raises:
         DataError: half-written, damaged, or of another version.
@@ -68,7 +70,8 @@ def read_parts(folder: Path, device: str | torch.device) -> tuple[dict, Semantic
         unseen = load_file(folder / UNSEEN)["rows"].tolist() if (folder / UNSEEN).exists() else []
         table = folder / "items.parquet"
         items = pq.read_table(table) if table.exists() else None
-        ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if (folder / RANKER).is_dir() else None
+        with_ranker = rank and (folder / RANKER).is_dir()
+        ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
     except DataError:
         raise
     except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:

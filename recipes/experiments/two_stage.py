@@ -75,7 +75,8 @@ class TwoStageExperiment:
 
 def main() -> None:
     (args,) = parse_arguments([TwoStageExperiment], sys.argv[1:])
-    tiger = TigerRecommender.from_pretrained(args.recommender, torch.accelerator.current_accelerator() or "cpu")
+    device = torch.accelerator.current_accelerator() or "cpu"
+    tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
     data, vectors = RecommendationData.load(args.dataset), None
     if args.embeddings:
         vectors = load_embeddings(args.embeddings, data.num_items)
