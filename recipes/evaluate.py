@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from tiger.arguments import parse_arguments
-from tiger.baselines import evaluate_yardsticks
+from tiger.baselines import Hybrid, evaluate_yardsticks
 from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData
 from tiger.embeddings import item_texts
 from tiger.files import write_atomically
-from tiger.metrics import next_item_metrics
+from tiger.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -91,6 +91,11 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
     seed = recommender.training.get("shuffle_ties")
     split = data.leave_one_out(seed)
     histories, targets = split.part(args.part)
+    hybrid = Hybrid().fit(split.train, item_texts(data.items, required=False))
+    base = {
+        removed: next_item_metrics_per_user(hybrid.recommend(histories, 10, removed)[0], targets)["ndcg@10"]
+        for removed in (True, False)
+    }
     rows = []
     stages = [args.name] if recommender.ranker is None else [args.name, "two-stage"]
     if recommender.ranker is not None and recommender.ranker.learned_from == args.part:
@@ -109,15 +114,22 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
             )
         seconds = time.perf_counter() - start
         invalid = float(np.mean(answers < 0))
+        users = next_item_metrics_per_user(answers, targets)
         row = result(
             args,
             stage,
             describe(args, seed is not None, exclude_history),
-            next_item_metrics(answers, targets),
+            {name: values.mean() for name, values in users.items()},
             [recommender.training.get("seed")],
             seconds,
             encoder=None if recommender.encoder is None else recommender.encoder.name,
         )
+        gains = users["ndcg@10"] - base[exclude_history]
+        row["over users"] = {
+            "interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(users["ndcg@10"])],
+            "more than the hybrid, ndcg@10": round(float(gains.mean()), 5),
+            "p against the hybrid": bootstrap_p(gains),
+        }
         row |= {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid}
         rows.append(row | ({"note": args.note} if args.note else {}))
     return rows
@@ -140,6 +152,8 @@ def over_seeds(rows: list[dict]) -> list[dict]:
                 "seconds": round(sum(row["seconds"] for row in same), 1),
             }
         )
+        if same[1:]:
+            merged[-1].pop("over users", None)  # of one seed
     return merged
 
 

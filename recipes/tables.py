@@ -33,17 +33,21 @@ def results_tables(folder: Path) -> str:
 
 
 def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
-    heads = [dataset.capitalize(), "R@5 / N@5", "R@10 / N@10", *OTHERS, "encoder"]
+    heads = [dataset.capitalize(), "R@5 / N@5", "R@10 / N@10", "N@10, 95% over users", *OTHERS, "encoder"]
     lines = []
     for model, settings in rows.items():
         measured = {setting: row["metrics"] for setting, row in settings.items()}
         top = measured.get(HEADLINE)
-        cells = [pair(top, 5), pair(top, 10), *(pair(measured.get(setting), 10) for setting in OTHERS)]
+        low, high = settings.get(HEADLINE, {}).get("over users", {}).get("interval of ndcg@10", (None, None))
+        cells = [pair(top, 5), pair(top, 10), "" if low is None else f"{low:.4f} to {high:.4f}"]
+        cells += [pair(measured.get(setting), 10) for setting in OTHERS]
         encoder = next(iter(settings.values()))["encoder"]
         cells.append(encoder.split("/")[-1] if encoder else "")
         lines.append((top["ndcg@10"] if top else 0.0, [model, *cells]))
     recall, ndcg = PAPER[dataset]
-    lines.append((ndcg, ["*TIGER, the paper's figures*", "", f"{recall:.4f} / {ndcg:.4f}", "", "", "", "sentence-t5"]))
+    lines.append(
+        (ndcg, ["*TIGER, the paper's figures*", "", f"{recall:.4f} / {ndcg:.4f}", "", "", "", "", "sentence-t5"])
+    )
     ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
     return markdown_table(heads, ranked)

@@ -200,3 +200,16 @@ def bootstrap_means(values: np.ndarray, draws: int = 1000, seed: int = 0) -> np.
     """
     random = np.random.default_rng(seed)
     return np.array([values[random.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+
+
+def bootstrap_interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """Between which 95% of the means over resampled ``values`` lie."""
+    low, high = np.quantile(bootstrap_means(values, draws), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_p(differences: np.ndarray, draws: int = 2000) -> float:
+    """Two-sided: how often the mean of resampled ``differences`` falls on the rarer side of zero, twice; at least
+    1 / ``draws``."""
+    above = float(np.mean(bootstrap_means(differences, draws) > 0))
+    return max(2 * min(above, 1 - above), 1 / draws)

@@ -36,7 +36,7 @@ from tiger.cli import friendly_errors
 from tiger.data import DataError, LeaveOneOut, RecommendationData
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.files import write_atomically
-from tiger.metrics import bootstrap_means, next_item_metrics_per_user
+from tiger.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
 from tiger.two_stage import TwoStageRanker
 
@@ -49,7 +49,6 @@ VARIANTS = {
     "two-stage, mean of 3 fits": (),
 }
 COMMITTEES = {"two-stage, mean of 3 fits": 3}
-DRAWS = 2000
 # What must not be read, and what it would have given.
 LEAKS = {
     "two-stage, counts as they are": {
@@ -191,13 +190,13 @@ def measure(
             for metric in ("recall@10", "ndcg@10")
         }
         own = np.mean([found["ndcg@10"] for found in users], axis=0)
-        row["interval of ndcg@10"], row["p against the hybrid"] = interval(own), p_of(own - base["ndcg@10"])
+        row["interval of ndcg@10"], row["p against the hybrid"] = interval(own), bootstrap_p(own - base["ndcg@10"])
         whole = kept_users(args, setting, of, name, own).get("two-stage")
         if whole is not None and name != "two-stage":
             row["two-stage less this, ndcg@10"] = {
                 "mean": round(float((whole - own).mean()), 5),
                 "interval": interval(whole - own),
-                "p": p_of(whole - own),
+                "p": bootstrap_p(whole - own),
             }
         row |= {"trees": [record["trees"] for record in records], "seconds": round(time.perf_counter() - start)}
         row["of"] = of
@@ -234,14 +233,7 @@ def kept_users(
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """95% of the means over resampled users."""
-    return [round(float(value), 5) for value in np.quantile(bootstrap_means(values, DRAWS), [0.025, 0.975])]
-
-
-def p_of(differences: np.ndarray) -> float:
-    """How often the mean over resampled users changes its sign, twice."""
-    above = float(np.mean(bootstrap_means(differences, DRAWS) > 0))
-    return max(2 * min(above, 1 - above), 1 / DRAWS)
+    return [round(value, 5) for value in bootstrap_interval(values)]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmark import SpeedArguments, write_result
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
 from tiger.data import RecommendationData
-from tiger.metrics import bootstrap_means, next_item_metrics_per_user
+from tiger.metrics import bootstrap_interval, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
 
 RETRIEVER = Path(__file__).parents[1] / "retriever.py"
@@ -74,7 +74,7 @@ def train(args: SharingArguments, attention: str, folder: Path) -> None:
 
 def interval(gaps: np.ndarray) -> dict[str, float]:
     """Mean over users, and where 95% of the bootstrapped means lie."""
-    low, high = np.quantile(bootstrap_means(gaps), [0.025, 0.975])
+    low, high = bootstrap_interval(gaps)
     return {"mean": round(float(gaps.mean()), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
 
 
