@@ -5,6 +5,7 @@ python recipes/speed/ranker.py [--items 1000000]
 
 from __future__ import annotations
 
+import resource
 import time
 import tracemalloc
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class RankerSpeedArguments(SpeedArguments):
     items: int = 1_000_000
     known: int = field(default=20_000, metadata={"help": "items of the catalogue that is ranked and trained on"})
     budget: int = 100_000
+    large_budget: int = field(default=10_000_000, metadata={"help": "rows of a table that is trained on, too"})
     d_model: int = 64
     users: int = 256
     candidates: int = 100
@@ -65,10 +67,12 @@ def main() -> None:
         args, model.train(), features["spm"].rows(ids[: args.known], codes[: args.known]), random
     )
     trained = interleaved({"train": step}, args.repeats)["train"]
+    large = large_table(args, ids[: args.known], random)
     content = {
         "what": f"one thread, histories of 20 items, d_model {args.d_model}, spm features",
         "pairs_per_cpu_second": round(candidates.size / scoring["cpu_seconds"]),
         "examples_trained_per_cpu_second": round(examples / trained["cpu_seconds"]),
+        "large_table": large,
         "features_of_all": {"items": args.items} | building,
         "bars": BARS,
     }
@@ -86,6 +90,20 @@ def features_of_all(features: ItemFeatures, ids: list[str], codes: np.ndarray) -
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return {"cpu_seconds": round(seconds, 2), "peak_mb": round(peak / 1e6, 1)}
+
+
+def large_table(args: RankerSpeedArguments, ids: list[str], random: np.random.Generator) -> dict[str, float]:
+    """Training on a table of which a step reads few rows: sparse gradients, and an optimizer with a number a row."""
+    features = ItemFeatures("random_hash", args.large_budget, 4, 256)
+    model = SemanticIdRanker(ranker_config(features, d_model=args.d_model))
+    step, examples = training(args, model.train(), features.rows(ids), random)
+    trained = interleaved({"train": step}, args.repeats)["train"]
+    return {
+        "rows": args.large_budget,
+        "examples_trained_per_cpu_second": round(examples / trained["cpu_seconds"]),
+        "table_mb": round(model.table.weight.nbytes / 1e6),
+        "peak_resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
 
 
 def training(args: RankerSpeedArguments, model: SemanticIdRanker, rows: np.ndarray, random: np.random.Generator):
