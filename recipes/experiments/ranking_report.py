@@ -243,6 +243,11 @@ def main() -> None:
         parts += ["", f"## {name}: labels dealt out anew", ""]
         parts += ["The same lists, their labels shuffled in training, validation and test: every AUC must be .5."]
         parts += [f"`{content['command']}`", "", table(content)]
+    for name, content in read(folder / "paper_ids").items():
+        size = content["runs"][0]
+        parts += ["", f"## {name}: {size['num_codebooks']} levels of {size['codebook_size']:,} codes", ""]
+        parts += ["The sizes of arXiv 2306.08121, for the same lists."]
+        parts += [f"`{content['command']}`", "", table(content)]
     for name, content in read(folder / "epochs").items():
         parts += ["", f"## {name}: more epochs", ""]
         parts += ["One seed, the epoch that is best on validation kept. The tables above train for two epochs."]
