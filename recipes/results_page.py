@@ -34,7 +34,8 @@ def page(folder: Path) -> str:
     if any(folder.glob("beams/*.json")):
         parts += ["## How many beams", "![Recall against beams](beams.png)"]
         parts += [
-            f"`{content['command']}`: {content['users']:,} {content['part']} users, {content['hardware']}."
+            f"`{content['command']}`: {content['users']:,} {content['part']} users, {content['hardware']}. "
+            f"{content.get('note', '')}".strip()
             for content in map(_read, sorted(folder.glob("beams/*.json")))
         ]
     for content in map(_read, sorted(folder.glob("ablation/*.json"))):
@@ -83,7 +84,7 @@ def ensemble_table(content: dict) -> str:
     named += [(row["model"], row) for row in content["rows"] if row["model"] != "alone"]
     lines = [[name, *(pair(row[part]) for part in PARTS)] for name, row in named]
     heads = ["T5", "validation R@10 / N@10", "test R@10 / N@10"]
-    return f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
+    return f"{content.get('note', '')} `{content['command']}`\n\n{markdown_table(heads, lines)}".strip()
 
 
 def ablation_table(content: dict) -> str:
