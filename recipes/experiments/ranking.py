@@ -126,16 +126,19 @@ def main() -> None:
                 rows.append(key | {"metrics": metrics, "seconds": seconds})
                 print(f"{name} {kind:>16} {budget:>6} seed {seed}: {metrics} in {seconds:.0f} s", flush=True)
                 content = {"dataset": name, "sizes": sizes(benchmark), "runs": rows}
-                content |= {"command": command(sys.argv)}
+                content |= {"command": command(sys.argv, rows)}
                 write_atomically(file, json.dumps(content, indent=1) + "\n")
 
 
-def command(argv: list[str]) -> str:
-    """The command line that makes all of a file: without the options that say which part of it."""
+def command(argv: list[str], rows: list[dict]) -> str:
+    """The command line that makes all rows of a file, of which this run may have made a part."""
+    parts = {"--kinds": "kind", "--budgets": "budget", "--seeds": "seed"}
     kept, part = [], False
     for word in argv:
-        part = word in ("--kinds", "--budgets", "--seeds") or (part and not word.startswith("--"))
+        part = word in parts or (part and not word.startswith("--"))
         kept += [] if part else [word]
+    for option, name in parts.items():
+        kept += [option, *map(str, dict.fromkeys(row[name] for row in rows))]
     return shlex.join(["python", *kept])
 
 

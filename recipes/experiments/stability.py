@@ -57,7 +57,7 @@ def main() -> None:
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"runs": [], "prefixes": {}}
-    found |= {"dataset": Path(args.dataset).name, "command": command(sys.argv)}
+    found |= {"dataset": Path(args.dataset).name}
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings["embeddings"] = None if args.embeddings is None else Path(args.embeddings).name
     for quantizer, learned_on, levels, size in variants(args):
@@ -88,6 +88,7 @@ def main() -> None:
             except DataError as error:
                 metrics = {"could_not_run": str(error)}
             found["runs"].append(key | {"metrics": metrics})
+            found["command"] = command(sys.argv, found["runs"])
             print(f"{name}, {key['kind']}, seed {key['seed']}: {metrics}", flush=True)
             write_atomically(file, json.dumps(found, indent=1) + "\n")
 
