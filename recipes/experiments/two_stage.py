@@ -99,21 +99,23 @@ def main() -> None:
 
 def proposed(
     args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The T5's beams for a part of the users, kept for the next run of the same model."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model."""
     weights = hashlib.sha256(tiger.model.shared.weight.detach().cpu().numpy().tobytes()).hexdigest()[:16]
     name = f"{Path(args.dataset).name}-{weights}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     if file.exists():
         kept = load_file(file)
-        return kept["rows"], kept["scores"]
+        return kept["rows"], kept["scores"], float(kept.get("seconds", 0))
+    start = time.perf_counter()
     with torch.autocast(tiger.device.type, torch.bfloat16):
         rows, scores = tiger.recommend_rows(
             split.part(part)[0], k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
         )
+    seconds = time.perf_counter() - start
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, save({"rows": rows, "scores": scores}))
-    return rows, scores
+    write_atomically(file, save({"rows": rows, "scores": scores, "seconds": np.array(seconds)}))
+    return rows, scores, seconds
 
 
 def add_row(args: TwoStageExperiment, row: dict) -> None:
@@ -157,10 +159,14 @@ def measure(
     wanted = {name for name in variants if not args.variants or name in args.variants}
     if there >= wanted:
         return
+    start = time.perf_counter()
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
     for part, given in beams.items():
-        proposals[part] = candidates.propose(split.part(part)[0], *(given or ()), progress=True)
+        proposals[part] = candidates.propose(split.part(part)[0], *(given or ())[:2], progress=True)
+        if part == "valid":  # what the trees learn from; the test's proposals are no training
+            counting = round(time.perf_counter() - start)
+            before = {"beams": round(given[2]) if given else 0, "counting and proposing": counting}
     targets = {part: split.part(part)[1] for part in beams}
     hybrid = Hybrid().fit(split.train, item_texts(data.items)).recommend(split.part("test")[0])[0]
     base = next_item_metrics_per_user(hybrid, targets["test"])
@@ -198,6 +204,7 @@ def measure(
                 "interval": interval(whole - own),
                 "p": bootstrap_p(whole - own),
             }
+        row["seconds before"] = before if "t5" not in without else before | {"beams": 0}
         row |= {"trees": [record["trees"] for record in records], "seconds": round(time.perf_counter() - start)}
         row["of"] = of
         row["recall of the candidates, validation"] = round(records[0]["recall of the candidates"], 4)
