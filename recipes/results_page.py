@@ -100,11 +100,10 @@ def ablation_table(content: dict) -> str:
             before = row
     return (
         f"Every row trains for about {content['seconds']:.0f} CPU seconds, one seed, and is measured on "
-        f"{content['users']:,} users: less than the recipes train, so that all rows can have the same. The standard "
-        "error of an N@10 is about .0025, so the small steps are not told from chance. Not in it: a user token, which "
-        "the library does not have; other ways with collisions than a last token; depth apart from the quantizer. "
-        "Several T5s together are in the table of seeds. Since the last row was measured, recipes do without Muon: it "
-        "helps a T5 that starts from nothing, and not one that starts from log and words. "
+        f"{content['users']:,} users: less than the recipes train, so that all rows can have the same. A row from the "
+        "third on adds its step to the row above; after *ours*, each is one change to that. The standard error of an "
+        "N@10 is about .0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
+        "and not one that starts from log and words. Several T5s together are in the table of seeds. "
         f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
     )
 

@@ -44,6 +44,27 @@ def test_average_of_the_last_steps():
     assert model.weight.item() == 3.5
 
 
+def test_own_codes():
+    codes = np.array([[0, 2], [0, 0], [0, 2], [1, 2], [0, 2]])
+    own = ablation.with_own_codes(SemanticIdTokenizer(codes, list("abcde"), codebook_size=4)).semantic_ids
+    assert own.tolist() == [[0, 2, 0], [0, 0, 0], [0, 1, 0], [1, 2, 0], [0, 3, 0]]
+    crowded = SemanticIdTokenizer(np.zeros((3, 2), dtype=int), list("abc"), codebook_size=2)
+    with pytest.raises(DataError, match="3 items share all codes but the last, of 2"):
+        ablation.with_own_codes(crowded)
+
+
+def test_user_tokens(dataset, tokenizer):
+    split = RecommendationData.load(dataset).leave_one_out()
+    joined, led = ablation.with_user_tokens(tokenizer, split, 5)
+    known = len(tokenizer)
+    assert len(joined) == known + 5 and set(joined.codes[known:, 0]) == {tokenizer.codebook_size}
+    for part in ("valid", "test"):
+        before, after = split.part(part)[0], led.part(part)[0]
+        for user in range(len(before)):
+            assert after[user][0] >= known and after[user][0] == led.train[user][0]
+            assert np.array_equal(after[user][1:], before[user])
+
+
 def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert ablation.rows()["tokens are prefixes"] == ablation.PAPER | {
@@ -59,12 +80,13 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
         "neighbours": True,
         "tokenizer": "log",
         "averaged": 0.2,
+        "user tokens": 20,
     }
     monkeypatch.setattr(ablation, "STEPS", {"codes": {}, "prefixes": changed})
     monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
     monkeypatch.setattr(ablation, "CHANGES", {})
     argv = ["ablation.py", "--dataset", dataset, "--seconds", 0.5]
-    argv += ["--tokenizers", *[tmp_path / "tokenizer"] * 3]
+    argv += ["--tokenizers", *[tmp_path / "tokenizer"] * 4]
     argv += ["--results_dir", tmp_path / "ablation", "--users", 50, "--targets", 64]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     ablation.main()

@@ -1,10 +1,12 @@
 """From the paper's recipe to ours, a step at a time, at the same cost.
 
-    python recipes/experiments/ablation.py --dataset datasets/beauty --tokenizers RQVAE KMEANS LOG [--seconds 240]
+    python recipes/experiments/ablation.py --dataset datasets/beauty --tokenizers RQVAE KMEANS LOG LOG3 [--seconds 240]
 
 Each row changes one thing in the row above it and trains for the same CPU time, with one cosine over it: the number of
 steps follows from the time of the first ones. So a row says what its change gives to who has so many seconds, and
 a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it.
+A user token is put before the history; who has more events than fit in a history goes without. *No two items with the
+same codes*: an item whose codes are taken gets the first free last code, and the collision token says nothing.
 Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
 """
 
@@ -15,16 +17,17 @@ import shlex
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingArguments, set_seed
 
 from tiger.arguments import parse_arguments
 from tiger.cli import friendly_errors
-from tiger.data import DataError, LeaveOneOut, RecommendationData
+from tiger.data import DataError, LeaveOneOut, RecommendationData, Sequences
 from tiger.embeddings import item_texts, load_embeddings
 from tiger.examples import EvaluationExamples, TrainingExamples
 from tiger.files import write_atomically
@@ -35,7 +38,7 @@ from tiger.token_starts import principal_axes, start_as_neighbours, start_from_i
 from tiger.tokenizer import SemanticIdTokenizer
 from tiger.word_vectors import word_vectors
 
-TOKENIZERS = ("rqvae", "kmeans", "log")
+TOKENIZERS = ("rqvae", "kmeans", "log", "log3")
 PAPER = {
     "tokenizer": "rqvae",
     "history_attention": "full",
@@ -51,6 +54,8 @@ PAPER = {
     "muon": None,
     "history": 20,
     "averaged": 0.0,
+    "user tokens": 0,
+    "own codes": False,
 }
 STEPS = {
     "the paper's T5, AdamW": {},
@@ -65,18 +70,23 @@ STEPS = {
     "layers start by passing on": {"neighbours": True},
     "256 dimensions, dropout .15": {"d_model": 256, "dropout": 0.15},
     "2 codes by k-means": {"tokenizer": "kmeans"},
-    "ours: 2 codes, of texts and log": {"tokenizer": "log"},
+    "2 codes, of texts and log": {"tokenizer": "log"},
+    "ours: AdamW for all, once more": {"muon": None},
 }
 CHANGES = {
     "ours, dropout .1": {"dropout": 0.1},
     "ours, dropout .2": {"dropout": 0.2},
     "ours, histories of 5 items": {"history": 5},
-    "ours, learning rates x 2": {"rate": 2e-3, "embeddings": 1e-2, "muon": 6e-3},
+    "ours, learning rates x 2": {"rate": 2e-3, "embeddings": 1e-2},
+    "ours, learning rates / 2": {"rate": 5e-4, "embeddings": 2.5e-3},
     "ours, weights averaged over the last fifth": {"averaged": 0.2},
     "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
     "ours, started from the log alone": {"start": {"log": 1}},
     "ours, tokens are codes": {"tokens": "codes"},
-    "ours, AdamW for all": {"muon": None},
+    "ours, 2,000 user tokens": {"user tokens": 2000},
+    "ours, no two items with the same codes": {"own codes": True},
+    "ours, 3 codes": {"tokenizer": "log3"},
+    "ours, 3 codes, no two items with the same": {"tokenizer": "log3", "own codes": True},
 }
 
 
@@ -85,7 +95,7 @@ class AblationArguments:
     dataset: str = field(metadata={"help": "dataset directory"})
     tokenizers: list[str] = field(
         metadata={
-            "help": "what recipes/tokenizer.py wrote: 3 codes of an RQ-VAE, 2 by k-means, the same with log_weight"
+            "help": "what recipes/tokenizer.py wrote: 3 codes of an RQ-VAE, 2 by k-means, 2 and 3 of texts and log"
         }
     )
     embeddings: str | None = field(
@@ -130,7 +140,7 @@ def main() -> None:
     found["command"] = shlex.join(["python", *sys.argv])
     for name, settings in rows().items():
         there = [row["settings"] for row in found["rows"] if row["step"] == name]
-        if there and there[0] != settings:
+        if there and PAPER | there[0] != settings:
             raise DataError(f"{file}: row {name!r} was measured with other settings: remove it.")
         if there:
             continue
@@ -157,6 +167,10 @@ def measure(
 ) -> dict:
     """Train for the time given, decode validation and test."""
     tokenizer = tokenizers[settings["tokenizer"]].with_tokens(settings["tokens"])
+    if settings["own codes"]:
+        tokenizer = with_own_codes(tokenizer)
+    if settings["user tokens"]:
+        tokenizer, split = with_user_tokens(tokenizer, split, settings["user tokens"])
     clock = Clock()
     make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
     # The first steps are slower than the rest; half a dozen of them are left out.
@@ -187,7 +201,7 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
         whole = sum(settings["start"].values())
         sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}
         vectors = (known[name](size) for name, size in sizes.items())
-        start_from_items(model, tokenizer, *vectors)
+        start_from_items(model, tokenizer, *(with_random_rows(part, len(tokenizer)) for part in vectors))
     if settings["neighbours"]:
         start_as_neighbours(model)
     on_cpu = not torch.accelerator.is_available()
@@ -218,6 +232,53 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
         muon_learning_rate=settings["muon"],
         callbacks=[Average(settings["averaged"]), clock] if settings["averaged"] else [clock],
     )
+
+
+def with_own_codes(tokenizer: SemanticIdTokenizer) -> SemanticIdTokenizer:
+    """The same, but for items whose codes another item has, too: they get the first free last code.
+
+    Raises:
+        DataError: more items share all codes but the last than there are last codes.
+    """
+    codes = tokenizer.codes.copy()
+    groups = np.unique(codes[:, :-1], axis=0, return_inverse=True)[1].ravel()
+    for group in range(groups.max() + 1):
+        rows = np.flatnonzero(groups == group)
+        if len(rows) > tokenizer.codebook_size:
+            raise DataError(f"{len(rows)} items share all codes but the last, of {tokenizer.codebook_size}.")
+        taken, first = np.unique(codes[rows, -1], return_index=True)
+        others = np.delete(rows, first)
+        codes[others, -1] = np.setdiff1d(np.arange(tokenizer.codebook_size), taken)[: len(others)]
+    return SemanticIdTokenizer(codes, tokenizer.item_ids, tokenizer.codebook_size, tokens=tokenizer.tokens)
+
+
+def with_user_tokens(
+    tokenizer: SemanticIdTokenizer, split: LeaveOneOut, count: int
+) -> tuple[SemanticIdTokenizer, LeaveOneOut]:
+    """Users drawn into ``count`` groups, whose tokens stand before all histories: items with a first code of their
+    own, which nobody ever bought."""
+    numbers, size = np.arange(count), tokenizer.codebook_size
+    codes = np.zeros((count, tokenizer.num_codebooks), dtype=np.int64)
+    codes[:, 0], codes[:, -1] = size, numbers % size
+    names = [f"user group {number}" for number in numbers]
+    joined = np.concatenate([tokenizer.codes, codes]), [*tokenizer.item_ids, *names], size + 1
+    groups = len(tokenizer) + np.random.default_rng(0).integers(count, size=len(split.users))
+
+    def led(sequences: Sequences) -> Sequences:
+        items, times = (
+            np.insert(part, sequences.offsets[:-1], lead)
+            for part, lead in ((sequences.items, groups), (sequences.timestamps, 0))
+        )
+        return Sequences(sequences.offsets + np.arange(len(sequences) + 1), items, times)
+
+    changed = replace(split, train=led(split.train), test_histories=led(split.test_histories))
+    return SemanticIdTokenizer(*joined, tokens=tokenizer.tokens), changed
+
+
+def with_random_rows(vectors: np.ndarray, count: int) -> np.ndarray:
+    """As many rows as there are items; what is added says nothing."""
+    random = np.random.default_rng(0).normal(0, vectors.std(), (count - len(vectors), vectors.shape[1]))
+    return np.concatenate([vectors, random.astype(vectors.dtype)])
 
 
 class Average(TrainerCallback):
