@@ -100,8 +100,8 @@ def ablation_table(content: dict) -> str:
             before = row
     return (
         f"Every row trains for about {content['seconds']:.0f} CPU seconds, one seed, and is measured on "
-        f"{content['users']:,} users: less than the recipes train, so that all rows can have the same. A row from the "
-        "third on adds its step to the row above; after *ours*, each is one change to that. The standard error of an "
+        f"{content['users']:,} users: less than the recipes train, so that all rows can have the same. Each row adds "
+        "its step to the row above; after *ours*, each is one change to that. The standard error of an "
         "N@10 is about .0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
         "and not one that starts from log and words. Several T5s together are in the table of seeds. "
         f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
@@ -123,7 +123,7 @@ def costs(folder: Path, dataset: str) -> list[tuple[str, float, float, str, int 
     file = folder / "two_stage" / f"{dataset}.json"
     for row in _read(file)["rows"] if file.exists() else []:
         if row["setting"] == "as published" and row["model"] != "hybrid":
-            trees = row["seconds"] / len(row["seeds"])
+            trees = row["seconds"] / len(row["seeds"]) + sum(row.get("seconds before", {}).values())
             seconds = trees if "without T5" in row["model"] else trees + t5
             found.append((row["model"], seconds, row["test"]["ndcg@10"], "x86_64 CPU", None))
     return [row for row in found if row[1] > 0]
