@@ -3,7 +3,8 @@
     python recipes/ranker.py recipes/demo/ranker.yaml [--key value ...]
 
 It learns from the training part of the next-item split: each event and four items that the user might have been shown
-instead. Where a saved recommender is named, the ranker goes into it and orders its beams from then on.
+instead. Where a saved recommender is named, the ranker goes into it and orders its beams from then on; how much the
+T5's own log-probability counts beside the ranker's logit is chosen on validation items.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tiger.catalogue_ranker import CatalogueRanker
 from tiger.cli import friendly_errors
 from tiger.data import DataError, RecommendationData, Sequences
 from tiger.embeddings import item_texts, load_embeddings, load_encoder
+from tiger.examples import EvaluationExamples
 from tiger.files import refuse_other_files, replaced_folder
 from tiger.impressions import Impressions, draw_negatives, first_seen, rows_and_dense, sampled_impressions
 from tiger.item_features import ItemFeatures
@@ -57,6 +59,8 @@ class RankerArguments:
     table_learning_rate: float = field(
         default=0.05, metadata={"help": "of a sparse table; a dense one learns as the rest"}
     )
+    weigh_users: int = field(default=3000, metadata={"help": "users whose beams choose the weight of the T5"})
+    num_beams: int = field(default=50, metadata={"help": "of these"})
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
 
 
@@ -117,9 +121,18 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
     ranker = CatalogueRanker(model.to("cpu"), features, tokenizer, dense)
+    weighed = {}
+    if recommender is not None:
+        users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users)
+        beams = recommender.recommend_rows(
+            users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
+        )
+        weighed = ranker.weigh_t5(users.histories, *beams, users.targets)
+        print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
+    report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
     with replaced_folder(args.ranker_dir, REPORT) as folder:
         ranker.save_pretrained(folder)
-        (folder / REPORT).write_text(json.dumps({"validation": metrics, "arguments": asdict(args)}, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
     if recommender is not None:
         recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)

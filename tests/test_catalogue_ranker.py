@@ -8,7 +8,7 @@ from transformers import set_seed
 
 from tiger.catalogue_ranker import CatalogueRanker
 from tiger.cli import main
-from tiger.data import DataError
+from tiger.data import DataError, Sequences
 from tiger.item_features import ItemFeatures
 from tiger.ranker import SemanticIdRanker, ranker_config
 from tiger.recommender import TigerRecommender
@@ -47,6 +47,22 @@ def test_the_ranker_orders_what_the_beams_propose(recommender):
     ranked, given = recommender.rank(history, [answer[::-1] for answer in proposed])
     assert ranked == items
     np.testing.assert_allclose(np.stack(given), logits, atol=1e-5)
+
+
+def test_the_t5_has_its_say(recommender):
+    ranker, random = recommender.ranker, np.random.default_rng(0)
+    histories = Sequences(np.arange(101), random.integers(0, 20, 100).astype(np.int32), np.zeros(100, dtype=np.int64))
+    beams = np.stack([random.permutation(20) for _ in range(100)])
+    beams[0, 12:] = -1
+    scores = np.where(beams < 0, -np.inf, -np.arange(20.0))
+    targets = np.where(random.random(100) < 0.7, beams[:, 0], beams[:, 3])  # what the T5 puts first, mostly
+    found = ranker.weigh_t5(histories, beams, scores, targets)
+    assert ranker.ranker.config.t5_weight == max(found, key=found.get) > 0 and found[0.0] < 0.6 < max(found.values())
+    rows, t5, sums = ranker.order(histories, beams, scores, k=20)
+    logits = ranker.score(list(histories), rows)
+    there = rows >= 0
+    np.testing.assert_allclose(sums[there], (logits + ranker.ranker.config.t5_weight * t5)[there], rtol=1e-5)
+    assert (rows[0, 12:] == -1).all() and np.isneginf(sums[0, 12:]).all() and (np.diff(sums[1:], axis=1) <= 0).all()
 
 
 def test_lists_of_several_lengths(recommender):

@@ -14,10 +14,12 @@ from tiger.data import DataError, Sequences
 from tiger.examples import pad_rows
 from tiger.files import write_atomically
 from tiger.item_features import ItemFeatures
+from tiger.metrics import ndcg_at_k
 from tiger.ranker import SemanticIdRanker, check_ranker
 from tiger.tokenizer import SemanticIdTokenizer
 
 DENSE = "dense.safetensors"
+T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _USERS = 256
 
 
@@ -103,7 +105,7 @@ class CatalogueRanker:
         exclude_history: bool = True,
         among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` best of the T5's proposals.
+        """The ``k`` best of the T5's proposals, by the logits and ``t5_weight`` times the T5's log-probabilities.
 
         Args:
             histories: n sequences of item rows.
@@ -111,11 +113,38 @@ class CatalogueRanker:
             exclude_history, among: have been seen to by the T5.
 
         Returns:
-            rows int64 [n, k], the T5's log-probabilities and the logits float32 [n, k]; -1 and ``-inf`` where none.
+            rows int64 [n, k], the T5's log-probabilities and the sums float32 [n, k]; -1 and ``-inf`` where none.
         """
-        logits = self.score(list(histories), beams)
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-        return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, logits))
+        sums = self.score(list(histories), beams) + self._t5_part(scores, self.ranker.config.t5_weight)
+        order = np.argsort(-sums, axis=1, kind="stable")[:, :k]
+        return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, sums))
+
+    def weigh_t5(
+        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
+    ) -> dict[float, float]:
+        """Give the T5's log-probability the weight that orders its beams best.
+
+        A ranker that learned from drawn negatives knows what a user clicks on among anything; which of fifty likely
+        items comes next, the T5 that proposed them knows as well.
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: as for :meth:`order`.
+            targets: int [n], what came next; validation's, which neither model was trained on.
+
+        Returns:
+            NDCG@10 by weight, of those in ``T5_WEIGHTS``. The ranker's configuration has the best one from now on.
+        """
+        logits, found = self.score(list(histories), beams), {}
+        for weight in T5_WEIGHTS:
+            order = np.argsort(-(logits + self._t5_part(scores, weight)), axis=1, kind="stable")
+            found[weight] = ndcg_at_k(np.take_along_axis(beams, order, axis=1), targets, 10)
+        self.ranker.config.t5_weight = max(found, key=found.get)
+        return found
+
+    @staticmethod
+    def _t5_part(scores: np.ndarray, weight: float) -> np.ndarray:
+        return weight * np.where(np.isfinite(scores), scores, 0)  # places without an item have no logit either
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None) -> None:
         """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""

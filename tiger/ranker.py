@@ -39,6 +39,7 @@ class RankerConfig(PreTrainedConfig):
         row_dropout: share of an item's table rows that training leaves out, anew in each batch, so that none of them,
             its own least of all, is relied on alone.
         sparse: whether the table's gradients hold only the rows that were read.
+        t5_weight: how much a T5's log-probability counts beside the logit where a recommender orders its beams.
         item_features: the fingerprint of the features that it was made for.
         semantic_ids: the fingerprint of the tokenizer whose codes they read.
     """
@@ -56,6 +57,7 @@ class RankerConfig(PreTrainedConfig):
     dropout: float = 0.1
     row_dropout: float = 0.0
     sparse: bool = True
+    t5_weight: float = 0.0
     item_features: str | None = None
     semantic_ids: str | None = None
 

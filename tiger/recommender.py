@@ -129,8 +129,9 @@ class TigerRecommender:
 
         Returns:
             Item ids, a list a user (shorter than ``k`` only where the catalogue is), and scores, float32 [users, k],
-            ``-inf`` where there is no item: the ranker's logits where it has ordered them, else the T5's
-            log-probabilities; with ``both_scores`` [users, k, 2], the T5's first.
+            ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
+            T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
+            ``both_scores`` [users, k, 2], the T5's first.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise TypeError('histories is a list of histories: [["item-1", "item-2"]], not ["item-1", "item-2"]')
