@@ -8,7 +8,6 @@ from pathlib import Path
 from tiger.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->"
 # What the paper prints for TIGER, R@10 and N@10 on test.
 PAPER = {"beauty": (0.0648, 0.0384), "sports": (0.0400, 0.0225), "toys": (0.0712, 0.0432)}
 HEADLINE = "as published, history removed"
@@ -76,16 +75,24 @@ def pair(metrics: dict | None, k: int = 10) -> str:
     return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
 
 
-def updated(readme: str, tables: str) -> str:
-    """The README with the tables between the markers."""
-    before, rest = readme.split(BEGIN)
-    return before + BEGIN + tables + END + rest.split(END)[1]
+def ranking_summary(folder: Path) -> str:
+    """Markdown: what the page of the ranking benchmark says before it comes to single data sets, but for its title."""
+    text = (folder / "ranking" / "README.md").read_text().split("\n## ")[0].split("\n", 1)[1]
+    return text.replace("(ranking.png)", "(recipes/results/ranking/ranking.png)").strip() + "\n"
+
+
+def updated(readme: str, name: str, text: str) -> str:
+    """The README with other text between the markers of that name."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, rest = readme.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    tables = results_tables(ROOT / "recipes" / "results")
-    readme.write_text(updated(readme.read_text(), tables))
+    readme, results = ROOT / "README.md", ROOT / "recipes" / "results"
+    tables = results_tables(results)
+    text = updated(readme.read_text(), "results", tables)
+    readme.write_text(updated(text, "ranking", ranking_summary(results)))
     print(tables)
 
 

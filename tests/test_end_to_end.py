@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.demo import write_demo
-from recipes.tables import ROOT, results_tables, updated
+from recipes.tables import ROOT, ranking_summary, results_tables, updated
 from tiger.data import RecommendationData
 from tiger.examples import EvaluationExamples
 from tiger.metrics import next_item_metrics
@@ -208,7 +208,9 @@ def test_a_wheel_installs_and_imports(tmp_path):
 
 def test_readme_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
-    assert readme == updated(readme, results_tables(ROOT / "recipes" / "results"))
+    results = ROOT / "recipes" / "results"
+    assert readme == updated(readme, "results", results_tables(results))
+    assert readme == updated(readme, "ranking", ranking_summary(results))
 
 
 def test_readme_example_runs_as_pasted(work, trained, tmp_path):

@@ -77,9 +77,10 @@ def against_baseline(content: dict, kind: str, budget: int, metric: str) -> tupl
     return float(differences.mean()), float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def chosen(content: dict, kinds: Sequence[str], metric: str) -> tuple[str, int]:
-    """The representation and size with the best mean of a validation metric: what a user could have picked."""
-    sizes = sorted({row["budget"] for row in content["runs"]})
+def chosen(content: dict, kinds: Sequence[str], metric: str, sizes: Sequence[int] = ()) -> tuple[str, int]:
+    """The representation and size (of those given, or of all) with the best mean of a validation metric: what a user
+    could have picked."""
+    sizes = sizes or sorted({row["budget"] for row in content["runs"]})
     means = {
         (kind, size): np.mean(list(found.values()))
         for kind, size in product(kinds, sizes)
@@ -118,7 +119,10 @@ def questions(found: dict[str, dict]) -> str:
     ask("spm+dense", largest("spm+dense"), "auc")
     ask("random_hash+spm", largest("random_hash+spm"), "auc")
     every = sorted({row["kind"] for content in found.values() for row in content["runs"]} - {BASELINE})
-    ask("The best of all, chosen on validation", lambda content: chosen(content, every, "valid_auc"), "auc")
+    for size in sorted({row["budget"] for content in found.values() for row in content["runs"]}):
+        question = f"The best of all with {size:,} rows, chosen on validation"
+        ask(question, lambda content, size=size: chosen(content, every, "valid_auc", [size]), "auc")
+    ask("The best of all sizes, chosen on validation", lambda content: chosen(content, every, "valid_auc"), "auc")
     return markdown_table(["test AUC against random hashing of the same size (p over seeds)", *found], lines)
 
 
