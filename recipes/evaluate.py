@@ -14,7 +14,6 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -101,45 +100,47 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
     if recommender.ranker is not None and recommender.ranker.learned_from == args.part:
         stages = [args.name]
         print("The second stage learned from validation items: only the T5 is measured on them.")
-    for exclude_history, stage in product((True, False), stages):
+    for exclude_history in (True, False):
         start = time.perf_counter()
         with torch.autocast(recommender.device.type, torch.bfloat16, enabled=args.bf16):
-            answers, _ = recommender.recommend_rows(
+            proposed, scores = recommender.recommend_rows(
                 histories,
-                k=10,
+                k=max(10, args.num_beams),
                 num_beams=args.num_beams,
                 exclude_history=exclude_history,
                 progress=True,
-                rank=stage == "two-stage",
+                rank=False,
             )
-        seconds = time.perf_counter() - start
-        invalid = float(np.mean(answers < 0))
-        users = next_item_metrics_per_user(answers, targets)
-        row = result(
-            args,
-            stage,
-            describe(args, seed is not None, exclude_history),
-            {name: values.mean() for name, values in users.items()},
-            [recommender.training.get("seed")],
-            seconds,
-            encoder=None if recommender.encoder is None else recommender.encoder.name,
-        )
-        gains = users["ndcg@10"] - base[exclude_history]
-        row["over users"] = {
-            "interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(users["ndcg@10"])],
-            "more than the hybrid, ndcg@10": round(float(gains.mean()), 5),
-            "p against the hybrid": bootstrap_p(gains),
-        }
-        row |= {"training": recommender.training, "num_beams": args.num_beams, "empty_places": invalid}
-        rows.append(row | ({"note": args.note} if args.note else {}))
+        for stage in stages:
+            answers = proposed[:, :10]
+            if stage == "two-stage":
+                answers = recommender.ranker.order(histories, proposed, scores, 10, exclude_history)[0]
+            users = next_item_metrics_per_user(answers, targets)
+            row = result(
+                args,
+                stage,
+                describe(args, seed is not None, exclude_history),
+                {name: values.mean() for name, values in users.items()},
+                [recommender.training.get("seed")],
+                time.perf_counter() - start,
+                encoder=None if recommender.encoder is None else recommender.encoder.name,
+            )
+            row["by user"] = users["ndcg@10"], base[exclude_history]
+            row |= {"training": recommender.training, "num_beams": args.num_beams}
+            row["empty_places"] = float(np.mean(answers < 0))
+            rows.append(row | ({"note": args.note} if args.note else {}))
     return rows
 
 
 def over_seeds(rows: list[dict]) -> list[dict]:
-    """One result a model and setting: means over seeds, and their standard deviations."""
+    """One result a model and setting: means over seeds, and their standard deviations.
+
+    What is said of users is said of each user's mean over seeds.
+    """
     merged = []
     for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
         same = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
+        by_user = [row.pop("by user") for row in same if "by user" in row]
         values = {name: np.array([row["metrics"][name] for row in same]) for name in METRICS}
         merged.append(
             same[0]
@@ -152,8 +153,13 @@ def over_seeds(rows: list[dict]) -> list[dict]:
                 "seconds": round(sum(row["seconds"] for row in same), 1),
             }
         )
-        if same[1:]:
-            merged[-1].pop("over users", None)  # of one seed
+        if by_user:
+            own, hybrid = np.mean(by_user, axis=0)
+            merged[-1]["over users"] = {
+                "interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)],
+                "more than the hybrid, ndcg@10": round(float((own - hybrid).mean()), 5),
+                "p against the hybrid": bootstrap_p(own - hybrid),
+            }
     return merged
 
 
