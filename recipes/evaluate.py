@@ -27,6 +27,7 @@ from tiger.embeddings import item_texts
 from tiger.files import write_atomically
 from tiger.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
 from tiger.recommender import TigerRecommender
+from tiger.two_stage import TwoStageRanker
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
@@ -96,7 +97,8 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
         for removed in (True, False)
     }
     rows = []
-    stages = [args.name] if recommender.ranker is None else [args.name, "two-stage"]
+    second = "two-stage" if isinstance(recommender.ranker, TwoStageRanker) else f"{args.name}-ranked"
+    stages = [args.name] if recommender.ranker is None else [args.name, second]
     if recommender.ranker is not None and recommender.ranker.learned_from == args.part:
         stages = [args.name]
         print("The second stage learned from validation items: only the T5 is measured on them.")
@@ -113,7 +115,7 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
             )
         for stage in stages:
             answers = proposed[:, :10]
-            if stage == "two-stage":
+            if stage == second:
                 answers = recommender.ranker.order(histories, proposed, scores, 10, exclude_history)[0]
             users = next_item_metrics_per_user(answers, targets)
             row = result(
