@@ -113,7 +113,9 @@ def costs(folder: Path, dataset: str) -> list[tuple[str, float, float, str, int 
     found = []
     for file in sorted((folder / dataset).glob("*.json")):
         for row in _read(file):
-            if row["setting"] != HEADLINE:
+            if row["setting"] != HEADLINE or row["model"].endswith(
+                "-ranked"
+            ):  # click models' seconds are not recorded
                 continue
             training = row.get("training", {})
             seconds = training.get("seconds", row["seconds"])
