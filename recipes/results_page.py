@@ -113,9 +113,8 @@ def costs(folder: Path, dataset: str) -> list[tuple[str, float, float, str, int 
     found = []
     for file in sorted((folder / dataset).glob("*.json")):
         for row in _read(file):
-            if row["setting"] != HEADLINE or row["model"].endswith(
-                "-ranked"
-            ):  # click models' seconds are not recorded
+            # What a click model took is not recorded.
+            if row["setting"] != HEADLINE or row["model"].endswith("-ranked"):
                 continue
             training = row.get("training", {})
             seconds = training.get("seconds", row["seconds"])
