@@ -89,19 +89,20 @@ def ensemble_table(content: dict) -> str:
 
 def ablation_table(content: dict) -> str:
     """Markdown: a row a step, and what it gives: to the row above, or to "ours" where it is a change of that."""
-    heads = ["step", "epochs", "parameters", "validation R@10 / N@10", "test R@10 / N@10"]
+    heads = ["step", "epochs", "CPU seconds", "parameters", "validation R@10 / N@10", "test R@10 / N@10"]
     heads += [f"N@10 that it adds, {name}" for name in ("validation", "test")]
     lines, before = [], None
     for row in content["rows"]:
         pairs = [pair(row[part]) for part in PARTS]
         gains = [f"{row[part]['ndcg@10'] - before[part]['ndcg@10']:+.4f}" if before else "" for part in PARTS]
-        lines.append([row["step"], f"{row['epochs']:.1f}", f"{row['parameters']:,}", *pairs, *gains])
+        cost = [f"{row['epochs']:.1f}", f"{row['seconds']:.0f}", f"{row['parameters']:,}"]
+        lines.append([row["step"], *cost, *pairs, *gains])
         if not row["step"].startswith("ours, "):
             before = row
     return (
-        f"Every row trains for about {content['seconds']:.0f} CPU seconds, one seed, and is measured on "
-        f"{content['users']:,} users: less than the recipes train, so that all rows can have the same. Each row adds "
-        "its step to the row above; after *ours*, each is one change to that. The standard error of an "
+        f"Every row to *ours* trains for about {content['seconds']:.0f} CPU seconds, less than the recipes train, and "
+        "adds its step to the row above. Each row below is one change to *ours*, for as many steps. One seed, "
+        f"{content['users']:,} users. The standard error of an "
         "N@10 is about .0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
         "and not one that starts from log and words. Several T5s together are in the table of seeds. "
         f"`{content['command']}`\n\n{markdown_table(heads, lines)}"

@@ -84,14 +84,15 @@ def test_ablation(dataset, tokenizer, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(ablation, "STEPS", {"codes": {}, "prefixes": changed})
     monkeypatch.setattr(ablation, "PAPER", ablation.PAPER | {"layers": 1, "d_ff": 32, "history_attention": "causal"})
-    monkeypatch.setattr(ablation, "CHANGES", {})
+    monkeypatch.setattr(ablation, "CHANGES", {"codes again": {"tokens": "codes", "start": {}}})
     argv = ["ablation.py", "--dataset", dataset, "--seconds", 0.5]
     argv += ["--tokenizers", *[tmp_path / "tokenizer"] * 4]
     argv += ["--results_dir", tmp_path / "ablation", "--users", 50, "--targets", 64]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     ablation.main()
     found = json.loads((tmp_path / "ablation" / "small.json").read_text())
-    assert [row["step"] for row in found["rows"]] == ["codes", "prefixes"]
+    assert [row["step"] for row in found["rows"]] == ["codes", "prefixes", "codes again"]
+    assert found["rows"][2]["steps"] == found["rows"][1]["steps"]
     for row in found["rows"]:
         assert row["steps"] >= 20 and row["seconds"] > 0 and 0 <= row["test"]["ndcg@10"] <= 1 < row["parameters"]
     before = (tmp_path / "ablation" / "small.json").read_text()

@@ -4,7 +4,8 @@
 
 Each row changes one thing in the row above it and trains for the same CPU time, with one cosine over it: the number of
 steps follows from the time of the first ones. So a row says what its change gives to who has so many seconds, and
-a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it.
+a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it, which train for as
+many steps as ours did, whatever that costs: a busy machine gives fewer steps a CPU second.
 A user token is put before the history; who has more events than fit in a history goes without. *No two items with the
 same codes*: an item whose codes are taken gets the first free last code, and the collision token says nothing.
 Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
@@ -144,7 +145,10 @@ def main() -> None:
             raise DataError(f"{file}: row {name!r} was measured with other settings: remove it.")
         if there:
             continue
-        found["rows"].append({"step": name} | measure(args, settings, tokenizers, split, known))
+        steps = None
+        if name in CHANGES:
+            (steps,) = (row["steps"] for row in found["rows"] if row["step"] == list(STEPS)[-1])
+        found["rows"].append({"step": name} | measure(args, settings, tokenizers, split, known, steps))
         write_atomically(file, json.dumps(found, indent=1) + "\n")
         print(found["rows"][-1], flush=True)
 
@@ -164,17 +168,19 @@ def measure(
     tokenizers: dict[str, SemanticIdTokenizer],
     split: LeaveOneOut,
     known: dict,
+    steps: int | None = None,
 ) -> dict:
-    """Train for the time given, decode validation and test."""
+    """Train for the time given, or for so many steps; decode validation and test."""
     tokenizer = tokenizers[settings["tokenizer"]].with_tokens(settings["tokens"])
     if settings["own codes"]:
         tokenizer = with_own_codes(tokenizer)
     if settings["user tokens"]:
         tokenizer, split = with_user_tokens(tokenizer, split, settings["user tokens"])
     clock = Clock()
-    make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
-    # The first steps are slower than the rest; half a dozen of them are left out.
-    steps = max(20, int(args.seconds / clock.seconds_a_step(skip=6)))
+    if steps is None:
+        make_trainer(args, settings, tokenizer, split, known, 20, clock).train()
+        # The first steps are slower than the rest; half a dozen of them are left out.
+        steps = max(20, int(args.seconds / clock.seconds_a_step(skip=6)))
     trainer = make_trainer(args, settings, tokenizer, split, known, steps, clock)
     trainer.train()
     trained = clock.times[-1] - clock.times[0]
