@@ -113,6 +113,7 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
                 progress=True,
                 rank=False,
             )
+        alone = None
         for stage in stages:
             answers = proposed[:, :10]
             if stage == second:
@@ -127,7 +128,8 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
                 time.perf_counter() - start,
                 encoder=None if recommender.encoder is None else recommender.encoder.name,
             )
-            row["by user"] = users["ndcg@10"], base[exclude_history]
+            alone = users["ndcg@10"] if alone is None else alone
+            row["by user"] = users["ndcg@10"], base[exclude_history], alone
             row |= {"training": recommender.training, "num_beams": args.num_beams}
             row["empty_places"] = float(np.mean(answers < 0))
             rows.append(row | ({"note": args.note} if args.note else {}))
@@ -156,12 +158,13 @@ def over_seeds(rows: list[dict]) -> list[dict]:
             }
         )
         if by_user:
-            own, hybrid = np.mean(by_user, axis=0)
-            merged[-1]["over users"] = {
-                "interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)],
-                "more than the hybrid, ndcg@10": round(float((own - hybrid).mean()), 5),
-                "p against the hybrid": bootstrap_p(own - hybrid),
-            }
+            own, hybrid, alone = np.mean(by_user, axis=0)
+            told = {"interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)]}
+            for name, other in (("the hybrid", hybrid), ("the T5", alone)):
+                if not np.array_equal(own, other):
+                    told[f"more than {name}, ndcg@10"] = round(float((own - other).mean()), 5)
+                    told[f"p against {name}"] = bootstrap_p(own - other)
+            merged[-1]["over users"] = told
     return merged
 
 

@@ -78,6 +78,15 @@ def main() -> None:
         raise DataError(
             f"{args.recommender} has other semantic IDs than {args.tokenizer}: give the one it was made with."
         )
+    if recommender is not None and recommender.tokenizer.item_ids != tokenizer.item_ids:
+        raise DataError(f"{args.recommender} has had items added or removed since: train the ranker into a fresh one.")
+    if recommender is not None and recommender.training.get("shuffle_ties") != args.shuffle_ties:
+        raise DataError(
+            f"{args.recommender} was trained with shuffle_ties {recommender.training.get('shuffle_ties')}, which "
+            f"tells of the events validated with {args.shuffle_ties}: give the same."
+        )
+    if args.num_beams < 10:
+        raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)
     popularity = np.bincount(split.train.items, minlength=data.num_items)
     features = ItemFeatures.fit(
@@ -123,7 +132,7 @@ def main() -> None:
     ranker = CatalogueRanker(model.to("cpu"), features, tokenizer, dense)
     weighed = {}
     if recommender is not None:
-        users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users)
+        users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users, seed=1)  # others than chose the T5
         beams = recommender.recommend_rows(
             users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
         )

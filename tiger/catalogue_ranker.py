@@ -33,8 +33,6 @@ class CatalogueRanker:
         dense: float [items, D], content vectors, where the features read them.
     """
 
-    learned_from = "train"  # the part whose targets it knows
-
     def __init__(
         self,
         ranker: SemanticIdRanker,
@@ -60,6 +58,11 @@ class CatalogueRanker:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def learned_from(self) -> str:
+        """The part whose targets it knows: validation's once the T5 has been weighed."""
+        return "valid" if self.ranker.config.t5_weight else "train"
 
     @property
     def fingerprint(self) -> str | None:
@@ -105,7 +108,8 @@ class CatalogueRanker:
         exclude_history: bool = True,
         among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` best of the T5's proposals, by the logits and ``t5_weight`` times the T5's log-probabilities.
+        """The ``k`` best of the T5's proposals, by the logits and ``t5_weight`` times the T5's log-probabilities
+        (tempered ones, where it samples).
 
         Args:
             histories: n sequences of item rows.

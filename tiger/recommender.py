@@ -199,7 +199,7 @@ class TigerRecommender:
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> tuple[list[list[str]], list[np.ndarray]]:
-        """The ranker's order of given candidates.
+        """The ranker's order of given candidates, by its logits alone: the T5 is not asked.
 
         Args:
             histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.

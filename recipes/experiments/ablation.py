@@ -6,7 +6,8 @@ Each row changes one thing in the row above it and trains for the same CPU time,
 steps follows from the time of the first ones. So a row says what its change gives to who has so many seconds, and
 a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it, which train for as
 many steps as ours did, whatever that costs: a busy machine gives fewer steps a CPU second.
-A user token is put before the history; who has more events than fit in a history goes without. *No two items with the
+A user token is put before the history; who has more events than fit in a history goes without, and everybody's first
+event becomes one more target. *No two items with the
 same codes*: an item whose codes are taken gets the first free last code, and the collision token says nothing.
 Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
 """
@@ -84,6 +85,7 @@ CHANGES = {
     "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
     "ours, started from the log alone": {"start": {"log": 1}},
     "ours, tokens are codes": {"tokens": "codes"},
+    "ours, Muon for matrices": {"muon": 3e-3},
     "ours, 2,000 user tokens": {"user tokens": 2000},
     "ours, no two items with the same codes": {"own codes": True},
     "ours, 3 codes": {"tokenizer": "log3"},

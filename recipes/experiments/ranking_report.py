@@ -86,7 +86,7 @@ def chosen(content: dict, kinds: Sequence[str], metric: str, sizes: Sequence[int
         for kind, size in product(kinds, sizes)
         if (found := values(content, kind, size, metric))
     }
-    return max(means, key=means.get)
+    return max(means, key=means.get, default=(kinds[0], sizes[0]))
 
 
 def questions(found: dict[str, dict]) -> str:

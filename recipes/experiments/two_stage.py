@@ -104,9 +104,9 @@ def proposed(
     weights = hashlib.sha256(tiger.model.shared.weight.detach().cpu().numpy().tobytes()).hexdigest()[:16]
     name = f"{Path(args.dataset).name}-{weights}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
-    if file.exists():
-        kept = load_file(file)
-        return kept["rows"], kept["scores"], float(kept.get("seconds", 0))
+    kept = load_file(file) if file.exists() else {}
+    if "seconds" in kept:
+        return kept["rows"], kept["scores"], float(kept["seconds"])
     start = time.perf_counter()
     with torch.autocast(tiger.device.type, torch.bfloat16):
         rows, scores = tiger.recommend_rows(
