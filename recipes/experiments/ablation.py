@@ -85,11 +85,11 @@ CHANGES = {
     "ours, 3 codes, no two items with the same": {"tokenizer": "log3", "own codes": True},
     "ours, Muon for matrices": {"muon": 3e-3},
     "ours, tokens are codes": {"tokens": "codes"},
-    "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
-    "ours, started from the log alone": {"start": {"log": 1}},
     "ours, learning rates x 2": {"rate": 2e-3, "embeddings": 1e-2},
     "ours, learning rates / 2": {"rate": 5e-4, "embeddings": 2.5e-3},
     "ours, weights averaged over the last fifth": {"averaged": 0.2},
+    "ours, 4 + 4 layers, MLP 1024": {"layers": 4, "d_ff": 1024},
+    "ours, started from the log alone": {"start": {"log": 1}},
 }
 
 
