@@ -100,8 +100,8 @@ def ablation_table(content: dict) -> str:
         if not row["step"].startswith("ours, "):
             before = row
     return (
-        f"Every row to *ours* trains for about {content['seconds']:.0f} CPU seconds, less than the recipes train, and "
-        "adds its step to the row above. Each row below is one change to *ours*, for as many steps. One seed, "
+        f"Every row to *ours* was to train for {content['seconds']:.0f} CPU seconds, by the speed of its first steps, "
+        "which is less than the recipes train, and adds its step to the row above. Each row below is one change to *ours*, for as many steps. One seed, "
         f"{content['users']:,} users. The standard error of an "
         "N@10 is about .0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
         "and not one that starts from log and words. Several T5s together are in the table of seeds. "
