@@ -101,9 +101,9 @@ def ablation_table(content: dict) -> str:
             before = row
     return (
         f"Every row to *ours* was to train for {content['seconds']:.0f} CPU seconds, by the speed of its first steps, "
-        "which is less than the recipes train, and adds its step to the row above. Each row below is one change to *ours*, for as many steps. One seed, "
-        f"{content['users']:,} users. The standard error of an "
-        "N@10 is about .0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
+        "which is less than the recipes train, and adds its step to the row above. Each row below is one change to "
+        f"*ours*, for as many steps. One seed, {content['users']:,} users. The standard error of an N@10 is about "
+        ".0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
         "and not one that starts from log and words. Several T5s together are in the table of seeds. "
         f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
     )
