@@ -7,8 +7,8 @@ steps follows from the time of the first ones. So a row says what its change giv
 a cheaper model may make up by more steps what it loses in size. After "ours", single changes to it, which train for as
 many steps as ours did, whatever that costs: a busy machine gives fewer steps a CPU second.
 A user token is put before the history; who has more events than fit in a history goes without, and everybody's first
-event becomes one more target. *No two items with the
-same codes*: an item whose codes are taken gets the first free last code, and the collision token says nothing.
+event becomes one more target. *No two items with the same codes*: an item whose codes are taken gets the first free
+last code, and the collision token says nothing.
 Validation and test are measured on the same users; nothing is chosen on the test. What is there is not run again.
 """
 
