@@ -119,8 +119,8 @@ class CatalogueRanker:
         Returns:
             rows int64 [n, k], the T5's log-probabilities and the sums float32 [n, k]; -1 and ``-inf`` where none.
         """
-        sums = self.score(list(histories), beams) + self._t5_part(scores, self.ranker.config.t5_weight)
-        order = np.argsort(-sums, axis=1, kind="stable")[:, :k]
+        order, sums = _best_first(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
+        order = order[:, :k]
         return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, sums))
 
     def weigh_t5(
@@ -141,14 +141,10 @@ class CatalogueRanker:
         """
         logits, found = self.score(list(histories), beams), {}
         for weight in T5_WEIGHTS:
-            order = np.argsort(-(logits + self._t5_part(scores, weight)), axis=1, kind="stable")
+            order, _ = _best_first(logits, scores, weight)
             found[weight] = ndcg_at_k(np.take_along_axis(beams, order, axis=1), targets, 10)
         self.ranker.config.t5_weight = max(found, key=found.get)
         return found
-
-    @staticmethod
-    def _t5_part(scores: np.ndarray, weight: float) -> np.ndarray:
-        return weight * np.where(np.isfinite(scores), scores, 0)  # places without an item have no logit either
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None) -> None:
         """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""
@@ -198,6 +194,13 @@ class CatalogueRanker:
         dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
         ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
         return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
+
+
+def _best_first(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places of candidates [users, C], best first, and what they are ordered by, in the candidates' own order."""
+    # Places without an item have no logit either.
+    sums = logits + t5_weight * np.where(np.isfinite(scores), scores, 0)
+    return np.argsort(-sums, axis=1, kind="stable"), sums
 
 
 def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
