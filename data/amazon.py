@@ -36,8 +36,8 @@ from amazon_records import parse_metadata, parse_review
 from download import download, gzip_errors, verify
 from tqdm import tqdm
 
-from tiger.data import DataError
-from tiger.files import written_together
+from tiger.utils.errors import DataError
+from tiger.utils.files import written_together
 
 BASE_URL = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 CATEGORIES = {"beauty": "Beauty", "sports": "Sports_and_Outdoors", "toys": "Toys_and_Games"}

@@ -37,7 +37,7 @@ from demo_products import (
     product_types,
 )
 
-from tiger.files import written_together
+from tiger.utils.files import written_together
 
 SECONDS_PER_DAY = 86_400
 FIRST_DAY = 18_993  # 1 January 2022, in days since 1970

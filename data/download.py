@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tiger.data import DataError
-from tiger.files import write_atomically
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60

@@ -19,15 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiger.arguments import parse_arguments
-from tiger.baselines import Hybrid, evaluate_yardsticks
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import item_texts
-from tiger.files import write_atomically
-from tiger.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
-from tiger.recommender import TigerRecommender
-from tiger.two_stage import TwoStageRanker
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.baselines import Hybrid, evaluate_yardsticks
+from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
+from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 

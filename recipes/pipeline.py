@@ -17,10 +17,10 @@ from pathlib import Path
 
 import yaml
 
-from tiger.cli import friendly_errors
-from tiger.data import DataError
-from tiger.files import write_atomically
-from tiger.quantisation_report import REPORT
+from tiger.cli.common import friendly_errors
+from tiger.quantizers.report import REPORT
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 RECIPES = Path(__file__).parent
 STEPS = ("tokenizer", "retriever", "two_stage", "evaluate")

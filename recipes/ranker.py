@@ -18,19 +18,30 @@ import numpy as np
 import torch
 from transformers import TrainingArguments, set_seed
 
-from tiger.arguments import parse_arguments
-from tiger.catalogue_ranker import CatalogueRanker
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData, Sequences
-from tiger.embeddings import item_texts, load_embeddings, load_encoder
-from tiger.examples import EvaluationExamples
-from tiger.files import refuse_other_files, replaced_folder
-from tiger.impressions import Impressions, draw_negatives, first_seen, rows_and_dense, sampled_impressions
-from tiger.item_features import ItemFeatures
-from tiger.quantisation_report import REPORT, template_of
-from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.quantizers.report import REPORT, template_of
+from tiger.rankers.click.dataset import (
+    Impressions,
+    draw_negatives,
+    first_seen,
+    rows_and_dense,
+    sampled_impressions,
+)
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, ranker_config
+from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.trainer import RankerTrainer
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files, replaced_folder
 
 
 @dataclass
@@ -42,7 +53,9 @@ class RankerArguments:
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors with content vectors, in place of running the encoder"}
     )
-    features: str = field(default="spm+dense", metadata={"help": "how it reads an item, see tiger/item_features.py"})
+    features: str = field(
+        default="spm+dense", metadata={"help": "how it reads an item, see tiger/rankers/click/features.py"}
+    )
     budget: int = field(default=20_000, metadata={"help": "rows of the embedding table"})
     n: int = field(default=2, metadata={"help": "codes of an n-gram"})
     num_hashes: int = field(default=2, metadata={"help": "rows of an item under random_hash"})

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from tables import HEADLINE, PAPER, pair, results_tables
 
-from tiger.markdown import markdown_table
+from tiger.utils.markdown import markdown_table
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -20,23 +20,26 @@ import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, LeaveOneOut, RecommendationData
-from tiger.embeddings import item_texts, load_embeddings, load_encoder
-from tiger.examples import EvaluationExamples, TrainingExamples
-from tiger.files import refuse_other_files
-from tiger.hub import create_repository
-from tiger.log_vectors import log_vectors
-from tiger.manifest import MANIFEST
-from tiger.quantisation_report import template_of
-from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, t5_config
-from tiger.run_record import RunRecord
-from tiger.t5 import is_causal
-from tiger.token_starts import principal_axes, start_as_neighbours, start_from_items
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.word_vectors import word_vectors
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors, principal_axes, word_vectors
+from tiger.quantizers.report import template_of
+from tiger.recommender.hub import create_repository
+from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.config import is_causal, t5_config
+from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
+from tiger.retriever.initialization import start_as_neighbours, start_from_items
+from tiger.retriever.trainer import TigerTrainer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import parse_arguments
+from tiger.training.run_record import RunRecord
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tiger.markdown import markdown_table
+from tiger.utils.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
 # What the paper prints for TIGER, R@10 and N@10 on test.

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import torch
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts, load_embeddings
-from tiger.files import refuse_other_files, replaced_folder
-from tiger.log_vectors import log_vectors
-from tiger.quantisation_report import REPORT, plot_code_usage, quantisation_report
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.quantizers.report import REPORT, plot_code_usage, quantisation_report
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files, replaced_folder
 
 
 @dataclass

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tiger.arguments import parse_arguments
-from tiger.candidates import Candidates
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import item_texts, load_embeddings
-from tiger.examples import EvaluationExamples
-from tiger.recommender import TigerRecommender
-from tiger.two_stage import NothingToLearn, TwoStageRanker
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
 
 
 @dataclass

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tiger.retriever import t5_config
-from tiger.t5 import target_states
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.retriever.config import t5_config
+from tiger.retriever.model import target_states
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 torch.set_num_threads(1)
 

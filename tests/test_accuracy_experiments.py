@@ -12,10 +12,12 @@ from test_ranking_experiment import write_dataset
 
 from recipes.experiments import ablation, beams, ensemble, two_stage
 from recipes.tables import ROOT
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import LSAEncoder, item_texts
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")

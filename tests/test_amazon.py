@@ -21,7 +21,8 @@ from amazon import core_filter, first_occurrences, prepare
 from amazon_records import clean_text, parse_metadata, parse_review
 from download import download
 
-from tiger.data import DataError, RecommendationData
+from tiger.data.dataset import RecommendationData
+from tiger.utils.errors import DataError
 
 FILES = ["interactions.parquet", "items.parquet"]
 DAY = 86_400

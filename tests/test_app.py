@@ -9,13 +9,12 @@ import pyarrow as pa
 import pytest
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted, recommender  # noqa: F401
-
-from tiger.cli import main
+from tiger.cli.main.main import main
 
 pytest.importorskip("gradio", reason="needs the extra: pip install 'tiger-recommender[app]'")
 
-from tiger import app  # noqa: E402
-from tiger.code_tree import CodeTree  # noqa: E402
+from tiger.semantic_ids.code_tree import CodeTree  # noqa: E402
+from tiger.serving import gradio_app as app  # noqa: E402
 
 HOSTILE = "<img src=x onerror=\"window.hit=1\"> ${window.hit=1} {{hit}} tent & 'rope'"
 

@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 import pytest
 from transformers import TrainingArguments
 
-from tiger.arguments import parse_arguments
-from tiger.data import DataError
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
 
 
 @dataclass

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tiger.baselines import Content, Hybrid, Popularity, Transition, evaluate_yardsticks
-from tiger.data import RecommendationData, Sequences
-from tiger.embeddings import item_texts
-from tiger.metrics import next_item_metrics
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition, evaluate_yardsticks
+from tiger.evaluation.metrics import next_item_metrics
 
 
 def sequences(*users: list[int]) -> Sequences:
@@ -134,7 +135,7 @@ def test_chunks_of_users_do_not_change_the_answer(monkeypatch):
     rng = np.random.default_rng(0)
     log = sequences(*[rng.integers(0, 50, 6).tolist() for _ in range(40)])
     whole = Transition().fit(log, 50).recommend(log, k=10)
-    monkeypatch.setattr("tiger.baselines._CHUNK_SCORES", 150)
+    monkeypatch.setattr("tiger.evaluation.baselines._CHUNK_SCORES", 150)
     for one, other in zip(whole, Transition().fit(log, 50).recommend(log, k=10)):
         np.testing.assert_array_equal(one, other)
 

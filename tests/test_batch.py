@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_model, make_tokenizer
 
-import tiger.batch
-from tiger.batch import recommend_users
-from tiger.data import DataError
-from tiger.recommender import TigerRecommender
+from tiger.recommender.recommender import TigerRecommender
+from tiger.serving import offline
+from tiger.serving.offline import recommend_users
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture
@@ -80,12 +80,12 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_file(recommender, tmp_p
 
     targets = {"dealing": "pd.util.hash_array", "part": "_answers", "merge": "pq.read_table"}
     module, _, name = targets[stop].rpartition(".")
-    owner = tiger.batch
+    owner = offline
     for part in filter(None, module.split(".")):
         owner = getattr(owner, part)
     monkeypatch.setattr(owner, name, killed_at_the_third(getattr(owner, name)))
     if stop == "dealing":
-        monkeypatch.setattr("tiger.data._LOG_ROWS", 40)
+        monkeypatch.setattr("tiger.data.readers._LOG_ROWS", 40)
     with pytest.raises(KeyboardInterrupt):
         recommend_users(*arguments, tmp_path / "out.parquet", part_events=30, **OPTIONS)
     monkeypatch.undo()
@@ -107,7 +107,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_file(recommender, tmp_p
 def test_what_belongs_to_another_run_is_left_alone(recommender, tmp_path, monkeypatch):
     log, out = tmp_path / "log.parquet", tmp_path / "out.parquet"
     write_log(log)
-    monkeypatch.setattr("tiger.batch._answers", lambda *args: 1 / 0)
+    monkeypatch.setattr("tiger.serving.offline._answers", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         recommend_users(recommender, log, out, **OPTIONS)
     monkeypatch.undo()

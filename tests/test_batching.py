@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from tiger.batching import Batcher, QueueFull, Stopped
+from tiger.serving.batcher import Batcher, QueueFull, Stopped
 
 
 class Held:

@@ -2,11 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tiger.candidate_columns import DAYS
-from tiger.candidates import Candidates, _repeated
-from tiger.data import Sequences
-from tiger.log_vectors import log_vectors
-from tiger.pair_table import PairTable
+from tiger.data.cooccurrence import PairTable
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_vectors import log_vectors
+from tiger.rankers.two_stage.candidates import Candidates, _repeated
+from tiger.rankers.two_stage.features import DAYS
 
 DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()

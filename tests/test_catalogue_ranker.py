@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from conftest import make_model
 from test_recommender import fitted  # noqa: F401
+from tiger.cli.main.main import main
 from transformers import set_seed
 
-from tiger.catalogue_ranker import CatalogueRanker
-from tiger.cli import main
-from tiger.data import DataError, Sequences
-from tiger.item_features import ItemFeatures
-from tiger.ranker import SemanticIdRanker, ranker_config
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.sequences import Sequences
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, ranker_config
+from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ from conftest import make_model, make_tokenizer, target_logits
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted  # noqa: F401
 
-from tiger.data import DataError, Sequences, item_table, read_items
-from tiger.embeddings import MAX_TEXT
-from tiger.generation import beam_search
-from tiger.recommender import TigerRecommender
-from tiger.shares import shared_places
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.trie import SemanticIdTrie
+from tiger.data.readers import item_table, read_items
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_text import MAX_TEXT
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.search import shared_places
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture(params=["codes", "prefixes"])
@@ -109,12 +111,12 @@ def test_wrong_calls(recommender):
 @pytest.mark.parametrize(
     "broken",
     [
-        "tiger.embeddings.LSAEncoder.encode",
-        "tiger.residual_kmeans.ResidualKMeans.encode",
-        "tiger.trie.SemanticIdTrie.insert",
-        "tiger.catalogue_ranker.CatalogueRanker.add_items",
-        "tiger.catalogue_ranker.CatalogueRanker.update_items",
-        "tiger.item_features.ItemFeatures.rows",
+        "tiger.embeddings.lsa_encoder.LSAEncoder.encode",
+        "tiger.quantizers.residual_kmeans.ResidualKMeans.encode",
+        "tiger.semantic_ids.trie.SemanticIdTrie.insert",
+        "tiger.rankers.click.ranker.CatalogueRanker.add_items",
+        "tiger.rankers.click.ranker.CatalogueRanker.update_items",
+        "tiger.rankers.click.features.ItemFeatures.rows",
         "transformers.T5ForConditionalGeneration.resize_token_embeddings",
     ],
 )
@@ -228,11 +230,11 @@ def test_a_save_that_fails_leaves_what_was_there(recommender, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     if writes == "items.parquet":
-        monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
+        monkeypatch.setattr("tiger.recommender.checkpoint.pq.write_table", no_space)
     elif writes == "unseen.safetensors":
-        monkeypatch.setattr("tiger.recommender_files.write_atomically", no_space)
+        monkeypatch.setattr("tiger.recommender.checkpoint.write_atomically", no_space)
     else:
-        monkeypatch.setattr("tiger.files.os.chmod", no_space)  # the last step before the folders are swapped
+        monkeypatch.setattr("tiger.utils.files.os.chmod", no_space)  # the last step before the folders are swapped
     with pytest.raises(OSError, match="No space left"):
         tiger.save_pretrained(folder)
     monkeypatch.undo()

@@ -14,13 +14,13 @@ import pytest
 from conftest import make_model
 from safetensors.numpy import save_file
 from test_recommender import fitted  # noqa: F401
+from tiger.cli.main.main import main
 
-from tiger.cli import main
-from tiger.data import RecommendationData
-from tiger.embeddings import SentenceEncoder
-from tiger.metrics import next_item_metrics
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 ROOT = Path(__file__).parents[1]
 

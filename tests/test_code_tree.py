@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 from conftest import make_tokenizer
 
-from tiger.code_tree import CodeTree, shared_prefixes
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.code_tree import CodeTree, shared_prefixes
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import cold_start
-from tiger.data import DataError, RecommendationData
-from tiger.recommender import TigerRecommender
+from tiger.data.dataset import RecommendationData
+from tiger.recommender.recommender import TigerRecommender
+from tiger.utils.errors import DataError
 
 WORDS = "tent lamp stove rope boots map pan cup".split()
 

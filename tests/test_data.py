@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiger.data import DataError, RecommendationData, Sequences
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.utils.errors import DataError
 
 DAY = 86_400
 ITEMS = {"item_id": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
@@ -167,7 +169,7 @@ def test_id_columns_may_be_any_text(tmp_path, kind):
 
 def test_batches_and_their_borders_do_not_matter(tmp_path, monkeypatch):
     whole = RecommendationData.load(write(tmp_path))
-    monkeypatch.setattr("tiger.data._BATCH_ROWS", 2)
+    monkeypatch.setattr("tiger.data.readers._BATCH_ROWS", 2)
     batched = RecommendationData.load(tmp_path)
     assert as_lists(batched.sequences) == as_lists(whole.sequences)
     assert batched.user_ids.to_pylist() == whole.user_ids.to_pylist()

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.demo import write_demo
-from tiger.data import SECONDS_PER_DAY, RecommendationData
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import SECONDS_PER_DAY
 
 FILES = ["interactions.parquet", "items.parquet"]
 

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import drift
-from tiger.data import DataError
-from tiger.drift import _lower_bound, drift_report, ids_changed
-from tiger.residual_kmeans import ResidualKMeans
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.semantic_ids.drift import _lower_bound, drift_report, ids_changed
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,13 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from tiger import embeddings as module
-from tiger.data import DataError
-from tiger.embeddings import (
-    LSAEncoder,
-    SentenceEncoder,
-    check_embeddings,
-    item_texts,
-    load_embeddings,
-    load_encoder,
-)
+from tiger.embeddings import sentence_encoder as module
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import check_embeddings, load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.utils.errors import DataError
 
 TEXTS = ["red rose soap", "green tea soap", "steel garden spade", "garden hose green", "rose tea"]
 

@@ -14,11 +14,11 @@ import pytest
 
 from data.demo import write_demo
 from recipes.tables import ROOT, ranking_summary, results_tables, updated
-from tiger.data import RecommendationData
-from tiger.examples import EvaluationExamples
-from tiger.metrics import next_item_metrics
-from tiger.recommender import TigerRecommender
-from tiger.run_record import last_whole_checkpoint
+from tiger.data.dataset import RecommendationData
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.training.run_record import last_whole_checkpoint
 
 SMALL = (
     "--d_model 32 --d_kv 16 --num_heads 2 --d_ff 64 --num_layers 1 --eval_users 200 --eval_beams 10 --logging_steps 20"

@@ -5,15 +5,9 @@ from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiger.data import Sequences
-from tiger.examples import (
-    EvaluationCollator,
-    EvaluationExamples,
-    LengthBatchSampler,
-    TrainingCollator,
-    TrainingExamples,
-    pad_rows,
-)
+from tiger.data.sequences import Sequences, pad_rows
+from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator
+from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 
 
 def sequences_of(lengths):

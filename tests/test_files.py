@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tiger.files import replaced_folder, write_atomically, written_together
+from tiger.utils.files import replaced_folder, write_atomically, written_together
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -100,7 +100,9 @@ def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
         move(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("tiger.files._swapped", lambda path, other: False)  # a system that can't do it in one step
+        patched.setattr(
+            "tiger.utils.files._swapped", lambda path, other: False
+        )  # a system that can't do it in one step
         patched.setattr(os, "replace", fail_the_second)
         with replaced_folder(folder, "marker") as fresh:
             (fresh / "marker").write_text("new")

@@ -2,10 +2,10 @@ import pytest
 import torch
 from conftest import make_histories, make_model, make_tokenizer
 
-from tiger.examples import siblings
-from tiger.generation import beam_search
-from tiger.t5 import next_item_loss
-from tiger.trie import SemanticIdTrie
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.data_collator import siblings
+from tiger.retriever.model import next_item_loss
+from tiger.semantic_ids.trie import SemanticIdTrie
 
 
 def setup(num_items, lengths, tokens="codes", **options):

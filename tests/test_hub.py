@@ -18,17 +18,20 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted  # noqa: F401
+from tiger.cli.main.main import main
 from transformers import T5ForConditionalGeneration
 
 from data.demo import write_demo
 from recipes import retriever
-from tiger.cli import main
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import LSAEncoder, SentenceEncoder, item_texts
-from tiger.manifest import MANIFEST
-from tiger.model_card import model_card, read_results
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.model_card import model_card, read_results
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 REPO = "me/tiger-demo"

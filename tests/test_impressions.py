@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tiger.data import DataError, Sequences
-from tiger.impressions import (
+from tiger.data.sequences import Sequences
+from tiger.rankers.click.dataset import (
     ImpressionsCollator,
     draw_negatives,
     first_seen,
@@ -10,6 +10,7 @@ from tiger.impressions import (
     labelled_impressions,
     sampled_impressions,
 )
+from tiger.utils.errors import DataError
 
 NUM_ITEMS = 60
 

@@ -3,9 +3,9 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
-from tiger import item_features
-from tiger.data import DataError
-from tiger.item_features import KINDS, PRIVATE_USE, ItemFeatures, code_keys
+from tiger.rankers.click import features as item_features
+from tiger.rankers.click.features import KINDS, PRIVATE_USE, ItemFeatures, code_keys
+from tiger.utils.errors import DataError
 
 NUM_ITEMS, LEVELS, SIZE = 400, 3, 16
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from tiger.data import Sequences
-from tiger.log_vectors import log_vectors
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_vectors import log_vectors
 
 
 def sequences(lists):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from tiger.evaluate_metrics import GroupedAUC, NextItemMetrics
-from tiger.metrics import (
+from tiger.evaluation.hf_metrics import GroupedAUC, NextItemMetrics
+from tiger.evaluation.metrics import (
     auc,
     bootstrap_means,
     grouped_auc,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tiger.optimizer import MuonAdamW, orthogonalise
+from tiger.retriever.optimizer import MuonAdamW, orthogonalise
 
 
 def make_model():

@@ -6,11 +6,19 @@ import torch
 from test_impressions import make_sequences
 from transformers import TrainingArguments, set_seed
 
-from tiger.data import DataError, Sequences
-from tiger.impressions import Impressions, ImpressionsCollator, draw_negatives, first_seen, sampled_impressions
-from tiger.item_features import ItemFeatures
-from tiger.metrics import auc
-from tiger.ranker import RankerTrainer, SemanticIdRanker, check_ranker, ranker_config
+from tiger.data.sequences import Sequences
+from tiger.evaluation.metrics import auc
+from tiger.rankers.click.dataset import (
+    Impressions,
+    ImpressionsCollator,
+    draw_negatives,
+    first_seen,
+    sampled_impressions,
+)
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, check_ranker, ranker_config
+from tiger.rankers.click.trainer import RankerTrainer
+from tiger.utils.errors import DataError
 
 NUM_ITEMS = 60
 

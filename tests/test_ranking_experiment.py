@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import ranking, ranking_report
-from tiger.data import DataError
-from tiger.item_features import ItemFeatures
+from tiger.rankers.click.features import ItemFeatures
+from tiger.utils.errors import DataError
 
 DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import make_model
+from tiger.cli.main.main import main
 from transformers import T5ForConditionalGeneration
 
-from tiger.cli import main
-from tiger.data import DataError
-from tiger.embeddings import LSAEncoder
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 WORDS = ("tent", "lamp", "stove", "rope", "boots", "map")
 
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_old_model_whole(recommender, tmp_path, monkeypat
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
+    monkeypatch.setattr("tiger.recommender.checkpoint.pq.write_table", no_space)
     with pytest.raises(OSError, match="No space left"):
         recommender.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

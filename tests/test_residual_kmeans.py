@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from tiger.data import DataError
-from tiger.quantisation_report import plot_code_usage, quantisation_report
-from tiger.residual_kmeans import ResidualKMeans, balanced_codes, kmeans, nearest_codes
-from tiger.rqvae import load_quantizer
+from tiger.quantizers.auto import load_quantizer
+from tiger.quantizers.kmeans import balanced_codes, kmeans, nearest_codes
+from tiger.quantizers.report import plot_code_usage, quantisation_report
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.utils.errors import DataError
 
 
 def clusters(num_clusters=20, each=30, dim=12, spread=0.1, seed=0):

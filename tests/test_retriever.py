@@ -14,10 +14,12 @@ from conftest import make_model, make_tokenizer
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, TrainingArguments, set_seed
 
-from tiger.data import DataError, Sequences
-from tiger.examples import EvaluationExamples, LengthBatchSampler, TrainingExamples
-from tiger.retriever import TigerTrainer, check_pair, t5_config
-from tiger.t5 import next_item_loss
+from tiger.data.sequences import Sequences
+from tiger.retriever.config import check_pair, t5_config
+from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
+from tiger.retriever.model import next_item_loss
+from tiger.retriever.trainer import TigerTrainer
+from tiger.utils.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tiger.data import DataError
-from tiger.embeddings import load_embeddings
-from tiger.quantisation_report import quantisation_report
-from tiger.residual_kmeans import nearest_codes
-from tiger.rqvae import RQVAE, RQVAEConfig, load_quantizer
+from tiger.embeddings.base import load_embeddings
+from tiger.quantizers.auto import load_quantizer
+from tiger.quantizers.kmeans import nearest_codes
+from tiger.quantizers.report import quantisation_report
+from tiger.quantizers.rqvae import RQVAE, RQVAEConfig
+from tiger.utils.errors import DataError
 
 DATA = Path(os.environ.get("TIGER_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SMALL = {"hidden_sizes": (32,), "latent_dim": 8, "codebook_size": 16, "steps": 300, "batch_size": 128}

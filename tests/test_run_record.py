@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tiger.data import DataError
-from tiger.run_record import RunRecord, last_whole_checkpoint
+from tiger.training.run_record import RunRecord, last_whole_checkpoint
+from tiger.utils.errors import DataError
 
 
 def write_checkpoint(folder, step, state="{}", processes=1):

@@ -14,18 +14,18 @@ import pytest
 from safetensors import SafetensorError
 from test_catalogue_ranker import make_ranker
 from test_recommender import fitted, recommender  # noqa: F401
+from tiger.cli.main.main import main
 
-from tiger.cli import main
-from tiger.data import DataError
-from tiger.recommender import TigerRecommender
+from tiger.recommender.recommender import TigerRecommender
+from tiger.utils.errors import DataError
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
 
 import httpx2  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
-from tiger import service  # noqa: E402
-from tiger.service import ServiceSettings, create_app  # noqa: E402
+from tiger.serving import service  # noqa: E402
+from tiger.serving.service import ServiceSettings, create_app  # noqa: E402
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_updates_are_saved_or_not_made(recommender, tmp_path, monkeypatch):  # n
         def no_space(*args, **kwargs):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("tiger.recommender_files.pq.write_table", no_space)
+        monkeypatch.setattr("tiger.recommender.checkpoint.pq.write_table", no_space)
         answer = client.delete("/items/new")
         assert answer.status_code == 503 and "No space left" in answer.json()["error"]
 
@@ -367,7 +367,7 @@ def test_command_line_says_what_is_wrong(recommender, tmp_path, capsys, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "can't listen" in fails(tmp_path / "model", "--port", taken.getsockname()[1])
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "tiger.service")
+    monkeypatch.delitem(sys.modules, "tiger.serving.service")
     assert "tiger-recommender[serve]" in fails(tmp_path / "model")
 
 

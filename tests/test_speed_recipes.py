@@ -9,10 +9,11 @@ import pytest
 
 from data.demo import write_demo
 from tests.conftest import make_model
-from tiger.data import RecommendationData
-from tiger.embeddings import LSAEncoder, item_texts
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "speed"
 RESULTS = RECIPES.parent / "results" / "speed"

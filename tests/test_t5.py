@@ -3,7 +3,7 @@ import torch
 from conftest import make_histories, make_model, make_tokenizer, target_logits
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tiger.t5 import TigerT5, _dropout, next_item_loss
+from tiger.retriever.model import TigerT5, _dropout, next_item_loss
 
 
 def batch(tokenizer, lengths, targets, seed=0):

@@ -3,10 +3,11 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 
-from tiger.generation import beam_search
-from tiger.token_starts import grow_vocabulary, principal_axes, start_as_neighbours, start_from_items
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.trie import SemanticIdTrie
+from tiger.embeddings.item_vectors import principal_axes
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.initialization import grow_vocabulary, start_as_neighbours, start_from_items
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
 
 
 @pytest.mark.parametrize("tokens", ["codes", "prefixes"])

@@ -9,8 +9,8 @@ from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiger.data import DataError
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 catalogues = st.tuples(st.integers(1, 4), st.integers(2, 6)).flatmap(
     lambda shape: st.tuples(

@@ -9,9 +9,11 @@ import pytest
 from test_ranking_experiment import write_dataset
 
 from recipes import tokenizer as recipe
-from tiger.data import DataError, RecommendationData
-from tiger.embeddings import item_texts, load_encoder
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.item_text import item_texts
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 
 def fit(monkeypatch, dataset, folder, *options) -> SemanticIdTokenizer:

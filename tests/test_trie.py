@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiger.trie import SemanticIdTrie
+from tiger.semantic_ids.trie import SemanticIdTrie
 
 
 def test_follow_gives_the_tokens_that_continue_a_prefix():

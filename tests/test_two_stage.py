@@ -8,13 +8,13 @@ import torch
 
 from tests.conftest import make_model
 from tests.test_candidates import DAY, catalogue, codes, sequences, vectors
-from tiger.batch import recommend_users
-from tiger.candidates import Candidates
-from tiger.data import DataError
-from tiger.metrics import next_item_metrics
-from tiger.recommender import TigerRecommender
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.two_stage import SETTINGS, TREES, TwoStageRanker
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.ranker import SETTINGS, TREES, TwoStageRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.serving.offline import recommend_users
+from tiger.utils.errors import DataError
 
 SIZE = 40
 SETTINGS_OF_TREES = {"max_trees": 40, "learning_rate": 0.2, "num_leaves": 7}
@@ -153,7 +153,7 @@ def test_in_a_recommender_and_back_from_disk(fitted, tokenizer, tmp_path, monkey
 
     # What is wrong with a ranker is no matter to who makes it anew.
     with monkeypatch.context() as patched:
-        patched.setattr("tiger.two_stage.FORMAT", 1)
+        patched.setattr("tiger.rankers.two_stage.ranker.FORMAT", 1)
         with pytest.raises(DataError, match="recipes/two_stage.py again"):
             TigerRecommender.from_pretrained(tmp_path / "model")
         assert TigerRecommender.from_pretrained(tmp_path / "model", rank=False).ranker is None

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tiger.data import DataError
-from tiger.word_vectors import word_vectors
+from tiger.embeddings.item_vectors import word_vectors
+from tiger.utils.errors import DataError
 
 
 def test_products_are_cosines_of_words():

@@ -1,32 +1,30 @@
 """Generative retrieval for recommenders: semantic IDs, a T5 that writes them, answers that are always real items."""
 
-from importlib import import_module
+from tiger import _moved
+from tiger.utils.lazy import lazy_names
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "DataError": "data",
-    "EvaluationExamples": "examples",
-    "LSAEncoder": "embeddings",
-    "RQVAE": "rqvae",
-    "RecommendationData": "data",
-    "ResidualKMeans": "residual_kmeans",
-    "SemanticIdTokenizer": "tokenizer",
-    "SemanticIdTrie": "trie",
-    "SentenceEncoder": "embeddings",
-    "Sequences": "data",
-    "TigerRecommender": "recommender",
-    "TigerTrainer": "retriever",
-    "TrainingExamples": "examples",
-    "beam_search": "generation",
-    "item_texts": "embeddings",
-    "t5_config": "retriever",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    """Import on first use: torch and transformers take seconds, `tiger --help` should not."""
-    if name in _HOMES:
-        return getattr(import_module(f"tiger.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'tiger' has no attribute {name!r}")
+# Imported on first use: torch and transformers take seconds, `tiger --help` should not.
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "DataError": "tiger.utils.errors",
+        "EvaluationExamples": "tiger.retriever.dataset",
+        "LSAEncoder": "tiger.embeddings.lsa_encoder",
+        "RQVAE": "tiger.quantizers.rqvae",
+        "RecommendationData": "tiger.data.dataset",
+        "ResidualKMeans": "tiger.quantizers.residual_kmeans",
+        "SemanticIdTokenizer": "tiger.semantic_ids.tokenizer",
+        "SemanticIdTrie": "tiger.semantic_ids.trie",
+        "SentenceEncoder": "tiger.embeddings.sentence_encoder",
+        "Sequences": "tiger.data.sequences",
+        "TigerRecommender": "tiger.recommender.recommender",
+        "TigerTrainer": "tiger.retriever.trainer",
+        "TrainingExamples": "tiger.retriever.dataset",
+        "beam_search": "tiger.retriever.beam_search",
+        "item_texts": "tiger.embeddings.item_text",
+        "t5_config": "tiger.retriever.config",
+    },
+)
+_moved.install()

@@ -27,18 +27,21 @@ import numpy as np
 import torch
 from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingArguments, set_seed
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, LeaveOneOut, RecommendationData, Sequences
-from tiger.embeddings import item_texts, load_embeddings
-from tiger.examples import EvaluationExamples, TrainingExamples
-from tiger.files import write_atomically
-from tiger.log_vectors import log_vectors
-from tiger.retriever import TigerTrainer, t5_config
-from tiger.t5 import is_causal
-from tiger.token_starts import principal_axes, start_as_neighbours, start_from_items
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.word_vectors import word_vectors
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors, principal_axes, word_vectors
+from tiger.retriever.config import is_causal, t5_config
+from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
+from tiger.retriever.initialization import start_as_neighbours, start_from_items
+from tiger.retriever.trainer import TigerTrainer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 TOKENIZERS = ("rqvae", "kmeans", "log", "log3")
 PAPER = {

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.examples import EvaluationExamples
-from tiger.files import write_atomically
-from tiger.metrics import next_item_metrics
-from tiger.recommender import TigerRecommender
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 
 @dataclass

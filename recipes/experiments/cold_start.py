@@ -32,14 +32,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.numpy import save
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData, Sequences
-from tiger.embeddings import item_texts, load_embeddings
-from tiger.files import replaced_folder, write_atomically
-from tiger.manifest import MANIFEST
-from tiger.recommender import TigerRecommender
-from tiger.shares import shared_places
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.search import shared_places
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import replaced_folder, write_atomically
 
 KS = (5, 10, 20)
 RECIPES = Path(__file__).parents[1]

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.drift import drift_report
-from tiger.embeddings import LSAEncoder, item_texts, load_embeddings
-from tiger.files import write_atomically
-from tiger.residual_kmeans import ResidualKMeans
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.semantic_ids.drift import drift_report
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 
 @dataclass

@@ -25,12 +25,15 @@ from safetensors.numpy import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils.logging import set_verbosity_error
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData, Sequences
-from tiger.embeddings import LSAEncoder, item_texts
-from tiger.files import write_atomically
-from tiger.impressions import (
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.evaluation.metrics import auc, grouped_auc, log_loss
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.quantizers.rqvae import RQVAE
+from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
     first_seen,
@@ -38,11 +41,12 @@ from tiger.impressions import (
     rows_and_dense,
     sampled_impressions,
 )
-from tiger.item_features import ItemFeatures, code_keys
-from tiger.metrics import auc, grouped_auc, log_loss
-from tiger.ranker import RankerTrainer, SemanticIdRanker, ranker_config
-from tiger.residual_kmeans import ResidualKMeans
-from tiger.rqvae import RQVAE
+from tiger.rankers.click.features import ItemFeatures, code_keys
+from tiger.rankers.click.model import SemanticIdRanker, ranker_config
+from tiger.rankers.click.trainer import RankerTrainer
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 TAIL = 5  # training events that an item of the tail has at most
 

@@ -19,9 +19,9 @@ from scipy import stats
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from tiger.cli import friendly_errors  # noqa: E402
-from tiger.data import DataError  # noqa: E402
-from tiger.markdown import markdown_table  # noqa: E402
+from tiger.cli.common import friendly_errors  # noqa: E402
+from tiger.utils.errors import DataError  # noqa: E402
+from tiger.utils.markdown import markdown_table  # noqa: E402
 
 METRICS = {
     "auc": "AUC",

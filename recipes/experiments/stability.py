@@ -24,13 +24,14 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from transformers.utils.logging import set_verbosity_error
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import DataError, RecommendationData
-from tiger.files import write_atomically
-from tiger.impressions import first_seen
-from tiger.residual_kmeans import ResidualKMeans
-from tiger.rqvae import RQVAE
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.quantizers.rqvae import RQVAE
+from tiger.rankers.click.dataset import first_seen
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 QUANTIZERS = ("residual-kmeans", "rqvae", "product")
 SETTINGS = ("rating_at_least", "d_model", "row_dropout", "epochs", "batch", "learning_rate", "table_learning_rate")

@@ -28,17 +28,20 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from tiger.arguments import parse_arguments
-from tiger.baselines import Hybrid
-from tiger.candidate_columns import WINDOWS
-from tiger.candidates import Candidates, Proposals
-from tiger.cli import friendly_errors
-from tiger.data import DataError, LeaveOneOut, RecommendationData
-from tiger.embeddings import item_texts, load_embeddings
-from tiger.files import write_atomically
-from tiger.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
-from tiger.recommender import TigerRecommender
-from tiger.two_stage import TwoStageRanker
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.baselines import Hybrid
+from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
+from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.rankers.two_stage.features import WINDOWS
+from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.training.arguments import parse_arguments
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
 
 VARIANTS = {
     "two-stage": (),
@@ -54,7 +57,7 @@ LEAKS = {
     "two-stage, counts as they are": {
         f"tiger.{module}.COUNT_FLOOR": 1 for module in ("candidate_columns", "pair_table", "log_vectors", "baselines")
     },
-    "two-stage, days ahead too": {"tiger.candidate_columns.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
+    "two-stage, days ahead too": {"tiger.rankers.two_stage.features.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
 }
 
 

@@ -19,14 +19,16 @@ import torch
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration, TrainingArguments, set_seed
 
-from tiger.data import RecommendationData
-from tiger.embeddings import LSAEncoder, item_texts
-from tiger.examples import TrainingExamples
-from tiger.files import write_atomically
-from tiger.manifest import MANIFEST
-from tiger.recommender import TigerRecommender
-from tiger.retriever import TigerTrainer, t5_config
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.config import t5_config
+from tiger.retriever.dataset import TrainingExamples
+from tiger.retriever.trainer import TigerTrainer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.files import write_atomically
 
 PACKAGES = ("torch", "transformers", "numpy", "cornac", "torch-rechub")
 

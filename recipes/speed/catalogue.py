@@ -17,10 +17,10 @@ import torch
 from benchmark import SpeedArguments, interleaved, one_thread, write_result
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.generation import beam_search
-from tiger.trie import SemanticIdTrie
+from tiger.cli.common import friendly_errors
+from tiger.retriever.beam_search import beam_search
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.training.arguments import parse_arguments
 
 LEVELS, CODEBOOK_SIZE = 4, 256
 BARS = {

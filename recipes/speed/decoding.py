@@ -18,11 +18,11 @@ from peers import Cornac, TrieProcessor, hf_generate, missing, prefix_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.examples import pad_rows
-from tiger.generation import beam_search
-from tiger.packed_t5 import PackedDecoder
+from tiger.cli.common import friendly_errors
+from tiger.data.sequences import pad_rows
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.inference_model import PackedDecoder
+from tiger.training.arguments import parse_arguments
 
 BFLOAT16 = ", bfloat16"
 FLOOR = "tiger's products alone"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from benchmark import SpeedArguments, interleaved, load_or_make, write_result
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.metrics import next_item_metrics
+from tiger.cli.common import friendly_errors
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.training.arguments import parse_arguments
 
 BARS = {"all test users of Beauty at 50 beams, minutes on 2 cores, at most": 4.0, "metrics, ms, at most": 50.0}
 

@@ -15,13 +15,15 @@ import torch
 from benchmark import SpeedArguments, histories_of, load_or_make, write_result
 from catalogue import random_table
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.examples import LengthBatchSampler, TrainingCollator, TrainingExamples, pad_rows
-from tiger.generation import beam_search
-from tiger.optimizer import MuonAdamW
-from tiger.t5 import next_item_loss
-from tiger.trie import SemanticIdTrie
+from tiger.cli.common import friendly_errors
+from tiger.data.sequences import pad_rows
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.data_collator import TrainingCollator
+from tiger.retriever.dataset import LengthBatchSampler, TrainingExamples
+from tiger.retriever.model import next_item_loss
+from tiger.retriever.optimizer import MuonAdamW
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.training.arguments import parse_arguments
 
 
 @dataclass

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from benchmark import SpeedArguments, one_thread, write_result
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.embeddings import LSAEncoder
-from tiger.residual_kmeans import ResidualKMeans
-from tiger.rqvae import RQVAE
-from tiger.tokenizer import SemanticIdTokenizer
-from tiger.trie import SemanticIdTrie
+from tiger.cli.common import friendly_errors
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.quantizers.rqvae import RQVAE
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.training.arguments import parse_arguments
 
 BARS = {"adding 1,000 items, ms, at most": 50.0, "growth of memory while indexing is streamed, MiB, about": 0}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, T5Config, T5ForConditionalGeneration
 
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 MAX_HISTORY = 20
 

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from benchmark import SpeedArguments, interleaved, one_thread, write_result
 
-from tiger.arguments import parse_arguments
-from tiger.catalogue_ranker import CatalogueRanker
-from tiger.cli import friendly_errors
-from tiger.data import Sequences
-from tiger.impressions import Impressions, ImpressionsCollator
-from tiger.item_features import CODE_KINDS, ItemFeatures
-from tiger.optimizer import RowwiseAdagradAdamW
-from tiger.ranker import SemanticIdRanker, ranker_config
-from tiger.tokenizer import SemanticIdTokenizer
+from tiger.cli.common import friendly_errors
+from tiger.data.sequences import Sequences
+from tiger.rankers.click.dataset import Impressions, ImpressionsCollator
+from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, ranker_config
+from tiger.rankers.click.optimizer import RowwiseAdagradAdamW
+from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import parse_arguments
 
 BARS = {
     "pairs scored a second, at least": 20_000,

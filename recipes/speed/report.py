@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from tiger.markdown import markdown_table  # noqa: E402
+from tiger.utils.markdown import markdown_table  # noqa: E402
 
 AGAINST_HF, FLOOR = "against the better of HF", "better of HF over tiger's products alone"
 COLOURS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}

@@ -27,9 +27,10 @@ import psutil
 import torch
 from benchmark import SpeedArguments, histories_of, load_or_make, write_result
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.embeddings import LSAEncoder, item_texts
+from tiger.cli.common import friendly_errors
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.training.arguments import parse_arguments
 
 BARS = {"throughput at 64 clients, of the library's, at least": 0.8, "errors": 0, "wrong answers": 0}
 CLIENTS = {1: 64, 8: 256, 64: 512}  # and how many requests they make

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from benchmark import SpeedArguments, write_result
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.data import RecommendationData
-from tiger.metrics import bootstrap_interval, next_item_metrics_per_user
-from tiger.recommender import TigerRecommender
+from tiger.cli.common import friendly_errors
+from tiger.data.dataset import RecommendationData
+from tiger.evaluation.metrics import bootstrap_interval, next_item_metrics_per_user
+from tiger.recommender.recommender import TigerRecommender
+from tiger.training.arguments import parse_arguments
 
 RETRIEVER = Path(__file__).parents[1] / "retriever.py"
 

@@ -19,11 +19,12 @@ from peers import Cornac, missing
 from torch.profiler import ProfilerActivity, profile
 from transformers import T5ForConditionalGeneration, set_seed
 
-from tiger.arguments import parse_arguments
-from tiger.cli import friendly_errors
-from tiger.examples import LengthBatchSampler, TrainingCollator, TrainingExamples
-from tiger.retriever import t5_config
-from tiger.t5 import next_item_loss
+from tiger.cli.common import friendly_errors
+from tiger.retriever.config import t5_config
+from tiger.retriever.data_collator import TrainingCollator
+from tiger.retriever.dataset import LengthBatchSampler, TrainingExamples
+from tiger.retriever.model import next_item_loss
+from tiger.training.arguments import parse_arguments
 
 BARS = {"tiger, as T5 stands, against cornac": 8.0, "tiger, shared, against cornac": 15.0}
 SHARED, PLAIN = "tiger, shared", "tiger, as T5 stands"

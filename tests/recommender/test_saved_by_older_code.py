@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tiger.recommender import TigerRecommender
+from tiger.recommender.recommender import TigerRecommender
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "model_f1fc351"
 ANSWERS = json.loads((FOLDER / "answers.json").read_text())

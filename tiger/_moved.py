@@ -1,0 +1,133 @@
+"""Modules that moved into packages: their old paths work for one release, with a warning that names the new ones."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "tiger.app": ("tiger.serving.gradio_app",),
+    "tiger.arguments": ("tiger.training.arguments",),
+    "tiger.baselines": (
+        "tiger.evaluation.baselines",
+        "tiger.data.cooccurrence",
+    ),
+    "tiger.batch": ("tiger.serving.offline",),
+    "tiger.batching": ("tiger.serving.batcher",),
+    "tiger.candidate_columns": ("tiger.rankers.two_stage.features",),
+    "tiger.candidates": ("tiger.rankers.two_stage.candidates",),
+    "tiger.catalogue": ("tiger.recommender.catalog_updates",),
+    "tiger.catalogue_ranker": ("tiger.rankers.click.ranker",),
+    "tiger.cli_items": ("tiger.cli.items",),
+    "tiger.cli_serving": ("tiger.cli.serving",),
+    "tiger.code_tree": ("tiger.semantic_ids.code_tree",),
+    "tiger.drift": ("tiger.semantic_ids.drift",),
+    "tiger.evaluate_metrics": ("tiger.evaluation.hf_metrics",),
+    "tiger.examples": (
+        "tiger.retriever.dataset",
+        "tiger.data.sequences",
+        "tiger.retriever.data_collator",
+    ),
+    "tiger.files": ("tiger.utils.files",),
+    "tiger.generation": ("tiger.retriever.beam_search",),
+    "tiger.given_items": ("tiger.recommender.catalog_updates",),
+    "tiger.hub": ("tiger.recommender.hub",),
+    "tiger.impressions": ("tiger.rankers.click.dataset",),
+    "tiger.item_features": ("tiger.rankers.click.features",),
+    "tiger.live": ("tiger.serving.live",),
+    "tiger.log_vectors": ("tiger.embeddings.item_vectors",),
+    "tiger.manifest": ("tiger.recommender.manifest",),
+    "tiger.markdown": ("tiger.utils.markdown",),
+    "tiger.metrics": ("tiger.evaluation.metrics",),
+    "tiger.model_card": ("tiger.recommender.model_card",),
+    "tiger.optimizer": (
+        "tiger.retriever.optimizer",
+        "tiger.rankers.click.optimizer",
+    ),
+    "tiger.packed_ids": ("tiger.semantic_ids.packing",),
+    "tiger.packed_t5": ("tiger.retriever.inference_model",),
+    "tiger.pair_table": ("tiger.data.cooccurrence",),
+    "tiger.quantisation_report": ("tiger.quantizers.report",),
+    "tiger.ranker": (
+        "tiger.rankers.click.model",
+        "tiger.rankers.click.trainer",
+    ),
+    "tiger.recommender_files": ("tiger.recommender.checkpoint",),
+    "tiger.residual_kmeans": (
+        "tiger.quantizers.residual_kmeans",
+        "tiger.quantizers.kmeans",
+        "tiger.quantizers.base",
+    ),
+    "tiger.rqvae": (
+        "tiger.quantizers.rqvae",
+        "tiger.quantizers.auto",
+    ),
+    "tiger.run_record": ("tiger.training.run_record",),
+    "tiger.search_options": ("tiger.retriever.search",),
+    "tiger.service": (
+        "tiger.serving.service",
+        "tiger.serving.schemas",
+        "tiger.serving.monitoring",
+    ),
+    "tiger.shares": ("tiger.retriever.search",),
+    "tiger.t5": (
+        "tiger.retriever.model",
+        "tiger.retriever.config",
+    ),
+    "tiger.terminal": ("tiger.cli.common",),
+    "tiger.token_starts": (
+        "tiger.retriever.initialization",
+        "tiger.embeddings.item_vectors",
+    ),
+    "tiger.tokenizer": ("tiger.semantic_ids.tokenizer",),
+    "tiger.trie": ("tiger.semantic_ids.trie",),
+    "tiger.two_stage": ("tiger.rankers.two_stage.ranker",),
+    "tiger.user_beams": ("tiger.retriever.search",),
+    "tiger.vocabulary": ("tiger.semantic_ids.vocabulary",),
+    "tiger.word_vectors": ("tiger.embeddings.item_vectors",),
+}
+
+
+class _OldModule(ModuleType):
+    """Has the names of the modules that its own went to."""
+
+    def __getattr__(self, name: str):
+        if not name.startswith("__"):
+            for new in MOVED[self.__name__]:
+                module = import_module(new)
+                if hasattr(module, name):
+                    return getattr(module, name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({name for new in MOVED[self.__name__] for name in dir(import_module(new))})
+
+
+class _OldPaths(MetaPathFinder, Loader):
+    """Asked last, so that it never hides a module that exists."""
+
+    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _OldModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = MOVED[module.__name__]
+        warnings.warn(
+            f"{module.__name__} has moved: import from {' or '.join(new)}. The old path goes with the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        for name in new:
+            import_module(name)  # what can't be imported fails here and not at its first use
+
+
+def install() -> None:
+    """Let the old paths be imported."""
+    if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
+        sys.meta_path.append(_OldPaths())

@@ -1,0 +1,6 @@
+"""``tiger``: the library on the command line."""
+
+from tiger.cli.common import friendly_errors
+from tiger.cli.main import main
+
+__all__ = ["friendly_errors", "main"]

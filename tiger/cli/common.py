@@ -1,0 +1,59 @@
+"""What the verbs of the command line share: opening a recommender, warnings and errors as lines, ids from a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tiger.utils.errors import DataError
+
+
+@contextmanager
+def friendly_errors() -> Iterator[None]:
+    """Tell what a user can mend in one line and exit with 2, after Ctrl-C with 130; all else keeps its traceback."""
+    try:
+        yield
+    except (DataError, FileExistsError, PermissionError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`): there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def load_recommender(name: str, revision: str | None = None, device: str = "cpu"):
+    """A recommender from a directory or the Hub; device ``fastest``: whatever accelerator there is, else the CPU."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from tiger.recommender.recommender import TigerRecommender  # seconds to import, not needed for --help
+
+    disable_progress_bar()
+    if device == "fastest":
+        device = torch.accelerator.current_accelerator() or "cpu"
+    return TigerRecommender.from_pretrained(name, device, revision=revision)
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Warnings as lines of their own on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"warning: {warning.message}", file=sys.stderr)
+
+
+def words(given: Sequence[str]) -> list[str]:
+    """Ids from the command line, or for ``-`` from standard input, one a line: an id may hold blanks."""
+    if list(given) != ["-"]:
+        return list(given)
+    return [line.strip() for line in sys.stdin if line.strip()]

@@ -1,0 +1,50 @@
+"""``tiger evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+
+from tiger.cli.common import load_recommender
+from tiger.utils.errors import DataError
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    import torch
+
+    from tiger.data.dataset import RecommendationData
+    from tiger.data.sequences import Sequences
+    from tiger.evaluation.metrics import next_item_metrics
+    from tiger.retriever.dataset import EvaluationExamples
+
+    if args.num_beams < 10 or (args.users is not None and args.users < 1):
+        raise DataError("--num_beams must be at least 10 and --users at least 1.")
+    tiger, data = load_recommender(args.model, device="fastest"), RecommendationData.load(args.dataset)
+    rows, events = tiger.tokenizer.rows(data.item_ids, missing=-1), data.sequences
+    if (rows < 0).any():
+        raise DataError(
+            f"the model lacks {(rows < 0).sum()} items of {args.dataset}: it was trained on another dataset."
+        )
+    # The model's rows: items may have been added to it since.
+    events = Sequences(events.offsets, rows[events.items].astype(events.items.dtype), events.timestamps)
+    split = replace(data, sequences=events).leave_one_out(tiger.training.get("shuffle_ties"))
+    examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
+    rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
+    if not rank:
+        print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
+    with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
+        answers, _ = tiger.recommend_rows(
+            examples.histories,
+            num_beams=args.num_beams,
+            exclude_history=not args.keep_history,
+            progress=True,
+            rank=rank,
+        )
+    metrics = {"users": len(examples)} | next_item_metrics(answers, examples.targets)
+    if args.json:
+        print(json.dumps(metrics))
+        return
+    for name, value in metrics.items():
+        print(f"{name:>9}  {value:{'d' if name == 'users' else '.4f'}}")

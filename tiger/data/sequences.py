@@ -1,0 +1,82 @@
+"""Users' sequences of items as compact arrays, and lists of rows as one padded array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of items, one a user, stored end to end.
+
+    Args:
+        offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
+        items: int32 [events], row numbers of the item table, oldest first.
+        timestamps: int64 [events], seconds.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [users]: the number of events of each."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[user] for user in range(len(self)))
+
+    @property
+    def users(self) -> np.ndarray:
+        """int64 [events]: whose event it is."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def select(self, users: np.ndarray) -> Sequences:
+        """The sequences of these users (int [n] or bool [users]) alone, in the order given."""
+        users = np.flatnonzero(users) if users.dtype == bool else np.asarray(users, dtype=np.int64)
+        return self._gather(self.offsets[users], self.lengths[users])
+
+    def drop_last(self, count: int) -> Sequences:
+        """Every sequence without its last ``count`` events."""
+        return self._gather(self.offsets[:-1], np.maximum(self.lengths - count, 0))
+
+    def keep_last(self, count: int) -> Sequences:
+        """The last ``count`` events of every sequence."""
+        lengths = np.minimum(self.lengths, count)
+        return self._gather(self.offsets[1:] - lengths, lengths)
+
+    def shuffle_ties(self, seed: int) -> Sequences:
+        """Events of one user and one day in random order; days keep theirs.
+
+        Timestamps of day precision say nothing of the order within a day, and files often hold an order that betrays
+        the answer: results are reported with ties as published and with ties shuffled.
+        """
+        order = np.lexsort(
+            (np.random.default_rng(seed).random(len(self.items)), self.timestamps // SECONDS_PER_DAY, self.users)
+        )
+        return Sequences(self.offsets, self.items[order], self.timestamps[order])
+
+    def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Sequences(offsets, self.items[rows], self.timestamps[rows])
+
+
+def pad_rows(rows: list[np.ndarray]) -> np.ndarray:
+    """Integer arrays of several lengths as one int64 [n, longest, at least 1], padded on the right with -1."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    padded = np.full((len(rows), max(int(lengths.max(initial=0)), 1)), -1, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else []
+    return padded

@@ -1,0 +1,59 @@
+"""Which events train, validate and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiger.data.sequences import Sequences
+from tiger.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Next-item splits (TIGER, arXiv 2305.05065): the last item tests, the one before validates, the rest trains.
+
+    Args:
+        users: int64 [n], rows of the data set's users that are in, those with three events or more.
+        train: what training may see: all but the last two events.
+        valid_targets: int32 [n].
+        test_histories: ``train`` followed by the validation target.
+        test_targets: int32 [n].
+        num_left_out: users with fewer than three events.
+    """
+
+    users: np.ndarray
+    train: Sequences
+    valid_targets: np.ndarray
+    test_histories: Sequences
+    test_targets: np.ndarray
+    num_left_out: int
+
+    @property
+    def valid_histories(self) -> Sequences:
+        """What precedes the validation target: the training part itself."""
+        return self.train
+
+    def part(self, name: str) -> tuple[Sequences, np.ndarray]:
+        """Histories and targets of ``valid`` or ``test``."""
+        if name not in ("valid", "test"):
+            raise DataError(f"part must be valid or test, got {name!r}.")
+        if name == "valid":
+            return self.valid_histories, self.valid_targets
+        return self.test_histories, self.test_targets
+
+
+@dataclass(frozen=True)
+class TemporalSplit:
+    """Events before, between and after two days (the protocol of Singh et al., arXiv 2306.08121).
+
+    ``train``, ``valid`` and ``test`` are int64 arrays of event rows of the data set's ``sequences``; ``valid_from``
+    and ``test_from`` are the first seconds of validation and test.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    valid_from: int
+    test_from: int

@@ -1,0 +1,86 @@
+"""What all embeddings are held to, and vectors that were computed elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from tiger.utils.errors import DataError
+
+CHUNK = 8192
+
+
+def check_embeddings(embeddings: np.ndarray | torch.Tensor, source: str = "embeddings") -> np.ndarray:
+    """The matrix as float32 [n, d], checked; float32 input is not copied.
+
+    Args:
+        source: what error messages call it.
+
+    Raises:
+        DataError: not a matrix of numbers, no rows or columns, or a row that holds NaN or infinity.
+    """
+    if isinstance(embeddings, torch.Tensor):
+        embeddings = embeddings.detach().cpu().float().numpy()
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or 0 in embeddings.shape or not np.issubdtype(embeddings.dtype, np.number):
+        raise DataError(
+            f"{source} must be a matrix of numbers [items, dimensions], got {embeddings.dtype} {embeddings.shape}."
+        )
+    embeddings = embeddings.astype(np.float32, copy=False)
+    bad = np.concatenate(
+        [
+            start + np.flatnonzero(~np.isfinite(embeddings[start : start + CHUNK]).all(axis=1))
+            for start in range(0, len(embeddings), CHUNK)
+        ]
+    )
+    if len(bad):
+        rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        raise DataError(
+            f"{source}: {len(bad)} of {len(embeddings)} rows hold NaN or infinity (rows {rows}). "
+            "Embed the texts of these items again, or drop the items."
+        )
+    return embeddings
+
+
+def load_embeddings(path: str | os.PathLike, num_items: int) -> np.ndarray:
+    """Vectors computed elsewhere: float32 [num_items, d], in the order of ``items.parquet``.
+
+    Args:
+        path: a safetensors file with one tensor, ``embeddings``, of any floating type.
+
+    Raises:
+        DataError: no such file, not safetensors, no such tensor, another number of rows, or NaN in it.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path} is missing: write a safetensors file with one tensor named 'embeddings'.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            if list(file.keys()) != ["embeddings"]:
+                raise DataError(f"{path} holds {list(file.keys())}, expected one tensor named 'embeddings'.")
+            embeddings = file.get_tensor("embeddings")
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole safetensors file ({error}). Write it again.") from error
+    if embeddings.ndim == 2 and len(embeddings) != num_items:
+        raise DataError(
+            f"{path} has {len(embeddings)} rows but there are {num_items} items. "
+            "Write one row an item, in the order of items.parquet."
+        )
+    return check_embeddings(embeddings, str(path))
+
+
+def write_json(directory: str | os.PathLike, value: dict) -> None:
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    (Path(directory) / "encoder.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(directory: str | os.PathLike) -> dict:
+    file = Path(directory) / "encoder.json"
+    if not file.is_file():
+        raise DataError(f"{file} is missing: {directory} holds no saved encoder.")
+    return json.loads(file.read_text(encoding="utf-8"))

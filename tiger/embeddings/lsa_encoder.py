@@ -1,0 +1,124 @@
+"""Texts to vectors by the words that they hold: latent semantic analysis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.utils.extmath import randomized_svd
+
+from tiger.embeddings.base import CHUNK, read_json, write_json
+from tiger.utils.errors import DataError
+
+
+class LSAEncoder:
+    """Latent semantic analysis: TF-IDF of words and word pairs, cut to ``dim`` by a truncated SVD, unit length.
+
+    Needs no weights and no network: what a catalogue's own words say. Term counts are damped (1 + log); in catalogues
+    of a thousand texts and more, terms of one text or of more than half of them (labels like "Title") are dropped.
+
+    Args:
+        vocabulary: words and word pairs, in the order of the columns below.
+        idf: float32 [terms].
+        components: float32 [dim, terms], orthonormal rows.
+
+    Example::
+
+        encoder = LSAEncoder.fit(texts, dim=256)
+        embeddings = encoder.encode(texts)  # float32 [n, 256], also of texts never seen
+    """
+
+    def __init__(self, vocabulary: list[str], idf: np.ndarray, components: np.ndarray) -> None:
+        if components.shape[1] != len(vocabulary) or idf.shape != (len(vocabulary),):
+            raise DataError(
+                f"LSA encoder: {len(vocabulary)} terms, idf {idf.shape} and components {components.shape} don't fit."
+            )
+        self.vocabulary = vocabulary
+        self.idf = np.ascontiguousarray(idf, dtype=np.float32)
+        self.components = np.ascontiguousarray(components, dtype=np.float32)
+        self._vectorizer = _vectorizer(vocabulary={term: column for column, term in enumerate(vocabulary)})
+        self._vectorizer.idf_ = self.idf
+
+    def load(self) -> None:
+        """Nothing to do: it is read as a whole."""
+
+    @property
+    def dim(self) -> int:
+        return len(self.components)
+
+    @property
+    def name(self) -> str:
+        return f"lsa-{self.dim}"
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], dim: int = 256, *, max_terms: int = 50_000, seed: int = 0) -> LSAEncoder:
+        """Learn terms and components from the texts, read once.
+
+        Args:
+            dim: length of the vectors; less where the texts or their terms are fewer.
+            max_terms: the commonest words and pairs that are kept.
+            seed: of the randomised SVD: equal texts and seed give equal vectors.
+
+        Raises:
+            DataError: the texts hold no word.
+        """
+        texts = list(texts)
+        # A word seen once can't relate two items; small sets need every word they have, and so do sets of names.
+        for limits in [{"min_df": 2, "max_df": 0.5}, {}] if len(texts) >= 1000 else [{}]:
+            vectorizer = _vectorizer(**limits).set_params(max_features=max_terms)
+            try:
+                counts = vectorizer.fit_transform(texts)
+                break
+            except ValueError as error:
+                reason = error
+        else:
+            raise DataError(f"LSA can't be fitted on these {len(texts)} texts: {reason}. Give texts with words.")
+        dim = max(1, min(dim, min(counts.shape) - 1))
+        _, _, components = randomized_svd(counts, n_components=dim, n_iter=5, random_state=seed)
+        vocabulary = [str(term) for term in vectorizer.get_feature_names_out()]
+        return cls(vocabulary, vectorizer.idf_, components)
+
+    def encode(self, texts: Iterable[str]) -> np.ndarray:
+        """Vectors of length one: float32 [n, dim]. A text without a known word is the zero vector."""
+        texts = iter(texts)
+        chunks = []
+        while chunk := list(islice(texts, CHUNK)):
+            weights: sparse.csr_matrix = self._vectorizer.transform(chunk)
+            vectors = np.asarray(weights @ self.components.T, dtype=np.float32)
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            chunks.append(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))
+        if not chunks:
+            raise DataError("no texts to embed.")
+        return np.concatenate(chunks)
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
+        write_json(directory, {"kind": "lsa", "name": self.name, "vocabulary": self.vocabulary})
+        save_file({"idf": self.idf, "components": self.components}, Path(directory) / "encoder.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike) -> LSAEncoder:
+        """Read what :meth:`save_pretrained` wrote."""
+        saved = read_json(directory)
+        if saved["kind"] != "lsa":
+            raise DataError(f"{Path(directory) / 'encoder.json'} is a {saved['kind']!r} encoder: use load_encoder.")
+        tensors = load_file(Path(directory) / "encoder.safetensors")
+        return cls(saved["vocabulary"], tensors["idf"], tensors["components"])
+
+
+def _vectorizer(**settings) -> TfidfVectorizer:
+    # Numbers and single letters stay in ("1 oz", "vitamin c"), which scikit-learn's own pattern drops.
+    return TfidfVectorizer(
+        sublinear_tf=True,
+        ngram_range=(1, 2),
+        strip_accents="unicode",
+        token_pattern=r"(?u)\b\w+\b",
+        dtype=np.float32,
+        **settings,
+    )

@@ -1,0 +1,209 @@
+"""Texts to vectors by a SentenceTransformer, with a cache on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
+
+from tiger.embeddings.base import CHUNK, write_json
+from tiger.utils.errors import DataError
+
+DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
+
+
+class SentenceEncoder:
+    """Any SentenceTransformer, by name or folder; every text is embedded once and then read from the disk.
+
+    Args:
+        name: of a model on the Hub, or a local folder.
+        revision: branch, tag or commit on the Hub.
+        batch_size: texts a step.
+        device: such as ``"cuda"``; None: the best there is.
+        cache_dir: where vectors are kept; None: ``$XDG_CACHE_HOME/tiger``, by default ``~/.cache/tiger``.
+        progress: show a bar while embedding.
+
+    The model itself is loaded when the first text is missing in the cache.
+
+    Example::
+
+        encoder = SentenceEncoder("sentence-transformers/sentence-t5-base")
+        embeddings = encoder.encode(item_texts(data.items))
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike = DEFAULT_ENCODER,
+        *,
+        revision: str | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.name = os.fspath(name)
+        self.revision = revision
+        self.batch_size = batch_size
+        self.device = device
+        self.progress = progress
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else _default_cache_dir()
+        self._model = None
+        self._cache: _VectorCache | None = None
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts: float32 [n, d], in their order.
+
+        Raises:
+            DataError: no texts, or the model can't be loaded.
+        """
+        if len(texts) == 0:
+            raise DataError("no texts to embed.")
+        if self._cache is None:
+            slug = re.sub(r"[^A-Za-z0-9.-]+", "-", self.name).strip("-.")[-60:]
+            self._cache = _VectorCache(self.cache_dir / f"{slug}-{self._fingerprint()[:16]}")
+        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        found = self._cache.read(set(keys))
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        if missing:
+            found.update(self._embed(missing))
+        return np.stack([found[key] for key in keys])
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
+        write_json(directory, {"kind": "sentence-transformers", "name": self.name, "revision": self.revision})
+
+    def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
+        model = self._load()
+        # Texts of like length share a batch, so little is padded; the longest first, so that memory runs out at once.
+        keys = sorted(texts, key=lambda key: (-len(texts[key]), key))
+        found: dict[bytes, np.ndarray] = {}
+        unsaved: dict[bytes, np.ndarray] = {}
+        with tqdm(total=len(keys), desc="embedding", unit="text", disable=not self.progress) as bar:
+            for start in range(0, len(keys), self.batch_size):
+                batch = keys[start : start + self.batch_size]
+                vectors = model.encode([texts[key] for key in batch], batch_size=len(batch), show_progress_bar=False)
+                unsaved.update(zip(batch, vectors.astype(np.float32, copy=False), strict=True))
+                bar.update(len(batch))
+                if len(unsaved) >= CHUNK or start + self.batch_size >= len(keys):
+                    self._cache.write(unsaved)  # by the thousands: a run that is broken off loses little
+                    found.update(unsaved)
+                    unsaved = {}
+        return found
+
+    def load(self) -> None:
+        """Read the model now and not with the first texts that the cache lacks.
+
+        Raises:
+            DataError: it can't be loaded.
+        """
+        self._load()
+
+    def _load(self):
+        if self._model is None:
+            from sentence_transformers import SentenceTransformer  # seconds to import, not needed on a cache hit
+
+            try:
+                self._model = SentenceTransformer(
+                    self.name, revision=self.revision, device=self.device, trust_remote_code=False
+                )
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"can't load the sentence encoder {self.name!r} ({error}). "
+                    "Give the name of a SentenceTransformer on the Hub or the folder of one, or use the LSA encoder."
+                ) from error
+        return self._model
+
+    def _fingerprint(self) -> str:
+        """Which weights made a vector: the files of a local folder, the name and revision of a model on the Hub."""
+        digest = hashlib.sha256()
+        folder = Path(self.name)
+        if folder.is_dir():
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+                with open(file, "rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            digest.update(f"{self.name}\0{self.revision}".encode())
+        return digest.hexdigest()
+
+
+class _VectorCache:
+    """Vectors by the sha256 of their text, in safetensors files of one folder (one folder an encoder).
+
+    A run adds a file and changes none, so nothing is rewritten for one new item and two processes don't lose each
+    other's work. Many small files are merged when they are read.
+    """
+
+    max_files = 32
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, keys: set[bytes]) -> dict[bytes, np.ndarray]:
+        found: dict[bytes, np.ndarray] = {}
+        files = sorted(self.folder.glob("*.safetensors"))
+        for file in files:
+            try:
+                with safe_open(file, framework="np") as stored:
+                    hashes = [row.tobytes() for row in stored.get_tensor("hashes")]
+                    rows = [row for row, key in enumerate(hashes) if key in keys]
+                    if rows:
+                        vectors = stored.get_tensor("vectors")
+                        if len(vectors) != len(hashes) or vectors.ndim != 2 or not np.isfinite(vectors[rows]).all():
+                            raise ValueError("its vectors don't fit its hashes or aren't finite")
+                        found.update((hashes[row], vectors[row]) for row in rows)
+            except FileNotFoundError:
+                continue  # another process merged it away
+            except (SafetensorError, OSError, ValueError) as error:
+                warnings.warn(
+                    f"embedding cache {file} can't be read ({error}); its texts are embedded again", stacklevel=4
+                )
+                with suppress(OSError):
+                    file.unlink()
+        if len(files) > self.max_files:
+            self._merge(files)
+        return found
+
+    def write(self, vectors: dict[bytes, np.ndarray]) -> Path | None:
+        """The file written; None, with a warning, where the folder can't be written."""
+        keys = sorted(vectors)
+        file = self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.safetensors"
+        tensors = {
+            "hashes": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32).copy(),
+            "vectors": np.stack([vectors[key] for key in keys]),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+                save_file(tensors, Path(temporary) / "vectors")
+                os.replace(Path(temporary) / "vectors", file)
+        except OSError as error:
+            warnings.warn(f"embeddings can't be cached in {self.folder} ({error})", stacklevel=5)
+            return None
+        return file
+
+    def _merge(self, files: list[Path]) -> None:
+        merged: dict[bytes, np.ndarray] = {}
+        with suppress(OSError, SafetensorError):  # another process may merge at the same time: then it is done already
+            for file in files:
+                if file.exists():
+                    stored = load_file(file)
+                    merged.update(zip(map(bytes, stored["hashes"]), stored["vectors"], strict=True))
+            written = self.write(merged)
+            for file in files:
+                if written is not None and file != written:
+                    file.unlink(missing_ok=True)
+
+
+def _default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiger"

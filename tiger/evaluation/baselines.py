@@ -1,0 +1,269 @@
+"""Yardsticks that a model must beat: popularity, transition, content, and their training-free hybrid.
+
+All four count or compare; nothing is trained. They are fitted on the training log alone, for the test too: by then
+the validation item belongs to a user's history, but transitions and popularity are not counted anew, as no model is
+retrained.
+
+Two things keep them honest on data sets such as the 5-core Amazon ones, where rows and counts betray the answer:
+
+* *Ties* are broken in a seeded random order of the catalogue, never by row number, because item tables are often
+  sorted by a product code that tells when an item was listed.
+* *Counts below 5* are not told apart: where every item was filtered to have five events or more, a lower training
+  count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
+  Transition sums over pairs of items, and no total of an item enters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from tiger.data.cooccurrence import COUNT_FLOOR
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.evaluation.metrics import next_item_metrics
+
+_CHUNK_SCORES = 2**24  # scores held at once, 64 MiB of float32
+
+
+class Popularity:
+    """The items with the most events in the training log.
+
+    Args:
+        seed: of the random order that breaks ties.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def fit(self, train: Sequences, num_items: int) -> Popularity:
+        """Count the events of each item, all counts up to 5 being alike."""
+        self.counts = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+        shuffled = np.random.default_rng(self.seed).permutation(num_items)
+        # Columns of every score matrix lie in this order: most popular first, at random among the equally popular.
+        self.order = shuffled[np.argsort(-self.counts[shuffled], kind="stable")]
+        self.place = np.argsort(self.order)  # the column of each item
+        return self
+
+    def recommend(
+        self, histories: Sequences, k: int = 10, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` best items of each history.
+
+        Args:
+            histories: n sequences of item rows.
+            k: length of the answer.
+            exclude_history: leave out items that the history holds.
+
+        Returns:
+            items int32 [n, k], best first, -1 where the catalogue holds too few, and scores float32 [n, k]: counts,
+            ``-inf`` beside -1.
+        """
+        return _recommend(
+            lambda part: np.tile(self.counts[self.order], (len(part), 1)), self.order, histories, k, exclude_history
+        )
+
+
+class Transition:
+    """What followed the last items of the history in other users' histories.
+
+    ``score(j)`` = sum over the last 5 items i, newest first, of .8^age * sum over gaps 1, 2, 3 of count(i, then j) /
+    gap. Counts are raw: not divided by any total.
+
+    Args:
+        max_gap: how many steps ahead an item counts as a follower, with weight 1 / gap.
+        last: how many items of the history are read.
+        decay: weight of an item relative to the next newer one.
+        log_counts: take ``log(1 + weight)`` of the summed weights, so that a few frequent pairs don't drown the rest.
+        seed: of the random order that breaks ties.
+    """
+
+    def __init__(self, max_gap: int = 3, last: int = 5, decay: float = 0.8, log_counts: bool = False, seed: int = 0):
+        self.max_gap, self.last, self.decay, self.log_counts, self.seed = max_gap, last, decay, log_counts, seed
+
+    def fit(self, train: Sequences, num_items: int) -> Transition:
+        """Count followers in the training log: a sparse matrix of at most ``max_gap`` entries an event."""
+        self.popularity = Popularity(self.seed).fit(train, num_items)
+        column = self.popularity.place
+        users = train.users
+        counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
+        for gap in range(1, self.max_gap + 1):
+            together = users[gap:] == users[:-gap]
+            before, after = train.items[:-gap][together], train.items[gap:][together]
+            weights = np.full(len(before), 1 / gap, dtype=np.float32)
+            counts = counts + sparse.csr_matrix((weights, (before, column[after])), shape=counts.shape)
+        self.followers = counts.log1p() if self.log_counts else counts
+        return self
+
+    def recommend(
+        self, histories: Sequences, k: int = 10, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``Popularity.recommend``; where fewer than ``k`` items ever followed, popular ones come last, at 0."""
+        return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
+
+    def _scores(self, histories: Sequences) -> np.ndarray:
+        return (recency(histories, self.last, self.decay, self.followers.shape[0]) @ self.followers).toarray()
+
+
+class Content:
+    """Items whose text is like that of the last items of the history.
+
+    ``score(j)`` = sum over the last 3 items i, newest first, of .6^age * cosine(tfidf(i), tfidf(j)), with
+    scikit-learn's TF-IDF as it comes: lower-cased words of two characters or more, plain term counts, smoothed idf,
+    unit length.
+
+    Args:
+        last: how many items of the history are read.
+        decay: weight of an item relative to the next newer one.
+        seed: of the random order that breaks ties.
+    """
+
+    def __init__(self, last: int = 3, decay: float = 0.6, seed: int = 0):
+        self.last, self.decay, self.seed = last, decay, seed
+
+    def fit(self, train: Sequences, texts: list[str]) -> Content:
+        """Learn word weights from the whole catalogue's ``texts``, one an item; ``train`` serves the fallback alone.
+
+        Raises:
+            ValueError: no text holds a word.
+        """
+        self.popularity = Popularity(self.seed).fit(train, len(texts))
+        self.vectors = TfidfVectorizer(dtype=np.float32).fit_transform(texts)
+        columns = self.vectors[self.popularity.order].T.tocsr()
+        # Words in more than 1/16 of the items go through a dense product: they are few and make up most of the work.
+        frequent = np.diff(columns.indptr) > len(texts) / 16
+        self.frequent, self.rare = np.flatnonzero(frequent), np.flatnonzero(~frequent)
+        self.frequent_columns, self.rare_columns = columns[self.frequent].toarray(), columns[self.rare]
+        return self
+
+    def recommend(
+        self, histories: Sequences, k: int = 10, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``Popularity.recommend``; where fewer than ``k`` items share a word, popular ones come last, at 0."""
+        return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
+
+    def _scores(self, histories: Sequences) -> np.ndarray:
+        return self.similarity(recency(histories, self.last, self.decay, len(self.popularity.order)))
+
+    def similarity(self, weights: sparse.csr_matrix) -> np.ndarray:
+        """Cosines to items, summed with ``weights`` [n, items]: float32 [n, items], columns in popularity's order."""
+        profiles = (weights @ self.vectors).tocsc()
+        scores = (profiles[:, self.rare].tocsr() @ self.rare_columns).toarray()
+        scores += profiles[:, self.frequent].toarray() @ self.frequent_columns
+        return scores
+
+
+class Hybrid:
+    """Half of ``Transition``'s score plus ``Content``'s: above every generative model published on the Amazon sets.
+
+    Args:
+        transition_weight: factor of the transition score.
+        transition, content: the two parts; the defaults are those described in their own docstrings.
+    """
+
+    def __init__(
+        self,
+        transition_weight: float = 0.5,
+        transition: Transition | None = None,
+        content: Content | None = None,
+    ):
+        self.transition_weight = transition_weight
+        self.transition, self.content = transition or Transition(), content or Content()
+        if self.transition.seed != self.content.seed:
+            raise ValueError("transition and content must break ties by the same seed")
+
+    def fit(self, train: Sequences, texts: list[str]) -> Hybrid:
+        """Fit both parts on the training log and the catalogue's ``texts``, one an item."""
+        self.transition.fit(train, len(texts))
+        self.content.fit(train, texts)
+        return self
+
+    def recommend(
+        self, histories: Sequences, k: int = 10, exclude_history: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``Popularity.recommend``; an empty history gets the popular items, with score 0."""
+        return _recommend(self._scores, self.content.popularity.order, histories, k, exclude_history)
+
+    def _scores(self, histories: Sequences) -> np.ndarray:
+        scores = self.content._scores(histories)
+        scores += self.transition_weight * self.transition._scores(histories)
+        return scores
+
+
+def evaluate_yardsticks(
+    split: LeaveOneOut,
+    texts: list[str],
+    part: str = "test",
+    ks: Sequence[int] = (5, 10),
+    exclude_history: bool = True,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Recall and NDCG of the four yardsticks on a leave-one-out split.
+
+    Args:
+        split: from ``RecommendationData.leave_one_out``.
+        texts: one an item, such as ``tiger.embeddings.item_texts`` gives.
+        part: ``"test"`` or ``"valid"``; both are fitted on ``split.train``.
+        ks: cut-offs.
+        exclude_history: whether items of the history are left out.
+        seed: of the order that breaks ties.
+
+    Returns:
+        ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``.
+    """
+    histories, targets = split.part(part)
+    hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
+    yardsticks = {
+        "popularity": hybrid.content.popularity,
+        "transition": hybrid.transition,
+        "content": hybrid.content,
+        "hybrid": hybrid,
+    }
+    return {
+        name: next_item_metrics(yardstick.recommend(histories, max(ks), exclude_history)[0], targets, ks)
+        for name, yardstick in yardsticks.items()
+    }
+
+
+def recency(histories: Sequences, last: int, decay: float, num_items: int) -> sparse.csr_matrix:
+    """decay^age at each of the ``last`` newest items of a history, summed where one recurs: float32 [n, num_items]."""
+    recent = histories.keep_last(last)
+    ages = np.repeat(recent.offsets[1:], recent.lengths) - 1 - np.arange(len(recent.items))
+    weights = np.power(decay, ages, dtype=np.float32)
+    matrix = sparse.csr_matrix((weights, recent.items, recent.offsets), shape=(len(recent), num_items))
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _recommend(
+    score: Callable[[Sequences], np.ndarray], order: np.ndarray, histories: Sequences, k: int, exclude_history: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top ``k`` by ``score``, whose columns lie in ``order``, in chunks of users that bound memory."""
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    items = np.full((len(histories), k), -1, dtype=np.int32)
+    scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+    column = np.argsort(order)
+    # Items without evidence queue behind all others, the most popular first.
+    queue = -np.arange(1, len(order) + 1, dtype=np.float32)
+    kept = min(k, len(order))
+    step = max(1, _CHUNK_SCORES // len(order))
+    for start in range(0, len(histories), step):
+        users = np.arange(start, min(start + step, len(histories)))
+        part = histories.select(users)
+        values = score(part)
+        np.copyto(values, queue, where=values == 0)
+        if exclude_history:
+            values[part.users, column[part.items]] = -np.inf
+        # torch's selection is six times faster than numpy's argpartition.
+        best = np.sort(torch.topk(torch.from_numpy(values), kept, dim=1, sorted=False).indices.numpy(), axis=1)
+        found = np.take_along_axis(values, best, axis=1)
+        ranking = np.argsort(-found, axis=1, kind="stable")
+        best, found = np.take_along_axis(best, ranking, axis=1), np.take_along_axis(found, ranking, axis=1)
+        items[users, :kept] = np.where(found == -np.inf, -1, order[best])
+        scores[users, :kept] = np.where((found < 0) & (found > -np.inf), 0, found)
+    return items, scores

@@ -1,0 +1,138 @@
+"""Residual k-means: codes without a neural encoder, and the arithmetic of residual codes that the RQ-VAE shares.
+
+Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample
+and rows are quantised a chunk at a time, so that a million items need little more memory than their embeddings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from tiger.embeddings.base import check_embeddings
+from tiger.quantizers.base import check_codes, check_dimensions, check_enough_items
+from tiger.quantizers.kmeans import CHUNK, MAX_POINTS, nearest_codes, residual_codebooks, sample_rows, sum_of_codes
+
+
+class ResidualKMeansConfig(PreTrainedConfig):
+    """Sizes of a :class:`ResidualKMeans`.
+
+    Args:
+        input_dim: dimensions of an embedding.
+        num_codebooks: levels, codes an item.
+        codebook_size: codes a level.
+    """
+
+    model_type = "tiger-residual-kmeans"
+
+    input_dim: int = 768
+    num_codebooks: int = 3
+    codebook_size: int = 256
+
+
+class ResidualKMeans(PreTrainedModel):
+    """Residual k-means with the same ``fit``, ``encode`` and ``decode`` as :class:`tiger.quantizers.rqvae.RQVAE`.
+
+    Example::
+
+        quantizer = ResidualKMeans.fit(embeddings, num_codebooks=3, codebook_size=256)
+        codes = quantizer.encode(embeddings)  # int32 [items, 3]
+    """
+
+    config_class = ResidualKMeansConfig
+    base_model_prefix = "quantizer"
+    main_input_name = "embeddings"
+
+    def __init__(self, config: ResidualKMeansConfig) -> None:
+        super().__init__(config)
+        self.codebooks = nn.Parameter(torch.zeros(config.num_codebooks, config.codebook_size, config.input_dim))
+        self.register_buffer("mean", torch.zeros(config.input_dim))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ResidualKMeans):
+            nn.init.zeros_(module.codebooks)
+            nn.init.zeros_(module.mean)
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: np.ndarray | torch.Tensor,
+        num_codebooks: int = 3,
+        codebook_size: int = 256,
+        *,
+        iterations: int = 20,
+        max_points: int = MAX_POINTS,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        progress: bool = True,
+    ) -> ResidualKMeans:
+        """Learn the codebooks of a matrix of embeddings.
+
+        Args:
+            embeddings: float [items, input_dim].
+            num_codebooks: levels.
+            codebook_size: codes a level.
+            iterations: Lloyd's iterations a level.
+            max_points: rows that the codebooks are fitted to, a random sample where there are more.
+            seed: equal embeddings and seed give equal codes on one machine.
+
+        Raises:
+            DataError: fewer distinct items than codes, or NaN in the embeddings.
+        """
+        embeddings = check_embeddings(embeddings)
+        check_enough_items(embeddings, codebook_size)
+        points = sample_rows(embeddings, max(max_points, 32 * codebook_size), seed).to(device)
+        model = cls(
+            ResidualKMeansConfig(
+                input_dim=embeddings.shape[1], num_codebooks=num_codebooks, codebook_size=codebook_size
+            )
+        ).to(device)
+        with torch.no_grad():
+            model.mean.copy_(points.mean(dim=0))
+            points -= model.mean
+            codebooks = residual_codebooks(
+                points, num_codebooks, codebook_size, iterations=iterations, seed=seed, progress=progress
+            )
+            model.codebooks.copy_(codebooks)
+        return model.eval()
+
+    @torch.no_grad()
+    def of_first(self, dimensions: int) -> ResidualKMeans:
+        """The same codebooks by their first dimensions alone: codes for items of which no more is known."""
+        sizes = {"num_codebooks": self.config.num_codebooks, "codebook_size": self.config.codebook_size}
+        part = ResidualKMeans(ResidualKMeansConfig(input_dim=dimensions, **sizes)).to(self.device)
+        part.codebooks.copy_(self.codebooks[..., :dimensions])
+        part.mean.copy_(self.mean[:dimensions])
+        return part.eval()
+
+    def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [n, input_dim] to codes int64 [n, L] and the reconstruction [n, input_dim]."""
+        codes, quantised = nearest_codes(embeddings - self.mean, self.codebooks)
+        return codes, quantised + self.mean
+
+    @torch.no_grad()
+    def encode(self, embeddings: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
+        """Codes of embeddings [n, input_dim]: int32 [n, L]. A row's codes depend on that row alone.
+
+        Raises:
+            DataError: another number of dimensions than was fitted, or NaN.
+        """
+        embeddings = check_embeddings(embeddings)
+        check_dimensions(embeddings, self.config.input_dim)
+        codes = [
+            self(torch.tensor(embeddings[start : start + batch_size], device=self.device))[0].cpu()
+            for start in range(0, len(embeddings), batch_size)
+        ]
+        return torch.cat(codes).numpy().astype(np.int32)
+
+    @torch.no_grad()
+    def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
+        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim]."""
+        codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
+        vectors = [
+            sum_of_codes(chunk.to(self.device), self.codebooks) + self.mean for chunk in codes.split(batch_size)
+        ]
+        return torch.cat([chunk.cpu() for chunk in vectors]).numpy()

@@ -1,0 +1,336 @@
+"""RQ-VAE: embeddings to short tuples of codes (TIGER, arXiv 2305.05065, section 3.1).
+
+An MLP squeezes an embedding into a small latent vector, residual quantisation writes that as one code a level, and a
+mirrored MLP reads the embedding back from the codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from tiger.embeddings.base import check_embeddings
+from tiger.quantizers.base import check_codes, check_dimensions, check_enough_items
+from tiger.quantizers.kmeans import (
+    CHUNK,
+    MAX_POINTS,
+    balanced_codes,
+    nearest_codes,
+    residual_codebooks,
+    sample_rows,
+    squared_distances,
+    sum_of_codes,
+)
+
+
+class RQVAEConfig(PreTrainedConfig):
+    """Sizes and loss of an :class:`RQVAE`; the defaults are the paper's.
+
+    Args:
+        input_dim: dimensions of an embedding.
+        hidden_sizes: widths of the encoder's ReLU layers; the decoder mirrors them.
+        latent_dim: dimensions of what is quantised.
+        num_codebooks: levels, codes an item.
+        codebook_size: codes a level.
+        commitment_weight: weight of the pull of latents towards their codes.
+        sinkhorn_epsilon: softness of the balanced assignment on the last level in training; 0 turns it off.
+        sinkhorn_iterations: its normalisations.
+    """
+
+    model_type = "tiger-rqvae"
+
+    input_dim: int = 768
+    hidden_sizes: list[int] | tuple[int, ...] = (512, 256, 128)
+    latent_dim: int = 32
+    num_codebooks: int = 3
+    codebook_size: int = 256
+    commitment_weight: float = 0.25
+    sinkhorn_epsilon: float = 0.02
+    sinkhorn_iterations: int = 10
+
+
+@dataclass
+class RQVAEOutput(ModelOutput):
+    """What a batch of embeddings gave.
+
+    Args:
+        loss: reconstruction + quantisation.
+        reconstruction_loss: squared error in standardised space, summed over dimensions, mean over the batch.
+        quantisation_loss: codebook + weighted commitment terms, summed over levels.
+        codes: int64 [n, L].
+        latents: [n, latent_dim], before quantisation.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    quantisation_loss: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+
+
+class RQVAE(PreTrainedModel):
+    """Residual-quantised variational autoencoder over item embeddings.
+
+    Example::
+
+        quantizer = RQVAE.fit(embeddings, num_codebooks=3, codebook_size=256)
+        codes = quantizer.encode(embeddings)  # int32 [items, 3]
+        quantizer.save_pretrained("codes")
+    """
+
+    config_class = RQVAEConfig
+    base_model_prefix = "quantizer"
+    main_input_name = "embeddings"
+
+    def __init__(self, config: RQVAEConfig) -> None:
+        super().__init__(config)
+        widths = [config.input_dim, *config.hidden_sizes, config.latent_dim]
+        self.encoder = _mlp(widths)
+        self.decoder = _mlp(widths[::-1])
+        self.codebooks = nn.Parameter(torch.zeros(config.num_codebooks, config.codebook_size, config.latent_dim))
+        # Persistent, all three: a model read from disk must standardise as it did, and not start its codebooks anew.
+        self.register_buffer("mean", torch.zeros(config.input_dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            # torch's small default, not He's: a nearly linear start keeps near items near, and reconstructs better.
+            module.reset_parameters()
+        elif isinstance(module, RQVAE):
+            nn.init.zeros_(module.codebooks)
+            nn.init.zeros_(module.mean)
+            nn.init.ones_(module.scale)
+            nn.init.zeros_(module.initialised)
+
+    def forward(self, embeddings: torch.Tensor) -> RQVAEOutput:
+        """The loss of a batch of raw embeddings [n, input_dim], before and after the codebooks are initialised.
+
+        ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1),
+        with x standardised and gradients passed straight through the quantisation (van den Oord et al.,
+        arXiv 1711.00937).
+        Until the codebooks are initialised, the autoencoder alone is trained.
+        """
+        inputs = self._standardise(embeddings)
+        latents = self.encoder(inputs)
+        codes, quantisation_loss, quantised = None, latents.new_zeros(()), latents
+        if self.initialised:
+            codes, quantisation_loss, quantised = self._quantise(latents)
+        # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
+        reconstruction_loss = (self.decoder(quantised) - inputs).square().sum(dim=1).mean()
+        return RQVAEOutput(
+            loss=reconstruction_loss + quantisation_loss,
+            reconstruction_loss=reconstruction_loss,
+            quantisation_loss=quantisation_loss,
+            codes=codes,
+            latents=latents,
+        )
+
+    def _quantise(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        config = self.config
+        residual, codes, loss = latents, [], latents.new_zeros(())
+        quantised = torch.zeros_like(latents)
+        for level, codebook in enumerate(self.codebooks):
+            with torch.no_grad():
+                distances = squared_distances(residual, codebook)
+                if self.training and level == config.num_codebooks - 1 and config.sinkhorn_epsilon > 0:
+                    code = balanced_codes(distances, config.sinkhorn_epsilon, config.sinkhorn_iterations)
+                else:
+                    code = distances.argmin(dim=1)
+            chosen = codebook[code]
+            loss = loss + (residual.detach() - chosen).square().sum(dim=1).mean()
+            loss = loss + config.commitment_weight * (residual - chosen.detach()).square().sum(dim=1).mean()
+            residual = residual - chosen.detach()
+            quantised = quantised + chosen.detach()
+            codes.append(code)
+        return torch.stack(codes, dim=1), loss, latents + (quantised - latents).detach()
+
+    def _standardise(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return (embeddings - self.mean) / self.scale
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: np.ndarray | torch.Tensor,
+        num_codebooks: int = 3,
+        codebook_size: int = 256,
+        *,
+        hidden_sizes: tuple[int, ...] = (512, 256, 128),
+        latent_dim: int = 32,
+        commitment_weight: float = 0.25,
+        sinkhorn_epsilon: float = 0.02,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float = 3e-3,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        progress: bool = True,
+    ) -> RQVAE:
+        """Train on a matrix of embeddings.
+
+        The autoencoder warms up alone; k-means of its latents gives the codebooks; then all is trained together,
+        with the last level's codes assigned in balance and codes that nobody uses restarted.
+
+        Args:
+            embeddings: float [items, input_dim].
+            num_codebooks: levels.
+            codebook_size: codes a level.
+            hidden_sizes, latent_dim, commitment_weight, sinkhorn_epsilon: see :class:`RQVAEConfig`.
+            steps: optimiser steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
+            batch_size: items a step; None: 512, or twice the codebook size where that is more.
+            learning_rate: AdamW's peak; falls to nothing by a half cosine.
+            seed: equal embeddings and seed give equal codes on one machine.
+            device: where to train.
+            progress: show a bar.
+
+        Raises:
+            DataError: fewer distinct items than codes, or NaN in the embeddings.
+        """
+        embeddings = check_embeddings(embeddings)
+        check_enough_items(embeddings, codebook_size)
+        config = RQVAEConfig(
+            input_dim=embeddings.shape[1],
+            hidden_sizes=list(hidden_sizes),
+            latent_dim=latent_dim,
+            num_codebooks=num_codebooks,
+            codebook_size=codebook_size,
+            commitment_weight=commitment_weight,
+            sinkhorn_epsilon=sinkhorn_epsilon,
+        )
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+            torch.manual_seed(seed)
+            model = cls(config)
+        model.fit_standardisation(embeddings)
+        model.to(device).train()
+        if batch_size is None:
+            batch_size = max(512, 2 * codebook_size)  # with fewer items than codes, used and dead codes look alike
+        if steps is None:
+            steps = min(max(60 * len(embeddings) // batch_size, 700), 20_000)
+        model._train_steps(embeddings, steps, batch_size, learning_rate, seed, progress)
+        return model.eval()
+
+    def fit_standardisation(self, embeddings: np.ndarray) -> None:
+        """Set ``mean`` (a dimension each) and ``scale`` (one for all): unit variance on average over dimensions.
+
+        One scale and not one a dimension: LSA's and other rotated embeddings carry meaning in their large dimensions
+        and noise in the small ones, which dividing by each one's own spread would blow up.
+        """
+        mean = embeddings.mean(axis=0, dtype=np.float64)
+        chunks = range(0, len(embeddings), CHUNK)
+        variance = sum(np.square(embeddings[start : start + CHUNK] - mean).sum() for start in chunks) / embeddings.size
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.fill_(max(float(np.sqrt(variance)), 1e-12))
+
+    def initialise_codebooks(self, embeddings: np.ndarray | torch.Tensor, seed: int = 0) -> None:
+        """Set every level's codes by k-means of the latents that the levels before leave over."""
+        latents = self._latents(torch.as_tensor(embeddings))
+        config = self.config
+        with torch.no_grad():
+            self.codebooks.copy_(
+                residual_codebooks(latents, config.num_codebooks, config.codebook_size, iterations=10, seed=seed)
+            )
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def restart_dead_codes(
+        self, latents: torch.Tensor, usage: torch.Tensor, generator: torch.Generator | None = None
+    ) -> int:
+        """Move codes that nearly nobody uses onto what is left of random latents; how many were moved.
+
+        Args:
+            latents: [n, latent_dim].
+            usage: float [L, K], how often each code was used of late; restarted codes are set to their level's mean.
+        """
+        restarted, residual = 0, latents
+        for level, codebook in enumerate(self.codebooks):
+            dead = (usage[level] < 0.05 * usage[level].mean()).nonzero().squeeze(1)[: len(latents)]
+            if len(dead):
+                rows = torch.randperm(len(latents), generator=generator)[: len(dead)].to(latents.device)
+                codebook[dead] = residual[rows]
+                usage[level, dead] = usage[level].mean()
+                restarted += len(dead)
+            residual = residual - nearest_codes(residual, codebook[None])[1]
+        return restarted
+
+    def _train_steps(
+        self, embeddings: np.ndarray, steps: int, batch_size: int, learning_rate: float, seed: int, progress: bool
+    ) -> None:
+        warmup, restart_every = max(steps // 12, 1), 50
+        optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
+        )
+        generator = torch.Generator().manual_seed(seed)
+        usage = torch.ones(self.codebooks.shape[:2], device=self.device)
+        batches = _batches(len(embeddings), batch_size, generator)
+        with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not progress) as bar:
+            for step in bar:
+                if step == warmup:
+                    self.initialise_codebooks(sample_rows(embeddings, MAX_POINTS, seed), seed)
+                output = self(torch.from_numpy(embeddings[next(batches)]).to(self.device))
+                optimizer.zero_grad()
+                output.loss.backward()
+                optimizer.step()
+                schedule.step()
+                if output.codes is not None:
+                    usage *= 0.9
+                    for level, code in enumerate(output.codes.T):
+                        usage[level].index_add_(0, code, torch.ones_like(code, dtype=usage.dtype))
+                    # Not near the end, where a restarted code would have no time to settle.
+                    if step % restart_every == 0 and step < 0.9 * steps:
+                        self.restart_dead_codes(output.latents.detach(), usage, generator)
+                if step % 20 == 0:
+                    error = output.reconstruction_loss.item() / self.config.input_dim
+                    bar.set_postfix(error=f"{error:.3f}", refresh=False)
+
+    @torch.no_grad()
+    def _latents(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.encoder(self._standardise(chunk.to(self.device))) for chunk in embeddings.split(CHUNK)])
+
+    @torch.no_grad()
+    def encode(self, embeddings: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
+        """Codes of embeddings [n, input_dim]: int32 [n, L]. A row's codes depend on that row alone.
+
+        Raises:
+            DataError: another number of dimensions than was fitted, or NaN.
+        """
+        embeddings = check_embeddings(embeddings)
+        check_dimensions(embeddings, self.config.input_dim)
+        codes = [
+            nearest_codes(self._latents(torch.tensor(embeddings[start : start + batch_size])), self.codebooks)[0].cpu()
+            for start in range(0, len(embeddings), batch_size)
+        ]
+        return torch.cat(codes).numpy().astype(np.int32)
+
+    @torch.no_grad()
+    def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
+        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim], in the space of the input."""
+        codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
+        vectors = [
+            self.decoder(sum_of_codes(chunk.to(self.device), self.codebooks)) * self.scale + self.mean
+            for chunk in codes.split(batch_size)
+        ]
+        return torch.cat([chunk.cpu() for chunk in vectors]).numpy()
+
+
+def _mlp(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _batches(num_items: int, batch_size: int, generator: torch.Generator):
+    """Row numbers of one batch after another, without end; each pass in a new random order."""
+    while True:
+        for rows in torch.randperm(num_items, generator=generator).split(batch_size):
+            if len(rows) == min(batch_size, num_items):  # a scrap of a batch gives a poor balanced assignment
+                yield rows.numpy()

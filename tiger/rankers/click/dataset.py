@@ -1,0 +1,237 @@
+"""What a ranker learns from and is judged by: who was shown what, when, and what came of it.
+
+Logs of purchases hold no impressions that failed, so those are drawn: some uniformly, some by popularity, always among
+items that were there at the time and that the user did not have. Nothing here looks past the event that it is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tiger.data.sequences import Sequences
+from tiger.rankers.click.features import ItemFeatures
+from tiger.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """Lists of candidates, each with a history.
+
+    Args:
+        histories: sequences that the histories are the beginnings of.
+        users: int64 [n], rows of ``histories``.
+        ends: int64 [n], where in ``histories.items`` each history ends.
+        candidates: int32 [n, C], item rows; -1: none.
+        labels: float32 [n, C], 0 or 1; -100 where there is no candidate.
+        context: float32 [n, C, k], further numbers of each candidate (a price, the hour); None: there are none.
+    """
+
+    histories: Sequences
+    users: np.ndarray
+    ends: np.ndarray
+    candidates: np.ndarray
+    labels: np.ndarray
+    context: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, index: int) -> int:
+        """The number itself: the collator reads whole batches at once."""
+        return index
+
+    def select(self, rows: np.ndarray) -> Impressions:
+        """Some of the lists."""
+        context = None if self.context is None else self.context[rows]
+        return Impressions(
+            self.histories, self.users[rows], self.ends[rows], self.candidates[rows], self.labels[rows], context
+        )
+
+    def history(self, indices: np.ndarray, length: int) -> np.ndarray:
+        """int64 [b, at most length]: the last items of some histories, padded on the left with -1."""
+        starts = np.maximum(self.histories.offsets[self.users[indices]], self.ends[indices] - length)
+        longest = int((self.ends[indices] - starts).max(initial=0))
+        at = self.ends[indices][:, None] - np.arange(longest, 0, -1)
+        inside = at >= starts[:, None]
+        return np.where(inside, self.histories.items[np.where(inside, at, 0)], -1).astype(np.int64)
+
+
+class ImpressionsCollator:
+    """Numbers of impressions to what :class:`SemanticIdRanker` reads.
+
+    Args:
+        impressions: that the numbers are of.
+        rows: int32 [items, width], from :meth:`ItemFeatures.rows`.
+        dense: float32 [items, D], where the features read content vectors.
+        max_history: items of a history.
+    """
+
+    def __init__(
+        self, impressions: Impressions, rows: np.ndarray, dense: np.ndarray | None = None, max_history: int = 20
+    ):
+        self._impressions = impressions
+        self._rows = torch.from_numpy(rows)
+        self._dense = None if dense is None else torch.from_numpy(np.asarray(dense, dtype=np.float32))
+        self._max_history = max_history
+
+    def __call__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        indices = np.asarray(indices)
+        history = torch.from_numpy(self._impressions.history(indices, self._max_history))
+        candidates = torch.from_numpy(self._impressions.candidates[indices].astype(np.int64))
+        items, numbers = torch.unique(torch.cat([history.flatten(), candidates.flatten()]), return_inverse=True)
+        if items[0] < 0:
+            items, numbers = items[1:], numbers - 1
+        split = history.numel()
+        batch = {
+            "rows": self._rows[items],
+            "history": numbers[:split].view(history.shape),
+            "candidates": numbers[split:].view(candidates.shape),
+            "labels": torch.from_numpy(self._impressions.labels[indices]),
+        }
+        if self._dense is not None:
+            batch["dense"] = self._dense[items]
+        if self._impressions.context is not None:
+            batch["context"] = torch.from_numpy(self._impressions.context[indices].astype(np.float32))
+        return batch
+
+
+def first_seen(sequences: Sequences, num_items: int) -> np.ndarray:
+    """int64 [items]: the time of each item's first event; the largest integer where it has none."""
+    seen = np.full(num_items, np.iinfo(np.int64).max)
+    np.minimum.at(seen, sequences.items, sequences.timestamps)
+    return seen
+
+
+def history_ends(sequences: Sequences, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """int64 [n]: where in ``sequences.items`` the events before a time end, for some of its users.
+
+    Events of the very same time are not before it: where time is a day, the order within it is none.
+    """
+    # Sorted by user and time, so that one search finds all.
+    span = np.int64(max(int(sequences.timestamps.max(initial=0)), int(times.max(initial=0))) + 1)
+    keys = sequences.users * span + sequences.timestamps
+    ends = np.searchsorted(keys, users.astype(np.int64) * span + times)
+    return np.maximum(ends, sequences.offsets[users])
+
+
+def draw_negatives(
+    sequences: Sequences,
+    events: np.ndarray,
+    popularity: np.ndarray,
+    available_from: np.ndarray,
+    uniform: int = 2,
+    popular: int = 2,
+    among: np.ndarray | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Items that a user might have been shown instead.
+
+    Args:
+        sequences: all events.
+        events: int64 [n], the positives, rows of ``sequences.items``.
+        popularity: int [items], training events of each.
+        available_from: int64 [items], from :func:`first_seen`.
+        uniform, popular: how many are drawn uniformly, and by popularity.
+        among: bool [items], which may be drawn; default: all.
+        seed: of the draws.
+
+    Returns:
+        int32 [n, uniform + popular]: items that were there at the event's time and that the user had not had by then,
+        the event's own among them; -1 where a hundred draws found none.
+    """
+    random = np.random.default_rng(seed)
+    among = np.ones(len(popularity), dtype=bool) if among is None else among
+    times, users = sequences.timestamps[events], sequences.users[events]
+    pool = np.flatnonzero(among)
+    pool = pool[np.argsort(available_from[pool], kind="stable")]
+    there = np.searchsorted(available_from[pool], times, side="right")
+    weights = np.cumsum(np.where(among, popularity, 0).astype(np.float64))
+    if popular and weights[-1] == 0:
+        raise DataError("none of the items to draw from has a training event: popularity has nothing to go by.")
+    # Whom an item can't be shown to: who has it by then, keyed so that one search tells since when.
+    num_items = len(popularity)
+    keys = sequences.users.astype(np.int64) * num_items + sequences.items
+    order = np.lexsort((sequences.timestamps, keys))
+    keys, since = keys[order], sequences.timestamps[order]
+    first = np.ones(len(keys), dtype=bool)
+    first[1:] = keys[1:] != keys[:-1]
+    keys, since = keys[first], since[first]
+
+    drawn = np.full((len(events), uniform + popular), -1, dtype=np.int64)
+    for slot in range(uniform + popular):
+        missing = np.arange(len(events))
+        for _ in range(100):
+            if slot < uniform:
+                missing = missing[there[missing] > 0]
+                items = pool[(random.random(len(missing)) * there[missing]).astype(np.int64)]
+            else:
+                items = np.searchsorted(weights, random.random(len(missing)) * weights[-1], side="right")
+            wanted = users[missing] * num_items + items
+            at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            had = (keys[at] == wanted) & (since[at] <= times[missing])
+            twice = (drawn[missing, :slot] == items[:, None]).any(axis=1)
+            good = ~had & ~twice & (available_from[items] <= times[missing])
+            drawn[missing[good], slot] = items[good]
+            missing = missing[~good]
+            if len(missing) == 0:
+                break
+    return drawn.astype(np.int32)
+
+
+def sampled_impressions(
+    sequences: Sequences, events: np.ndarray, negatives: np.ndarray, histories: Sequences | None = None
+) -> Impressions:
+    """One list an event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
+    histories = sequences if histories is None else histories
+    users = sequences.users[events]
+    candidates = np.concatenate([sequences.items[events][:, None], negatives], axis=1).astype(np.int32)
+    labels = np.zeros(candidates.shape, dtype=np.float32)
+    labels[:, 0] = 1
+    labels[candidates < 0] = -100
+    return Impressions(
+        histories, users, history_ends(histories, users, sequences.timestamps[events]), candidates, labels
+    )
+
+
+def labelled_impressions(
+    sequences: Sequences, events: np.ndarray, labels: np.ndarray, histories: Sequences, together: int = 10
+) -> Impressions:
+    """Lists of up to ``together`` labelled events of one user that follow each other, over what came before the first.
+
+    Args:
+        labels: 0 or 1 for every event of ``sequences``.
+        histories: same users, for instance the liked events alone.
+    """
+    events = np.sort(events)
+    if not len(events):
+        none = np.empty(0, dtype=np.int64)
+        candidates = np.empty((0, together), dtype=np.int32)
+        return Impressions(histories, none, none, candidates, np.empty(candidates.shape, dtype=np.float32))
+    users = sequences.users[events]
+    run = np.zeros(len(events), dtype=np.int64)
+    opens = np.ones(len(events), dtype=bool)
+    opens[1:] = (users[1:] != users[:-1]) | (events[1:] != events[:-1] + 1)
+    starts = np.flatnonzero(opens)
+    place = np.arange(len(events)) - np.repeat(starts, np.diff(np.append(starts, len(events))))
+    opens |= place % together == 0
+    run = np.cumsum(opens) - 1
+    place = np.arange(len(events)) - np.flatnonzero(opens)[run]
+    candidates = np.full((run[-1] + 1, together), -1, dtype=np.int32)
+    given = np.full(candidates.shape, -100, dtype=np.float32)
+    candidates[run, place] = sequences.items[events]
+    given[run, place] = labels[events]
+    heads = events[opens]
+    ends = history_ends(histories, sequences.users[heads], sequences.timestamps[heads])
+    return Impressions(histories, sequences.users[heads], ends, candidates, given)
+
+
+def rows_and_dense(
+    features: ItemFeatures, item_ids: list[str], codes: np.ndarray | None, embeddings: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The catalogue as a collator wants it."""
+    if features.uses_dense and embeddings is None:
+        raise DataError(f"{features.kind} reads content vectors, and none are given.")
+    return features.rows(item_ids, codes), embeddings if features.uses_dense else None

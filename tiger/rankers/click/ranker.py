@@ -1,0 +1,209 @@
+"""A ranker and the catalogue that it ranks: what a recommender asks for the order of its candidates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import load_file, save
+
+from tiger.data.sequences import Sequences, pad_rows
+from tiger.evaluation.metrics import ndcg_at_k
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, check_ranker
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+
+DENSE = "dense.safetensors"
+T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+_USERS = 256
+
+
+class CatalogueRanker:
+    """Scores rows of a catalogue for histories of such rows.
+
+    Args:
+        ranker: trained with these features.
+        features: how it reads items.
+        tokenizer: the catalogue: its item ids and codes.
+        dense: float [items, D], content vectors, where the features read them.
+    """
+
+    def __init__(
+        self,
+        ranker: SemanticIdRanker,
+        features: ItemFeatures,
+        tokenizer: SemanticIdTokenizer,
+        dense: np.ndarray | None = None,
+    ):
+        check_ranker(ranker, features, tokenizer.fingerprint)
+        if ranker.config.num_context:
+            raise DataError(
+                f"this ranker reads {ranker.config.num_context} context columns, which a recommender does not have: "
+                "train one without, or call the ranker itself."
+            )
+        if features.uses_dense and (dense is None or len(dense) != len(tokenizer)):
+            raise DataError(
+                f"{features.kind} reads content vectors: one for each of {len(tokenizer)} items is needed, "
+                f"{'none are' if dense is None else f'{len(dense)} are'} given."
+            )
+        self.ranker, self.features = ranker.eval(), features
+        self._rows = torch.from_numpy(features.rows(tokenizer.item_ids, tokenizer.codes))
+        self._dense = torch.from_numpy(np.asarray(dense, dtype=np.float32)) if features.uses_dense else None
+        self._embedded: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def learned_from(self) -> str:
+        """The part whose targets it knows: validation's once the T5 has been weighed."""
+        return "valid" if self.ranker.config.t5_weight else "train"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the semantic IDs that it was trained with, where that is known."""
+        return self.ranker.config.semantic_ids
+
+    @torch.inference_mode()
+    def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """Logits of candidates.
+
+        Args:
+            histories: rows of items, oldest first, one array a user.
+            candidates: int [users, C], rows; -1: none.
+
+        Returns:
+            float32 [users, C]; ``-inf`` where there is no candidate.
+        """
+        device = self.ranker.device
+        if self._embedded is None:
+            # Every item once: what remains a user is attention and the head.
+            dense = None if self._dense is None else self._dense.to(device)
+            self._embedded = self.ranker.embed(self._rows.to(device), dense)
+        longest = self.ranker.config.max_history
+        logits = np.full(candidates.shape, -np.inf, dtype=np.float32)
+        for start in range(0, len(histories), _USERS):
+            part = slice(start, start + _USERS)
+            read = torch.from_numpy(_padded_left(histories[part], longest)).to(device)
+            wanted = torch.from_numpy(candidates[part].astype(np.int64)).to(device)
+            # The ranker projects all items that it is given, so it is given those that occur.
+            both = torch.cat([read, wanted], dim=1)
+            rows, places = both.unique(return_inverse=True)
+            items = self._embedded[rows.clamp(min=0)]
+            read, wanted = places.masked_fill(both < 0, -1).split([read.shape[1], wanted.shape[1]], dim=1)
+            logits[part] = self.ranker.score(items, read, wanted).cpu().numpy()
+        return np.where(candidates < 0, -np.inf, logits)
+
+    def order(
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        k: int,
+        exclude_history: bool = True,
+        among: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` best of the T5's proposals, by the logits and ``t5_weight`` times the T5's log-probabilities
+        (tempered ones, where it samples).
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
+            exclude_history, among: have been seen to by the T5.
+
+        Returns:
+            rows int64 [n, k], the T5's log-probabilities and the sums float32 [n, k]; -1 and ``-inf`` where none.
+        """
+        order, sums = _best_first(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
+        order = order[:, :k]
+        return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, sums))
+
+    def weigh_t5(
+        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
+    ) -> dict[float, float]:
+        """Give the T5's log-probability the weight that orders its beams best.
+
+        A ranker that learned from drawn negatives knows what a user clicks on among anything; which of fifty likely
+        items comes next, the T5 that proposed them knows as well.
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: as for :meth:`order`.
+            targets: int [n], what came next; validation's, which neither model was trained on.
+
+        Returns:
+            NDCG@10 by weight, of those in ``T5_WEIGHTS``. The ranker's configuration has the best one from now on.
+        """
+        logits, found = self.score(list(histories), beams), {}
+        for weight in T5_WEIGHTS:
+            order, _ = _best_first(logits, scores, weight)
+            found[weight] = ndcg_at_k(np.take_along_axis(beams, order, axis=1), targets, 10)
+        self.ranker.config.t5_weight = max(found, key=found.get)
+        return found
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None) -> None:
+        """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""
+        new = len(self)
+        rows = self.features.rows(tokenizer.item_ids[new:], tokenizer.codes[new:])
+        self._rows = torch.cat([self._rows, torch.from_numpy(rows)])
+        if self._dense is not None:
+            if dense is None or len(dense) != len(rows):
+                raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
+            self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(dense, dtype=np.float32))])
+        self._embedded = None
+
+    def update_items(
+        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None
+    ) -> None:
+        """Read these rows anew; ``dense`` holds their vectors alone."""
+        ids = [tokenizer.item_ids[row] for row in rows]
+        self._rows = self._rows.clone()
+        self._rows[rows] = torch.from_numpy(self.features.rows(ids, tokenizer.codes[rows]))
+        if self._dense is not None:
+            self._dense = self._dense.clone()
+            self._dense[rows] = torch.from_numpy(np.asarray(dense, dtype=np.float32))
+        self._embedded = None
+
+    def keep_items(self, rows: np.ndarray) -> None:
+        """Leave out all items but these rows."""
+        kept = torch.from_numpy(rows)
+        self._rows = self._rows[kept]
+        self._dense = None if self._dense is None else self._dense[kept]
+        self._embedded = None
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the ranker, its features, and content vectors (as float16)."""
+        self.ranker.save_pretrained(folder)
+        self.features.save_pretrained(folder)
+        if self._dense is not None:
+            write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, device: str | torch.device = "cpu"
+    ) -> CatalogueRanker:
+        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items."""
+        folder = Path(folder)
+        if not (folder / "config.json").exists():
+            raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
+        dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
+        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
+        return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
+
+
+def _best_first(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places of candidates [users, C], best first, and what they are ordered by, in the candidates' own order."""
+    # Places without an item have no logit either.
+    sums = logits + t5_weight * np.where(np.isfinite(scores), scores, 0)
+    return np.argsort(-sums, axis=1, kind="stable"), sums
+
+
+def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
+    """int64 [users, at most ``longest``]: the last items of each, padded on the left with -1."""
+    turned = pad_rows([np.asarray(history[-longest:])[::-1] for history in histories])
+    return turned[:, ::-1].copy()

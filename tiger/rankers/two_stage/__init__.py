@@ -1,0 +1,1 @@
+"""Candidates of several sources, and trees that order them."""

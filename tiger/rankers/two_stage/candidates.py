@@ -1,0 +1,245 @@
+"""What a log, the texts and the codes propose as next items: candidates, and a column for all that is known of each.
+
+The first stage proposes: the T5's beams, and what the training-free hybrid finds. Each proposal is then described by
+columns (:mod:`tiger.rankers.two_stage.features`): how often it followed, preceded or accompanied the items of the
+history, how near its text is, how alike its codes are, how often the log moves between their prefixes, when it was
+bought, what the T5 thinks of it. A ranker that is learned from targets (:mod:`tiger.rankers.two_stage.ranker`) makes
+an order of that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import load_file, save
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from tiger.data.cooccurrence import PairTable
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors
+from tiger.evaluation.baselines import Content, recency
+from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateColumns, Question
+from tiger.utils.files import write_atomically
+
+_CHUNK = 512
+
+
+@dataclass
+class Proposals:
+    """Candidates and what is known of them.
+
+    Args:
+        rows: int32 [n, C], item rows, each at most once a history; -1: none. Best first by the source, so that equals
+            of the ranker keep a sensible order.
+        columns: float32 [n, C, F]; NaN: unknown.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class Candidates:
+    """Proposes items after a history, and says what there is to say about each.
+
+    Made by :meth:`fit`.
+
+    Args:
+        items: the item table, ``item_id`` first.
+        pairs: what the log says about pairs of items.
+        events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
+        company: float [items, D], items by the company they keep, see
+            :func:`tiger.embeddings.item_vectors.log_vectors`. Only the direction is read, of zeros that of the others'
+            mean.
+        codes: int [items, levels], the codes of the semantic IDs; None: no columns of codes.
+        vectors: float [items, D], content vectors; None: no columns of them.
+        num_proposed: how many are proposed; the T5's beams come on top.
+    """
+
+    def __init__(
+        self,
+        items: pa.Table,
+        pairs: PairTable,
+        events: np.ndarray,
+        company: np.ndarray,
+        codes: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+        num_proposed: int = 150,
+    ):
+        self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
+        self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
+        self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
+        self.company = np.asarray(company, dtype=np.float32)
+        size, rows = items.num_rows, events // DAYS
+        log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
+        # Items that were added by their vectors, or by texts that are in no table, have no words.
+        self._content = Content().fit(log, item_texts(items, required=False))
+        known = self._content, self.codes, self.vectors
+        self._columns = CandidateColumns(items, pairs, events, _directions(self.company), *known)
+        order = self._content.popularity.order
+        first, second = np.divmod(pairs.keys, size)
+        soon, together = (
+            sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
+            for fact in ("soon", "together")
+        )
+        scale = sparse.diags(self._columns.totals**-0.5)
+        self._soon, self._soon_log = soon[:, order], soon.log1p()[:, order]
+        self._together = (scale @ together @ scale).tocsr()[:, order].astype(np.float32)
+
+    @classmethod
+    def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
+        """Count what there is to count in a training log."""
+        # What is before 1970 is as if it had no day: 0.
+        days = np.maximum(train.timestamps // SECONDS_PER_DAY, 0)
+        events = np.sort(train.items.astype(np.int64) * DAYS + days)
+        company = log_vectors(train, items.num_rows)
+        return cls(items, PairTable.fit(train, items.num_rows, READ), events, company, **options)
+
+    def __len__(self) -> int:
+        return self.items.num_rows
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns are called, each after the stage that it comes from: log, text, item, codes, time or t5."""
+        return self._columns.names
+
+    def propose(
+        self,
+        histories: Sequences,
+        beams: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
+        exclude_history: bool = True,
+        progress: bool = False,
+    ) -> Proposals:
+        """Candidates of each history, the log's and the texts' first, then what the beams add.
+
+        Args:
+            histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
+            beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
+            scores: float [n, K], its log-probabilities.
+            exclude_history: leave out items of the history.
+        """
+        if beams is None:
+            beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
+        width = min(self.num_proposed, len(self)) + beams.shape[1]
+        rows = np.full((len(histories), width), -1, dtype=np.int32)
+        columns = np.empty((len(histories), width, len(self.names)), dtype=np.float32)
+        for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
+            users = np.arange(start, min(start + _CHUNK, len(histories)))
+            part = histories.select(users)
+            words = self._words(part)
+            own = self._search(part, words, exclude_history)
+            found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
+            found[_repeated(found)] = -1
+            rows[users] = found
+            columns[users] = self._columns.of(Question(part, found, words, beams[users], scores[users]))
+        return Proposals(rows, columns)
+
+    def without_beams(self, proposals: Proposals) -> Proposals:
+        """The same as if there had been no T5."""
+        own, columns = min(self.num_proposed, len(self)), proposals.columns.copy()
+        columns[..., [number for number, name in enumerate(self.names) if name.startswith("t5")]] = np.nan
+        return Proposals(proposals.rows[:, :own], columns[:, :own])
+
+    def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
+        """Columns of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
+        rows, parts = np.asarray(rows, dtype=np.int32), []
+        for start in range(0, len(histories), _CHUNK):
+            users = np.arange(start, min(start + _CHUNK, len(histories)))
+            part, none = histories.select(users), np.empty((len(users), 0))
+            parts.append(self._columns.of(Question(part, rows[users], self._words(part), none, none)))
+        return Proposals(rows, np.concatenate(parts))
+
+    def _words(self, histories: Sequences) -> dict[str, np.ndarray]:
+        """Scores [n, items] of the training-free stages, columns in the order of popularity."""
+        words = self._content._scores(histories)
+        return {
+            "words": words,
+            "hybrid": words + 0.5 * (recency(histories, 5, DECAY, len(self)) @ self._soon).toarray(),
+        }
+
+    def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
+        """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
+        order, place = self._content.popularity.order, self._content.popularity.place
+        hybrid, kin = words["hybrid"].copy(), words["words"].copy()
+        kin += 0.8 * (recency(histories, 5, DECAY, len(self)) @ self._soon_log).toarray()
+        kin += 3 * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
+        if exclude_history:
+            for values in (hybrid, kin):
+                values[histories.users, place[histories.items]] = -np.inf
+        count, found = min(self.num_proposed, len(self)), []
+        first = count * 2 // 3
+        for values, wanted in ((hybrid, first), (kin, count - first)):
+            best = torch.topk(torch.from_numpy(values), wanted, dim=1)
+            # An item of the history may fill up a catalogue that is smaller than the list.
+            found.append(np.where(best.values.numpy() == -np.inf, -1, order[best.indices.numpy()]))
+            np.put_along_axis(kin, best.indices.numpy(), -np.inf, axis=1)
+        return np.concatenate(found, axis=1)
+
+    def moved(
+        self, items: pa.Table, where: np.ndarray, codes: np.ndarray | None, new_vectors: np.ndarray | None
+    ) -> Candidates:
+        """The same knowledge over another item table.
+
+        Args:
+            where: int [items], the row that each of its items had here; -1: it is new.
+            codes: int [items, levels].
+            new_vectors: float [new items, D], for the new ones, where content vectors are read.
+        """
+        now = np.full(len(self), -1)
+        now[where[where >= 0]] = np.flatnonzero(where >= 0)
+        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, len(self)))
+        known = (first >= 0) & (second >= 0)
+        keys = first[known] * items.num_rows + second[known]
+        order = np.argsort(keys)
+        pairs = PairTable(keys[order], self.pairs.values[known][order], items.num_rows)
+        rows, days = np.divmod(self.events, DAYS)
+        events = np.sort(now[rows[now[rows] >= 0]] * DAYS + days[now[rows] >= 0])
+        company, vectors = _carried(self.company, where), self.vectors
+        if vectors is not None:
+            vectors = _carried(vectors, where)
+            if (where < 0).any():
+                vectors[where < 0] = new_vectors
+        return Candidates(items, pairs, events, company, codes, vectors, self.num_proposed)
+
+    def save(self, file: str | os.PathLike) -> None:
+        """What was counted, as safetensors; the items, codes and vectors lie with the recommender."""
+        counted = {"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}
+        write_atomically(file, save(counted | {"company": self.company}))
+
+    @classmethod
+    def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:
+        """Read what :meth:`save` wrote; the rest as for the class."""
+        counted = load_file(file)
+        pairs = PairTable(counted["keys"], counted["values"], items.num_rows)
+        return cls(items, pairs, counted["events"], counted["company"], **options)
+
+
+def _carried(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Rows [n, D] of another table, 0 where ``where`` [n] is -1."""
+    return np.where(where[:, None] >= 0, values[where], np.float32(0))
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """bool, the shape of ``rows`` [n, C]: True where a value stood further left already."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    again = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def _directions(company: np.ndarray) -> np.ndarray:
+    """Of unit length, and the others' mean in place of zeros: a short vector would tell of few events, zeros of none,
+    and on 5-core data the others are held out."""
+    vectors = _unit(company)
+    return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, vectors.sum(axis=0)))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,300 @@
+"""What is known of a candidate after a history: a column a fact, in stages called log, text, item, codes, time and t5.
+
+Four rules keep the columns honest; a test guards each:
+
+* *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
+* *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
+  event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and vectors of
+  company, which are short where events are few, have unit length.
+* *Training's log alone.* A history is read up to its end; everything else comes from a log that was counted before.
+* *Days end with the history.* A log that is split by leaving out each user's last items goes on after most histories.
+  What is bought then is known to no one who is asked for the next item today, so columns of days don't count it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from scipy import sparse
+
+from tiger.data.cooccurrence import COUNT_FLOOR, PairTable
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences, pad_rows
+from tiger.evaluation.baselines import Content
+
+READ = 20  # items of a history that columns are made of
+DECAY = 0.8  # weight of an item relative to the next newer one
+WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
+DAYS = 2_000_000  # more than the days that a log may have: an event is item row * DAYS + day
+
+Column = tuple[str, np.ndarray]
+
+
+@dataclass
+class Question:
+    """Histories and candidates, and what the first stages made of them.
+
+    Args:
+        histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
+        rows: int [n, C], candidates of each; -1: none.
+        words: scores [n, items] of the training-free stages, columns in popularity's order.
+        beams, scores: int and float [n, K], the T5's proposals.
+    """
+
+    histories: Sequences
+    rows: np.ndarray
+    words: dict[str, np.ndarray]
+    beams: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self):
+        self.wanted = np.maximum(self.rows, 0)
+        self.read = self.histories.keep_last(READ)
+        self.users, self.empty = self.read.users, self.read.lengths == 0
+        # An empty history has no last item: row -1, of which nothing is known.
+        self.last = np.where(self.empty, -1, np.append(self.read.items, -1)[self.read.offsets[1:] - 1])
+        self.ages = np.repeat(self.read.offsets[1:], self.read.lengths) - 1 - np.arange(len(self.read.items))
+        weights = {"last": self.ages == 0, "5": (self.ages < 5) * DECAY**self.ages, f"{READ}": np.ones(len(self.ages))}
+        self.weights = {span: weight.astype(np.float32) for span, weight in weights.items()}
+
+    def over(self, values: np.ndarray, span: str, reduce=np.add) -> np.ndarray:
+        """[events, C] to [n, C]: summed over a history with the span's weights."""
+        values = values * self.weights[span][:, None]
+        # reduceat gives an empty history the next one's first value.
+        padding = np.zeros((1, values.shape[1]), dtype=values.dtype)
+        summed = reduce.reduceat(np.concatenate([values, padding]), self.read.offsets[:-1], axis=0)
+        summed[self.empty] = 0
+        return summed
+
+    def each(self, values: np.ndarray) -> np.ndarray:
+        """[n] to [n, C]."""
+        return np.broadcast_to(values[:, None], self.rows.shape)
+
+    @cached_property
+    def profiles(self) -> dict[str, sparse.csr_matrix]:
+        """Histories as weighted sums of items, [n, items], for each span."""
+        recent = (self.ages < 3) * np.float32(0.6) ** self.ages
+        spans = {"last": self.weights["last"], "3": recent, f"{READ}": self.weights[f"{READ}"]}
+        shape = self.words["words"].shape
+        return {
+            span: sparse.csr_matrix((weights, self.read.items, self.read.offsets), shape=shape)
+            for span, weights in spans.items()
+        }
+
+
+class CandidateColumns:
+    """Makes the columns.
+
+    Args:
+        items: the item table, ``item_id`` first.
+        pairs: what the log says about pairs of items.
+        events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
+        company: float32 [items, D], items by the company they keep, of unit length.
+        content: the words of the items' texts.
+        codes: int32 [items, levels], the codes of the semantic IDs; None: no columns of codes.
+        vectors: float32 [items, D], content vectors of unit length; None: no columns of them.
+
+    Attributes:
+        totals: float32 [items], events of the log, at least 5.
+    """
+
+    def __init__(
+        self,
+        items: pa.Table,
+        pairs: PairTable,
+        events: np.ndarray,
+        company: np.ndarray,
+        content: Content,
+        codes: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+    ):
+        self._size, self._pairs, self._events, self._company = items.num_rows, pairs, events, company
+        self._content, self._codes, self._vectors = content, codes, vectors
+        rows = events // DAYS
+        counts = np.bincount(rows, minlength=self._size)
+        self.totals = np.maximum(counts, COUNT_FLOOR).astype(np.float32)
+        self._has_days = counts > COUNT_FLOOR
+        self._starts = np.searchsorted(rows, np.arange(self._size))
+        self._last_day = int((events % DAYS).max(initial=0))
+        prefixes = [] if codes is None else [_groups(codes[:, :end]) for end in range(1, codes.shape[1] + 1)]
+        if prefixes:
+            self._crowd = np.log(np.bincount(prefixes[-1])[prefixes[-1]])
+        self._moves = [(groups, pairs.grouped(groups)) for groups in prefixes[:2]]
+        self._labels = {"same brand": _labels(items, "brand"), "same category": _labels(items, "categories")}
+        self._branches = _branches(items, "categories")
+        self._price = _logarithms(items, "price")
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the columns are called, each after the stage that it comes from."""
+        nobody = Sequences(np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
+        nothing = np.empty((1, 0), dtype=np.int64)
+        words = dict.fromkeys(("words", "hybrid"), np.zeros((1, self._size), dtype=np.float32))
+        return [name for name, _ in self._columns(Question(nobody, nothing, words, nothing, nothing))]
+
+    def of(self, question: Question) -> np.ndarray:
+        """float32 [n, C, F], in the order of :attr:`names`; NaN: unknown."""
+        return np.stack([values for _, values in self._columns(question)], axis=-1).astype(np.float32)
+
+    def _columns(self, question: Question) -> Iterator[Column]:
+        stages = {"log": self._of_log, "text": self._of_text, "item": self._of_item}
+        stages |= {"codes": self._of_codes, "time": self._of_time, "t5": self._of_t5}
+        for stage, columns in stages.items():
+            for name, values in columns(question):
+                yield f"{stage}: {name}", values
+
+    def _of_log(self, asked: Question) -> Iterator[Column]:
+        facts = self._pairs.padded[self._pairs.find(asked.read.items[:, None], asked.wanted[asked.users])]
+        by_fact = {fact: facts[..., place] for place, fact in enumerate(PairTable.FACTS)}
+        for fact, values in by_fact.items():
+            for span in asked.weights:
+                yield f"{fact}, {span}", asked.over(values, span)
+        own = self.totals[asked.read.items][:, None]
+        yield "soon a total, 5", asked.over(by_fact["soon"] / own, "5")
+        roots = np.sqrt(own * self.totals[asked.wanted][asked.users])
+        yield f"together a root of totals, {READ}", asked.over(by_fact["together"] / roots, f"{READ}")
+        yield "soon, logarithms, 5", asked.over(np.log1p(by_fact["soon"]), "5")
+        yield from _alike("company", self._company, asked)
+
+    def _of_text(self, asked: Question) -> Iterator[Column]:
+        scores = {
+            "words, 3": asked.words["words"],
+            "hybrid": asked.words["hybrid"],
+            "words, last": self._content.similarity(asked.profiles["last"]),
+            f"words, {READ}": self._content.similarity(asked.profiles[f"{READ}"]),
+        }
+        place = self._content.popularity.place[asked.wanted]
+        for name, values in scores.items():
+            yield name, np.take_along_axis(values, place, axis=1)
+        if self._vectors is not None:
+            yield from _alike("vectors", self._vectors, asked)
+
+    def _of_item(self, asked: Question) -> Iterator[Column]:
+        wanted, last = asked.wanted, asked.last
+        yield "total", np.log(self.totals)[wanted]
+        for name, labels in self._labels.items():
+            known = np.append(labels, -1)[last][:, None]
+            yield name, (labels[wanted] == known) & (known >= 0)
+        yield "price", self._price[wanted]
+        yield "price to last", self._price[wanted] - np.append(self._price, np.nan)[last][:, None]
+        for name, labels in self._labels.items():
+            own = labels[asked.read.items][:, None]
+            same = (labels[wanted][asked.users] == own) & (own >= 0)
+            yield f"{name}, {READ}", asked.over(same.astype(np.float32), f"{READ}")
+        branches = self._branches[wanted][asked.users]
+        same = (branches == self._branches[asked.read.items][:, None]) & (branches >= 0)
+        shared = np.cumprod(same, axis=-1).sum(-1)
+        yield "branches shared with last", asked.over(shared, "last")
+        lengths = np.maximum(asked.read.lengths, 1)[:, None]
+        yield f"branches shared, {READ}", asked.over(shared, f"{READ}") / lengths
+        yield "history length", asked.each(asked.read.lengths)
+
+    def _of_codes(self, asked: Question) -> Iterator[Column]:
+        for length, (groups, moves) in enumerate(self._moves, start=1):
+            first = groups[asked.read.items]
+            values = moves.padded[moves.find(first[:, None], groups[asked.wanted][asked.users])]
+            share = values[..., PairTable.FACTS.index("soon")] / moves.leaving[first][:, None]
+            for span in ("last", "5"):
+                yield f"moves of prefixes of {length}, {span}", asked.over(share, span)
+        if self._codes is not None:
+            same = self._codes[asked.read.items][:, None] == self._codes[asked.wanted][asked.users]
+            shared = np.cumprod(same, axis=-1).sum(-1)
+            yield "shared with last", asked.over(shared, "last")
+            yield f"most shared, {READ}", asked.over(shared, f"{READ}", np.maximum)
+            yield "items under the prefix", self._crowd[asked.wanted]
+
+    def _of_time(self, asked: Question) -> Iterator[Column]:
+        histories, wanted = asked.histories, asked.wanted
+        days = np.append(histories.timestamps, 0)[histories.offsets[1:] - 1]
+        days = np.where(asked.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+        until = {
+            day: np.searchsorted(self._events, wanted * np.int64(DAYS) + (days + day))
+            for day in {*sum(WINDOWS, ()), 1}
+        }
+        known = self._has_days[wanted]
+        for start, end in WINDOWS:
+            yield f"events from day {start} to {end}", np.where(known, np.log1p(until[end] - until[start]), np.nan)
+        # Among the events up to the history's end, if there are any.
+        first, last = self._starts[wanted], until[1] - 1
+        known &= first <= last
+        for name, place in (("first", first), ("last", last)):
+            ago = days - self._events[np.where(known, place, 0)] % DAYS if len(self._events) else days
+            yield f"days since its {name} event", np.where(known, ago, np.nan)
+        for name, values in zip(("events on the history's last day", "days between its last two"), _pace(asked.read)):
+            yield name, asked.each(values)
+
+    def _of_t5(self, asked: Question) -> Iterator[Column]:
+        among = place = np.zeros(asked.rows.shape, dtype=bool)
+        log_probs = np.full(asked.rows.shape, np.nan)
+        if asked.beams.shape[1]:
+            same = (asked.rows[:, :, None] == asked.beams[:, None, :]) & (asked.rows >= 0)[:, :, None]
+            among, place = same.any(axis=-1), same.argmax(axis=-1)
+            log_probs = np.take_along_axis(asked.scores, place, axis=1)
+        yield "log-probability", np.where(among, log_probs, np.nan)
+        yield "place", np.where(among, place, np.nan)
+
+
+@torch.autocast("cpu", enabled=False)  # the T5's bfloat16 is not for these
+def _alike(name: str, vectors: np.ndarray, asked: Question) -> list[Column]:
+    """Products of candidates' vectors with each profile of the history; and the largest with an item of it, 0 where
+    it is empty."""
+    own = torch.from_numpy(vectors[asked.wanted])
+    sums = np.stack([profile @ vectors for profile in asked.profiles.values()], axis=2).astype(np.float32)
+    found = dict(zip(asked.profiles, (own @ torch.from_numpy(sums)).unbind(2)))
+    rows = torch.from_numpy(pad_rows(list(asked.read)))
+    single = own @ torch.from_numpy(vectors)[rows.clamp(min=0)].transpose(1, 2)
+    most = single.masked_fill((rows < 0)[:, None], -torch.inf).amax(2)
+    found["most alike"] = most.masked_fill(most == -torch.inf, 0)
+    return [(f"{name}, {span}", values.numpy()) for span, values in found.items()]
+
+
+def _pace(histories: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Of each history, float32 [n]: events on its last day, days from the one before to it; NaN where unknown."""
+    days, users = histories.timestamps // SECONDS_PER_DAY, histories.users
+    last = np.append(days, 0)[histories.offsets[1:] - 1]
+    count = np.bincount(users[days == last[users]], minlength=len(histories)).astype(np.float32)
+    gap = last - np.append(days, [0, 0])[histories.offsets[1:] - 2]
+    unknown = (histories.lengths == 0) | (last <= 0)
+    return np.where(unknown, np.nan, count), np.where(unknown | (histories.lengths < 2), np.nan, gap)
+
+
+def _groups(codes: np.ndarray) -> np.ndarray:
+    """int64 [items]: which items share all of these codes."""
+    return np.unique(codes, axis=0, return_inverse=True)[1].ravel()
+
+
+def _labels(items: pa.Table, name: str) -> np.ndarray:
+    """int64 [items]: a number for each distinct value of a column; -1 where it is empty or absent."""
+    if name not in items.column_names:
+        return np.full(items.num_rows, -1)
+    values = [str(value) if value else "" for value in items[name].to_pylist()]
+    found, labels = np.unique(values, return_inverse=True)
+    return np.where(found[labels] == "", -1, labels)
+
+
+def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:
+    """int64 [items, depth]: a number for each distinct value on a path such as ``Beauty > Hair``; -1: it has ended."""
+    found = np.full((items.num_rows, depth), -1)
+    if name not in items.column_names:
+        return found
+    for row, value in enumerate(items[name].to_pylist()):
+        if isinstance(value, str):
+            parts = value.split(" > ")
+        else:
+            parts = [str(part) for part in value] if isinstance(value, list) else [str(value)] * (value is not None)
+        found[row, : len(parts)] = [zlib.crc32(part.encode()) for part in parts[:depth]]
+    return found
+
+
+def _logarithms(items: pa.Table, name: str) -> np.ndarray:
+    """float32 [items]: log(1 + value) of a column of numbers; NaN where there is none, ``"$9.99"`` for instance."""
+    if name not in items.column_names:
+        return np.full(items.num_rows, np.nan, dtype=np.float32)
+    values = pd.to_numeric(items[name].to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)

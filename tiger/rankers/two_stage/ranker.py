@@ -1,0 +1,322 @@
+"""The second stage that is learned from next items: candidates of several sources, and trees that order them.
+
+Gradient-boosted trees (LightGBM, LambdaRank: Burges, MSR-TR-2010-82) over what
+:mod:`tiger.rankers.two_stage.candidates` says of each candidate, the T5's log-probability among it. They are learned
+from targets that neither the log's counts nor the T5 have seen: the validation items. Choices, the number of trees
+among them, are made on a part of the users kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.numpy import load_file, save
+
+from tiger.data.sequences import Sequences
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+
+TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
+FORMAT = 4
+STAGES = ("log", "text", "item", "codes", "time", "t5")
+
+
+class NothingToLearn(DataError):
+    """No list of candidates holds what came next."""
+
+
+class TwoStageRanker:
+    """Joins the T5's beams with what the log and the texts propose, and orders them all.
+
+    Made by :meth:`fit`.
+
+    Args:
+        candidates: proposes, and describes what is proposed.
+        trees: give a candidate's score from its columns; the mean of several is taken.
+        columns: which columns the trees read.
+        fingerprint: of the semantic IDs that the columns were made with.
+        record: what is known of the fit.
+    """
+
+    learned_from = "valid"  # the part whose targets it knows
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        trees: list[lightgbm.Booster],
+        columns: list[str],
+        fingerprint: str,
+        record: dict | None = None,
+    ):
+        unknown = sorted(set(columns) - set(candidates.names))
+        if unknown:
+            raise DataError(f"the trees read columns that the candidates lack: {', '.join(unknown)}.")
+        self.candidates, self.trees, self.columns, self.fingerprint = candidates, trees, columns, fingerprint
+        self.record = record or {}
+
+    @classmethod
+    def fit(
+        cls,
+        candidates: Candidates,
+        proposals: Proposals,
+        targets: np.ndarray,
+        fingerprint: str = "",
+        without: tuple[str, ...] = (),
+        max_trees: int = 600,
+        learning_rate: float = 0.04,
+        num_leaves: int = 31,
+        held_out: float = 0.5,
+        seed: int = 0,
+        committee: int = 1,
+    ) -> TwoStageRanker:
+        """Learn the order from the items that came next.
+
+        Args:
+            candidates: fitted on a log that lacks the targets.
+            proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
+                seen the targets either.
+            targets: int [n].
+            fingerprint: of the semantic IDs.
+            without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
+            held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
+            seed: of that choice and of the trees.
+            committee: fits, seeds apart, whose scores are averaged.
+
+        Raises:
+            NothingToLearn: of users to learn from, or of those held out, none has the target among the candidates.
+        """
+        columns = [name for name in candidates.names if name.split(":")[0] not in without]
+        if "t5" in without:
+            proposals = candidates.without_beams(proposals)
+        order = np.random.default_rng(seed).permutation(len(targets))
+        apart = np.zeros(len(targets), dtype=bool)
+        apart[order[: int(held_out * len(targets))]] = True
+        reading = [candidates.names.index(name) for name in columns]
+        parts = [_lists(proposals, targets, users, reading, columns) for users in (~apart, apart, apart | ~apart)]
+        settings = {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "lambdarank_truncation_level": 20,
+            "learning_rate": learning_rate,
+            "num_leaves": num_leaves,
+            "min_data_in_leaf": 50,
+            "feature_fraction": 0.7,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": torch.get_num_threads(),
+            "verbose": -1,
+        }
+        halves, whole = [], []
+        for member in range(committee):
+            own = settings | {"seed": seed + 1000 * member}
+            half = lightgbm.train(
+                own,
+                parts[0],
+                max_trees,
+                valid_sets=[parts[1]],
+                callbacks=[lightgbm.early_stopping(60, verbose=False)],
+            )
+            halves.append(half)
+            whole.append(lightgbm.train(own, parts[2], half.best_iteration))
+        tried = cls(candidates, halves, columns, fingerprint)
+        answers = tried.best(proposals, 10)[0][apart]
+        record = {
+            f"held out {name}": round(float(value), 5)
+            for name, value in next_item_metrics(answers, targets[apart]).items()
+        }
+        record |= {
+            "users held out": int(apart.sum()),
+            "trees": [half.best_iteration for half in halves],
+            "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
+            "without": list(without),
+        }
+        return cls(candidates, whole, columns, fingerprint, record)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    @property
+    def reads_t5(self) -> bool:
+        """Whether the T5's beams and scores count."""
+        return any(name.startswith("t5") for name in self.columns)
+
+    def order(
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        k: int,
+        exclude_history: bool = True,
+        among: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` best of all candidates.
+
+        Args:
+            histories: n sequences of item rows.
+            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
+            exclude_history: leave out items of the history.
+            among: int [m], the only rows that may be answered; None: all.
+
+        Returns:
+            rows int64 [n, k], the T5's log-probabilities float32 [n, k] (``-inf``: not among its beams), and the
+            trees' scores float32 [n, k]; -1 and ``-inf`` where there are no more candidates.
+        """
+        rows = np.full((len(histories), k), -1, dtype=np.int64)
+        t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
+        if not self.reads_t5:
+            beams, scores = beams[:, :0], scores[:, :0]
+        for start in range(0, len(histories), 1024):
+            users = np.arange(start, min(start + 1024, len(histories)))
+            proposals = self.candidates.propose(
+                histories.select(users), beams[users], scores[users], exclude_history=exclude_history
+            )
+            if among is not None:
+                proposals.rows[~np.isin(proposals.rows, among)] = -1
+            rows[users], t5[users], trees[users] = self.best(proposals, k)
+        return rows, t5, trees
+
+    def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
+        """The trees' scores of given candidates, int [users, C], -1: none; float32 [users, C], ``-inf`` there.
+
+        The T5 is not asked: its columns are unknown.
+        """
+        offsets = np.cumsum([0, *map(len, histories)])
+        items = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
+        sequences = Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
+        return self._predict(self.candidates.describe(sequences, candidates))
+
+    def best(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`order`, of proposals that were made before."""
+        scores = self._predict(proposals)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
+        found = (np.take_along_axis(values, order, axis=1) for values in (proposals.rows, log_probs, scores))
+        rows, log_probs, scores = (_widened(values, k, fill) for values, fill in zip(found, (-1, -np.inf, -np.inf)))
+        rows = np.where(np.isneginf(scores), -1, rows)
+        return rows.astype(np.int64), np.where(np.isnan(log_probs), -np.inf, log_probs), scores
+
+    def _predict(self, proposals: Proposals) -> np.ndarray:
+        reading = [self.candidates.names.index(name) for name in self.columns]
+        table = proposals.columns[..., reading].reshape(-1, len(reading))
+        threads = torch.get_num_threads()
+        scores = np.mean([trees.predict(table, num_threads=threads) for trees in self.trees], axis=0)
+        scores = scores.reshape(proposals.rows.shape)
+        return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
+        """Know the items that a catalogue has got since, at the table's end: no log yet, but texts and codes.
+
+        Args:
+            tokenizer, items: the whole catalogue.
+            vectors: float [new items, D].
+        """
+        codes = None if self.candidates.codes is None else tokenizer.codes
+        where = np.full(items.num_rows, -1)
+        where[: len(self.candidates)] = np.arange(len(self.candidates))
+        self.candidates = self.candidates.moved(items, where, codes, vectors)
+
+    def update_items(
+        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray
+    ) -> None:
+        """Read new texts, codes and vectors [m, D] of the items ``rows`` [m]; what the log says of them stays."""
+        known = self.candidates
+        if known.vectors is not None:
+            replaced = known.vectors.copy()
+            replaced[rows] = vectors
+        self.candidates = Candidates(
+            items,
+            known.pairs,
+            known.events,
+            known.company,
+            codes=None if known.codes is None else tokenizer.codes,
+            vectors=None if known.vectors is None else replaced,
+            num_proposed=known.num_proposed,
+        )
+
+    def keep_items(self, rows: np.ndarray) -> None:
+        """Leave out all items but these rows."""
+        known = self.candidates
+        codes = None if known.codes is None else known.codes[rows]
+        self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            folder / TREES, json.dumps({"lightgbm": [trees.model_to_string() for trees in self.trees]}) + "\n"
+        )
+        self.candidates.save(folder / COUNTS)
+        if self.candidates.vectors is not None:
+            write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
+        settings = {"format": FORMAT, "columns": self.columns, "semantic_ids": self.fingerprint}
+        settings |= {"num_proposed": self.candidates.num_proposed, "record": self.record}
+        write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, items: pa.Table
+    ) -> TwoStageRanker:
+        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs.
+
+        Raises:
+            DataError: it belongs to other semantic IDs, is of another version, or damaged.
+        """
+        folder = Path(folder)
+        settings = json.loads((folder / SETTINGS).read_text())
+        if settings["format"] != FORMAT:
+            raise DataError(
+                f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: run "
+                "recipes/two_stage.py again."
+            )
+        if items is None:
+            raise DataError(f"{folder}: the second stage reads the item table, which is not there. Save it again.")
+        if settings["semantic_ids"] != tokenizer.fingerprint:
+            raise DataError(f"{folder}: the ranker was made for other semantic IDs: run recipes/two_stage.py again.")
+        vectors = load_file(folder / VECTORS)["vectors"] if (folder / VECTORS).exists() else None
+        candidates = Candidates.load(
+            folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
+        )
+        try:
+            texts = json.loads((folder / TREES).read_text())["lightgbm"]
+            trees = [lightgbm.Booster(model_str=text) for text in texts]
+        except lightgbm.basic.LightGBMError as error:
+            raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
+        return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])
+
+
+def _lists(
+    proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
+) -> lightgbm.Dataset:
+    """What LightGBM learns from: the lists of these users (bool [n]) that hold their target, without empty places."""
+    hits = proposals.rows == targets[:, None]
+    chosen = np.flatnonzero(users & hits.any(axis=1))
+    if not len(chosen):
+        raise NothingToLearn("no target is among its candidates: there is nothing to learn an order from.")
+    real = proposals.rows[chosen] >= 0
+    table = proposals.columns[chosen][real][:, reading]
+    return lightgbm.Dataset(
+        table,
+        label=hits[chosen][real].astype(np.int32),
+        group=real.sum(axis=1),
+        feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in columns],
+    )
+
+
+def _widened(values: np.ndarray, width: int, fill: float) -> np.ndarray:
+    """[n, w] to [n, width], filled up on the right."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)

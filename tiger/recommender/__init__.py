@@ -1,0 +1,10 @@
+"""One object and one directory for all that recommends."""
+
+from tiger.utils.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "TigerRecommender": "tiger.recommender.recommender",
+    },
+)

@@ -1,0 +1,348 @@
+"""The card that travels with a model: what is known of it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCardData
+
+from tiger import __version__
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.quantizers.report import plot_code_usage
+from tiger.utils.errors import DataError
+from tiger.utils.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from tiger.recommender.recommender import TigerRecommender
+
+CARD, PLOT = "README.md", "code_usage.png"
+CARD_FILES = (CARD, PLOT)
+YARDSTICKS = ("popularity", "transition", "content", "hybrid")
+_NEEDED = ("dataset", "model", "setting", "metrics")
+# Told in words, or of no use to a reader: folders of the machine that trained.
+_UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
+
+
+def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
+    """Rows of results files, such as ``recipes/evaluate.py`` writes.
+
+    Raises:
+        DataError: a file is missing or no results file.
+    """
+    rows: list[dict] = []
+    for file in files:
+        try:
+            content = json.loads(Path(file).read_text())
+        except OSError as error:
+            raise DataError(f"{file} can't be read ({error.strerror}): give results files of evaluation.") from error
+        except ValueError as error:
+            raise DataError(f"{file} is not JSON ({error}): give results files of evaluation.") from error
+        found = content if isinstance(content, list) else [content]
+        for row in found:
+            if not isinstance(row, dict) or any(name not in row for name in _NEEDED):
+                raise DataError(f"{file} holds a result without {', '.join(_NEEDED)}: it is no results file.")
+        rows += found
+    return rows
+
+
+def write_card(
+    recommender: TigerRecommender,
+    folder: str | os.PathLike,
+    repo_id: str,
+    results: Sequence[dict] = (),
+    license: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write ``README.md`` and its plot into a recommender's directory; :func:`model_card` says what it holds."""
+    card = model_card(recommender, repo_id, results, license, revision)
+    tokenizer = recommender.tokenizer
+    plot_code_usage(tokenizer.codes, tokenizer.codebook_size, Path(folder) / PLOT)
+    (Path(folder) / CARD).write_text(card, encoding="utf-8")
+
+
+def model_card(
+    recommender: TigerRecommender,
+    repo_id: str,
+    results: Sequence[dict] = (),
+    license: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """A recommender's card, Markdown below YAML metadata.
+
+    Args:
+        repo_id: ``owner/name``, or a folder: what the example opens.
+        results: rows of results files. Those whose ``training`` is this recommender's are its own and go into the
+            metadata's ``model-index`` too; others of the same data set and setting stand beside them in the table.
+        license: of the weights, as the Hub spells it.
+        revision: that the example names.
+
+    Raises:
+        DataError: no row is this recommender's, or a metric is not a number.
+    """
+    name = repo_id.split("/")[-1]
+    own = _own_results(recommender, results)
+    data = ModelCardData(
+        license=license,
+        library_name="tiger-recommender",
+        tags=["recommendation", "generative-retrieval", "semantic-ids", "t5"],
+        model_name=name,
+        eval_results=_eval_results(own) or None,
+    )
+    sections = (
+        (None, _summary(recommender)),
+        ("Use", _use(recommender, repo_id, revision)),
+        ("Data", _data(recommender)),
+        ("Training", _training(recommender)),
+        ("Results", _results(own, results)),
+        ("Semantic IDs", _codes(recommender)),
+        ("Limits", _limits(recommender)),
+        ("What is in here", _contents(recommender)),
+        ("Licence", _licence(license)),
+    )
+    body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
+    return f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"
+
+
+def _own_results(recommender: TigerRecommender, results: Sequence[dict]) -> list[dict]:
+    training = _as_saved(recommender.training)
+    own = [row for row in results if row["model"] not in YARDSTICKS and row.get("training") == training]
+    if results and not own:
+        raise DataError(
+            "the results are of other models: none of them was measured on this one (their `training` differs). Give "
+            "the files that recipes/evaluate.py wrote for it."
+        )
+    for row in results:
+        for metric, value in row["metrics"].items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise DataError(f"results of {row['model']} on {row['dataset']}: {metric} is {value!r}, not a number.")
+    return own
+
+
+def _eval_results(own: list[dict]) -> list[EvalResult]:
+    several = len({row["model"] for row in own}) > 1
+    return [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Next item, full catalogue",
+            dataset_type=row["dataset"],
+            dataset_name=row["dataset"],
+            dataset_config=row["setting"],
+            dataset_split="validation" if row["setting"].endswith("valid") else "test",
+            metric_type=metric,
+            metric_name=f"{_metric_name(metric)} ({row['model']})" if several else _metric_name(metric),
+            metric_value=value,
+        )
+        for row in own
+        for metric, value in row["metrics"].items()
+    ]
+
+
+def _summary(recommender: TigerRecommender) -> str:
+    ranker = " A ranker puts what the T5 proposes in order." if recommender.ranker is not None else ""
+    return (
+        f"A recommender for a catalogue of {len(recommender.tokenizer):,} items. An item's text became a short tuple "
+        "of codes, its *semantic ID*; a T5 reads a user's history as those codes and writes the next item's, and a "
+        "prefix trie keeps every answer an item of the catalogue (TIGER, "
+        f"[arXiv 2305.05065](https://arxiv.org/abs/2305.05065)).{ranker}"
+    )
+
+
+def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> str:
+    ids = recommender.tokenizer.item_ids[:2]
+    source = json.dumps(repo_id) + (f", revision={json.dumps(revision)}" if revision else "")
+    lines = [
+        "from tiger import TigerRecommender",
+        "",
+        f"tiger = TigerRecommender.from_pretrained({source})",
+        f"items, scores = tiger.recommend([{ids!r}], k=10, num_beams=50)",
+    ]
+    if recommender.ranker is not None:
+        lines.append(f"ranked, scores = tiger.rank([{ids[:1]!r}], [{ids!r}])")
+    if recommender.encoder is not None:
+        lines.append(
+            'tiger.add_items(["new-item"], ["Title: Folding lantern; Price: 12.5"])  # recommendable from now on'
+        )
+    return "\n".join(
+        [
+            "With the library installed (`tiger-recommender`):",
+            "",
+            "```python",
+            *lines,
+            "```",
+            "",
+            "A history is a list of item ids, oldest first. The T5 is a plain checkpoint:",
+            "",
+            "```python",
+            "from transformers import T5ForConditionalGeneration",
+            "",
+            f"model = T5ForConditionalGeneration.from_pretrained({source})",
+            "```",
+        ]
+    )
+
+
+def _data(recommender: TigerRecommender) -> str:
+    training = recommender.training
+    dataset = training.get("dataset")
+    lines = [f"Trained on `{Path(str(dataset)).name}`." if dataset else "The data set is not recorded."]
+    if "shuffle_ties" in training:
+        seed = training["shuffle_ties"]
+        order = "stand as in the file" if seed is None else f"were put in random order (seed {seed})"
+        lines.append(f"Events of one user and one day {order}.")
+    lines.append(f"The model reads the last {recommender.max_history} items of a history.")
+    if recommender.items is None:
+        lines.append("Texts of the items are not part of this repository: answers are item ids.")
+    else:
+        columns = ", ".join(f"`{column}`" for column in recommender.items.column_names)
+        lines.append(f"`items.parquet` holds the items' {columns}.")
+    return " ".join(lines)
+
+
+def _training(recommender: TigerRecommender) -> str:
+    training = _as_saved(recommender.training)
+    settings = training.get("arguments")
+    known = [(key, value) for key, value in training.items() if key not in _UNLISTED]
+    known += list(settings.items()) if isinstance(settings, dict) else []
+    rows = [
+        [f"`{_cell(key)}`", _cell(value)]
+        for key, value in dict(known).items()
+        if key not in _UNLISTED and isinstance(value, str | int | float | bool)
+    ]
+    return markdown_table(["", "recorded"], rows, left=2) if rows else "Nothing is recorded of the training."
+
+
+def _results(own: list[dict], results: Sequence[dict]) -> str:
+    if not own:
+        return "No test results were given for this card."
+    parts = []
+    for dataset, setting in dict.fromkeys((row["dataset"], row["setting"]) for row in own):
+        rows = [row for row in results if (row["dataset"], row["setting"]) == (dataset, setting)]
+        metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
+        rows.sort(key=lambda row: row["metrics"].get(metrics[-1], -math.inf))
+        cells = [
+            [f"**{_cell(row['model'])}**" if row in own else _cell(row["model"])]
+            + [_measured(row, metric) for metric in metrics]
+            for row in rows
+        ]
+        parts += [f"{dataset}, {setting}:", markdown_table(["", *map(_metric_name, metrics)], cells)]
+        best = rows[-1]
+        if best not in own:
+            parts.append(
+                f"By {_metric_name(metrics[-1])}, `{best['model']}` does better here than this model"
+                f"{', without training' if best['model'] in YARDSTICKS else ''}."
+            )
+    parts.append(
+        "This model in bold. `popularity`, `transition`, `content` and their `hybrid` are yardsticks that count and "
+        "compare, without training. A hit is the very item, ranked among the whole catalogue."
+    )
+    parts += dict.fromkeys(f"Note: {row['note']}" for row in own if row.get("note"))
+    for row in own:
+        facts = [f"{row['num_beams']} beams"] if "num_beams" in row else []
+        facts += [f"seeds {', '.join(map(str, row['seeds']))}"] if row.get("seeds") else []
+        facts += [row["hardware"]] if row.get("hardware") else []
+        facts += [f"{row['seconds']:g} s"] if row.get("seconds") else []
+        command = f": `{row['command']}`" if row.get("command") else ""
+        if facts or command:
+            parts.append(f"- {row['model']}, {row['setting']}: {'; '.join(facts)}{command}")
+    return "\n\n".join(parts)
+
+
+def _measured(row: dict, metric: str) -> str:
+    value, spread = row["metrics"].get(metric), row.get("std", {}).get(metric)
+    if value is None:
+        return ""
+    return f"{value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def _codes(recommender: TigerRecommender) -> str:
+    tokenizer = recommender.tokenizer
+    sizes = np.unique(tokenizer.codes, axis=0, return_counts=True)[1]
+    shared = sizes[sizes > 1].sum() / len(tokenizer)
+    quantizer = "an unrecorded quantizer" if tokenizer.quantizer is None else type(tokenizer.quantizer).__name__
+    encoder = "an unrecorded encoder" if recommender.encoder is None else f"`{recommender.encoder.name}`"
+    log = "" if tokenizer.learned_split is None else " and of who is bought with whom in the training log"
+    return (
+        f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder}{log} by "
+        f"{quantizer}, and a token that tells apart items with the same codes. The T5's tokens are the "
+        f"{tokenizer.tokens} of these IDs. {shared:.1%} of the items share all "
+        f"their codes with another.\n\n![Use of the codes, and items that share them]({PLOT})"
+    )
+
+
+def _limits(recommender: TigerRecommender) -> str:
+    lines = [
+        "It knows the items and the habits of the log that it was trained on, with the log's biases; nothing is known "
+        "of how it does elsewhere.",
+        "Items of a history that the catalogue lacks are left out of it.",
+        "Scores order the items of one user; they are no probabilities of a purchase, nor comparable between users.",
+        "The beams are a search: more of them find better items and cost more.",
+    ]
+    if recommender.encoder is None:
+        lines.append("It was saved without a text encoder, so it can't take in new items from their texts.")
+    elif isinstance(recommender.encoder, LSAEncoder):
+        lines.append(
+            "New items are embedded by the LSA encoder in here, which knows the words of the texts it was fitted on."
+        )
+    elif Path(recommender.encoder.name).is_dir():
+        lines.append(
+            "The text encoder was a folder on the machine that saved this and is not part of it: new items can only "
+            "be added where that folder is."
+        )
+    else:
+        lines.append(
+            f"New items are embedded by `{recommender.encoder.name}`, which is downloaded when the first one is "
+            "added. Give them texts like those of the catalogue."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _contents(recommender: TigerRecommender) -> str:
+    rows = [
+        ["`config.json`, `generation_config.json`, `model.safetensors`", "the T5"],
+        ["`semantic_ids.safetensors`, `trie.safetensors`", "item ids, their semantic IDs, and the trie over them"],
+    ]
+    if recommender.tokenizer.quantizer is not None:
+        rows.append(["`quantizer/`", "turns vectors of new items into codes"])
+    if recommender.encoder is not None:
+        whole = isinstance(recommender.encoder, LSAEncoder)
+        rows.append(["`encoder/`", "the text encoder" if whole else "the name of the text encoder"])
+    if recommender.items is not None:
+        rows.append(["`items.parquet`", "the item table"])
+    if recommender.ranker is not None:
+        rows.append(["`ranker/`", "the ranker, how it reads items, and their content vectors where it reads those"])
+    rows.append(["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file above"])
+    return (
+        f"{markdown_table(['file', ''], rows, left=2)}\n\n"
+        f"The parts belong together: T5{', ranker' if recommender.ranker is not None else ''} and semantic IDs carry "
+        f"the fingerprint `{recommender.tokenizer.fingerprint}`, and loading refuses files that differ from the "
+        "manifest. "
+        f"Written with tiger {__version__}, transformers {transformers.__version__}, torch {torch.__version__}."
+    )
+
+
+def _licence(license: str | None) -> str:
+    if license is None:
+        return "The owner has stated no licence for this model. The tiger library itself is Apache-2.0."
+    return f"`{license}`. The tiger library itself is Apache-2.0."
+
+
+def _as_saved(training: dict) -> dict:
+    """With enums as text and tuples as lists, as a manifest and a results file hold it."""
+    return json.loads(json.dumps(training))
+
+
+def _metric_name(metric: str) -> str:
+    name, _, k = metric.partition("@")
+    return {"recall": "Recall", "ndcg": "NDCG"}.get(name, name) + (f"@{k}" if k else "")
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,147 @@
+"""Examples for training and evaluation: prefixes made on the fly, batches by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from tiger.data.sequences import Sequences
+
+
+class TrainingExamples(torch.utils.data.Dataset):
+    """Every item of a sequence but the first, as the target of the items before it.
+
+    An example is a stretch of one sequence and the place of its first target: the items from there on are targets,
+    each of the items before it. Nothing is copied; an example is three integers until it is asked for.
+
+    Args:
+        sequences: what training may see.
+        max_history: items of history a target has at most.
+        shared: True: all targets of a sequence in one example, for an encoder with causal attention. A sequence of
+            more than ``max_history`` + 1 items makes overlapping examples, in which a target sees between half of
+            ``max_history`` and all of it. False: an example a target, with exactly its last ``max_history`` items.
+    """
+
+    def __init__(self, sequences: Sequences, max_history: int = 20, shared: bool = True):
+        if max_history < 1:
+            raise ValueError(f"max_history must be at least 1, got {max_history}")
+        self.sequences = sequences
+        self.max_history = max_history
+        lengths, offsets = sequences.lengths, sequences.offsets[:-1]
+        if shared:
+            stride = (max_history + 1) // 2
+            extra = np.maximum(0, -(-(lengths - 1 - max_history) // stride))
+            counts = np.where(lengths >= 2, 1 + extra, 0)
+        else:
+            stride, counts = 1, np.maximum(lengths - 1, 0)
+        index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        lengths, offsets = np.repeat(lengths, counts), np.repeat(offsets, counts)
+        if shared:
+            # Example j > 0 has the targets that follow example j - 1's last one, at most `stride` of them.
+            stops = np.minimum(lengths, max_history + 1 + stride * index)
+            first_targets = np.where(index == 0, 1, max_history + 1 + stride * (index - 1))
+            starts = np.maximum(0, stops - 1 - max_history)
+        else:
+            first_targets = index + 1
+            stops = first_targets + 1
+            starts = np.maximum(0, first_targets - max_history)
+        self._starts, self._stops = offsets + starts, offsets + stops
+        self._first_targets = first_targets - starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """int64 [examples]: items of history."""
+        return self._stops - self._starts - 1
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """int64 [examples]: targets of each."""
+        return self._stops - self._starts - self._first_targets
+
+    def __getitem__(self, index: int) -> dict:
+        """``items``, int32 [history + 1], and ``first_target``, the place in it of the first target."""
+        items = self.sequences.items[self._starts[index] : self._stops[index]]
+        return {"items": items, "first_target": int(self._first_targets[index])}
+
+
+class EvaluationExamples(torch.utils.data.Dataset):
+    """A history and the item that followed it, one a user.
+
+    Args:
+        histories: what precedes the targets.
+        targets: int [users].
+        max_history: items that the model reads; all items of the history may be kept out of the answer.
+    """
+
+    def __init__(self, histories: Sequences, targets: np.ndarray, max_history: int = 20):
+        if len(histories) != len(targets):
+            raise ValueError(f"{len(histories)} histories for {len(targets)} targets")
+        self.histories = histories
+        self.targets = np.asarray(targets)
+        self.max_history = max_history
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict:
+        """``seen``, int32, all items of the history; ``history``, the last of them; ``target``."""
+        seen = self.histories[index]
+        return {"seen": seen, "history": seen[-self.max_history :], "target": int(self.targets[index])}
+
+    def sample(self, count: int | None, seed: int = 0) -> EvaluationExamples:
+        """``count`` users drawn without replacement, or all (None, or no more than there are)."""
+        if count is None or count >= len(self):
+            return self
+        users = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return EvaluationExamples(self.histories.select(users), self.targets[users], self.max_history)
+
+    def by_length(self) -> np.ndarray:
+        """int64 [users]: an order in which neighbours have histories of one length, longest first."""
+        return np.argsort(-np.minimum(self.histories.lengths, self.max_history), kind="stable")
+
+
+class LengthBatchSampler(torch.utils.data.Sampler):
+    """Batches of examples of one length, near enough, with about the same number of targets in each.
+
+    The number of batches is the same in every epoch, whatever the shuffle: examples are only ever exchanged for
+    others of their length.
+
+    Args:
+        examples: what to batch.
+        targets_per_batch: at most so many targets a batch (one example at least).
+        seed: of the shuffle, with the epoch.
+        multiple_of: drop batches until their number is a multiple of this, the number of processes.
+    """
+
+    def __init__(self, examples: TrainingExamples, targets_per_batch: int, seed: int = 0, multiple_of: int = 1):
+        self._lengths, self._sizes = examples.history_lengths, examples.num_targets
+        self._seed, self._epoch = seed, 0
+        ends = np.cumsum(self._sizes[np.lexsort((self._sizes, self._lengths))])
+        cuts = [0]
+        while cuts[-1] < len(ends):
+            done = ends[cuts[-1] - 1] if cuts[-1] else 0
+            cuts.append(max(int(np.searchsorted(ends, done + targets_per_batch, side="right")), cuts[-1] + 1))
+        self._cuts = np.array(cuts)
+        self._count = (len(cuts) - 1) // multiple_of * multiple_of
+        if self._count == 0:
+            raise ValueError(
+                f"{len(examples)} training examples make {len(cuts) - 1} batches for {multiple_of} processes: "
+                "use smaller batches or fewer processes"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self._seed, self._epoch))
+        order = np.lexsort((random.random(len(self._lengths)), self._sizes, self._lengths))
+        for batch in random.permutation(len(self._cuts) - 1)[: self._count]:
+            yield order[self._cuts[batch] : self._cuts[batch + 1]].tolist()

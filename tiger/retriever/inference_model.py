@@ -1,0 +1,257 @@
+"""A T5's weights as decoding wants them: side by side, gains of norms multiplied in, in the type of the products.
+
+One user with ten beams is some hundred products of matrices so small that what stands between them counts as much.
+So there is as little of it as can be: queries, keys and values are one product, so are the cross-attention keys and
+values of all layers, no weight is cast or scaled on the way, and attention is one operator. The numbers are T5's:
+residuals, norms and softmax in float32, products in ``dtype``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import T5ForConditionalGeneration
+
+from tiger.retriever.config import chooses_among_siblings, is_causal
+from tiger.retriever.model import TokenLayout, choice_logits
+
+
+@dataclass
+class EncodedHistories:
+    """What a decoder looks back at.
+
+    Args:
+        keys, values: [decoder layers, B, heads, S, d_kv].
+        bias: float [B, 1, 1, S], -inf at padding; None where there is none.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@dataclass
+class _Block:
+    """A layer's weights, each [out, in], gains of the norms before them multiplied in."""
+
+    self_in: torch.Tensor  # queries, keys, values
+    self_out: torch.Tensor
+    inner: torch.Tensor  # with a gated activation, gate and value
+    outer: torch.Tensor
+    cross_in: torch.Tensor | None = None
+    cross_out: torch.Tensor | None = None
+
+
+_VECTORS = 1 << 22  # elements of choices' vectors held at once
+
+_kept: weakref.WeakKeyDictionary[T5ForConditionalGeneration, dict] = weakref.WeakKeyDictionary()
+
+
+def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
+    """The model's weights packed, made once for as long as they stay what they are.
+
+    What changes a weight in place counts up its version, but for fused optimizers; these move every element, so the
+    first one of each weight tells. What writes some elements through ``.data`` goes unseen, and so does a layer that
+    is replaced.
+    """
+    kept = _kept.setdefault(model, {})
+    weights = kept.get("weights")
+    if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
+        weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
+    first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
+    versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
+    state = (model.device, versions, first)
+    if dtype not in kept or kept[dtype][0] != state:
+        kept[dtype] = (state, PackedT5(model, dtype))
+    return kept[dtype][1]
+
+
+class PackedT5:
+    """A copy of a T5's weights to decode with; it does not follow changes of the model.
+
+    Args:
+        model: on any device.
+        dtype: of the products.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, dtype: torch.dtype = torch.float32):
+        config = self.config = model.config
+        self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
+        self.is_causal, self.among_siblings = is_causal(model), chooses_among_siblings(model)
+        self._size = config.d_model
+        self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)
+        self._activation = model.encoder.block[0].layer[-1].DenseReluDense.act
+        self._gated = config.is_gated_act
+        self._tables = [stack.block[0].layer[0].SelfAttention for stack in (model.encoder, model.decoder)]
+        self._biases: dict[tuple, torch.Tensor] = {}
+        with torch.no_grad():
+            self.embeddings = model.shared.weight.detach()
+            self._encoder = [self._packed(block.layer) for block in model.encoder.block]
+            self._decoder = [self._packed(block.layer) for block in model.decoder.block]
+            cross = [block.layer[1].EncDecAttention for block in model.decoder.block]
+            weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
+            self._cross = (weights * self._gain(model.encoder.final_layer_norm)).to(dtype)
+            scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+            self.output = (model.lm_head.weight * (self._gain(model.decoder.final_layer_norm) * scale)).to(dtype)
+
+    def _packed(self, layers: nn.ModuleList) -> _Block:
+        attention, dense = layers[0].SelfAttention, layers[-1].DenseReluDense
+        inner = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if self._gated else dense.wi.weight
+        together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+        block = [together * self._gain(layers[0].layer_norm), attention.o.weight]
+        block += [inner * self._gain(layers[-1].layer_norm), dense.wo.weight]
+        if len(layers) == 3:
+            cross = layers[1].EncDecAttention
+            block += [cross.q.weight * self._gain(layers[1].layer_norm), cross.o.weight]
+        return _Block(*(weight.detach().to(self.dtype) for weight in block))
+
+    def _gain(self, norm: nn.Module) -> torch.Tensor:
+        return norm.weight * self._size**0.5
+
+    def encode(self, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
+        """Encode histories and project them for every decoder layer.
+
+        Args:
+            tokens: int64 [B, S], padded on the right; an empty history is all padding.
+            item_length: tokens an item in the history, for the causal mask.
+        """
+        hidden = tokens.eq(self.config.pad_token_id)
+        hidden[:, 0] = False  # an empty history still has one position to look at
+        bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
+        if hidden.any():
+            cross_bias = torch.zeros(hidden.shape, device=tokens.device).masked_fill_(hidden, float("-inf"))
+            cross_bias = cross_bias[:, None, None, :]
+            bias = bias + cross_bias
+            # On a CPU, what pads is left out of every product but that of attention.
+            layout = TokenLayout(hidden) if tokens.device.type == "cpu" else None
+        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings)
+        for block in self._encoder:
+            together = F.linear(self._norm(states), block.self_in)
+            together = together if layout is None else layout.unpack(together)
+            q, k, v = together.unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4)
+            seen = _attend(q, k, v, bias).transpose(1, 2).flatten(2)
+            states = states + F.linear(seen if layout is None else layout.pack(seen), block.self_out)
+            states = self._feed_forward(states, block)
+        together = F.linear(self._norm(states), self._cross)
+        together = together if layout is None else layout.unpack(together)
+        layers = len(self._decoder)
+        keys, values = (
+            together.unflatten(-1, (2, layers, self.heads, self.width)).permute(2, 3, 0, 4, 1, 5).contiguous()
+        )
+        return EncodedHistories(keys, values, cross_bias)
+
+    def _encoder_bias(self, length: int, item_length: int) -> torch.Tensor:
+        """[1, heads, length, length]"""
+        key = ("encoder", length, item_length)
+        if key not in self._biases:
+            with torch.no_grad():
+                bias = self._tables[0].compute_bias(length, length).detach()
+            if self.is_causal:
+                items = torch.arange(length, device=bias.device) // item_length
+                bias = bias.masked_fill(items > items[:, None], float("-inf"))
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _decoder_bias(self, written: int) -> torch.Tensor:
+        """[written + 1, 1, heads]: the last position's view of all."""
+        key = ("decoder", written)
+        if key not in self._biases:
+            with torch.no_grad():
+                bias = self._tables[1].compute_bias(1, written + 1, past_seen_tokens=written)
+            self._biases[key] = bias.detach()[0, :, 0].T.contiguous().unsqueeze(1)
+        return self._biases[key]
+
+    def _norm(self, states: torch.Tensor) -> torch.Tensor:
+        """T5's norm without its gain and the square root of the size, which the weights that follow hold."""
+        lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        return (states / lengths.hypot(self._least)).to(self.dtype)
+
+    def _feed_forward(self, states: torch.Tensor, block: _Block) -> torch.Tensor:
+        inner = F.linear(self._norm(states), block.inner)
+        if self._gated:
+            gate, value = inner.chunk(2, dim=-1)
+            return states + F.linear(self._activation(gate) * value, block.outer)
+        return states + F.linear(self._activation(inner), block.outer)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """[B, heads, N, d] x [B, heads, S, d] -> [B, heads, N, d]. T5 does not scale the scores."""
+    if len(q) < 8 or q.device.type != "cpu":
+        bias = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
+        return F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
+    # The fused operator takes twice as long as its parts for many users on a CPU, half as long for one.
+    scores = (q @ k.transpose(-1, -2)).float()
+    return (scores if bias is None else scores.add_(bias)).softmax(-1).to(v.dtype) @ v
+
+
+class PackedDecoder:
+    """A decoder that has written some tokens for several beams of each history.
+
+    Cross-attention keys and values belong to the history, and its beams are so many queries.
+    """
+
+    def __init__(self, model: PackedT5, encoded: EncodedHistories):
+        self._model, self._encoded = model, encoded
+        self.start_token = model.config.decoder_start_token_id
+        # Self-attention keys and values of what is written: [written, 2, layers, B * beams then, heads * d_kv].
+        self._past: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None  # which of these beams go on, int64 [B * beams]
+
+    @property
+    def written(self) -> int:
+        """Tokens so far, the start token left out."""
+        return 0 if self._past is None else len(self._past)
+
+    def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
+
+        Args:
+            choices: int64 [B, beams, W], tokens; [W] where all beams have the same.
+            allowed: bool [B, beams, W], which of them may follow; it matters where ``token_choice`` is ``siblings``.
+
+        Returns:
+            float32 [B, beams, W].
+        """
+        model, encoded = self._model, self._encoded
+        (batch, beams), heads = tokens.shape, (model.heads, model.width)
+        written = self.written
+        size = (written + 1, 2, len(model._decoder), batch * beams, model.heads * model.width)
+        present = torch.empty(size, dtype=model.dtype, device=tokens.device)
+        if written:
+            torch.index_select(self._past, 3, self._kept, out=present[:written])
+        bias = model._decoder_bias(written)
+        states = F.embedding(tokens, model.embeddings)
+        for layer, block in enumerate(model._decoder):
+            together = F.linear(model._norm(states), block.self_in).view(batch * beams, 3, -1)
+            present[written, :, layer] = together[:, 1:].transpose(0, 1)
+            keys, values = present[:, :, layer].unflatten(-1, heads).unbind(1)
+            if written:
+                scores = (together[:, 0].unflatten(-1, heads) * keys).sum(-1).float() + bias
+                weights = scores.softmax(0).to(model.dtype).unsqueeze(-1)
+                values = (weights * values).sum(0)
+            states = states + F.linear(values.reshape(batch, beams, -1), block.self_out)
+            queries = F.linear(model._norm(states), block.cross_in).unflatten(-1, heads).transpose(1, 2)
+            seen = _attend(queries, encoded.keys[layer], encoded.values[layer], encoded.bias)
+            states = states + F.linear(seen.transpose(1, 2).flatten(2), block.cross_out)
+            states = model._feed_forward(states, block)
+        self._past = present
+        states = model._norm(states)
+        if model.among_siblings:
+            if choices.ndim == 3:  # a few users at a time: all users' vectors would fill the memory
+                users = max(1, _VECTORS // (choices[0].numel() * model.output.shape[1]))
+                parts = zip(states.split(users), choices.split(users))
+            else:
+                parts = [(states, choices)]
+            pad = model.config.pad_token_id
+            logits = torch.cat([choice_logits(*part, F.embedding(part[1], model.output), pad) for part in parts])
+            return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
+        return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
+
+    def keep(self, beams: torch.Tensor) -> None:
+        """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
+        before = self._past.shape[3] // len(beams)
+        self._kept = (beams + before * torch.arange(len(beams), device=beams.device).unsqueeze(-1)).flatten()

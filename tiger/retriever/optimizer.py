@@ -1,0 +1,81 @@
+"""AdamW, with Muon for the matrices of the T5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+MUON_MOMENTUM = 0.95
+# Coefficients of the quintic iteration and the size of a step, as in torch.optim.Muon ("match_rms_adamw").
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+ADAMW_STEP_RMS = 0.2
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """AdamW whose parameter groups with ``"muon": True`` are stepped by Muon instead.
+
+    Muon (Jordan et al. 2024; scaled as in Liu et al., arXiv 2502.16982) steps along the momentum with all its singular
+    values set to about 1. Matrices of one shape are orthogonalised in one batched product: a T5 here has 64 small
+    matrices of two shapes, and a loop over them (``torch.optim.Muon``) leaves a GPU waiting for launches.
+
+    Args:
+        groups: parameter groups; those of Muon hold matrices only. ``lr`` means the same in both: a step of about
+            ``0.2 * lr`` root mean square.
+        options: as for ``torch.optim.AdamW``.
+    """
+
+    def __init__(self, groups: Iterable[dict], **options):
+        super().__init__(groups, **options)
+        for group in self.param_groups:
+            if group.get("muon") and any(weight.ndim != 2 for weight in group["params"]):
+                raise ValueError("Muon steps matrices: leave vectors and embeddings to the other groups")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+        """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are used up."""
+        for group in self.param_groups:
+            if group.get("muon"):
+                self._muon_step(group)
+        return super().step(closure)
+
+    def _muon_step(self, group: dict) -> None:
+        alike: dict[tuple, list[tuple[nn.Parameter, torch.Tensor]]] = {}
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros(())  # AdamW expects one in whatever state it loads
+                state["momentum"] = torch.zeros_like(weight)
+            state["momentum"].lerp_(weight.grad, 1 - MUON_MOMENTUM)
+            direction = weight.grad.lerp(state["momentum"], MUON_MOMENTUM)
+            alike.setdefault(weight.shape, []).append((weight, direction))
+            weight.grad = None  # so that AdamW passes it by
+        for (rows, columns), members in alike.items():
+            directions = torch.stack([direction for _, direction in members])
+            tall = rows > columns
+            steps = orthogonalise(directions.mT if tall else directions)
+            scale = group["lr"] * ADAMW_STEP_RMS * max(rows, columns) ** 0.5
+            for (weight, _), step in zip(members, steps.mT if tall else steps):
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-scale)
+
+
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Bring all singular values of each matrix near 1, by a Newton-Schulz iteration in bfloat16.
+
+    Args:
+        matrices: [n, rows, columns], rows <= columns.
+
+    Returns:
+        bfloat16 [n, rows, columns], singular values within about .7 and 1.2 (but for those that were almost 0).
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x

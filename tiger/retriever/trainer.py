@@ -1,0 +1,192 @@
+"""The ``Trainer`` that trains the T5 and decodes to evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+
+from tiger.evaluation.metrics import next_item_metrics
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.config import check_pair, chooses_among_siblings, is_causal
+from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, siblings
+from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
+from tiger.retriever.model import TigerT5, next_item_loss
+from tiger.retriever.optimizer import MuonAdamW
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.semantic_ids.vocabulary import PAD_TOKEN
+
+
+class TigerTrainer(Trainer):
+    """``Trainer`` for next-item generation.
+
+    Training batches hold examples of one length and about ``per_device_train_batch_size`` *targets* each. Evaluation
+    decodes under the trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items, next to the
+    loss.
+
+    Args:
+        model: a ``T5ForConditionalGeneration`` made from :func:`t5_config`.
+        args: as for ``Trainer``; ``metric_for_best_model="ndcg@10"`` selects by decoding.
+        train_dataset: :class:`TrainingExamples`.
+        eval_dataset: :class:`EvaluationExamples`.
+        processing_class: the tokenizer, saved with every checkpoint.
+        num_beams: of evaluation.
+        exclude_history: whether evaluation leaves out items of the history.
+        embedding_learning_rate: of the token embeddings; None: as ``args.learning_rate``. T5's embeddings start with
+            unit variance, where the steps that suit its matrices hardly move them.
+        muon_learning_rate: steps the matrices by Muon at this rate (:class:`MuonAdamW`); None: AdamW for all.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        args: TrainingArguments,
+        train_dataset: TrainingExamples | None = None,
+        eval_dataset: EvaluationExamples | None = None,
+        processing_class: SemanticIdTokenizer | None = None,
+        num_beams: int = 20,
+        exclude_history: bool = True,
+        embedding_learning_rate: float | None = None,
+        muon_learning_rate: float | None = None,
+        **options,
+    ):
+        if processing_class is None:
+            raise ValueError("TigerTrainer needs the SemanticIdTokenizer as processing_class")
+        check_pair(model, processing_class)
+        if type(model) is T5ForConditionalGeneration:
+            # The same object and weights, with a forward that takes many targets a history: wrappers such as
+            # DistributedDataParallel only see gradients of what passes through forward.
+            model.__class__ = TigerT5
+        if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(model):
+            raise ValueError(
+                "this model's history_attention is 'full', so examples can't share a history: "
+                "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
+            )
+        if args.n_gpu > 1 and chooses_among_siblings(model):
+            raise ValueError("a model of prefixes can't be split among GPUs within a process: use accelerate launch")
+        if args.label_smoothing_factor or args.gradient_checkpointing:
+            raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
+        # What a step reads is known to the collators; Trainer need not look for it in forward's signature.
+        args.remove_unused_columns = False
+        self.num_beams = num_beams
+        self.exclude_history = exclude_history
+        self.embedding_learning_rate = embedding_learning_rate
+        self.muon_learning_rate = muon_learning_rate
+        trie = SemanticIdTrie.build(processing_class.token_table)
+        self._trie = trie.to(args.device)
+        self._eval_collator = EvaluationCollator(processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=TrainingCollator(processing_class, trie if chooses_among_siblings(model) else None),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=_item_metrics,
+            **options,
+        )
+        self.label_names = ["labels"]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """``Trainer``'s own, unless the embeddings or the matrices have a learning rate to themselves."""
+        if self.optimizer is not None or (self.embedding_learning_rate is None and self.muon_learning_rate is None):
+            return super().create_optimizer(model)
+        args, model = self.args, self.model if model is None else model
+        decaying = set(self.get_decay_parameter_names(model))
+        embeddings, matrices, rest = [], [], []
+        for name, parameter in model.named_parameters():
+            if parameter is model.shared.weight:
+                embeddings.append(parameter)
+            elif name in decaying and "relative_attention_bias" not in name:
+                matrices.append(parameter)
+            else:
+                rest.append(parameter)
+        groups = [
+            {"params": embeddings, "lr": self.embedding_learning_rate or args.learning_rate},
+            {"params": matrices},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        if self.muon_learning_rate is not None:
+            groups[1] |= {"lr": self.muon_learning_rate, "muon": True}
+        self.optimizer = MuonAdamW(
+            groups,
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+            fused=True,
+        )
+        return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        sampler = LengthBatchSampler(
+            self.train_dataset, self.args.train_batch_size, seed=seed, multiple_of=self.args.world_size
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        # The sampler sees to it that all processes get the same number of batches; evaluation leaves that to
+        # accelerate.
+        self.accelerator.even_batches = False
+        prepared = self.accelerator.prepare(loader)
+        self.accelerator.even_batches = True
+        # A resumed epoch wraps this once more, and Trainer then looks no deeper for whom to tell the epoch.
+        prepared.batch_sampler.set_epoch = sampler.set_epoch
+        return prepared
+
+    def get_eval_dataloader(self, eval_dataset: EvaluationExamples | None = None) -> DataLoader:
+        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        if examples is None:
+            raise ValueError("evaluation needs an eval_dataset")
+        # Metrics don't depend on the order, so take the one that pads least.
+        return self._evaluation_loader(examples, examples.by_length().tolist())
+
+    def get_test_dataloader(self, test_dataset: EvaluationExamples) -> DataLoader:
+        return self._evaluation_loader(test_dataset, range(len(test_dataset)))
+
+    def _evaluation_loader(self, examples: EvaluationExamples, order: Sequence[int]) -> DataLoader:
+        loader = DataLoader(
+            examples,
+            batch_size=self.args.eval_batch_size,
+            sampler=order,
+            collate_fn=self._eval_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss, recommended rows [B, 10] and target rows [B] of one batch."""
+        inputs = self._prepare_inputs(inputs)
+        model = self.accelerator.unwrap_model(model)
+        targets = inputs["labels"]
+        tokenizer = self.processing_class
+        labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
+        visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
+        among = siblings(self._trie, targets) if chooses_among_siblings(model) else None
+        with torch.no_grad(), self.accelerator.autocast():
+            loss = next_item_loss(model, inputs["input_ids"], visible, labels.unsqueeze(1), siblings=among)
+            beams = beam_search(
+                model,
+                self._trie,
+                inputs["input_ids"],
+                num_beams=self.num_beams,
+                k=10,
+                excluded=inputs["seen"] if self.exclude_history else None,
+            )
+        return loss, beams.rows.clone(), targets
+
+
+def _item_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return next_item_metrics(prediction.predictions, prediction.label_ids)

@@ -1,0 +1,1 @@
+"""Codes to semantic IDs and tokens, and back to items."""

@@ -1,0 +1,156 @@
+"""What can be told of a catalogue by its words and its codes: search, and what items under one prefix of codes share.
+
+Knows no model and no page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from sklearn.feature_extraction.text import CountVectorizer
+
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A property that items have in common.
+
+    Args:
+        value: what they share.
+        count: how many have it.
+        lift: how many times its share in the whole catalogue that is.
+    """
+
+    value: str
+    count: int
+    lift: float
+
+
+class CodeTree:
+    """A catalogue as a tree of codes.
+
+    Args:
+        tokenizer: items and their codes.
+        items: the item table in the tokenizer's order; its ``title``, ``brand`` and ``categories`` are read where it
+            has them. None: there are only ids.
+
+    Example:
+        >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 3], [0, 3]]), ["a", "b", "c"], codebook_size=4)
+        >>> tree = CodeTree(tokenizer, pa.table({"item_id": ["a", "b", "c"], "title": ["red tent", "tent", "lamp"]}))
+        >>> tree.children([1]), tree.search("tent").tolist(), tree.shared([1])["title"][0].value
+        ([(2, 1), (3, 1)], [1, 0], 'tent')
+    """
+
+    def __init__(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None = None):
+        self.item_ids = tokenizer.item_ids
+        self.codes = tokenizer.codes
+        self.semantic_ids = tokenizer.semantic_ids
+        columns = {} if items is None else {name: items[name].to_pylist() for name in items.column_names}
+        titles = columns.get("title", self.item_ids)
+        self.titles = [str(title) if title else item for title, item in zip(titles, self.item_ids)]
+        self.brands = [_text(brand) for brand in columns.get("brand", [])]
+        self.categories = [_text(categories) for categories in columns.get("categories", [])]
+        self._lower = [f"{title} {item}".lower() for title, item in zip(self.titles, self.item_ids)]
+        # Which item has which property, a sparse 0/1 matrix a column.
+        self._has = {}
+        for name, values, split in (
+            ("categories", self.categories, _categories),
+            ("brand", self.brands, _whole),
+            ("title", self.titles, _words),
+        ):
+            if any(split(value) for value in values):
+                vectorizer = CountVectorizer(analyzer=split, binary=True, dtype=np.int32)
+                matrix = vectorizer.fit_transform(values)
+                self._has[name] = (vectorizer.get_feature_names_out(), matrix, np.asarray(matrix.sum(0)).ravel())
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def search(self, query: str, limit: int = 10) -> np.ndarray:
+        """Rows of items in whose title or id every word of the query occurs, int64 [at most ``limit``].
+
+        First those that have most of them as words of their own, then the shorter titles.
+        """
+        words = query.lower().split()
+        if not words:
+            return np.empty(0, dtype=np.int64)
+        rows = [row for row, text in enumerate(self._lower) if all(word in text for word in words)]
+
+        def key(row: int) -> tuple[int, int]:
+            own = set(WORD.findall(self._lower[row]))
+            return -sum(word in own for word in words), len(self.titles[row])
+
+        return np.array(sorted(rows, key=key)[:limit], dtype=np.int64)
+
+    def under(self, prefix: Sequence[int]) -> np.ndarray:
+        """Rows of the items whose codes begin with these, int64."""
+        return np.flatnonzero((self.codes[:, : len(prefix)] == np.asarray(prefix, dtype=np.int64)).all(axis=1))
+
+    def children(self, prefix: Sequence[int]) -> list[tuple[int, int]]:
+        """Codes that follow a prefix and the items under each, most items first; none after a whole tuple."""
+        if len(prefix) >= self.codes.shape[1]:
+            return []
+        values, counts = np.unique(self.codes[self.under(prefix), len(prefix)], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(int(values[place]), int(counts[place])) for place in order]
+
+    def shared(self, prefix: Sequence[int], limit: int = 6) -> dict[str, list[Shared]]:
+        """What the items under a prefix have in common, a list a column.
+
+        Only what they have more often than the catalogue does; what is both frequent and peculiar to them first (by
+        count times the logarithm of the lift).
+        """
+        rows, found = self.under(prefix), {}
+        for name, (values, matrix, totals) in self._has.items():
+            counts = np.asarray(matrix[rows].sum(0)).ravel()
+            lifts = (counts / max(len(rows), 1)) / (totals / len(self))
+            weight = counts * np.log(np.maximum(lifts, 1))
+            weight[(counts < 2) & (len(rows) > 1)] = 0
+            order = [place for place in np.argsort(-weight, kind="stable")[:limit] if weight[place] > 0]
+            found[name] = [Shared(str(values[place]), int(counts[place]), float(lifts[place])) for place in order]
+        return found
+
+
+def shared_prefixes(semantic_ids: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each semantic ID some item of a history begins with too.
+
+    Args:
+        semantic_ids: int [n, depth].
+        history: int [m, depth].
+
+    Returns:
+        int64 [n], codes of the longest common prefix, and int64 [n], the first item of the history that has it; -1
+        where none shares even the first code.
+    """
+    if len(history) == 0:
+        return np.zeros(len(semantic_ids), dtype=np.int64), np.full(len(semantic_ids), -1)
+    equal = semantic_ids[:, None, :] == history[None, :, :]
+    lengths = np.cumprod(equal, axis=2).sum(axis=2)
+    best = lengths.argmax(axis=1)
+    longest = lengths[np.arange(len(lengths)), best]
+    return longest, np.where(longest > 0, best, -1)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return " > ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _categories(path: str) -> list[str]:
+    return [part.strip() for part in re.split(r"[>|;]", path) if part.strip()]
+
+
+def _whole(value: str) -> list[str]:
+    return [value] if value else []
+
+
+def _words(title: str) -> list[str]:
+    return [word for word in WORD.findall(title.lower()) if len(word) > 2 and not word.isdigit()]

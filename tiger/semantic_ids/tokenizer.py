@@ -1,0 +1,474 @@
+"""Item <-> semantic ID <-> tokens, both ways and in bulk.
+
+A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes.
+*Tokens* are what T5 reads and writes, one a level: codes, or prefixes of semantic IDs (see
+:mod:`tiger.semantic_ids.vocabulary`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from tiger.quantizers.auto import load_quantizer
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.quantizers.rqvae import RQVAE
+from tiger.semantic_ids.packing import PackedIds, Packing
+from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+
+FILE_NAME = "semantic_ids.safetensors"
+QUANTIZER_FOLDER = "quantizer"
+FORMAT = 1
+
+
+class SemanticIdTokenizer:
+    """The two-way map between a catalogue's items and their tokens.
+
+    Args:
+        codes: integers [n, num_codebooks], each from 0 to ``codebook_size`` - 1.
+        item_ids: the ``n`` items' own ids, distinct.
+        codebook_size: codes a level.
+        collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
+        quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
+        tokens: ``codes`` or ``prefixes``.
+        learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events the codes were
+            learned from; None: from no events.
+
+    Example:
+        >>> tokenizer = SemanticIdTokenizer(np.array([[1, 2], [1, 2], [0, 3]]), ["a", "b", "c"], codebook_size=4)
+        >>> tokenizer.semantic_ids.tolist()
+        [[1, 2, 1], [1, 2, 0], [0, 3, 0]]
+        >>> tokenizer.decode(tokenizer.encode([2, 0])).tolist()
+        [2, 0]
+    """
+
+    def __init__(
+        self,
+        codes: np.ndarray,
+        item_ids: Iterable[str],
+        codebook_size: int,
+        collision_size: int | None = None,
+        quantizer: RQVAE | ResidualKMeans | None = None,
+        tokens: str = "codes",
+        learned_split: dict | None = None,
+    ):
+        codes = _checked_codes(codes, codebook_size)
+        item_ids = check_ids(item_ids, len(codes))
+        packing = Packing(codes.shape[1], codebook_size)
+        collisions = _number_within_groups(packing.pack_codes(codes), item_ids)
+        self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size)
+        self._collision_size = collision_size
+        self._number_tokens(tokens)
+        self.quantizer = quantizer
+        self.learned_split = learned_split
+        layout = f"{self.num_codebooks}x{codebook_size}".encode()
+        self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
+
+    def _set(self, semantic_ids: np.ndarray, item_ids: list[str], codebook_size: int) -> None:
+        """All that follows from semantic IDs but their tokens."""
+        self.semantic_ids = semantic_ids
+        self.item_ids = item_ids
+        self.codebook_size = codebook_size
+        self._ids = PackedIds(Packing(semantic_ids.shape[1] - 1, codebook_size), semantic_ids)
+        self._rows: dict[str, int] | None = None
+
+    def _number_tokens(self, kind: str) -> None:
+        """A fresh vocabulary for the semantic IDs there are."""
+        if kind not in VOCABULARIES:
+            raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
+        packing = self._ids.packing
+        if kind == PrefixVocabulary.kind:
+            empty = PrefixVocabulary()
+        else:
+            size = self._collision_size
+            empty = CodeVocabulary(packing, self.codebook_size if size is None else size)
+        nobody = np.zeros((0, self.depth), dtype=np.int32)
+        table, vocabulary = empty.extended(self.semantic_ids, PackedIds(packing, nobody), nobody)
+        self._set_tokens(table, vocabulary)
+
+    def _set_tokens(self, table: np.ndarray, vocabulary: CodeVocabulary | PrefixVocabulary) -> None:
+        self.vocabulary = vocabulary
+        # The last row pads, so that row -1, "no item", reads as padding.
+        self._tokens = np.concatenate([table, np.full((1, self.depth), PAD_TOKEN, dtype=np.int32)])
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: np.ndarray,
+        item_ids: Iterable[str],
+        num_codebooks: int = 3,
+        codebook_size: int = 256,
+        quantizer: str = "rqvae",
+        log: np.ndarray | None = None,
+        log_weight: float = 1.0,
+        learned_split: dict | None = None,
+        **fit_options,
+    ) -> SemanticIdTokenizer:
+        """Fit a quantizer to item embeddings and number the items with it.
+
+        With ``log`` the codes say who is bought with whom, too. An item to come has no log: the quantizer that is kept
+        is the embeddings' part of the codebooks.
+
+        Args:
+            embeddings: float [n, d], a row an item.
+            item_ids: the items' own ids.
+            num_codebooks: levels of codes.
+            codebook_size: codes a level.
+            quantizer: ``rqvae`` or ``residual-kmeans``.
+            log: float [n, e], what the training log says of the items, see
+                :func:`tiger.embeddings.item_vectors.log_vectors`.
+            log_weight: standard deviation of all of it, where that of the embeddings is 1.
+            learned_split: whose training events ``log`` is made from, see above; wanted with it.
+            fit_options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+        """
+        kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
+        if quantizer not in kinds:
+            raise DataError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}.")
+        if log is None:
+            known = embeddings
+        elif quantizer != "residual-kmeans":
+            raise DataError("codes of the log want residual-kmeans: an RQ-VAE can't number new items by text alone.")
+        elif learned_split is None:
+            raise ValueError("a log wants learned_split: codes may be used with no other split than it comes from")
+        else:
+            lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
+            known = np.concatenate([embeddings, log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
+        fitted = kinds[quantizer].fit(known, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options)
+        codes = fitted.encode(known)
+        if log is not None:
+            fitted = fitted.of_first(embeddings.shape[1])
+        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=learned_split)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def depth(self) -> int:
+        """Tokens an item: the codes and the collision token."""
+        return self.semantic_ids.shape[1]
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.depth - 1
+
+    @property
+    def codes(self) -> np.ndarray:
+        """int32 [n, num_codebooks]."""
+        return self.semantic_ids[:, :-1]
+
+    @property
+    def tokens(self) -> str:
+        """``codes`` or ``prefixes``."""
+        return self.vocabulary.kind
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in all, padding included."""
+        return self.vocabulary.size
+
+    @property
+    def history_depth(self) -> int:
+        """Tokens that an item takes in a history."""
+        return self.vocabulary.history_depth
+
+    @property
+    def token_table(self) -> np.ndarray:
+        """int32 [n, depth]: every item's tokens."""
+        return self._tokens[:-1]
+
+    def rows(self, item_ids: Sequence[str], missing: int | None = None) -> np.ndarray:
+        """int64 [n]: the rows of items by their own ids; ``missing`` stands in for unknown ones.
+
+        Raises:
+            KeyError: an id is unknown and ``missing`` is None.
+        """
+        if self._rows is None:
+            self._rows = dict(zip(self.item_ids, range(len(self.item_ids))))
+        if missing is not None:
+            return np.array([self._rows.get(item, missing) for item in item_ids], dtype=np.int64)
+        return np.array([self._rows[item] for item in item_ids], dtype=np.int64)
+
+    def encode(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Rows, int [...], to tokens, int64 [..., depth]. Row -1 becomes padding."""
+        return self._tokens[np.asarray(rows, dtype=np.int64)].astype(np.int64)
+
+    def encode_history(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Rows, int [..., n], to a history's tokens, int64 [..., n * history_depth]. Row -1 becomes padding."""
+        tokens = self._tokens[np.asarray(rows, dtype=np.int64), self.depth - self.history_depth :].astype(np.int64)
+        return tokens.reshape(*tokens.shape[:-2], -1)
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens, int [..., depth], to rows, int64 [...]; -1 where no item has these tokens."""
+        return self.vocabulary.rows(np.asarray(tokens, dtype=np.int64), self._ids, self.token_table)
+
+    def pack(self, semantic_ids: np.ndarray) -> np.ndarray:
+        """Semantic IDs, int [..., depth], as one uint64 each: see :class:`tiger.semantic_ids.packing.Packing`."""
+        return self._ids.packing.pack(semantic_ids)
+
+    def unpack(self, packed: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`pack`: uint64 [...] to int32 [..., depth]."""
+        return self._ids.packing.unpack(packed)
+
+    def add_items(
+        self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Number new items; those that are known already keep their IDs and are left as they are.
+
+        Args:
+            item_ids: the new items' own ids.
+            embeddings: float [m, d], quantised by the frozen quantizer; or
+            codes: int [m, num_codebooks], where the codes are at hand.
+
+        Returns:
+            int64 [m], the items' rows. If :attr:`vocab_size` has grown, a model over it wants its embeddings resized.
+        """
+        if (embeddings is None) == (codes is None):
+            raise ValueError("give either embeddings or codes")
+        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
+        known = self.rows(item_ids, missing=-1)
+        new = np.flatnonzero(known < 0)
+        if len(new) == 0:
+            return known
+        if codes is None:
+            if self.quantizer is None:
+                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+            codes = np.full((len(item_ids), self.num_codebooks), 0)
+            codes[new] = self.quantizer.encode(embeddings[new])
+        new_ids = [item_ids[index] for index in new]
+        self._append(self._numbered(np.asarray(codes)[new], new_ids), new_ids)
+        known[new] = np.arange(len(self) - len(new), len(self))
+        return known
+
+    def check_split(self, shuffle_ties: int | None) -> None:
+        """Refuse codes that were learned from the training events of another split: some of these are validated or
+        tested on here.
+
+        Raises:
+            DataError: they were.
+        """
+        if self.learned_split is not None and self.learned_split["shuffle_ties"] != shuffle_ties:
+            raise DataError(
+                f"these codes were learned from the log with shuffle_ties {self.learned_split['shuffle_ties']}, which "
+                f"tells of the events tested with {shuffle_ties}: fit a tokenizer with shuffle_ties {shuffle_ties}."
+            )
+
+    def update_items(
+        self,
+        item_ids: Sequence[str],
+        embeddings: np.ndarray | None = None,
+        codes: np.ndarray | None = None,
+        before: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Number items anew from new embeddings or codes. Rows stay; where the codes stay, so does the whole ID.
+
+        Args:
+            item_ids: known items.
+            embeddings: float [m, d], quantised by the frozen quantizer; or
+            codes: int [m, num_codebooks].
+            before: float [m, d], the embeddings that the items had, NaN where that is unknown: where the quantizer
+                gives them the codes that it gives the new ones, codes stay. It matters for codes that were not made
+                from embeddings alone.
+
+        Returns:
+            bool [m]: whose ID is another one now. No item gets an ID that another has just given up.
+
+        Raises:
+            KeyError: an id is unknown.
+        """
+        if (embeddings is None) == (codes is None):
+            raise ValueError("give either embeddings or codes")
+        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
+        rows = self.rows(item_ids)
+        if codes is None:
+            if self.quantizer is None:
+                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+            codes = self.quantizer.encode(embeddings)
+        codes = _checked_codes(codes, self.codebook_size)
+        known = self.codes[rows]
+        told = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
+        if told.any():
+            known[told] = self.quantizer.encode(before[told])
+        changed = (codes != known).any(axis=1) & (codes != self.codes[rows]).any(axis=1)
+        if changed.any():
+            ids = [item for item, other in zip(item_ids, changed) if other]
+            numbered = self._numbered(codes[changed], ids)
+            semantic_ids, table = self.semantic_ids.copy(), self.token_table.copy()
+            table[rows[changed]], vocabulary = self.vocabulary.extended(numbered, self._ids, table)
+            semantic_ids[rows[changed]] = numbered
+            self._set(semantic_ids, self.item_ids, self.codebook_size)
+            self._set_tokens(table, vocabulary)
+        return changed
+
+    def _numbered(self, codes: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+        """Semantic IDs, int32 [m, depth], for items to come: codes and the first free collision tokens."""
+        codes = _checked_codes(codes, self.codebook_size)
+        within = _number_within_groups(self._ids.packing.pack_codes(codes), item_ids)
+        return np.column_stack([codes, self._ids.next_collisions(codes) + within]).astype(np.int32)
+
+    def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
+        """What :meth:`_set` does, for items that are added to many."""
+        ids = self._ids.insert(semantic_ids)  # what can fail comes first
+        tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
+        self._ids = ids
+        self._set_tokens(np.concatenate([self.token_table, tokens]), vocabulary)
+        if self._rows is not None:
+            # No array, list or dict is changed in place: a shallow copy of a tokenizer stays as it is.
+            self._rows = self._rows | dict(zip(item_ids, range(len(self), len(self) + len(item_ids))))
+        self.semantic_ids = np.concatenate([self.semantic_ids, semantic_ids])
+        self.item_ids = self.item_ids + item_ids
+
+    def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Take items out; the rest keep their IDs and move up. A later item may get an ID that has become free.
+
+        Returns:
+            int64 [n left]: the rows, before removal, of the items that stay.
+
+        Raises:
+            KeyError: an id is unknown.
+            ValueError: nothing would be left.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        keep[self.rows(item_ids)] = False
+        if not keep.any():
+            raise ValueError("a catalogue can't lose all its items")
+        stay = np.flatnonzero(keep)
+        table = self.token_table[stay]
+        self._set(self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size)
+        self._set_tokens(table, self.vocabulary)
+        return stay
+
+    def with_tokens(self, tokens: str) -> SemanticIdTokenizer:
+        """The same semantic IDs as tokens of another kind, ``codes`` or ``prefixes``."""
+        if tokens == self.tokens:
+            return self
+        other = copy.copy(self)
+        other._number_tokens(tokens)
+        return other
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(self.item_ids).encode()
+        ends = np.cumsum([len(item.encode()) for item in self.item_ids], dtype=np.int64)
+        arrays = {
+            "semantic_ids": self.semantic_ids,
+            "item_id_bytes": np.frombuffer(text, dtype=np.uint8),
+            "item_id_ends": ends,
+        }
+        header = {
+            "format": FORMAT,
+            "codebook_size": self.codebook_size,
+            "fingerprint": self.fingerprint,
+            "tokens": self.tokens,
+            "collision_size": self._collision_size,
+            "learned_split": self.learned_split,
+        }
+        if isinstance(self.vocabulary, PrefixVocabulary):
+            arrays["prefix_tokens"] = self.token_table
+            header["num_prefixes"] = self.vocabulary.num_prefixes
+        else:
+            header["collision_size"] = self.vocabulary.collision_size
+        # One key: a safetensors header with several writes them in an order that differs between processes.
+        write_atomically(folder / FILE_NAME, save(arrays, metadata={"tokenizer": json.dumps(header)}))
+        if self.quantizer is not None:
+            self.quantizer.save_pretrained(folder / QUANTIZER_FOLDER)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            DataError: the file is missing, cut short, or of another version.
+        """
+        file = Path(folder) / FILE_NAME
+        if not file.exists():
+            raise DataError(f"{file} is missing: {folder} holds no tokenizer, or a half-written one.")
+        try:
+            with safe_open(file, "np") as opened:
+                header = json.loads((opened.metadata() or {}).get("tokenizer", "{}"))
+                if header.get("format") != FORMAT:
+                    raise DataError(
+                        f"{file} has format {header.get('format')}, this version of tiger reads {FORMAT}: "
+                        "fit the tokenizer again or install the version that wrote it."
+                    )
+                semantic_ids = opened.get_tensor("semantic_ids")
+                text, ends = opened.get_tensor("item_id_bytes").tobytes(), opened.get_tensor("item_id_ends")
+                prefixes = header.get("tokens") == PrefixVocabulary.kind
+                table = opened.get_tensor("prefix_tokens") if prefixes else None
+        except SafetensorError as error:
+            raise DataError(f"{file} is damaged ({error}): restore it or fit the tokenizer again.") from error
+        starts = np.concatenate([[0], ends[:-1]])
+        item_ids = [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist())]
+        self = cls.__new__(cls)
+        self._collision_size = header.get("collision_size")
+        self._set(semantic_ids, item_ids, header["codebook_size"])
+        if prefixes:
+            self._set_tokens(table, PrefixVocabulary(header["num_prefixes"]))
+        else:
+            self._number_tokens(CodeVocabulary.kind)
+        self.fingerprint = header["fingerprint"]
+        self.learned_split = header.get("learned_split")
+        quantizer = Path(folder) / QUANTIZER_FOLDER
+        self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
+        return self
+
+
+def _checked_codes(codes: np.ndarray, codebook_size: int) -> np.ndarray:
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
+        raise DataError(f"codes must be integers [items, levels], got {codes.dtype} {codes.shape}.")
+    wrong = (codes < 0) | (codes >= codebook_size)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.any(axis=1))[0])
+        raise DataError(f"row {row}: codes {codes[row].tolist()} are not all within 0..{codebook_size - 1}.")
+    return codes.astype(np.int32)
+
+
+def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
+    """The ids as a list.
+
+    Raises:
+        DataError: other than ``count``, no text, half a character, or one of them twice.
+    """
+    item_ids = list(item_ids)
+    if len(item_ids) != count:
+        raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
+    other = next((item for item in item_ids if not isinstance(item, str)), None)
+    if other is not None:
+        raise DataError(f"item ids must be strings, got {other!r}: turn them into text.")
+    try:
+        "".join(item_ids).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
+    if len(set(item_ids)) < len(item_ids):
+        twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
+        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
+    return item_ids
+
+
+def _number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+    """int64 [n]: 0, 1, 2, ... within each group of equal keys.
+
+    The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of
+    the ids themselves, which in product codes tells when an item came to the shop.
+    """
+    hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
+    order = np.lexsort((hashes, keys))
+    first = np.ones(len(keys), dtype=bool)
+    first[1:] = keys[order][1:] != keys[order][:-1]
+    at = np.arange(len(keys))
+    numbers = np.empty(len(keys), dtype=np.int64)
+    numbers[order] = at - np.maximum.accumulate(np.where(first, at, 0))
+    return numbers

@@ -1,0 +1,128 @@
+"""The tokens that stand for semantic IDs: which there are, and how they are numbered as a catalogue grows.
+
+Token 0 pads and starts the decoder. There are two kinds of the others, each with one token a level:
+
+- :class:`CodeVocabulary`, as in TIGER: each level has a range of tokens of its own. The collision level comes last,
+  so that a catalogue that outgrows it extends the vocabulary at its end.
+- :class:`PrefixVocabulary`: every prefix that occurs in the catalogue is a token. The last one of an item stands for
+  the whole ID, so a history takes one token an item, and what may follow a prefix are its extensions and nothing
+  else. (Prefixes as inputs of a ranker: arXiv 2504.02137.) New prefixes extend the vocabulary at its end.
+
+A vocabulary is never changed in place: :meth:`extended` gives the tokens of items and the vocabulary that has them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tiger.semantic_ids.packing import PackedIds, Packing
+
+PAD_TOKEN = 0
+
+
+class CodeVocabulary:
+    """A token for each code of each level, and for each value of the collision token.
+
+    Args:
+        packing: how many levels and codes there are.
+        collision_size: values that the collision token has room for.
+
+    Attributes:
+        starts: int64 [depth], the token of value 0 on each level.
+    """
+
+    kind = "codes"
+
+    def __init__(self, packing: Packing, collision_size: int):
+        self._packing = packing
+        self.collision_size = collision_size
+        self._sizes = np.append(np.full(packing.num_codebooks, packing.codebook_size), collision_size)
+        self.starts = PAD_TOKEN + 1 + packing.codebook_size * np.arange(packing.num_codebooks + 1)
+
+    @property
+    def size(self) -> int:
+        """Tokens in all, padding included."""
+        return int(self.starts[-1]) + self.collision_size
+
+    @property
+    def history_depth(self) -> int:
+        """Tokens that an item takes in a history."""
+        return len(self._sizes)
+
+    def extended(
+        self, semantic_ids: np.ndarray, ids: PackedIds, table: np.ndarray
+    ) -> tuple[np.ndarray, CodeVocabulary]:
+        """As :meth:`PrefixVocabulary.extended`; the collision level has room for all that come."""
+        needed = int(semantic_ids[:, -1].max(initial=-1)) + 1
+        vocabulary = CodeVocabulary(self._packing, max(self.collision_size, needed))
+        return (semantic_ids + self.starts).astype(np.int32), vocabulary
+
+    def rows(self, tokens: np.ndarray, ids: PackedIds, table: np.ndarray) -> np.ndarray:
+        """As :meth:`PrefixVocabulary.rows`."""
+        values = tokens - self.starts
+        valid = ((values >= 0) & (values < self._sizes)).all(axis=-1)
+        return np.where(valid, ids.rows(np.where(valid[..., None], values, 0)), -1)
+
+
+class PrefixVocabulary:
+    """A token for each prefix that an item of the catalogue has, or has had.
+
+    Args:
+        num_prefixes: how many there are.
+    """
+
+    kind = "prefixes"
+    history_depth = 1
+
+    def __init__(self, num_prefixes: int = 0):
+        self.num_prefixes = num_prefixes
+
+    @property
+    def size(self) -> int:
+        """Tokens in all, padding included."""
+        return PAD_TOKEN + 1 + self.num_prefixes
+
+    def extended(
+        self, semantic_ids: np.ndarray, ids: PackedIds, table: np.ndarray
+    ) -> tuple[np.ndarray, PrefixVocabulary]:
+        """Number the prefixes of items: those that known items have as they are, and the others from the end of the
+        vocabulary on, level by level, in order.
+
+        Args:
+            semantic_ids: int [m, depth].
+            ids: of the known items.
+            table: int [n, depth], their tokens.
+
+        Returns:
+            Tokens, int32 [m, depth], and the vocabulary that has them all.
+        """
+        keys = ids.packing.pack(semantic_ids)
+        tokens, size = np.zeros(semantic_ids.shape, dtype=np.int32), self.size
+        for level in range(tokens.shape[1]):
+            owners = ids.owners(keys, level)
+            new = owners < 0
+            tokens[~new, level] = table[owners[~new], level]
+            fresh, numbers = np.unique(keys[new] >> ids.packing.bits_below(level), return_inverse=True)
+            tokens[new, level] = size + numbers
+            size += len(fresh)
+        return tokens, PrefixVocabulary(size - self.size + self.num_prefixes)
+
+    def rows(self, tokens: np.ndarray, ids: PackedIds, table: np.ndarray) -> np.ndarray:
+        """Tokens, int [..., depth], to rows of the catalogue, int64 [...]; -1 where no item has these tokens.
+
+        Args:
+            tokens: any integers.
+            ids: of the catalogue.
+            table: int [n, depth], its tokens.
+        """
+        if not len(table):
+            return np.full(tokens.shape[:-1], -1)
+        last = tokens[..., -1]
+        owners = np.full(self.size, -1)
+        owners[table[:, -1]] = np.arange(len(table))
+        possible = (last > PAD_TOKEN) & (last < self.size)
+        rows = np.where(possible, owners[np.where(possible, last, PAD_TOKEN)], -1)
+        return np.where((rows >= 0) & (table[rows] == tokens).all(axis=-1), rows, -1)
+
+
+VOCABULARIES = (CodeVocabulary.kind, PrefixVocabulary.kind)

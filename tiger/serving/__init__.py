@@ -1,0 +1,1 @@
+"""A recommender that answers: over HTTP, on a page, from file to file."""

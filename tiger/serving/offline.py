@@ -1,0 +1,204 @@
+"""Recommendations for all users of a log, file to file: memory that doesn't grow with the users, work that isn't lost.
+
+The log is first dealt out to parts by a hash of the user, so that the events of a user meet wherever in the file they
+are. Then each part is recommended for and written, and in the end the parts are put together. All of it lies in a
+folder beside the answer until that is whole; a run that was killed goes on there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import torch
+from tqdm.auto import tqdm
+
+from tiger.data.readers import read_events
+from tiger.data.sequences import Sequences
+from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically, written_whole
+
+MAX_PARTS = 1000
+SETTINGS = "settings.json"
+SCHEMA = pa.schema({"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()})
+_DEALT = pa.schema(
+    {"part": pa.int32(), "user_id": pa.string(), "row": pa.int32(), "timestamp": pa.int64(), "place": pa.int64()}
+)
+
+
+def recommend_users(
+    tiger: TigerRecommender,
+    histories: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    part_events: int = 20_000,
+    bf16: bool = True,
+    progress: bool = False,
+    **options,
+) -> dict[str, int]:
+    """Recommend for every user of a log. Called again after it was killed it goes on, and gives the same file.
+
+    Args:
+        histories: parquet file with ``user_id``, ``item_id`` and ``timestamp``, rows in any order; a user's events are
+            read by time, those of one second in the order of the file.
+        out: parquet file to write, best first for each user: ``user_id``, ``rank`` from 1, ``item_id``, ``score``.
+            Users come in no order that means anything.
+        part_events: about so many events are held at a time; more where the log has a thousand times as many.
+        bf16: decode in bfloat16.
+        progress: show a bar.
+        options: of :meth:`TigerRecommender.recommend_rows`: ``k``, ``num_beams``, ``exclude_history``, ...
+
+    Returns:
+        ``events``, ``users`` and ``unknown_events``, those of items that the catalogue lacks, which are left out.
+
+    Raises:
+        DataError: the log is missing, damaged or lacks a column, or ``out`` or what lies beside it is of another run.
+    """
+    histories, out = Path(histories), Path(out)
+    if not out.parent.is_dir():
+        raise DataError(f"{out.parent} is no directory: make it, or write somewhere else.")
+    tables = read_events(histories)
+    settings = {"log": _identity(histories), "recommender": _fingerprint(tiger), "part_events": part_events}
+    settings |= {"bf16": bf16, "options": options}
+    if out.exists():
+        return _counts_of_finished(out, settings)
+    folder = out.parent / f".{out.name}.parts"
+    unknown = _deal_out(tiger, tables, folder, settings)
+    counts = {"events": settings["log"]["events"], "users": 0, "unknown_events": unknown}
+    num_parts = _num_parts(settings)
+    with tqdm(total=counts["events"], desc="recommending", unit="event", disable=not progress) as bar:
+        for part in range(num_parts):
+            users, sequences, num_events = _read_part(folder / "events" / f"part={part}")
+            file = folder / f"{part}.parquet"
+            if not file.exists():
+                with torch.autocast(tiger.device.type, torch.bfloat16, enabled=bf16):
+                    rows, scores = tiger.recommend_rows(sequences, **options)
+                with written_whole(file) as temporary:
+                    pq.write_table(_answers(tiger, users, rows, scores), temporary)
+            counts["users"] += len(users)
+            bar.set_postfix(users=counts["users"], refresh=False)
+            bar.update(num_events)
+    schema = SCHEMA.with_metadata({"tiger": json.dumps(settings | {"counts": counts})})
+    with pq.ParquetWriter(folder / "whole", schema) as writer:
+        for part in range(num_parts):
+            writer.write_table(pq.read_table(folder / f"{part}.parquet"))
+    os.replace(folder / "whole", out)
+    shutil.rmtree(folder)
+    return counts
+
+
+def _counts_of_finished(out: Path, settings: dict) -> dict[str, int]:
+    try:
+        done = json.loads((pq.read_schema(out).metadata or {}).get(b"tiger", b"{}"))
+    except (pa.ArrowInvalid, OSError):
+        done = {}
+    counts = done.pop("counts", None)
+    if done != settings:
+        raise DataError(
+            f"{out} is there already, of another log or with other settings: remove it, or name another file."
+        )
+    return counts
+
+
+def _num_parts(settings: dict) -> int:
+    return min(MAX_PARTS, max(1, -(-settings["log"]["events"] // settings["part_events"])))
+
+
+def _deal_out(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path, settings: dict) -> int:
+    """Write the events to a folder a part, unless that is done; how many of them are of unknown items."""
+    file = folder / SETTINGS
+    if file.exists():
+        done = json.loads(file.read_text())
+        unknown = done.pop("unknown_events")
+        if done != settings:
+            raise DataError(
+                f"{folder} holds a run that was broken off, of another log or with other settings: "
+                "go on with those, or remove the folder."
+            )
+        return unknown
+    if folder.exists():
+        shutil.rmtree(folder)  # broken off before anything was recommended
+    folder.mkdir()
+    unknown, num_parts = 0, _num_parts(settings)
+    item_ids = pa.array(tiger.tokenizer.item_ids, pa.string())
+
+    def dealt() -> Iterator[pa.RecordBatch]:
+        nonlocal unknown
+        start = 0
+        for table in tables:
+            users = table["user_id"].cast(pa.string()).combine_chunks()
+            encoded = users.dictionary_encode()
+            parts = pd.util.hash_array(encoded.dictionary.to_numpy(zero_copy_only=False)) % np.uint64(num_parts)
+            rows = pc.index_in(table["item_id"].cast(pa.string()).combine_chunks(), value_set=item_ids)
+            unknown += rows.null_count
+            places = np.arange(start, start + len(table))
+            times = table["timestamp"].cast(pa.int64()).combine_chunks()
+            part = pa.array(parts.astype(np.int32)[encoded.indices.to_numpy()])
+            yield pa.record_batch([part, users, rows.fill_null(-1), times, pa.array(places)], schema=_DEALT)
+            start += len(table)
+
+    pyarrow.dataset.write_dataset(
+        pa.RecordBatchReader.from_batches(_DEALT, dealt()),
+        folder / "events",
+        format="arrow",
+        partitioning=pyarrow.dataset.partitioning(pa.schema({"part": pa.int32()}), flavor="hive"),
+        max_open_files=512,
+    )
+    # Written last: without it, the parts are not all there.
+    write_atomically(file, json.dumps(settings | {"unknown_events": unknown}) + "\n")
+    return unknown
+
+
+def _read_part(folder: Path) -> tuple[pa.Array, Sequences, int]:
+    """The users of a part, what they had of known items, and the number of all their events."""
+    if not folder.exists():  # no user's hash fell here
+        return pa.array([], pa.string()), Sequences(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
+    table = pyarrow.dataset.dataset(folder, format="arrow").to_table().sort_by("place")
+    encoded = table["user_id"].combine_chunks().dictionary_encode()
+    users, rows, times = encoded.indices.to_numpy(), table["row"].to_numpy(), table["timestamp"].to_numpy()
+    order = np.lexsort((times, users))  # stable: those of one second stay in the order of the file
+    order = order[rows[order] >= 0]
+    lengths = np.bincount(users[order], minlength=len(encoded.dictionary))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return encoded.dictionary, Sequences(offsets, rows[order], times[order]), len(table)
+
+
+def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores: np.ndarray) -> pa.Table:
+    user, place = np.nonzero(rows >= 0)
+    items = np.asarray(tiger.tokenizer.item_ids, dtype=object)[rows[user, place]]
+    columns = [users.take(pa.array(user)), place.astype(np.int32) + 1, items, scores[user, place]]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _identity(log: Path) -> dict:
+    """What tells that a log is still the same one."""
+    found = log.stat()
+    events = pq.read_metadata(log).num_rows
+    return {"file": log.name, "bytes": found.st_size, "changed": found.st_mtime_ns, "events": events}
+
+
+def _fingerprint(tiger: TigerRecommender) -> str:
+    """Of the catalogue, of all weights and of all trees."""
+    digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
+    digest.update("\0".join(tiger.tokenizer.item_ids).encode())
+    models = [tiger.model]
+    if isinstance(tiger.ranker, CatalogueRanker):
+        models.append(tiger.ranker.ranker)
+    elif tiger.ranker is not None:
+        digest.update("".join(trees.model_to_string() for trees in tiger.ranker.trees).encode())
+    for model in models:
+        for weights in model.state_dict().values():
+            digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

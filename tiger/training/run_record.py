@@ -1,0 +1,80 @@
+"""What a training run was begun with, how long it has taken, whether it is done: ``run.json`` by its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+
+
+class RunRecord(TrainerCallback):
+    """Decides whether a run starts, goes on or is finished, and counts its seconds over all its starts.
+
+    Args:
+        output_dir: of the run's checkpoints.
+        settings: what makes it this run, JSON values by name.
+        processes: how many train together.
+
+    Attributes:
+        checkpoint: where to go on from; None: from the start.
+        finished: the run was trained to its end.
+
+    Raises:
+        DataError: checkpoints are there, of a run with other settings.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, settings: dict, processes: int = 1):
+        self._file = Path(output_dir) / "run.json"
+        self._settings = settings | {"processes": processes}
+        self.checkpoint = last_whole_checkpoint(output_dir, processes)
+        record = json.loads(self._file.read_text()) if self._file.exists() and self.checkpoint else {}
+        before = record.get("settings", self._settings)
+        changed = [
+            f"{name}: {before.get(name)} -> {value}"
+            for name, value in self._settings.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise DataError(
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}): "
+                "give another --output_dir, or remove that one."
+            )
+        self.finished = record.get("finished", False)
+        self._earlier = record.get("seconds", 0.0)
+        self._began = time.time()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, the time before a resume included."""
+        return self._earlier + time.time() - self._began
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            self._write(finished=False)
+
+    def finish(self) -> None:
+        """Note that nothing is left to do."""
+        self._write(finished=True)
+
+    def _write(self, finished: bool) -> None:
+        record = {"settings": self._settings, "seconds": round(self.seconds, 1), "finished": finished}
+        write_atomically(self._file, json.dumps(record, indent=1) + "\n")
+
+
+def last_whole_checkpoint(folder: str | os.PathLike, processes: int = 1) -> str | None:
+    """The newest checkpoint that all ``processes`` wrote to its end, or None: a killed one may leave half of it."""
+    numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # what Trainer writes last
+        except (OSError, json.JSONDecodeError):
+            continue
+        if len(list(path.glob("rng_state*.pth"))) >= processes:
+            return str(path)
+    return None

@@ -1,0 +1,7 @@
+"""The error that a user can mend."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input that can't be used: the message names the file, the column or row, and the remedy."""
