@@ -192,18 +192,6 @@ def test_a_tokenizer_fitted_anew_does_not_go_on_with_old_weights(work, trained, 
     assert "semantic_ids: " in done.stderr
 
 
-def test_a_wheel_installs_and_imports(tmp_path):
-    pip = ("-m", "pip", "-q", "--disable-pip-version-check")
-    run(*pip, "wheel", ROOT, "--no-deps", "--no-build-isolation", "-w", tmp_path)
-    (wheel,) = tmp_path.glob("tiger_recommender-*.whl")
-    run(*pip, "install", wheel, "--no-deps", "--target", tmp_path / "site")
-    script = "import tiger; from tiger import TigerRecommender, TigerTrainer; print(tiger.__file__)"
-    done = run("-c", script, PYTHONPATH=str(tmp_path / "site"))
-    assert str(tmp_path / "site") in done.stdout or "tiger/__init__.py" in done.stdout
-    assert {path.name for path in (tmp_path / "site").iterdir()} >= {"tiger"}
-    assert not {"data", "recipes", "tests"} & {path.name for path in (tmp_path / "site").iterdir()}
-
-
 def test_readme_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     results = ROOT / "recipes" / "results"

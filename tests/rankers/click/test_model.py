@@ -1,0 +1,197 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments, set_seed
+
+from tests.rankers.click.test_dataset import make_sequences
+from tiger.data.sequences import Sequences
+from tiger.evaluation.metrics import auc
+from tiger.rankers.click.dataset import (
+    Impressions,
+    ImpressionsCollator,
+    draw_negatives,
+    first_seen,
+    sampled_impressions,
+)
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, check_ranker, ranker_config
+from tiger.rankers.click.trainer import RankerTrainer
+from tiger.utils.errors import DataError
+
+NUM_ITEMS = 60
+
+
+def make_features(kind="prefix_ngram", budget=300):
+    return ItemFeatures.fit(kind, budget, CODES, 8)
+
+
+CODES = np.random.default_rng(0).integers(0, 8, (NUM_ITEMS, 3))
+DENSE = np.random.default_rng(1).standard_normal((NUM_ITEMS, 6)).astype(np.float32)
+IDS = [f"item-{index}" for index in range(NUM_ITEMS)]
+
+
+def make_ranker(features, **sizes):
+    set_seed(0)
+    options = {"d_model": 16, "hidden_sizes": (16,)} | sizes
+    return SemanticIdRanker(ranker_config(features, dense_dim=6, **options)).eval()
+
+
+def make_lists(num_users=80, seed=0):
+    sequences = make_sequences(num_users, seed)
+    events = np.arange(len(sequences.items))
+    popularity = np.bincount(sequences.items, minlength=NUM_ITEMS)
+    return sampled_impressions(
+        sequences, events, draw_negatives(sequences, events, popularity, first_seen(sequences, NUM_ITEMS))
+    )
+
+
+def batch_of(features, lists, indices, max_history=20):
+    dense = DENSE if features.uses_dense else None
+    return ImpressionsCollator(lists, features.rows(IDS, CODES), dense, max_history)(indices)
+
+
+@pytest.mark.parametrize("kind", ["random_hash", "prefix_ngram", "spm", "dense", "spm+dense"])
+@pytest.mark.parametrize("head", ["mlp", "dcn"])
+def test_logits_of_a_list_do_not_depend_on_the_others(kind, head):
+    features, lists = make_features(kind), make_lists()
+    ranker = make_ranker(features, head=head)
+    together = batch_of(features, lists, list(range(30)))
+    with torch.no_grad():
+        whole = ranker(**together)
+        for index in (0, 7, 29):
+            alone = ranker(**batch_of(features, lists, [index]))
+            present = alone.logits[0][lists.labels[index] >= 0]
+            torch.testing.assert_close(present, whole.logits[index][lists.labels[index] >= 0], atol=1e-5, rtol=1e-4)
+    assert torch.isfinite(whole.loss)
+
+
+def test_empty_histories_are_read():
+    features = make_features()
+    ranker = make_ranker(features)
+    rows = torch.from_numpy(features.rows(IDS, CODES))
+    candidates = torch.tensor([[3, 4]])
+    with torch.no_grad():
+        none = ranker(rows, torch.empty(1, 0, dtype=torch.int64), candidates).logits
+        padded = ranker(rows, torch.full((1, 5), -1), candidates).logits
+    torch.testing.assert_close(none, padded)
+    assert torch.isfinite(none).all()
+
+
+def test_listwise_loss_is_a_softmax_over_the_list():
+    features = make_features()
+    ranker = make_ranker(features, loss="listwise")
+    rows = torch.from_numpy(features.rows(IDS, CODES))
+    history, candidates = torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5, -1]])
+    labels = torch.tensor([[0.0, 1.0, 0.0, -100.0]])
+    out = ranker(rows, history, candidates, labels=labels)
+    expected = -out.logits[0, :3].log_softmax(-1)[1]
+    torch.testing.assert_close(out.loss, expected)
+    # A batch whose lists have no positive teaches nothing, and stops nothing.
+    idle = ranker(rows, history, candidates, labels=torch.tensor([[0.0, 0.0, 0.0, -100.0]])).loss
+    idle.backward()
+    assert idle == 0 and not any(part.grad.abs().max() for part in ranker.head.parameters())
+
+
+def test_save_and_load(tmp_path):
+    features = make_features("spm+dense")
+    ranker = make_ranker(features)
+    ranker.save_pretrained(tmp_path)
+    again = SemanticIdRanker.from_pretrained(tmp_path).eval()
+    batch = batch_of(features, make_lists(), [1, 2, 3])
+    torch.testing.assert_close(again(**batch).logits, ranker(**batch).logits, atol=1e-6, rtol=1e-5)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    check_ranker(again, features)
+    with pytest.raises(ValueError, match="was trained with item features"):
+        check_ranker(again, make_features("dense"))
+
+
+def train(tmp_path, lists, kind="random_hash", steps=150, sparse=True, num_context=0, **settings):
+    features = make_features(kind)
+    ranker = make_ranker(features, sparse=sparse, num_context=num_context)
+    args = TrainingArguments(
+        str(tmp_path),
+        max_steps=steps,
+        per_device_train_batch_size=64,
+        learning_rate=3e-3,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **settings,
+    )
+    rows, dense = features.rows(IDS, CODES), DENSE if features.uses_dense else None
+    trainer = RankerTrainer(ranker, args, lists, lists, item_rows=rows, dense=dense, table_learning_rate=0.1)
+    trainer.train()
+    return trainer
+
+
+def circle_lists(num_users=300, seed=0):
+    """Users who walk round a circle of items, and negatives from anywhere."""
+    random = np.random.default_rng(seed)
+    offsets = np.arange(0, 6 * num_users + 1, 6)
+    items = (np.repeat(random.integers(0, NUM_ITEMS, num_users), 6) + np.tile(np.arange(6), num_users)) % NUM_ITEMS
+    sequences = Sequences(offsets, items.astype(np.int32), np.tile(np.arange(6), num_users))
+    events = np.flatnonzero(sequences.timestamps == 5)
+    return sampled_impressions(sequences, events, random.integers(0, NUM_ITEMS, (len(events), 4)).astype(np.int32))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_learns_what_follows_what(tmp_path, sparse):
+    trainer = train(tmp_path, circle_lists(), "random_hash+dense", sparse=sparse, steps=300)
+    metrics = trainer.evaluate(circle_lists(seed=1))
+    assert metrics["eval_auc"] > 0.9 and metrics["eval_log_loss"] < 0.4
+
+
+def test_context_is_read(tmp_path):
+    """The click depends on a number beside the candidate alone."""
+    lists = circle_lists()
+    context = np.random.default_rng(3).normal(size=(*lists.labels.shape, 2)).astype(np.float32)
+    lists = replace(lists, labels=(context[..., 1] > 0).astype(np.float32), context=context)
+    trainer = train(tmp_path, lists, num_context=2)
+    assert trainer.evaluate()["eval_auc"] > 0.95
+    np.testing.assert_array_equal(lists.select(np.array([4, 2])).context, context[[4, 2]])
+    with pytest.raises(DataError, match="have 2 context columns, the ranker reads 0"):
+        train(tmp_path, lists)
+
+
+def test_shuffled_labels_teach_nothing(tmp_path):
+    lists = circle_lists(3000)
+    labels = np.random.default_rng(0).permuted(lists.labels, axis=1)
+    shuffled = Impressions(lists.histories, lists.users, lists.ends, lists.candidates, labels)
+    trainer = train(tmp_path, shuffled, steps=100)
+    fresh = circle_lists(3000, seed=5)
+    labels = np.random.default_rng(1).permuted(fresh.labels, axis=1)
+    fresh = Impressions(fresh.histories, fresh.users, fresh.ends, fresh.candidates, labels)
+    assert abs(trainer.evaluate(fresh)["eval_auc"] - 0.5) < 0.02
+
+
+def test_sparse_and_dense_tables_read_only_their_rows(tmp_path):
+    trainer = train(tmp_path, circle_lists(), steps=5)
+    features = make_features("random_hash")
+    untouched = np.setdiff1d(np.arange(301), features.rows(IDS, CODES))
+    table = trainer.model.table.weight.detach()
+    assert torch.equal(table[untouched], make_ranker(features).table.weight.detach()[untouched])
+    assert table[300].abs().max() == 0
+
+
+def test_refuses_what_teaches_nothing(tmp_path):
+    lists = circle_lists()
+    clicks = Impressions(lists.histories, lists.users, lists.ends, lists.candidates, np.ones_like(lists.labels))
+    with pytest.raises(DataError, match="only labels 1"):
+        train(tmp_path, clicks)
+    features = make_features("dense")
+    with pytest.raises(ValueError, match="pass dense"):
+        make_ranker(features)(**batch_of(make_features("spm"), lists, [0]))
+    with pytest.raises(ValueError, match="say how long"):
+        ranker_config(features)
+    with pytest.raises(ValueError, match="head must be one of"):
+        ranker_config(make_features(), head="tree")
+
+
+def test_scores_rank(tmp_path):
+    trainer = train(tmp_path, circle_lists(), "random_hash+dense", steps=300)
+    predicted = trainer.predict(circle_lists(seed=2))
+    assert auc(predicted.label_ids.ravel(), predicted.predictions.ravel()) > 0.9

@@ -1,0 +1,98 @@
+"""The speed benchmarks on a catalogue so small that they prove nothing but that they run, and say what they should."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.demo import write_demo
+from tests.conftest import make_model
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender.recommender import TigerRecommender
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "speed"
+RESULTS = RECIPES.parent / "results" / "speed"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A demo catalogue, and a recommender that has learned nothing."""
+    folder = tmp_path_factory.mktemp("speed")
+    write_demo(folder / "demo", num_items=200, num_users=200, seed=0)
+    data = RecommendationData.load(folder / "demo")
+    texts = item_texts(data.items)
+    embeddings = LSAEncoder.fit(texts, dim=16).encode(texts)
+    tokenizer = SemanticIdTokenizer.fit(
+        embeddings, data.item_ids, quantizer="residual-kmeans", codebook_size=8, progress=False
+    )
+    TigerRecommender(make_model(tokenizer, history_attention="full"), tokenizer).save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def run(work, monkeypatch):
+    """Run a benchmark as its command line would; what it wrote."""
+
+    def run(name: str, *options) -> dict:
+        monkeypatch.syspath_prepend(str(RECIPES))
+        given = {"--dataset": work / "demo", "--model": work / "model", "--results_dir": work / "results"}
+        words = [str(word) for pair in given.items() for word in pair]
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words, "--repeats", "1", *map(str, options)])
+        importlib.import_module(name).main()
+        return json.loads((work / "results" / f"{name}.json").read_text())
+
+    return run
+
+
+def test_decoding_compares_what_gives_the_same_answers(run):
+    result = run("decoding", "--beams", 5, "--batches", 1, 4, "--latency_users", 4)
+    assert result["same_answers"]["largest_score_gap"]["generate"] < 1e-3
+    assert [(cell["batch"], cell["beams"]) for cell in result["cells"]] == [(1, 5), (4, 5)]
+    for cell in result["cells"]:
+        times = cell["cpu_ms_per_user"]
+        assert 0 < times["tiger's products alone"] < times["tiger"]
+        where = f"batch {cell['batch']}, 5 beams, against the better of HF"
+        hf = min(times["generate, logits processor"], times["generate, prefix function"])
+        assert result["ratios"][where] == pytest.approx(hf / times["tiger"], abs=0.01)
+    absent = importlib.util.find_spec("cornac") is None
+    assert bool(result["could_not_run"]) == absent and ("cornac" in result["cells"][0]["cpu_ms_per_user"]) != absent
+
+
+def test_decoding_refuses_to_time_different_answers(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    decoding = importlib.import_module("decoding")
+    right = decoding.hf_generate
+
+    def wrong(*args, **options):
+        found, scores = right(*args, **options)
+        return found, scores + 0.5
+
+    monkeypatch.setattr(decoding, "hf_generate", wrong)
+    with pytest.raises(AssertionError, match="generate and beam_search differ"):
+        run("decoding", "--beams", 5, "--batches", 1, "--latency_users", 4)
+
+
+def test_catalogue(run):
+    result = run("catalogue", "--sizes", 500, 2000, "--batch", 2, "--beams", 5)
+    assert [row["items"] for row in result["rows"]] == [500, 2000]
+    assert all(row["bytes_an_item"] > 0 and row["trie_ms_a_step"] > 0 for row in result["rows"])
+
+
+def test_without_a_gpu_the_result_says_so(run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run("gpu")["could_not_run"] == ["no GPU on this machine"]
+
+
+def test_the_gpu_benchmark_runs_on_what_there_is(run):
+    result = run("gpu", "--device", "cpu", "--items", 1000, "--batch", 4, "--beams", 5, "--compiled", "false")
+    assert result["decoding"]["eager"]["users_per_second"] > 0 and result["trie"]["items"] == 1000
+
+
+def test_the_page_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    assert importlib.import_module("report").page(RESULTS) == (RESULTS / "README.md").read_text()

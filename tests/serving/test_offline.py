@@ -1,0 +1,165 @@
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import make_model, make_tokenizer
+from tiger.recommender.recommender import TigerRecommender
+from tiger.serving import offline
+from tiger.serving.offline import recommend_users
+from tiger.utils.errors import DataError
+
+
+@pytest.fixture
+def recommender():
+    tokenizer = make_tokenizer(60)
+    return TigerRecommender(make_model(tokenizer), tokenizer)
+
+
+def write_log(file, num_users=40, seed=0):
+    """Events of all users in a jumble, several a second; one user has only items that nobody knows."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for user in range(num_users):
+        for _ in range(random.integers(1, 9)):
+            item = "unknown" if user == 7 or random.random() < 0.2 else f"item-{random.integers(60)}"
+            rows.append((f"user {user}", item, int(random.integers(0, 5))))
+    rows = [rows[place] for place in random.permutation(len(rows))]
+    columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows))))
+    pq.write_table(pa.table(columns), file, row_group_size=50)
+    return rows
+
+
+def answers(file):
+    found = {}
+    for row in pq.read_table(file).to_pylist():
+        found.setdefault(row["user_id"], []).append(row)
+    return found
+
+
+OPTIONS = {"k": 5, "num_beams": 60, "bf16": False}
+
+
+def test_every_user_gets_what_the_library_gives(recommender, tmp_path):
+    rows = write_log(tmp_path / "log.parquet")
+    counts = recommend_users(
+        recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", part_events=30, **OPTIONS
+    )
+    known = sum(item != "unknown" for _, item, _ in rows)
+    assert counts == {"events": len(rows), "users": 40, "unknown_events": len(rows) - known}
+    found = answers(tmp_path / "out.parquet")
+    histories = {user: [] for user, _, _ in rows}
+    for user, item, _ in sorted(rows, key=lambda row: row[2]):  # stable, as the file has them within a second
+        histories[user] += [item] if item != "unknown" else []
+    items, scores = recommender.recommend(list(histories.values()), k=5, num_beams=60)
+    for user, expected, values in zip(histories, items, scores):
+        assert [row["item_id"] for row in found[user]] == expected
+        assert [row["rank"] for row in found[user]] == [1, 2, 3, 4, 5]
+        np.testing.assert_allclose([row["score"] for row in found[user]], values, atol=1e-4)
+    assert sorted(os.listdir(tmp_path)) == ["log.parquet", "out.parquet"]
+
+
+@pytest.mark.parametrize("stop", ["dealing", "part", "merge"])
+def test_a_run_that_is_killed_goes_on_and_gives_the_same_file(recommender, tmp_path, monkeypatch, stop):
+    write_log(tmp_path / "log.parquet")
+    arguments = (recommender, tmp_path / "log.parquet")
+    recommend_users(*arguments, tmp_path / "whole.parquet", part_events=30, **OPTIONS)
+    calls = []
+
+    def killed_at_the_third(function):
+        def call(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    targets = {"dealing": "pd.util.hash_array", "part": "_answers", "merge": "pq.read_table"}
+    module, _, name = targets[stop].rpartition(".")
+    owner = offline
+    for part in filter(None, module.split(".")):
+        owner = getattr(owner, part)
+    monkeypatch.setattr(owner, name, killed_at_the_third(getattr(owner, name)))
+    if stop == "dealing":
+        monkeypatch.setattr("tiger.data.readers._LOG_ROWS", 40)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_users(*arguments, tmp_path / "out.parquet", part_events=30, **OPTIONS)
+    monkeypatch.undo()
+    assert not (tmp_path / "out.parquet").exists()
+    done, decode = [], recommender.recommend_rows
+    monkeypatch.setattr(
+        recommender, "recommend_rows", lambda *args, **kwargs: done.append(1) or decode(*args, **kwargs)
+    )
+    recommend_users(*arguments, tmp_path / "out.parquet", part_events=30, **OPTIONS)
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    parts = -(-pq.read_metadata(tmp_path / "log.parquet").num_rows // 30)
+    assert len(done) == {"dealing": parts, "part": parts - 2, "merge": 0}[stop]
+    # And what is finished is finished.
+    recommend_users(*arguments, tmp_path / "out.parquet", part_events=30, **OPTIONS)
+    assert sorted(os.listdir(tmp_path)) == ["log.parquet", "out.parquet", "whole.parquet"]
+    assert len(done) == {"dealing": parts, "part": parts - 2, "merge": 0}[stop]
+
+
+def test_what_belongs_to_another_run_is_left_alone(recommender, tmp_path, monkeypatch):
+    log, out = tmp_path / "log.parquet", tmp_path / "out.parquet"
+    write_log(log)
+    monkeypatch.setattr("tiger.serving.offline._answers", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        recommend_users(recommender, log, out, **OPTIONS)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="broken off, of another log or with other settings"):
+        recommend_users(recommender, log, out, **(OPTIONS | {"k": 6}))
+    recommend_users(recommender, log, out, **OPTIONS)
+    before = out.read_bytes()
+    recommender.remove_items(["item-1"])
+    with pytest.raises(DataError, match="there already"):
+        recommend_users(recommender, log, out, **OPTIONS)
+    assert out.read_bytes() == before
+    out.write_text("my notes")
+    with pytest.raises(DataError, match="there already"):
+        recommend_users(recommender, log, out, **OPTIONS)
+    assert out.read_text() == "my notes"
+
+
+def test_bad_logs_are_named(recommender, tmp_path):
+    log, out = tmp_path / "log.parquet", tmp_path / "out.parquet"
+
+    def refused(table, message):
+        pq.write_table(table, log)
+        with pytest.raises(DataError, match=message):
+            recommend_users(recommender, log, out, **OPTIONS)
+        assert not out.exists()
+
+    good = pa.table({"user_id": ["a", "b"], "item_id": ["item-1", "item-2"], "timestamp": [1, 2]})
+    refused(good.drop_columns(["timestamp"]), "no column 'timestamp'")
+    refused(good.set_column(0, "user_id", [[1, 2]]), "'user_id' is int64, expected text")
+    refused(good.set_column(1, "item_id", [["item-1", None]]), "row 1: item_id is null")
+    with pytest.raises(DataError, match="is missing"):
+        recommend_users(recommender, tmp_path / "nowhere.parquet", out, **OPTIONS)
+    pq.write_table(good, log)
+    with pytest.raises(DataError, match="is no directory"):
+        recommend_users(recommender, log, tmp_path / "nowhere" / "out.parquet", **OPTIONS)
+    recommend_users(recommender, log, out, **OPTIONS)
+    out.unlink()
+    write_log(log, 400)
+    whole = log.read_bytes()
+    middle = len(whole) // 3
+    log.write_bytes(whole[:middle] + bytes(200) + whole[middle + 200 :])
+    with pytest.raises(DataError, match="log.parquet is damaged"):
+        recommend_users(recommender, log, out, **OPTIONS)
+    log.write_bytes(whole[:-20])
+    with pytest.raises(DataError, match="not a whole parquet file"):
+        recommend_users(recommender, log, out, **OPTIONS)
+
+
+def test_an_empty_log_gives_an_empty_answer(recommender, tmp_path):
+    empty = pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string()), "timestamp": []})
+    empty = empty.set_column(2, "timestamp", pa.array([], pa.int64()))
+    pq.write_table(empty, tmp_path / "log.parquet")
+    counts = recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", **OPTIONS)
+    assert counts["users"] == 0 and pq.read_table(tmp_path / "out.parquet").num_rows == 0
+    assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"tiger"])["counts"] == counts
