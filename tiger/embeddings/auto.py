@@ -1,4 +1,8 @@
-"""The encoder that lies in a directory, whichever it is."""
+"""The encoder that lies in a directory, whichever it is.
+
+Both encoders answer ``encode(texts)``, have a ``name``, and save themselves beside a model with ``save_pretrained``;
+:func:`load_encoder` opens whichever was saved.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual k-means: codes without a neural encoder, and the arithmetic of residual codes that the RQ-VAE shares.
+"""Residual k-means: codes without a neural encoder.
 
 Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample
 and rows are quantised a chunk at a time, so that a million items need little more memory than their embeddings.

@@ -1,4 +1,7 @@
-"""What changes when the catalogue does: a change makes a new catalogue, and the old one stays as it is."""
+"""What changes when the catalogue does: a change makes a new catalogue, and the old one stays as it is.
+
+What a caller gives for it are ids, and texts, rows of a table or vectors for them.
+"""
 
 from __future__ import annotations
 
