@@ -267,7 +267,7 @@ def test_lsa_dim_shrinks_and_unknown_words_are_zero():
 def test_lsa_is_deterministic_reads_iterators_and_any_chunking(monkeypatch):
     vectors = LSAEncoder.fit(TEXTS, dim=3).encode(TEXTS)
     encoder = LSAEncoder.fit(iter(TEXTS), dim=3)
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr("tiger.embeddings.lsa_encoder.CHUNK", 2)
     np.testing.assert_array_equal(encoder.encode(text for text in TEXTS), vectors)
 
 

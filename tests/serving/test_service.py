@@ -25,6 +25,7 @@ import httpx2  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from tiger.serving import service  # noqa: E402
+from tiger.serving.monitoring import MAX_BODY  # noqa: E402
 from tiger.serving.service import ServiceSettings, create_app  # noqa: E402
 
 
@@ -222,7 +223,7 @@ def test_bodies_are_limited_in_bytes(client):
             read.append(1)
             yield b" " * 100_000
 
-    long = client.post("/recommend", content=b" " * (service.MAX_BODY + 1))
+    long = client.post("/recommend", content=b" " * (MAX_BODY + 1))
     assert long.status_code == 413 and "longer than" in long.json()["error"]
     chunked = client.post("/recommend", content=chunks(), headers={"content-type": "application/json"})
     assert chunked.status_code == 413
