@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import save
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid, evaluate_yardsticks
-from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
+from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, hit_ranks, next_item_metrics_per_user
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -45,6 +46,10 @@ class EvaluateArguments:
     note: str | None = field(default=None, metadata={"help": "what a reader of the model's results should know"})
     examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
+    yardsticks: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
+    ranks_dir: str | None = field(
+        default=None, metadata={"help": "where the place of every user's target goes, a safetensors file a model"}
+    )
 
 
 def main() -> None:
@@ -53,7 +58,7 @@ def main() -> None:
     recommenders = [TigerRecommender.from_pretrained(folder, device) for folder in args.models]
     data = RecommendationData.load(args.dataset)
     results = []
-    for seed in (None, *args.tie_seeds):
+    for seed in (None, *args.tie_seeds) if args.yardsticks else ():
         results += yardsticks(args, data, seed)
     for recommender in recommenders:
         results += measure(args, data, recommender)
@@ -92,12 +97,14 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
     seed = recommender.training.get("shuffle_ties")
     split = data.leave_one_out(seed)
     histories, targets = split.part(args.part)
-    hybrid = Hybrid().fit(split.train, item_texts(data.items, required=False))
-    base = {
-        removed: next_item_metrics_per_user(hybrid.recommend(histories, 10, removed)[0], targets)["ndcg@10"]
-        for removed in (True, False)
-    }
-    rows = []
+    base = {}
+    if args.yardsticks:
+        hybrid = Hybrid().fit(split.train, item_texts(data.items, required=False))
+        base = {
+            removed: next_item_metrics_per_user(hybrid.recommend(histories, 10, removed)[0], targets)["ndcg@10"]
+            for removed in (True, False)
+        }
+    rows, ranks = [], {}
     second = "two-stage" if isinstance(recommender.ranker, TwoStageRanker) else f"{args.name}-ranked"
     stages = [args.name] if recommender.ranker is None else [args.name, second]
     if recommender.ranker is not None and recommender.ranker.learned_from == args.part:
@@ -117,6 +124,8 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
         alone = None
         for stage in stages:
             answers = proposed[:, :10]
+            if stage == args.name:
+                ranks[describe(args, seed is not None, exclude_history)] = places(proposed, targets)
             if stage == second:
                 answers = recommender.ranker.order(histories, proposed, scores, 10, exclude_history)[0]
             users = next_item_metrics_per_user(answers, targets)
@@ -130,11 +139,22 @@ def measure(args: EvaluateArguments, data: RecommendationData, recommender: Tige
                 encoder=None if recommender.encoder is None else recommender.encoder.name,
             )
             alone = users["ndcg@10"] if alone is None else alone
-            row["by user"] = users["ndcg@10"], base[exclude_history], alone
+            row["by user"] = users["ndcg@10"], base.get(exclude_history, users["ndcg@10"]), alone
             row |= {"training": recommender.training, "num_beams": args.num_beams}
             row["empty_places"] = float(np.mean(answers < 0))
             rows.append(row | ({"note": args.note} if args.note else {}))
+    if args.ranks_dir is not None:
+        Path(args.ranks_dir).mkdir(parents=True, exist_ok=True)
+        seed = recommender.training.get("seed")
+        write_atomically(Path(args.ranks_dir) / f"{args.name}-seed{seed}.safetensors", save(ranks))
     return rows
+
+
+def places(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Of every user's target in his list: uint8 [users], 0 for the first place, 255 where it is not in it. Users as
+    :class:`tiger.data.splits.LeaveOneOut` orders them."""
+    ranks = hit_ranks(ranked, targets)
+    return np.where(ranks < min(ranked.shape[1], 255), ranks, 255).astype(np.uint8)
 
 
 def over_seeds(rows: list[dict]) -> list[dict]:

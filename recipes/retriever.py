@@ -76,7 +76,7 @@ class RetrieverArguments:
         default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
     )
     muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "step matrices by Muon, at this rate; default: AdamW for all"}
+        default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
     )
     min_steps: int = field(
         default=0, metadata={"help": "where num_train_epochs are fewer steps, more epochs make so many"}
@@ -143,7 +143,7 @@ def main() -> None:
         processing_class=tokenizer,
         num_beams=args.eval_beams,
         embedding_learning_rate=args.embedding_learning_rate,
-        muon_learning_rate=args.muon_learning_rate,
+        muon_learning_rate=args.muon_learning_rate or None,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)

@@ -122,7 +122,8 @@ class PackedT5:
         hidden = tokens.eq(self.config.pad_token_id)
         hidden[:, 0] = False  # an empty history still has one position to look at
         bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
-        if hidden.any():
+        # Whether anything pads is asked of a CPU only: a GPU's answer costs more than the mask.
+        if tokens.device.type != "cpu" or hidden.any():
             cross_bias = torch.zeros(hidden.shape, device=tokens.device).masked_fill_(hidden, float("-inf"))
             cross_bias = cross_bias[:, None, None, :]
             bias = bias + cross_bias

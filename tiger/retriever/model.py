@@ -179,12 +179,12 @@ def encode(
     if is_causal(model):
         items = torch.arange(length, device=tokens.device) // item_length
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
-    if hidden.any():
+    # On a CPU, what pads is left out of every product but that of attention. A GPU would have to be asked how much, and
+    # whether anything pads at all: the question costs more than the mask.
+    layout, by_layout = None, tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not by_layout or hidden.any():
         bias = bias.masked_fill(hidden[:, None, None, :], float("-inf"))
-    else:
-        hidden = None
-    # On a CPU, what pads is left out of every product but that of attention. (A GPU would have to be asked how much.)
-    layout = TokenLayout(hidden) if hidden is not None and tokens.device.type == "cpu" else None
+        layout = TokenLayout(hidden) if by_layout else None
     states = _dropout(model, model.shared(tokens if layout is None else layout.pack(tokens)))
     for block in stack.block:
         attention, feed_forward = block.layer
@@ -278,7 +278,8 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     if not model.training or rate == 0:
         return states
     count = states.numel()
-    if states.device.type != "cpu" or count > _MASK_POOL_SIZE // 4:  # offsets need room
+    by_pool = states.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not by_pool or count > _MASK_POOL_SIZE // 4:  # offsets need room
         return F.dropout(states, rate)
     key = (rate, states.dtype)
     if key not in _mask_pools:
