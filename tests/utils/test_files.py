@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from tiger.utils import files
 from tiger.utils.files import replaced_folder, write_atomically, written_together
 
 
@@ -53,24 +54,72 @@ def test_what_is_not_ours_stays(tmp_path):
     assert (folder / ".git" / "HEAD").read_text() == "main"
 
 
-def test_what_can_not_be_carried_over_is_kept(tmp_path, monkeypatch):
-    folder, replace = tmp_path / "model", os.replace
+def test_what_can_not_be_carried_over_leaves_the_old_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
     folder.mkdir()
     (folder / "marker").write_text("1")
     (folder / "notes").write_text("mine")
 
-    def refuse(source, target):
-        if os.path.basename(source) == "notes":
-            raise OSError(16, "Device or resource busy")
-        replace(source, target)
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="files of yours are left in") as caught:
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr("shutil.copy2", refuse)
+    with pytest.raises(OSError, match="No space left"):
         with replaced_folder(folder, "marker", ours=lambda old: ["marker"]) as fresh:
             (fresh / "marker").write_text("2")
-    (kept,) = [path for path in tmp_path.iterdir() if path.name.endswith(".kept")]
-    assert str(kept) in str(caught.value) and (kept / "notes").read_text() == "mine"
-    assert (folder / "marker").read_text() == "2"
+    assert os.listdir(tmp_path) == ["model"]
+    assert (folder / "marker").read_text() == "1" and (folder / "notes").read_text() == "mine"
+
+
+def test_owners_files_are_in_the_new_folder_before_it_takes_the_name(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "marker").write_text("1")
+    (folder / ".git" / "HEAD").write_text("main")
+    seen = []
+
+    def killed(path, other):
+        seen.append(sorted(os.listdir(other)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiger.utils.files._swapped", killed)
+    with pytest.raises(KeyboardInterrupt):
+        with replaced_folder(folder, "marker", ours=lambda old: ["marker"]) as fresh:
+            (fresh / "marker").write_text("2")
+    assert seen == [[".git", "marker"]] and (folder / ".git" / "HEAD").read_text() == "main"
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
+    folder = tmp_path / "model"
+    for name in (".model.new.abc", ".model.old.abc", ".other.new.abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "big").write_text("x")
+    (tmp_path / "model").mkdir()
+    (folder / "marker").write_text("1")
+    with replaced_folder(folder, "marker") as fresh:
+        (fresh / "marker").write_text("2")
+    assert sorted(os.listdir(tmp_path)) == [".other.new.abc", "model"]
+
+
+def test_everything_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    """A power cut loses what was not synced: files, their folders, then the rename, then the folder it happened in."""
+    events, swap, replace = [], files._swapped, os.replace
+    monkeypatch.setattr(files, "sync", lambda path: events.append(("sync", os.path.basename(path))))
+    monkeypatch.setattr(files, "_swapped", lambda path, other: events.append(("swap", "")) or swap(path, other))
+    monkeypatch.setattr(os, "replace", lambda a, b: events.append(("rename", os.path.basename(b))) or replace(a, b))
+    for content in ("1", "2"):
+        with replaced_folder(tmp_path / "model", "marker") as fresh:
+            (fresh / "marker").write_text(content)
+            (fresh / "part").mkdir()
+            (fresh / "part" / "inner").write_text(content)
+        synced = [name for kind, name in events if kind == "sync"]
+        cut = next(place for place, (kind, _) in enumerate(events) if kind in ("swap", "rename"))
+        assert {"marker", "part", "inner"} <= {name for _, name in events[:cut]} and len(synced) >= 5
+        assert events[-1] == ("sync", tmp_path.name)
+        events.clear()
+    files.write_atomically(tmp_path / "file", "text")
+    assert [kind for kind, _ in events] == ["sync", "rename", "sync"] and events[1][1] == "file"
 
 
 def test_files_appear_together_or_not_at_all(tmp_path):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from tiger.utils.locks import locked
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -27,7 +31,9 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o644)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -45,7 +51,23 @@ def written_together(folder: str | os.PathLike, names: Sequence[str]) -> Iterato
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
         yield Path(scratch)
         for name in names:
+            sync(Path(scratch) / name)
+        for name in names:
             os.replace(Path(scratch) / name, folder / name)
+        sync(folder)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Wait until a file or folder is on the disk: what is renamed before that can be empty after a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems can't sync a folder, and say so.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
 
 
 def refuse_other_files(path: str | os.PathLike, marker: str) -> None:
@@ -77,25 +99,37 @@ def replaced_folder(
     """
     path = Path(path).resolve()
     refuse_other_files(path, marker)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
-    try:
-        yield fresh
-        for part in (fresh, *fresh.rglob("*")):  # temporary files that were renamed are their owner's alone
-            os.chmod(part, 0o755 if part.is_dir() else 0o644)
-        going = None if ours is None or not path.exists() else set(ours(path))
-        if path.exists():
-            _exchange(path, fresh, going)
-        else:
-            os.replace(fresh, path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with locked(path):
+        _clear_stale(path)
+        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
+        try:
+            yield fresh
+            for part in (*fresh.rglob("*"), fresh):  # temporary files that were renamed are their owner's alone
+                os.chmod(part, 0o755 if part.is_dir() else 0o644)
+                sync(part)
+            if path.exists():
+                _exchange(path, fresh, None if ours is None else set(ours(path)))
+            else:
+                os.replace(fresh, path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove what writers of ``path`` left that were killed: its lock is held, so none of them is alive. Files of the
+    owner's in them are links to those in ``path``."""
+    for kind in ("new", "old"):
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.{kind}.*"):
+            if kind == "new" or path.exists():
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
-    """Put ``fresh`` where ``path`` is; if that fails half-way, put ``path`` back."""
+    """Put ``fresh`` where ``path`` is, with what is not ``going``; if that fails, ``path`` is there as before."""
+    if going is not None:
+        _link_over(path, fresh, going)
     if _swapped(path, fresh):
-        _carry_over(fresh, path, going)
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
@@ -105,21 +139,27 @@ def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
         except BaseException:
             os.replace(aside / path.name, path)
             raise
-        _carry_over(aside / path.name, path, going)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _carry_over(old: Path, new: Path, going: set[str] | None) -> None:
-    """Move what is not ``going`` to the new folder; what can't be moved stays in the old one, which is kept then."""
+def _link_over(old: Path, new: Path, going: set[str]) -> None:
+    """Files that no save wrote are in both folders, as links to one file, before these change places: whenever the
+    process is killed, the folder that has the name has them."""
+    for part in old.iterdir():
+        if part.name in going or (new / part.name).exists():
+            continue
+        if part.is_dir() and not part.is_symlink():
+            shutil.copytree(part, new / part.name, symlinks=True, copy_function=_link)
+        else:
+            _link(part, new / part.name)
+
+
+def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
     try:
-        for part in [] if going is None else list(old.iterdir()):
-            if part.name not in going and not (new / part.name).exists():
-                os.replace(part, new / part.name)
-    except OSError as error:
-        kept = new.with_name(f"{old.name}.kept")
-        os.rename(old, kept)
-        raise OSError(error.errno, f"{error.strerror}; files of yours are left in {kept}") from error
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without links, or another one mounted within
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _swapped(path: Path, other: Path) -> bool:

@@ -1,0 +1,88 @@
+"""One writer at a time for a folder: a lock beside it, from reading it to putting the new one in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tiger.utils.errors import DataError
+
+WAIT_SECONDS = 60.0
+NOTICE_SECONDS = 1.0
+
+_mine = threading.local()
+
+
+@contextmanager
+def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold the lock of a folder or file that is to be written, ``.NAME.lock`` beside it; may be nested.
+
+    A process that dies gives its lock back.
+
+    Args:
+        path: what is written; it need not exist.
+        wait: seconds to wait for another process, which is named on stderr meanwhile.
+
+    Raises:
+        DataError: another one still holds it.
+    """
+    path = Path(path).resolve()
+    held: dict[Path, int] = _mine.__dict__.setdefault("held", {})
+    if held.get(path):
+        held[path] += 1
+        try:
+            yield
+        finally:
+            held[path] -= 1
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file, holder = path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.lock.holder")
+    lock = FileLock(file, thread_local=False)
+    _acquire(lock, path, holder, wait)
+    try:
+        held[path] = 1
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "what": _command()}))
+        yield
+    finally:
+        held[path] = 0
+        holder.unlink(missing_ok=True)
+        # While it is held: who opened the file before that finds it gone, and starts anew (filelock compares inodes).
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, path: Path, holder: Path, wait: float) -> None:
+    began = time.monotonic()
+    try:
+        lock.acquire(timeout=min(wait, NOTICE_SECONDS))
+        return
+    except Timeout:
+        if wait > NOTICE_SECONDS:
+            print(f"waiting for {_who(holder)}, which writes {path}", file=sys.stderr, flush=True)
+    try:
+        lock.acquire(timeout=max(0.0, wait - (time.monotonic() - began)))
+    except Timeout as error:
+        raise DataError(
+            f"{path} is being written by {_who(holder)}: wait until it is done, then try again."
+        ) from error
+
+
+def _who(holder: Path) -> str:
+    try:
+        told = json.loads(holder.read_text())
+        return f"process {told['pid']} on {told['host']} ({told['what']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python", *sys.argv[1:3]])[:100]
