@@ -24,7 +24,8 @@ from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid, evaluate_yardsticks
-from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, hit_ranks, next_item_metrics_per_user
+from tiger.evaluation.metrics import hit_ranks, next_item_metrics_per_user
+from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments

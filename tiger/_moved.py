@@ -42,7 +42,7 @@ MOVED = {
     "tiger.log_vectors": ("tiger.embeddings.item_vectors",),
     "tiger.manifest": ("tiger.recommender.manifest",),
     "tiger.markdown": ("tiger.utils.markdown",),
-    "tiger.metrics": ("tiger.evaluation.metrics",),
+    "tiger.metrics": ("tiger.evaluation.metrics", "tiger.evaluation.significance"),
     "tiger.model_card": ("tiger.recommender.model_card",),
     "tiger.optimizer": (
         "tiger.retriever.optimizer",

@@ -34,7 +34,8 @@ from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid
-from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p, next_item_metrics_per_user
+from tiger.evaluation.metrics import next_item_metrics_per_user
+from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.features import WINDOWS
 from tiger.rankers.two_stage.ranker import TwoStageRanker

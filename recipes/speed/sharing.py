@@ -20,7 +20,8 @@ from benchmark import SpeedArguments, write_result
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
-from tiger.evaluation.metrics import bootstrap_interval, next_item_metrics_per_user
+from tiger.evaluation.metrics import next_item_metrics_per_user
+from tiger.evaluation.significance import bootstrap_interval
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 

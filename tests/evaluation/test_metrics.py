@@ -12,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 from tiger.evaluation.hf_metrics import GroupedAUC, NextItemMetrics
 from tiger.evaluation.metrics import (
     auc,
-    bootstrap_means,
     grouped_auc,
     hit_ranks,
     log_loss,
@@ -161,11 +160,3 @@ def test_evaluate_wrappers_agree_with_numpy_offline(tmp_path, monkeypatch):
     results = GroupedAUC(cache_dir=str(tmp_path)).compute(predictions=scores, references=labels, groups=groups)
     assert results["grouped_auc"] == grouped_auc(labels, scores, groups)
     assert results["auc"] == auc(labels, scores)
-
-
-def test_bootstrapped_means_spread_as_means_do():
-    values = np.random.default_rng(1).normal(2.0, 3.0, 900)
-    means = bootstrap_means(values, draws=2000)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.02)
-    assert means.std() == pytest.approx(values.std() / 30, rel=0.08)
-    assert np.allclose(bootstrap_means(values + 1, draws=50), bootstrap_means(values, draws=50) + 1)  # paired

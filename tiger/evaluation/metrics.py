@@ -190,26 +190,3 @@ def _auc_by_group(
     pairs = positives * (sizes - positives)
     wins = rank_sums - positives * (positives + 1) / 2
     return np.divide(wins, pairs, out=np.full(num_groups, np.nan), where=pairs > 0), sizes
-
-
-def bootstrap_means(values: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means of ``values`` [n] over ``draws`` resamples with replacement: float64 [draws].
-
-    Equal seeds resample alike, so that two arrays over the same users give paired draws. 95% of the means lie between
-    their quantiles .025 and .975 (the percentile interval of Efron).
-    """
-    random = np.random.default_rng(seed)
-    return np.array([values[random.integers(len(values), size=len(values))].mean() for _ in range(draws)])
-
-
-def bootstrap_interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """Between which 95% of the means over resampled ``values`` lie."""
-    low, high = np.quantile(bootstrap_means(values, draws), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def bootstrap_p(differences: np.ndarray, draws: int = 2000) -> float:
-    """Two-sided: how often the mean of resampled ``differences`` falls on the rarer side of zero, twice; at least
-    1 / ``draws``."""
-    above = float(np.mean(bootstrap_means(differences, draws) > 0))
-    return max(2 * min(above, 1 - above), 1 / draws)
