@@ -1,25 +1,16 @@
-"""Packages import those above them in the list of the README, and nothing below or beside them."""
+"""Packages import those above them in docs/architecture.md, and nothing below or beside them."""
 
 import ast
-import re
+import importlib.util
 from pathlib import Path
 
 import tiger
 
 FOLDER = Path(tiger.__file__).parent
-# By the way the data goes; packages of one line never import each other.
-ORDER = (
-    ("utils",),
-    ("data",),
-    ("evaluation", "embeddings"),
-    ("quantizers",),
-    ("semantic_ids",),
-    ("retriever", "rankers"),
-    ("recommender",),
-    ("serving", "training"),
-    ("scale",),
-    ("cli",),
-)
+_spec = importlib.util.spec_from_file_location("architecture", FOLDER.parent / "docs" / "architecture.py")
+architecture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(architecture)
+ORDER = architecture.ORDER
 FLOORS = {package: floor for floor, packages in enumerate(ORDER) for package in packages}
 # What belongs to no package: `from tiger import __version__` is for all, and itself it imports nothing but utils.
 ROOT = {"tiger", "tiger._moved"}
@@ -111,30 +102,31 @@ def test_every_package_is_in_the_list():
     assert len(MODULES) > 80 and sum(map(len, IMPORTS.values())) > 200  # or this test would read nothing
 
 
-def test_the_readme_lists_the_same():
-    listed = re.search(r"```\ntiger/\n(.*?)\ndata/", (FOLDER.parent / "README.md").read_text(), re.DOTALL)[1]
-    packages = [
-        package for packages in ORDER for package in packages if package in map(package_of, set(MODULES) - ROOT)
-    ]
-    assert re.findall(r"^  (\w+)/", listed, re.MULTILINE) == packages
-    named = {f"tiger/{folder}{name}" for folder, names in parts_of(listed) for name in names}
-    assert named == {
-        file.relative_to(FOLDER.parent).with_suffix("").as_posix()
-        for file in MODULES.values()
-        if file.name not in ("__init__.py", "__main__.py") and file.parent != FOLDER
-    }
+def test_the_page_says_what_the_code_does():
+    """Packages, files and what they are for, arrows between packages: written by docs/architecture.py."""
+    assert architecture.page() == architecture.PAGE.read_text(), "run python docs/architecture.py"
 
 
-def parts_of(listed: str) -> list[tuple[str, list[str]]]:
-    """Folders of the README's list, such as ``rankers/click/``, and the files that stand below each."""
-    found, folder = [], ""
-    for line in listed.splitlines():
-        if start := re.match(r"  (\w+/)", line):
-            folder = start[1]
-        elif start := re.match(r"    (\w+/)", line):
-            folder = folder.split("/")[0] + "/" + start[1]
-        found.append((folder, re.findall(r"(\w+)\.py", line)))
-    return found
+# Longer than a reader takes in at once, and why they stay so; ten at most.
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
+MAX_FILE, MAX_FUNCTION, MAX_EXCEPTIONS = 400, 60, 10
+
+
+def test_no_file_and_no_function_is_too_long():
+    files, functions = set(), set()
+    for module, file in MODULES.items():
+        text = file.read_text()
+        if len(text.splitlines()) > MAX_FILE:
+            files.add(module)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                if node.end_lineno - node.lineno + 1 > MAX_FUNCTION:
+                    functions.add(f"{module}.{node.name}")
+    assert files == set(LONG_FILES) and functions == set(LONG_FUNCTIONS)
+    assert len(LONG_FILES) + len(LONG_FUNCTIONS) <= MAX_EXCEPTIONS and all(
+        {**LONG_FILES, **LONG_FUNCTIONS}.values()
+    ), "each exception has its reason"
 
 
 def test_imports_run_down_the_list():
