@@ -121,6 +121,15 @@ def test_items_are_added_updated_reported_and_removed(tiger, folder, tmp_path):
     assert "lacks: 'i3'" in tiger("items", "remove", folder, "i4", "i3", code=2).err
     assert len(TigerRecommender.from_pretrained(folder).tokenizer) == 41
 
+def test_two_that_add_items_at_once_lose_none(folder, tmp_path):
+    for part in range(2):
+        rows = [{"item_id": f"half-{part}-{n}", "title": f"tent rope {n}"} for n in range(5)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, "-m", "tiger.cli", "items", "add", str(folder)]
+    adding = [subprocess.Popen([*command, str(tmp_path / f"{part}.jsonl")]) for part in range(2)]
+    assert [process.wait(120) for process in adding] == [0, 0]
+    assert len(TigerRecommender.from_pretrained(folder).tokenizer) == 50
+
 
 def test_vectors_in_place_of_the_encoder(tiger, folder, tmp_path):
     saved = TigerRecommender.from_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tiger.cli.common import load_recommender, told_warnings, words
 from tiger.data.readers import read_items
 from tiger.utils.errors import DataError
+from tiger.utils.locks import locked
 
 _OLD_ITEMS = 10_000  # that a report compares with
 
@@ -38,11 +40,23 @@ def add_items_verbs(verbs) -> None:
         if name != "remove":
             verb.add_argument("--embeddings", metavar="FILE", help="safetensors, the encoder's vectors of FILE's rows")
         verb.add_argument("--json", action="store_true", help="print JSON")
-        verb.set_defaults(run=run)
+        verb.set_defaults(run=run if name == "report" else _alone(run))
+
+
+def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Hold the directory's lock from reading it to replacing it: of two changes at once, none undoes the other."""
+
+    def run(args: argparse.Namespace) -> None:
+        if not Path(args.model).is_dir():
+            raise DataError(f"{args.model} is no directory: items are changed in a saved recommender on this machine.")
+        with locked(args.model):
+            change(args)
+
+    return run
 
 
 def _add(args: argparse.Namespace) -> None:
-    tiger, table = _opened(args), read_items(args.file)
+    tiger, table = load_recommender(args.model), read_items(args.file)
     with told_warnings():
         added = tiger.add_items(table["item_id"].to_pylist(), table=table, embeddings=_given_vectors(args, len(table)))
     if added:
@@ -53,7 +67,7 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _update(args: argparse.Namespace) -> None:
-    tiger, table = _opened(args), read_items(args.file)
+    tiger, table = load_recommender(args.model), read_items(args.file)
     with told_warnings():
         vectors = _given_vectors(args, len(table))
         changed = tiger.update_items(table["item_id"].to_pylist(), table=table, embeddings=vectors)
@@ -63,7 +77,7 @@ def _update(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    tiger, ids = _opened(args), words(args.ids)
+    tiger, ids = load_recommender(args.model), words(args.ids)
     tiger.remove_items(ids)
     tiger.save_pretrained(args.model)
     _tell(args, tiger, {"removed": len(set(ids))}, "{removed} removed")
@@ -112,13 +126,6 @@ def _report(args: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' '):>16}  old {before:>18}  new {after:>18}")
     print(f"{'badly fitted':>16}  new {report['badly_fitted']:.1%}, where 5% of the old ones are")
     print("refit the quantizer: " + " ".join(report["reasons"]) if report["refit"] else "no need to refit")
-
-
-def _opened(args: argparse.Namespace):
-    """What is changed is written back, so it must be a directory here."""
-    if not Path(args.model).is_dir():
-        raise DataError(f"{args.model} is no directory: items are changed in a saved recommender on this machine.")
-    return load_recommender(args.model)
 
 
 def _given_vectors(args: argparse.Namespace, count: int) -> np.ndarray | None:
