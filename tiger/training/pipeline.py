@@ -255,7 +255,11 @@ def _run_retriever(plan: Plan) -> None:
     options = f"--multi_gpu --num_processes {plan.processes} --num_machines 1 --mixed_precision bf16"
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
     command += ["--num_cpu_threads_per_process", "1", "--module", "tiger.training", "retriever"]
-    subprocess.run([*command, *as_words(plan.settings["retriever"])], check=True)
+    try:
+        told = sys.stdout.fileno()  # where prints of this process go, redirected or not
+    except (AttributeError, OSError):
+        told = None
+    subprocess.run([*command, *as_words(plan.settings["retriever"])], check=True, stdout=told)
 
 
 def _run_two_stage(plan: Plan) -> None:
