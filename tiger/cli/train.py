@@ -7,10 +7,9 @@ import json
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from importlib import import_module
 from pathlib import Path
 
-from tiger.utils.extras import EXTRAS
+from tiger.utils.extras import require_extra
 
 
 def add_train_verb(verbs) -> None:
@@ -44,8 +43,7 @@ def add_train_verb(verbs) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    for package in EXTRAS["train"]:  # some of them are wanted only hours later
-        import_module(package)
+    require_extra("train")
     from tiger.training.pipeline import RESULTS, read_overrides, train
 
     overrides = read_overrides(args.set)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from tiger.utils.errors import DataError
 
@@ -13,6 +14,17 @@ EXTRAS = {
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "app": ("gradio",),
 }
+
+
+def require_extra(extra: str) -> None:
+    """Refuse to begin what would end, hours later perhaps, at a package that is missing.
+
+    Raises:
+        DataError: a package of the extra is not installed.
+    """
+    for package in EXTRAS[extra]:
+        if find_spec(package) is None:
+            raise _missing(package, extra)
 
 
 @contextmanager
@@ -28,7 +40,9 @@ def extras_named() -> Iterator[None]:
         package = (error.name or "").split(".")[0]
         for extra, packages in EXTRAS.items():
             if package in packages:
-                raise DataError(
-                    f"{package} is missing: pip install 'tiger-recommender[{extra}]', or '.[{extra}]' in a checkout."
-                ) from error
+                raise _missing(package, extra) from error
         raise
+
+
+def _missing(package: str, extra: str) -> DataError:
+    return DataError(f"{package} is missing: pip install 'tiger-recommender[{extra}]', or '.[{extra}]' in a checkout.")
