@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from data.demo import write_demo
+
 ROOT = Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
 # Where a checkout is installed for editing, its finder would step in for what the wheel lacks: files are compared.
@@ -82,3 +84,24 @@ def test_its_command_is_there(site, tmp_path):
         check=True,
     )
     assert done.stdout.startswith("tiger ")
+
+
+def test_it_trains_and_recommends_without_a_checkout(site, tmp_path):
+    """Of the recipes, too, the wheel's own are read; `data/` makes the data set alone."""
+    write_demo(tmp_path / "demo", num_items=120, num_users=200, seed=0)
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+    def run(*words):
+        command = [sys.executable, "-m", "tiger.cli", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    small = "d_model=16 d_kv=8 d_ff=32 num_heads=2 num_layers=1 max_steps=3 min_steps=0 report_to=none eval_users=50"
+    settings = [f"retriever.{setting}" for setting in small.split()]
+    settings += ["two_stage.max_trees=5", "two_stage.num_beams=10", "two_stage.committee=1", "evaluate.num_beams=10"]
+    done = run("train", "demo", "--out", "mine", "--set", *settings)
+    assert "step 4 of 4" in done.stderr and "recall@10" in done.stdout and "saved to mine/model" in done.stdout
+    answer = json.loads(run("recommend", "mine/model", "-k", 3, "--json").stdout)
+    assert len(answer) == 3 and all(row["title"] for row in answer)
+    assert {"default", "paper"} <= {folder.name for folder in (site / "tiger" / "training" / "recipes").iterdir()}

@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +28,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.numpy import save
+from transformers import TrainingArguments
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
@@ -40,7 +38,9 @@ from tiger.embeddings.item_text import item_texts
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import shared_places
-from tiger.training.arguments import parse_arguments
+from tiger.training.arguments import parse_arguments, read_arguments
+from tiger.training.retriever import RetrieverArguments, train_retriever
+from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import replaced_folder, write_atomically
 
@@ -150,30 +150,21 @@ def hold_out(
 
 
 def train(args: ColdStartArguments, work: Path) -> None:
-    """Run the two recipes on what is left; each leaves alone what is done."""
-    recipes, dataset = Path(args.recipes), work / "dataset"
-    if not (work / "tokenizer" / "report.json").exists():
-        options = {"dataset": dataset, "output_dir": work / "tokenizer", "encoder": args.encoder}
-        if args.embeddings is not None:
-            options["embeddings"] = dataset / "embeddings.safetensors"
-        run_recipe("tokenizer", recipes, options, args.tokenizer_options)
-    options = {"dataset": dataset, "tokenizer": work / "tokenizer", "num_train_epochs": args.epochs}
+    """Train tokenizer and T5 on what is left; what is done stays."""
+    common: dict[str, object] = {"dataset": str(work / "dataset")}
     if args.embeddings is not None:
-        options["embeddings"] = dataset / "embeddings.safetensors"
-    options |= {"output_dir": work / "training", "model_dir": work / "model"}
-    run_recipe("retriever", recipes, options, args.retriever_options)
+        common["embeddings"] = str(work / "dataset" / "embeddings.safetensors")
+    recipes, folder = Path(args.recipes), str(work / "tokenizer")
+    if not (work / "tokenizer" / "report.json").exists():
+        settings = common | {"output_dir": folder} | ({"encoder": args.encoder} if args.encoder else {})
+        settings |= dict(option.split("=", 1) for option in args.tokenizer_options)
+        train_tokenizer(*read_arguments([TokenizerArguments], recipes / "tokenizer.yaml", settings))
+    settings = common | {"tokenizer": folder, "output_dir": str(work / "training"), "model_dir": str(work / "model")}
+    settings |= {"num_train_epochs": args.epochs} if args.epochs is not None else {}
+    settings |= dict(option.split("=", 1) for option in args.retriever_options)
+    train_retriever(*read_arguments([RetrieverArguments, TrainingArguments], recipes / "retriever.yaml", settings))
     if not (work / "model" / MANIFEST).exists():
         raise DataError(f"{work / 'training'} ended without a model.")
-
-
-def run_recipe(name: str, recipes: Path, options: dict, others: Sequence[str]) -> None:
-    """As from the command line, in this process."""
-    script = str(RECIPES / f"{name}.py")
-    words = [f"--{key}={value}" for key, value in options.items() if value is not None]
-    with patch.object(
-        sys, "argv", [script, str(recipes / f"{name}.yaml"), *words, *(f"--{other}" for other in others)]
-    ):
-        runpy.run_path(script, run_name="__main__")
 
 
 def by_tiger(

@@ -13,6 +13,8 @@ from tiger.cli.items import add_items_verbs
 from tiger.cli.push import run_push
 from tiger.cli.recommend import run_rank, run_recommend
 from tiger.cli.serving import add_serving_verbs
+from tiger.cli.train import add_train_verb
+from tiger.utils.extras import extras_named
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-V", "--version", action="version", version=f"tiger {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    add_train_verb(verbs)
     recommend = verbs.add_parser("recommend", help="items that may come next, after one history or a log of them")
     recommend.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
     recommend.add_argument("--revision", help="branch, tag or commit on the Hub")
@@ -81,6 +84,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     push.set_defaults(run=run_push)
     add_serving_verbs(verbs)
     args = parser.parse_args(argv)
-    with friendly_errors():
+    with friendly_errors(), extras_named():
         args.run(args)
         sys.stdout.flush()  # or nobody would be told of a reader that has gone

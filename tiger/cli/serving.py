@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tiger.cli.common import load_recommender
@@ -37,14 +35,14 @@ def add_serving_verbs(verbs) -> None:
 
 
 def _app(args: argparse.Namespace) -> None:
-    with needs_extra("app"):
-        from tiger.serving.gradio_app import launch
+    from tiger.serving.gradio_app import launch
+
     launch(load_recommender(args.model, args.revision), args.host, args.port, args.share)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    with needs_extra("serve"):
-        from tiger.serving.service import ServiceSettings, create_app, serve
+    from tiger.serving.service import ServiceSettings, create_app, serve
+
     if args.save and not os.path.isdir(args.model):
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
     settings = ServiceSettings(
@@ -56,14 +54,3 @@ def _serve(args: argparse.Namespace) -> None:
         save=Path(args.model) if args.save else None,
     )
     serve(create_app(load_recommender(args.model, args.revision, args.device), settings), args.host, args.port)
-
-
-@contextmanager
-def needs_extra(name: str) -> Iterator[None]:
-    """Say which extra to install where a package of it is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{error.name} is missing: pip install 'tiger-recommender[{name}]', or '.[{name}]' in a checkout."
-        ) from error

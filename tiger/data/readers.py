@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from tiger.utils.errors import DataError
@@ -164,6 +163,7 @@ def open_table(
 ) -> tuple[pa.Schema, Iterator[pa.Table]]:
     """Schema and batches of one file of a dataset directory or Hub data set, columns checked."""
     import datasets
+    import pyarrow.dataset
 
     file = Path(path) / f"{name}.parquet"
     wanted = None if name == "items" else (*EVENT_COLUMNS, *_EXTRA_COLUMNS)
@@ -179,7 +179,7 @@ def open_table(
             batch_size=_BATCH_ROWS,
             columns=[column for column in schema.names if wanted is None or column in wanted],
             # Without this the whole file is read ahead into memory.
-            fragment_scan_options=pa.dataset.ParquetFragmentScanOptions(pre_buffer=False),
+            fragment_scan_options=pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False),
         )
     elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
         loaded = datasets.load_dataset(str(path), data_files=f"{name}.parquet", split="train", revision=revision)

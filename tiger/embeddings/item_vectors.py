@@ -16,9 +16,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.random_projection import SparseRandomProjection
-from sklearn.utils.extmath import randomized_svd
 
 from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences
@@ -43,6 +40,8 @@ def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0)
     Returns:
         float32 [num_items, dim], of length at most 1; zero for items that the log lacks.
     """
+    from sklearn.utils.extmath import randomized_svd
+
     users, items = train.users, train.items
     counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
     for gap in range(1, WINDOW + 1):
@@ -72,6 +71,9 @@ def word_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.ndar
     Raises:
         DataError: no text has a word.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.random_projection import SparseRandomProjection
+
     try:
         words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
     except ValueError as error:

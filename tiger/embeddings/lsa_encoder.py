@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.utils.extmath import randomized_svd
 
 from tiger.embeddings.base import CHUNK, read_json, write_json
 from tiger.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 class LSAEncoder:
@@ -68,6 +70,8 @@ class LSAEncoder:
         Raises:
             DataError: the texts hold no word.
         """
+        from sklearn.utils.extmath import randomized_svd
+
         texts = list(texts)
         # A word seen once can't relate two items; small sets need every word they have, and so do sets of names.
         for limits in [{"min_df": 2, "max_df": 0.5}, {}] if len(texts) >= 1000 else [{}]:
@@ -113,6 +117,8 @@ class LSAEncoder:
 
 
 def _vectorizer(**settings) -> TfidfVectorizer:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     # Numbers and single letters stay in ("1 oz", "vitamin c"), which scikit-learn's own pattern drops.
     return TfidfVectorizer(
         sublinear_tf=True,

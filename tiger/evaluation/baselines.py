@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences
@@ -131,6 +130,8 @@ class Content:
         Raises:
             ValueError: no text holds a word.
         """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self.popularity = Popularity(self.seed).fit(train, len(texts))
         self.vectors = TfidfVectorizer(dtype=np.float32).fit_transform(texts)
         columns = self.vectors[self.popularity.order].T.tocsr()

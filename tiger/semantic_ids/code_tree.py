@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from sklearn.feature_extraction.text import CountVectorizer
 
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
@@ -49,6 +48,8 @@ class CodeTree:
     """
 
     def __init__(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None = None):
+        from sklearn.feature_extraction.text import CountVectorizer
+
         self.item_ids = tokenizer.item_ids
         self.codes = tokenizer.codes
         self.semantic_ids = tokenizer.semantic_ids

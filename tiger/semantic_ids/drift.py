@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score
 
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.report import quantisation_report
@@ -97,6 +96,8 @@ def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
     Raises:
         DataError: the tokenizers have no item in common, or another number of levels.
     """
+    from sklearn.metrics import adjusted_rand_score
+
     if old.depth != new.depth:
         raise DataError(f"semantic IDs of {old.depth} and of {new.depth} tokens can't be compared.")
     rows = new.rows(old.item_ids, missing=-1)

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -453,6 +452,8 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
     except UnicodeEncodeError as error:
         raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
     if len(set(item_ids)) < len(item_ids):
+        import pandas as pd
+
         twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
         raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
     return item_ids
@@ -464,6 +465,8 @@ def _number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarr
     The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of
     the ids themselves, which in product codes tells when an item came to the shop.
     """
+    import pandas as pd
+
     hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
     order = np.lexsort((hashes, keys))
     first = np.ones(len(keys), dtype=bool)

@@ -1,18 +1,29 @@
-"""Recipe settings: a YAML file, then the command line, into dataclasses; a key that nobody knows is an error."""
+"""Recipe settings: YAML files, then the command line, into dataclasses; a key that nobody knows is an error."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from tiger.utils.errors import DataError
+
+Source = str | os.PathLike | Mapping
+
+
+class _Parser(HfArgumentParser):
+    """Raises where argparse would print the usage of some 150 settings and end the process."""
+
+    def error(self, message: str):
+        raise DataError(message)
 
 
 def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
@@ -23,20 +34,56 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) ->
         argv: the command line (default: this process's).
 
     Raises:
-        DataError: a file is missing or no mapping, or a key is unknown.
+        DataError: a file is missing or no mapping, a key is unknown, a value is of the wrong type, or one is missing.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    known = sorted(field.name for kind in kinds for field in fields(kind) if field.init)
-    arguments: list[str] = []
+    files = []
     while argv and not argv[0].startswith("-"):
-        arguments += _from_yaml(Path(argv.pop(0)), known)
+        files.append(argv.pop(0))
+    known = known_keys(kinds)
     for word in argv:
         if word.startswith("--"):
             _check_key(word[2:].split("=")[0].replace("-", "_"), known, "command line")
-    return HfArgumentParser(list(kinds)).parse_args_into_dataclasses(args=arguments + argv)
+    return _filled(kinds, merged(kinds, *files), argv)
 
 
-def _from_yaml(file: Path, known: list[str]) -> list[str]:
+def read_arguments(kinds: Sequence[type], *sources: Source) -> tuple:
+    """Dataclasses filled from YAML files and mappings; what comes later wins.
+
+    Args:
+        kinds: as for :func:`parse_arguments`.
+        sources: paths of YAML files, and mappings of keys to values: a string is turned into the field's own type,
+            None stands for the field's default.
+
+    Raises:
+        DataError: as for :func:`parse_arguments`.
+    """
+    return _filled(kinds, merged(kinds, *sources), [])
+
+
+def merged(kinds: Sequence[type], *sources: Source) -> dict:
+    """The settings of YAML files and mappings in one mapping, their keys checked; what comes later wins."""
+    known, settings = known_keys(kinds), {}
+    for source in sources:
+        found = source if isinstance(source, Mapping) else read_yaml(source)
+        for key in found:
+            _check_key(str(key), known, "settings" if isinstance(source, Mapping) else str(source))
+        settings |= found
+    return settings
+
+
+def known_keys(kinds: Sequence[type]) -> list[str]:
+    """Names of the fields that a caller may set."""
+    return sorted(field.name for kind in kinds for field in fields(kind) if field.init)
+
+
+def read_yaml(file: str | os.PathLike) -> dict:
+    """The mapping that a recipe's YAML file holds.
+
+    Raises:
+        DataError: it is missing, or no mapping.
+    """
+    file = Path(file)
     if not file.is_file():
         raise DataError(f"{file} is missing: give the YAML file of a recipe, such as recipes/demo/retriever.yaml.")
     try:
@@ -45,16 +92,27 @@ def _from_yaml(file: Path, known: list[str]) -> list[str]:
         raise DataError(f"{file} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise DataError(f"{file} must hold `key: value` lines.")
-    arguments = []
+    return settings
+
+
+def as_words(settings: Mapping) -> list[str]:
+    """Settings as a command line has them, which argparse turns into the field's own type: YAML reads 1e-3 as text."""
+    words = []
     for key, value in settings.items():
-        _check_key(str(key), known, str(file))
         if value is None or value == []:
             continue
-        if isinstance(value, dict):
-            value = json.dumps(value)
-        # As words, which argparse turns into the field's own type: YAML reads 1e-3 as text.
-        arguments += [f"--{key}", *(str(entry) for entry in (value if isinstance(value, list) else [value]))]
-    return arguments
+        if isinstance(value, list | tuple):
+            words += [f"--{key}", *map(str, value)]
+        else:
+            words.append(f"--{key}={json.dumps(value) if isinstance(value, Mapping) else value}")
+    return words
+
+
+def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tuple:
+    words = [*as_words(settings), *argv]
+    if TrainingArguments in kinds and not torch.accelerator.is_available():
+        words += ["--use_cpu", "true"]  # which Trainer wants to be told before it allows bfloat16
+    return _Parser(list(kinds)).parse_args_into_dataclasses(args=words)
 
 
 def _check_key(key: str, known: list[str], place: str) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
@@ -209,6 +208,8 @@ class ItemFeatures:
         }[kind]
 
     def _random_hash(self, item_ids: Sequence[str]) -> np.ndarray:
+        import pandas as pd
+
         names = np.asarray(item_ids, dtype=object)
         keys = pd.util.hash_array(names, categorize=False)
         return np.stack([self._hash(keys, salt) for salt in range(self.num_hashes)], axis=1)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from scipy import sparse
@@ -294,6 +293,8 @@ def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:
 
 def _logarithms(items: pa.Table, name: str) -> np.ndarray:
     """float32 [items]: log(1 + value) of a column of numbers; NaN where there is none, ``"$9.99"`` for instance."""
+    import pandas as pd
+
     if name not in items.column_names:
         return np.full(items.num_rows, np.nan, dtype=np.float32)
     values = pd.to_numeric(items[name].to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

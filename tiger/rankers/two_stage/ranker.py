@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightgbm
 import numpy as np
 import pyarrow as pa
 import torch
@@ -24,6 +24,9 @@ from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    import lightgbm
 
 TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
 FORMAT = 4
@@ -94,6 +97,8 @@ class TwoStageRanker:
         Raises:
             NothingToLearn: of users to learn from, or of those held out, none has the target among the candidates.
         """
+        import lightgbm
+
         columns = [name for name in candidates.names if name.split(":")[0] not in without]
         if "t5" in without:
             proposals = candidates.without_beams(proposals)
@@ -276,6 +281,8 @@ class TwoStageRanker:
         Raises:
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
         """
+        import lightgbm
+
         folder = Path(folder)
         settings = json.loads((folder / SETTINGS).read_text())
         if settings["format"] != FORMAT:
@@ -303,6 +310,8 @@ def _lists(
     proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
 ) -> lightgbm.Dataset:
     """What LightGBM learns from: the lists of these users (bool [n]) that hold their target, without empty places."""
+    import lightgbm
+
     hits = proposals.rows == targets[:, None]
     chosen = np.flatnonzero(users & hits.any(axis=1))
     if not len(chosen):

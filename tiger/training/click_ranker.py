@@ -1,0 +1,196 @@
+"""Train a ranker over the semantic IDs of a recommender, and put it into that recommender."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import TrainingArguments, set_seed
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.quantizers.report import REPORT, template_of
+from tiger.rankers.click.dataset import (
+    Impressions,
+    draw_negatives,
+    first_seen,
+    rows_and_dense,
+    sampled_impressions,
+)
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.model import SemanticIdRanker, ranker_config
+from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.trainer import RankerTrainer
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files, replaced_folder
+
+
+@dataclass
+class RankerArguments:
+    """Settings of :func:`train_click_ranker` beside ``TrainingArguments``; the keys of a recipe's ``ranker.yaml``."""
+
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    ranker_dir: str = field(metadata={"help": "where the ranker goes"})
+    recommender: str | None = field(default=None, metadata={"help": "a saved recommender that it also goes into"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with content vectors, in place of running the encoder"}
+    )
+    features: str = field(
+        default="spm+dense", metadata={"help": "how it reads an item, see tiger/rankers/click/features.py"}
+    )
+    budget: int = field(default=20_000, metadata={"help": "rows of the embedding table"})
+    n: int = field(default=2, metadata={"help": "codes of an n-gram"})
+    num_hashes: int = field(default=2, metadata={"help": "rows of an item under random_hash"})
+    d_model: int = field(default=64, metadata={"help": "dimensions of an item"})
+    hidden_sizes: list[int] = field(default_factory=lambda: [128, 64], metadata={"help": "of the head"})
+    head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
+    loss: str = field(default="binary", metadata={"help": "binary or listwise"})
+    dropout: float = field(default=0.1, metadata={"help": "of the head"})
+    row_dropout: float = field(default=0.0, metadata={"help": "share of an item's table rows that are left out"})
+    max_history: int = field(default=20, metadata={"help": "items of a history that the model reads"})
+    uniform_negatives: int = field(default=2, metadata={"help": "items per event, any as likely as another"})
+    popular_negatives: int = field(default=2, metadata={"help": "items per event, drawn by popularity"})
+    sparse: bool = field(default=True, metadata={"help": "gradients of the table hold the rows that were read alone"})
+    table_learning_rate: float = field(
+        default=0.05, metadata={"help": "of a sparse table; a dense one learns as the rest"}
+    )
+    weigh_users: int = field(default=3000, metadata={"help": "users whose beams choose the weight of the T5"})
+    num_beams: int = field(default=50, metadata={"help": "of these"})
+    shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
+
+
+def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> CatalogueRanker:
+    """Train on each event of the log and on items that the user might have been shown instead.
+
+    The ranker goes to ``args.ranker_dir``. Where a saved recommender is named, it goes into that too and orders its
+    beams from then on; how much the T5's own log-probability counts beside the ranker's logit is chosen on validation
+    items.
+
+    Raises:
+        DataError: the dataset, the tokenizer and the recommender don't belong together.
+        FileExistsError: ``args.ranker_dir`` holds something else than a ranker.
+    """
+    refuse_other_files(args.ranker_dir, REPORT)
+    data = RecommendationData.load(args.dataset)
+    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
+    if tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    tokenizer.check_split(args.shuffle_ties)
+    recommender = TigerRecommender.from_pretrained(args.recommender, rank=False) if args.recommender else None
+    if recommender is not None:
+        _check_recommender(args, recommender, tokenizer)
+    if args.num_beams < 10:
+        raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
+    split = data.leave_one_out(args.shuffle_ties)
+    ranker, metrics = _trained(args, training, data, tokenizer, split)
+    weighed = {}
+    if recommender is not None:
+        users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users, seed=1)  # others than chose the T5
+        beams = recommender.recommend_rows(
+            users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
+        )
+        weighed = ranker.weigh_t5(users.histories, *beams, users.targets)
+        print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
+    report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
+    with replaced_folder(args.ranker_dir, REPORT) as folder:
+        ranker.save_pretrained(folder)
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
+    if recommender is not None:
+        recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
+        recommender.save_pretrained(args.recommender)
+        print(f"{args.recommender} now ranks with it")
+    return ranker
+
+
+def _check_recommender(args: RankerArguments, recommender: TigerRecommender, tokenizer: SemanticIdTokenizer) -> None:
+    if recommender.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"{args.recommender} has other semantic IDs than {args.tokenizer}: give the one it was made with."
+        )
+    if recommender.tokenizer.item_ids != tokenizer.item_ids:
+        raise DataError(f"{args.recommender} has had items added or removed since: train the ranker into a fresh one.")
+    if recommender.training.get("shuffle_ties") != args.shuffle_ties:
+        raise DataError(
+            f"{args.recommender} was trained with shuffle_ties {recommender.training.get('shuffle_ties')}, which "
+            f"tells of the events validated with {args.shuffle_ties}: give the same."
+        )
+
+
+def _trained(
+    args: RankerArguments,
+    training: TrainingArguments,
+    data: RecommendationData,
+    tokenizer: SemanticIdTokenizer,
+    split: LeaveOneOut,
+) -> tuple[CatalogueRanker, dict[str, float]]:
+    """The ranker after its last step, and its validation metrics."""
+    popularity = np.bincount(split.train.items, minlength=data.num_items)
+    features = ItemFeatures.fit(
+        args.features,
+        args.budget,
+        tokenizer.codes,
+        tokenizer.codebook_size,
+        impressions=popularity,
+        n=args.n,
+        num_hashes=args.num_hashes,
+    )
+    embeddings = _content_vectors(args, data) if features.uses_dense else None
+    rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
+    set_seed(training.seed)
+    sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
+    model = SemanticIdRanker(
+        ranker_config(
+            features,
+            dense_dim=0 if dense is None else dense.shape[1],
+            semantic_ids=tokenizer.fingerprint,
+            **{size: getattr(args, size) for size in sizes},
+        )
+    )
+    trainer = RankerTrainer(
+        model,
+        training,
+        lists(args, split.train, np.arange(len(split.train.items)), popularity, seed=0),
+        # The event before the last of each user, after all that training has seen.
+        lists(args, split.test_histories, split.test_histories.offsets[1:] - 1, popularity, seed=1),
+        item_rows=rows,
+        dense=dense,
+        table_learning_rate=args.table_learning_rate,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
+    return CatalogueRanker(model.to("cpu"), features, tokenizer, dense), metrics
+
+
+def _content_vectors(args: RankerArguments, data: RecommendationData) -> np.ndarray:
+    """Vectors of the items' texts, float32 [items, dimensions]."""
+    if args.embeddings:
+        return load_embeddings(args.embeddings, data.num_items)
+    texts = item_texts(data.items, template_of(args.tokenizer))
+    return load_encoder(Path(args.tokenizer) / "encoder").encode(texts)
+
+
+def lists(
+    args: RankerArguments, sequences: Sequences, events: np.ndarray, popularity: np.ndarray, seed: int
+) -> Impressions:
+    """Events, each with what might have been shown instead."""
+    negatives = draw_negatives(
+        sequences,
+        events,
+        popularity,
+        first_seen(sequences, len(popularity)),
+        uniform=args.uniform_negatives,
+        popular=args.popular_negatives,
+        seed=seed,
+    )
+    return sampled_impressions(sequences, events, negatives)

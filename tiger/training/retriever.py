@@ -1,0 +1,278 @@
+"""Train a T5 to write the semantic ID of the next item."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import (
+    EarlyStoppingCallback,
+    T5ForConditionalGeneration,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors, principal_axes, word_vectors
+from tiger.quantizers.report import template_of
+from tiger.recommender.hub import create_repository
+from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.config import is_causal, t5_config
+from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
+from tiger.retriever.initialization import start_as_neighbours, start_from_items
+from tiger.retriever.trainer import TigerTrainer
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.run_record import RunRecord
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files
+
+
+@dataclass
+class RetrieverArguments:
+    """Settings of :func:`train_retriever` beside ``TrainingArguments``; the keys of a recipe's ``retriever.yaml``."""
+
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
+    model_dir: str = field(metadata={"help": "where the recommender goes"})
+    shuffle_ties: int | None = field(
+        default=None, metadata={"help": "seed: events of one day in random order; default: as published"}
+    )
+    max_history: int = field(default=20, metadata={"help": "items of a history that the model reads"})
+    history_attention: str = field(default="causal", metadata={"help": "causal (fast) or full (as in the paper)"})
+    tokens: str = field(
+        default="codes", metadata={"help": "codes: T5 reads and writes codes, as in the paper; or prefixes of them"}
+    )
+    d_model: int = field(default=128, metadata={"help": "dimensions of a token"})
+    d_kv: int = field(default=64, metadata={"help": "dimensions of an attention head"})
+    d_ff: int = field(default=1024, metadata={"help": "hidden units of a feed-forward layer"})
+    num_heads: int = field(default=6, metadata={"help": "attention heads of a layer"})
+    num_layers: int = field(default=4, metadata={"help": "of the encoder"})
+    num_decoder_layers: int | None = field(default=None, metadata={"help": "default: as many as of the encoder"})
+    dropout_rate: float = field(default=0.1, metadata={"help": "of all layers"})
+    start_from: str = field(
+        default="",
+        metadata={
+            "help": "what tokens start from, with shares of the dimensions, such as log:3, words:3, texts:2 (or codes)"
+        },
+    )
+    start_share: float = field(default=1.0, metadata={"help": "of the embeddings' variance that comes from it"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with the tokenizer's encoder's vectors, in place of running it"}
+    )
+    embedding_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
+    )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
+    )
+    min_steps: int = field(
+        default=0, metadata={"help": "where num_train_epochs are fewer steps, more epochs make so many"}
+    )
+    eval_users: int | None = field(default=None, metadata={"help": "validate on so many users; default: all"})
+    eval_beams: int = field(default=20, metadata={"help": "beams while validating"})
+    patience: int | None = field(default=None, metadata={"help": "stop after so many evaluations without a gain"})
+
+
+def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> TigerRecommender | None:
+    """Train the T5 of a dataset and a tokenizer; save it with all that it takes to recommend.
+
+    Checkpoints and logs go to ``training.output_dir``, the recommender to ``args.model_dir``. A run that was killed
+    goes on from its last checkpoint, a finished one is left alone. With ``training.push_to_hub`` and
+    ``training.hub_model_id`` the recommender goes to the Hub as well, a finished one too. Several processes, started
+    by ``accelerate launch``, train one model.
+
+    Returns:
+        The recommender, or None in processes other than the first.
+
+    Raises:
+        DataError: the dataset and the tokenizer don't belong together, there is nothing to train on, or
+            ``training.output_dir`` holds a run with other settings.
+        FileExistsError: ``args.model_dir`` holds something else than a recommender.
+    """
+    training, push = copy.copy(training), training.push_to_hub
+    if push and training.hub_model_id is None:
+        raise DataError("--push_to_hub wants --hub_model_id owner/name.")
+    # Trainer would push checkpoints of its own making to the same place: a T5 without item table and encoder.
+    training.push_to_hub = False
+    first = training.process_index == 0
+    refuse_other_files(args.model_dir, MANIFEST)
+    data, tokenizer = _data_and_tokenizer(args)
+    record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
+    if record.finished and Path(args.model_dir, MANIFEST).exists():
+        if first:
+            print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
+        recommender = TigerRecommender.from_pretrained(args.model_dir) if first else None
+    else:
+        if push and first:  # fail now, not when the training is over
+            create_repository(training.hub_model_id, training.hub_private_repo, training.hub_token)
+        model, state = _trained(args, training, tokenizer, data, record)
+        if not first:
+            return None
+        known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
+        encoder = Path(args.tokenizer) / "encoder"
+        encoder = load_encoder(encoder) if encoder.is_dir() else None
+        recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
+        recommender.save_pretrained(args.model_dir)
+        record.finish()
+        history = " ".join(data.item_ids[:2])
+        print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {history}")
+    if push and first:
+        publish(recommender, training)
+    return recommender
+
+
+def _data_and_tokenizer(args: RetrieverArguments) -> tuple[RecommendationData, SemanticIdTokenizer]:
+    data = RecommendationData.load(args.dataset)
+    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
+    if tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+    tokenizer.check_split(args.shuffle_ties)
+    return data, tokenizer
+
+
+def _trained(
+    args: RetrieverArguments,
+    training: TrainingArguments,
+    tokenizer: SemanticIdTokenizer,
+    data: RecommendationData,
+    record: RunRecord,
+) -> tuple[T5ForConditionalGeneration, TrainerState]:
+    """The T5 after the last step, or the best if the settings say so, and what Trainer noted of the run."""
+    split = data.leave_one_out(args.shuffle_ties)
+    if not (split.train.lengths > 1).any():
+        raise DataError(
+            f"{args.dataset} leaves nothing to train on: a user's last two events test and validate, and of "
+            f"{len(split.users)} users none has two more before them. Give a longer log."
+        )
+    set_seed(training.seed)
+    model = untrained_model(args, tokenizer, data, split)
+    train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
+    if args.min_steps:
+        batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
+        training.num_train_epochs = max(training.num_train_epochs, epochs)
+    valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
+    if training.process_index == 0:
+        print(
+            f"{len(split.users)} users ({split.num_left_out} with fewer than 3 events left out), "
+            f"{data.num_items} items, {train.num_targets.sum()} training targets, {model.num_parameters()} parameters"
+        )
+    trainer = TigerTrainer(
+        model=model,
+        args=training,
+        train_dataset=train,
+        eval_dataset=valid,
+        processing_class=tokenizer,
+        num_beams=args.eval_beams,
+        embedding_learning_rate=args.embedding_learning_rate,
+        muon_learning_rate=args.muon_learning_rate or None,
+        callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
+    return model, trainer.state
+
+
+def untrained_model(
+    args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
+) -> T5ForConditionalGeneration:
+    """The T5 as training begins: random, or with embeddings that start from what is known of the items."""
+    sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
+    model = T5ForConditionalGeneration(
+        t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
+    )
+    if args.start_from:
+        start_from_items(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
+        start_as_neighbours(model)
+    return model
+
+
+def known_of_items(
+    args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
+) -> list[np.ndarray]:
+    """Vectors of all items, float32 [items, its share of d_model], one array per word of ``start_from``."""
+    sources = {
+        "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
+        "texts": lambda size: principal_axes(encoded_texts(args, data), size),
+        "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
+        "log": lambda size: log_vectors(split.train, data.num_items, size),
+    }
+    parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
+    readable = all(name in sources and (share or "1").isdecimal() for name, _, share in parts)
+    ends = np.cumsum([int(share or 1) for _, _, share in parts]) if readable else np.zeros(1)
+    sizes = np.diff(args.d_model * ends // max(ends[-1], 1), prepend=0)
+    if sizes.min() < 1:
+        raise DataError(
+            f"start_from {args.start_from!r}: expected some of {', '.join(sources)}, each with its share of the "
+            "dimensions, such as log:3, words:1."
+        )
+    if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
+        raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
+    return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
+
+
+def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:
+    """The items' texts by the tokenizer's encoder, float32 [items, dimensions]."""
+    if args.embeddings:
+        return load_embeddings(args.embeddings, data.num_items)
+    folder = Path(args.tokenizer) / "encoder"
+    if not folder.is_dir():
+        raise DataError(f"{args.tokenizer} was saved without an encoder: start_from can't read texts. Leave them out.")
+    return load_encoder(folder).encode(item_texts(data.items, template_of(args.tokenizer), required=False))
+
+
+def _training_record(
+    args: RetrieverArguments, training: TrainingArguments, state: TrainerState, seconds: float
+) -> dict:
+    """How the model was made, kept with it."""
+    best = state.best_metric
+    return {
+        "dataset": args.dataset,
+        "shuffle_ties": args.shuffle_ties,
+        "seed": training.seed,
+        "processes": training.world_size,
+        "epochs": round(state.epoch, 2),
+        "steps": state.global_step,
+        "best_step": state.best_global_step,
+        "seconds": round(seconds),
+        f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
+        "arguments": asdict(args) | training_settings(training),
+        "template": template_of(args.tokenizer),  # for the texts of items to come
+    }
+
+
+def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:
+    """Push as TrainingArguments say."""
+    commit = recommender.push_to_hub(
+        training.hub_model_id,
+        private=training.hub_private_repo,
+        token=training.hub_token,
+        revision=training.hub_revision,
+    )
+    print(f"pushed: {commit.commit_url}")
+
+
+def training_settings(training: TrainingArguments) -> dict:
+    """The part of ``TrainingArguments`` on which the model depends."""
+    names = (
+        *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "bf16", "seed"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    )
+    return {name: getattr(training, name) for name in names}
+
+
+def run_settings(
+    args: RetrieverArguments, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
+) -> dict:
+    """What a run can't change half-way: the data, the semantic IDs, the model and how it is trained."""
+    settings = training_settings(training) | asdict(args)
+    del settings["model_dir"]
+    return settings | {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}

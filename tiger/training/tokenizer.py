@@ -1,0 +1,122 @@
+"""Item texts -> embeddings -> codes: fit a tokenizer on a dataset."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_vectors import log_vectors
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.quantizers.report import REPORT, plot_code_usage, quantisation_report
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files, replaced_folder
+
+Encoder = SentenceEncoder | LSAEncoder
+
+
+@dataclass
+class TokenizerArguments:
+    """Settings of :func:`train_tokenizer`; the keys of a recipe's ``tokenizer.yaml``."""
+
+    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
+    output_dir: str = field(metadata={"help": "where the tokenizer goes"})
+    encoder: str = field(
+        default="sentence-transformers/sentence-t5-base",
+        metadata={"help": "a SentenceTransformer by name or folder, or 'lsa'"},
+    )
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors with the encoder's vectors, in place of running it"}
+    )
+    template: str | None = field(default=None, metadata={"help": "columns of an item's text, comma-separated"})
+    embedding_dim: int = field(default=256, metadata={"help": "of the LSA encoder"})
+    quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
+    num_codebooks: int = field(default=3, metadata={"help": "levels of codes; a collision token comes after them"})
+    codebook_size: int | None = field(
+        default=None, metadata={"help": "codes per level; default: 256, fewer in a catalog of under 1,024 items"}
+    )
+    log_weight: float = field(
+        default=0.0,
+        metadata={"help": "let codes say who is bought with whom, too: length of an item's log vector, of its text's"},
+    )
+    shuffle_ties: int | None = field(default=None, metadata={"help": "with log_weight: the split, see retriever.py"})
+    seed: int = field(default=0, metadata={"help": "of the quantizer's start"})
+
+
+def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
+    """Fit a quantizer to the items of a dataset and give every item its semantic ID.
+
+    Writes the semantic IDs, the quantizer, the encoder, ``report.json`` and ``code_usage.png`` to ``args.output_dir``,
+    all of them or none.
+
+    Raises:
+        DataError: the dataset, the vectors or the settings can't be used.
+        FileExistsError: ``args.output_dir`` holds something else than a tokenizer.
+    """
+    refuse_other_files(args.output_dir, REPORT)
+    data = RecommendationData.load(args.dataset)
+    encoder, embeddings = embedded_items(args, data)
+    log = {}
+    if args.log_weight:
+        split = data.leave_one_out(args.shuffle_ties)
+        log = {"log": log_vectors(split.train, data.num_items), "log_weight": args.log_weight}
+        log["learned_split"] = {"shuffle_ties": args.shuffle_ties}
+    size = args.codebook_size or codes_per_level(data.num_items)
+    start = time.perf_counter()
+    tokenizer = SemanticIdTokenizer.fit(
+        embeddings,
+        data.item_ids,
+        num_codebooks=args.num_codebooks,
+        codebook_size=size,
+        quantizer=args.quantizer,
+        seed=args.seed,
+        device=str(torch.accelerator.current_accelerator() or "cpu"),
+        **log,
+    )
+    tokenizer.quantizer.to("cpu")
+    seconds = time.perf_counter() - start
+    report = {
+        "dataset": args.dataset,
+        "encoder": encoder.name,
+        "template": args.template,
+        "log_weight": args.log_weight,
+        "shuffle_ties": args.shuffle_ties,
+        "seconds": round(seconds, 1),
+        **quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size),
+    }
+    with replaced_folder(args.output_dir, REPORT) as folder:
+        tokenizer.save_pretrained(folder)
+        encoder.save_pretrained(folder / "encoder")
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
+    print(json.dumps(report, indent=1))
+    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+    return tokenizer
+
+
+def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[Encoder, np.ndarray]:
+    """The encoder that the settings name, fitted where it has to be, and its vectors, float32 [items, dimensions]."""
+    if args.embeddings:
+        if args.encoder == "lsa":
+            raise DataError("embeddings of a file come from an encoder of their own: name it with --encoder.")
+        return SentenceEncoder(args.encoder), load_embeddings(args.embeddings, data.num_items)
+    # Where the log speaks for items too, some may be without text.
+    texts = item_texts(data.items, args.template, required=not args.log_weight)
+    if empty := texts.count(""):
+        print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
+    encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
+    return encoder, encoder.encode(texts)
+
+
+def codes_per_level(num_items: int) -> int:
+    """256, or the largest power of two that leaves four items per code, or 1."""
+    return min(256, 1 << max(0, (num_items // 4).bit_length() - 1))

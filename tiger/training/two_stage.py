@@ -1,0 +1,107 @@
+"""Learn the order of the T5's beams and of what the log and the texts propose, into a saved recommender."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from tiger.data.dataset import RecommendationData
+from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.item_text import item_texts
+from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.utils.errors import DataError
+
+
+@dataclass
+class TwoStageArguments:
+    """Settings of :func:`train_two_stage`; the keys of a recipe's ``two_stage.yaml``."""
+
+    recommender: str = field(metadata={"help": "a saved recommender, which gets the ranker"})
+    dataset: str = field(metadata={"help": "the dataset directory that it was trained on"})
+    embeddings: str | None = field(
+        default=None, metadata={"help": "safetensors file of content vectors; default: the recommender's encoder"}
+    )
+    num_beams: int = field(default=50, metadata={"help": "beams of the T5 that are ranked too"})
+    num_proposed: int = field(default=150, metadata={"help": "candidates from the log and the texts"})
+    users: int = field(
+        default=50_000, metadata={"help": "to learn from, 40 kB each, drawn at random if there are more"}
+    )
+    max_trees: int = field(default=600, metadata={"help": "at most; users kept apart choose how many"})
+    learning_rate: float = field(default=0.04, metadata={"help": "of the trees"})
+    num_leaves: int = field(default=31, metadata={"help": "of a tree, at most"})
+    seed: int = field(default=0, metadata={"help": "of the trees, and of the users if they are drawn"})
+    committee: int = field(default=1, metadata={"help": "fits, seeds apart, whose scores are averaged"})
+
+
+def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
+    """Fit trees to validation items, which the T5 must not have seen, and save them with the recommender.
+
+    Returns:
+        The ranker; None where the validation items teach it nothing, and the recommender stays as it is.
+
+    Raises:
+        DataError: the recommender, the dataset and the vectors don't belong together.
+    """
+    device = torch.accelerator.current_accelerator() or "cpu"
+    tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
+    data = RecommendationData.load(args.dataset)
+    if tiger.tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
+    split = data.leave_one_out(tiger.training.get("shuffle_ties"))
+    start = time.perf_counter()
+    if tiger.items is None:  # which the second stage reads
+        tiger.items = data.items
+    candidates = Candidates.fit(
+        split.train,
+        data.items,
+        codes=tiger.tokenizer.codes,
+        vectors=_content_vectors(args, tiger, data),
+        num_proposed=args.num_proposed,
+    )
+    learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
+    with torch.autocast(tiger.device.type, torch.bfloat16):
+        beams, scores = tiger.recommend_rows(
+            learn.histories, k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
+        )
+    try:
+        ranker = TwoStageRanker.fit(
+            candidates,
+            candidates.propose(learn.histories, beams, scores, progress=True),
+            learn.targets,
+            tiger.tokenizer.fingerprint,
+            max_trees=args.max_trees,
+            learning_rate=args.learning_rate,
+            num_leaves=args.num_leaves,
+            seed=args.seed,
+            committee=args.committee,
+        )
+    except NothingToLearn as error:
+        print(f"no second stage, {args.recommender} stays as it is: {error}")
+        return None
+    ranker.record["seconds"] = round(time.perf_counter() - start)
+    print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))
+    tiger.ranker = ranker
+    tiger.save_pretrained(args.recommender)
+    print(f"{args.recommender} now ranks with it")
+    return ranker
+
+
+def _content_vectors(args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData) -> np.ndarray | None:
+    """Vectors of the items' texts, float32 [items, dimensions]; None where there is nothing that embeds them."""
+    if not args.embeddings:
+        texts = item_texts(data.items, tiger.training.get("template"), required=False)
+        return None if tiger.encoder is None else tiger.encoder.encode(texts)
+    vectors = load_embeddings(args.embeddings, data.num_items)
+    quantizer = tiger.tokenizer.quantizer
+    if quantizer is not None and vectors.shape[1] != quantizer.config.input_dim:
+        raise DataError(
+            f"{args.embeddings} has {vectors.shape[1]} dimensions, the recommender's encoder "
+            f"{quantizer.config.input_dim}: give its vectors, or items to come could not be compared with these."
+        )
+    return vectors
