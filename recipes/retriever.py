@@ -12,6 +12,7 @@ killed goes on from its last checkpoint when it is started again with the same s
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,6 +87,8 @@ class RetrieverArguments:
 def main() -> None:
     # Without an accelerator, Trainer wants to be told before it allows bfloat16.
     device = [] if torch.accelerator.is_available() else ["--use_cpu", "true"]
+    # Batches have many shapes: torch.compile is to make one graph for all of them, not one for each.
+    os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     args, training = parse_arguments([RetrieverArguments, TrainingArguments], [*sys.argv[1:], *device])
     push = training.push_to_hub
     if push and training.hub_model_id is None:
