@@ -13,14 +13,14 @@ overlay=()
 if [ "${DEVICE:-cuda}" = cuda ]; then overlay=(--overlay recipes/gpu.yaml); fi
 status=0
 "${PYTHON:-python3}" "$here/runs.py" "$here/$runs" --out "$work" "${overlay[@]}" "$@" 2>&1 | tee "$out/table.txt" || status=$?
-# Everything but models, then the models of the first seed, in pieces of at most 15 MB.
-(cd "$work" && tar czf "$out/results.tgz" --exclude='*.safetensors' --exclude='*.pt' --exclude='*.pth' --exclude='*.bin' \
-    --exclude=quantizer --exclude=encoder --exclude='*.parquet' .)
+# Everything but models; then the best model of each set, or where none is finished the newest checkpoints, in pieces.
+(cd "$work" && tar czf "$out/results.tgz" --exclude='*.safetensors' --exclude='*.pt' --exclude='*.pth' \
+    --exclude='*.bin' --exclude=quantizer --exclude=encoder --exclude='*.parquet' .)
 (cd "$work" && find . -path '*/ranks/*.safetensors' -print0 | tar czf "$out/ranks.tgz" --null -T -)
 models=()
-for name in beauty sports toys; do
-    if [ -f "$work/$name/model/tiger.json" ]; then models+=("$name/model"); fi
-done
+if [ -f "$work/best.txt" ]; then
+    while read -r name; do models+=("$name/model"); done < "$work/best.txt"
+fi
 if [ ${#models[@]} -gt 0 ]; then
     (cd "$work" && tar cf - "${models[@]}" | gzip -1 | split -b 15m - "$out/models.tgz.")
 fi

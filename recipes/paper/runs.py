@@ -6,7 +6,8 @@ The YAML file names runs. Each has a ``set`` (a folder of recipes beside this fi
 ``recipes/retriever.py`` that differ from that folder's; ``common`` holds settings for all of them. A small model
 leaves most of a large GPU idle, so that many processes train in little more time than one. What a run prints goes to
 ``OUT/<run>/log.txt``; validation metrics by epoch of all runs to ``OUT/curves.json``. A run with ``evaluate: true`` is
-measured on test when it has finished; leave that out where several runs are tried, and choose by validation.
+measured on test when it has finished; ``--evaluate_best`` measures, when all have ended, the one run of each set that
+did best on validation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from tiger.recommender.manifest import MANIFEST
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -40,24 +42,28 @@ class Run:
     def __init__(self, name: str, settings: dict, out: Path, overlays: list[str]):
         settings = dict(settings)
         self.name, self.folder = name, out / name
-        self._set, self._evaluate = settings.pop("set"), settings.pop("evaluate", False)
-        self._dataset = settings.pop("dataset", f"datasets/{self._set}")
-        tokenizer = settings.pop("tokenizer", f"runs/paper/{self._set}/tokenizer")
-        recipe = settings.pop("recipe", f"{HERE}/{self._set}/retriever.yaml")
+        self.set, evaluate = settings.pop("set"), settings.pop("evaluate", False)
+        self._dataset = settings.pop("dataset", f"datasets/{self.set}")
+        tokenizer = settings.pop("tokenizer", f"runs/paper/{self.set}/tokenizer")
+        recipe = settings.pop("recipe", f"{HERE}/{self.set}/retriever.yaml")
         words = {"dataset": self._dataset, "tokenizer": tokenizer, "output_dir": self.folder / "training"}
         words |= {"model_dir": self.folder / "model"} | settings
         self._commands = [
             [f"{RECIPES}/retriever.py", recipe, *overlays, *(w for k, v in words.items() for w in (f"--{k}", str(v)))]
         ]
-        if self._evaluate:
-            self._commands.append(
-                [f"{RECIPES}/evaluate.py", "--dataset", self._dataset, "--models", f"{self.folder}/model"]
-                + ["--results_dir", f"{self.folder}/results", "--ranks_dir", f"{self.folder}/ranks"]
-                + ["--name", "tiger-paper", "--yardsticks", "false"]
-            )
+        if evaluate:
+            self.evaluate()
         self.process: subprocess.Popen | None = None
         self.failed = False
         self._log = None
+
+    def evaluate(self) -> None:
+        """Measure the model on test, when what is running has ended."""
+        self._commands.append(
+            [f"{RECIPES}/evaluate.py", "--dataset", self._dataset, "--models", f"{self.folder}/model"]
+            + ["--results_dir", f"{self.folder}/results", "--ranks_dir", f"{self.folder}/ranks"]
+            + ["--name", "tiger-paper", "--yardsticks", "false"]
+        )
 
     def advance(self) -> bool:
         """Start what comes next if nothing is running; whether there is anything left to wait for."""
@@ -96,34 +102,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, help="YAML file of runs")
     parser.add_argument("--out", type=Path, required=True, help="folder for all of them")
-    parser.add_argument(
-        "--overlay", nargs="*", default=[], help="YAML files after each recipe, such as recipes/gpu.yaml"
-    )
+    parser.add_argument("--overlay", nargs="*", default=[], help="YAML files after each recipe, as recipes/gpu.yaml")
     parser.add_argument("--only", nargs="+", help="names of runs; default: all")
     parser.add_argument("--at_once", type=int, default=8, help="processes at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="then stop what still runs")
+    parser.add_argument("--evaluate_best", action="store_true", help="measure the best run of each set on test")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for all runs")
     args = parser.parse_args()
     runs = read_runs(args)
-    waiting, working, done = list(runs), [], []
-    began = said = time.monotonic()
-    while waiting or working:
-        while waiting and len(working) < args.at_once:
-            working.append(waiting.pop(0))
-        for run in [run for run in working if not run.advance()]:
-            working.remove(run)
-            done.append(run)
-            print(f"{time.monotonic() - began:6.0f} s  {run.name} {'FAILED' if run.failed else 'done'}", flush=True)
-        now = time.monotonic()
-        if now - said > 30:
-            said = now
-            print(f"{now - began:6.0f} s  " + "; ".join(f"{run.name} {last(run)}" for run in working), flush=True)
-        if now - began > args.seconds:
-            for run in working:
-                run.stop()
-                print(f"{now - began:6.0f} s  {run.name} stopped", flush=True)
-            break
-        time.sleep(0.5)
+    work(runs, args.at_once, args.seconds)
+    if args.evaluate_best:
+        finished = [run for run in runs if (run.folder / "model" / MANIFEST).exists()]
+        chosen = [
+            max((run for run in finished if run.set == name), key=best)
+            for name in sorted({run.set for run in finished})
+        ]
+        for run in chosen:
+            run.evaluate()
+        work(chosen, args.at_once, float("inf"))
+        write_atomically(args.out / "best.txt", "".join(f"{run.name}\n" for run in chosen))
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out / "curves.json", json.dumps({run.name: run.curve() for run in runs}) + "\n")
     for run in runs:
@@ -135,6 +132,28 @@ def main() -> None:
         failed = next(run for run in runs if run.failed)
         print((failed.folder / "log.txt").read_text(errors="replace")[-3000:])
         sys.exit(1)
+
+
+def work(runs: list[Run], at_once: int, seconds: float) -> None:
+    """Run what the runs have to do, so many of them at a time; stop after so many seconds."""
+    waiting, working = list(runs), []
+    began = said = time.monotonic()
+    while waiting or working:
+        while waiting and len(working) < at_once:
+            working.append(waiting.pop(0))
+        for run in [run for run in working if not run.advance()]:
+            working.remove(run)
+            print(f"{time.monotonic() - began:6.0f} s  {run.name} {'FAILED' if run.failed else 'done'}", flush=True)
+        now = time.monotonic()
+        if now - said > 30:
+            said = now
+            print(f"{now - began:6.0f} s  " + "; ".join(f"{run.name} {last(run)}" for run in working), flush=True)
+        if now - began > seconds:
+            for run in working:
+                run.stop()
+                print(f"{now - began:6.0f} s  {run.name} stopped", flush=True)
+            break
+        time.sleep(0.5)
 
 
 def read_runs(args: argparse.Namespace) -> list[Run]:

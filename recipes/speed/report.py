@@ -116,12 +116,46 @@ def page(folder: Path) -> str:
             f"While texts stream through, memory grows by {indexing['growth_while_streaming_mib']} MiB.",
         ]
         section("Indexing", "indexing", lines)
+    if (gpu := found["gpu"]) and "search" in gpu:
+        section("GPU", "gpu", gpu_lines(gpu))
+        found["gpu"] = None
     for title, name in (("Evaluation", "evaluation"), ("Ranker", "ranker"), ("Service", "service"), ("GPU", "gpu")):
         if result := found[name]:
             result.setdefault("what", "not measured")
             skip = ("benchmark", "dataset", "what", "bars", "hardware", "versions", "command", "could_not_run")
             section(title, name, [f"- {key}: {value}" for key, value in result.items() if key not in skip])
     return "\n".join(parts) + "\n"
+
+
+def gpu_lines(gpu: dict) -> list[str]:
+    """Search by batch size, eager and as CUDA graphs; then the other sections, a line each."""
+    graphs, rows = gpu.get("graphs", {}), []
+    for batch, eager in gpu["search"].items():
+        if isinstance(eager, dict):
+            graph = graphs.get(batch, {"ms": float("nan"), "a_second": 0})
+            rows.append([batch, f"{eager['ms']:.1f}", f"{eager['a_second']:,}"])
+            rows[-1] += [f"{graph['ms']:.1f}", f"{graph['a_second']:,}"]
+    lines = [
+        markdown_table(["users", "eager, ms", "users a second", "CUDA graph, ms", "users a second"], rows, left=0),
+        "",
+    ]
+    for name in ("options", "recommend", "training", "compiled"):
+        parts = {key: value for key, value in gpu.get(name, {}).items() if isinstance(value, dict)}
+        if parts:
+            unit = "targets" if name in ("training", "compiled") else "users"
+            told = "; ".join(f"{key}: {value['a_second']:,} {unit} a second" for key, value in parts.items())
+            lines.append(f"- {name}: {told}")
+    if trie := gpu.get("trie"):
+        lines.append(
+            f"- trie of {trie['items']:,} items: {trie['ms']:.2f} ms a step for all beams of 1,024 users, "
+            f"{trie['bytes_an_item']:.0f} bytes an item, built on the CPU in {trie['build_seconds']:.0f} s"
+        )
+    if rqvae := gpu.get("rqvae"):
+        lines.append(
+            f"- RQ-VAE over {rqvae['vectors']:,} vectors of 768: {rqvae['steps']} steps, k-means start and "
+            f"standardisation included, in {rqvae['fit_seconds']:.1f} s"
+        )
+    return lines
 
 
 def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:

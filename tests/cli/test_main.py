@@ -121,6 +121,7 @@ def test_items_are_added_updated_reported_and_removed(tiger, folder, tmp_path):
     assert "lacks: 'i3'" in tiger("items", "remove", folder, "i4", "i3", code=2).err
     assert len(TigerRecommender.from_pretrained(folder).tokenizer) == 41
 
+
 def test_two_that_add_items_at_once_lose_none(folder, tmp_path):
     for part in range(2):
         rows = [{"item_id": f"half-{part}-{n}", "title": f"tent rope {n}"} for n in range(5)]

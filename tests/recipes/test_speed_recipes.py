@@ -89,8 +89,21 @@ def test_without_a_gpu_the_result_says_so(run, monkeypatch):
 
 
 def test_the_gpu_benchmark_runs_on_what_there_is(run):
-    result = run("gpu", "--device", "cpu", "--items", 1000, "--batch", 4, "--beams", 5, "--compiled", "false")
-    assert result["decoding"]["eager"]["users_per_second"] > 0 and result["trie"]["items"] == 1000
+    result = run(
+        "gpu", "--device", "cpu", "--small", "true", "--sections", "search", "graphs", "options", "trie", "rqvae"
+    )
+    assert result["search"]["8"]["a_second"] > 0 and result["trie"]["items"] == 2000
+    assert result["graphs"]["skipped"] == "CUDA graphs need a GPU"
+    assert set(result["options"]) >= {"plain", "history removed", "half allowed", "both"}
+    assert "could_not_run" not in result
+
+
+def test_a_section_of_the_gpu_benchmark_that_fails_costs_no_other(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.setattr(importlib.import_module("gpu").Bench, "options", lambda bench: 1 / 0)
+    result = run("gpu", "--device", "cpu", "--small", "true", "--sections", "options", "search")
+    assert result["could_not_run"] == ["options: ZeroDivisionError: division by zero"]
+    assert result["search"]["1"]["ms"] > 0
 
 
 def test_the_page_is_that_of_the_results(monkeypatch):

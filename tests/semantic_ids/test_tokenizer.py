@@ -99,7 +99,7 @@ def test_save_and_load_byte_for_byte(tmp_path):
     assert np.array_equal(loaded.semantic_ids, tokenizer.semantic_ids)
     # And in another process, whose hashes are salted otherwise.
     script = (
-        "import sys; from tiger.tokenizer import SemanticIdTokenizer as T; "
+        "import sys; from tiger.semantic_ids.tokenizer import SemanticIdTokenizer as T; "
         "T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "a", tmp_path / "c"], check=True, timeout=120)

@@ -59,6 +59,8 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     is replaced.
     """
     kept = _kept.setdefault(model, {})
+    if dtype in kept and model.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return kept[dtype][1]  # a graph can't ask; its owner captures anew after a change
     weights = kept.get("weights")
     if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
         weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list

@@ -179,8 +179,8 @@ def encode(
     if is_causal(model):
         items = torch.arange(length, device=tokens.device) // item_length
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
-    # On a CPU, what pads is left out of every product but that of attention. A GPU would have to be asked how much, and
-    # whether anything pads at all: the question costs more than the mask.
+    # On a CPU, what pads is left out of every product but that of attention. A GPU would have to be asked how much,
+    # and whether anything pads at all: the question costs more than the mask.
     layout, by_layout = None, tokens.device.type == "cpu" and not torch.compiler.is_compiling()
     if not by_layout or hidden.any():
         bias = bias.masked_fill(hidden[:, None, None, :], float("-inf"))

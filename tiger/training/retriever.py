@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -153,6 +154,9 @@ def _trained(
             f"{args.dataset} leaves nothing to train on: a user's last two events test and validate, and of "
             f"{len(split.users)} users none has two more before them. Give a longer log."
         )
+    if training.torch_compile:
+        # Batches have many shapes: one graph is to be made for all of them, not one for each.
+        os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
     model = untrained_model(args, tokenizer, data, split)
     train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
