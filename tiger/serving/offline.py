@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
@@ -117,8 +118,6 @@ def _num_parts(settings: dict) -> int:
 
 def _deal_out(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path, settings: dict) -> int:
     """Write the events to a folder a part, unless that is done; how many of them are of unknown items."""
-    import pandas as pd
-
     file = folder / SETTINGS
     if file.exists():
         done = json.loads(file.read_text())
