@@ -6,8 +6,9 @@ import glob
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
@@ -23,11 +24,76 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.recommender.checkpoint import write_state
 from tiger.recommender.manifest import MANIFEST, changed_files, check_files, read_manifest
+from tiger.recommender.model_card import CARD_FILES, model_card, write_card
+from tiger.recommender.state import RecommenderState
 from tiger.utils.errors import DataError
 
 # Nothing else is ever fetched: no pickle, no code.
 SUFFIXES = (".json", ".parquet", ".safetensors")
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """What is published and how.
+
+    Args:
+        include_items: publish the item table, titles and all. Item ids and codes are published in any case; an LSA
+            encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
+        results: rows of results files for the card, see :func:`tiger.recommender.model_card.read_results`.
+        license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
+        private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public one
+            is refused if this is true.
+        token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
+        revision: a branch, made where there is none; None: ``main``.
+        commit_message: the commit's.
+        create_pr: make it a pull request against ``main``.
+    """
+
+    include_items: bool = False
+    results: Sequence[dict] = ()
+    license: str | None = None
+    private: bool | None = None
+    token: str | bool | None = None
+    revision: str | None = None
+    commit_message: str = "Upload a tiger recommender"
+    create_pr: bool = False
+
+
+def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitInfo:
+    """Publish a recommender, see :meth:`tiger.TigerRecommender.push_to_hub`."""
+    if isinstance(state.ranker, TwoStageRanker) and not options.include_items:
+        raise DataError(
+            "the second stage reads the items' texts, which are not published unasked: give include_items=True "
+            "(--with_items), or push the recommender without its ranker."
+        )
+    if isinstance(state.encoder, SentenceEncoder) and Path(state.encoder.name).is_dir():
+        warnings.warn(
+            f"the encoder is a folder of this machine, {state.encoder.name}, which is not published: who downloads "
+            "this recommender can't add items. Push the encoder to the Hub and name it from there.",
+            stacklevel=3,
+        )
+    model_card(
+        state, repo_id, options.results, options.license
+    )  # an error in the results comes before anything is made
+    published = state if options.include_items else replace(state, items=None)
+    repo_id = create_repository(repo_id, options.private, options.token)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        write_state(published, folder)
+        write_card(published, folder, repo_id, options.results, options.license, options.revision)
+        return upload(
+            folder,
+            repo_id,
+            card_files=CARD_FILES,
+            token=options.token,
+            revision=options.revision,
+            commit_message=options.commit_message,
+            create_pr=options.create_pr,
+        )
 
 
 def is_repo_id(name: str | os.PathLike) -> bool:
