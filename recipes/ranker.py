@@ -34,7 +34,7 @@ from tiger.rankers.click.dataset import (
 )
 from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
-from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.ranker import ClickRanker
 from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -142,14 +142,14 @@ def main() -> None:
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
-    ranker = CatalogueRanker(model.to("cpu"), features, tokenizer, dense)
+    ranker = ClickRanker(model.to("cpu"), features, tokenizer, dense)
     weighed = {}
     if recommender is not None:
         users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users, seed=1)  # others than chose the T5
         beams = recommender.recommend_rows(
             users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
         )
-        weighed = ranker.weigh_t5(users.histories, *beams, users.targets)
+        weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
         print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
     report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
     with replaced_folder(args.ranker_dir, REPORT) as folder:
@@ -157,7 +157,7 @@ def main() -> None:
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
     if recommender is not None:
-        recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
+        recommender.ranker = ClickRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
 

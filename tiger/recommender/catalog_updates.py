@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import T5ForConditionalGeneration
 
+from tiger._moved import renamed
 from tiger.data.readers import item_table
 from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
@@ -235,3 +236,6 @@ def _model_for(state: RecommenderState, tokenizer: SemanticIdTokenizer) -> T5For
     model = copy.deepcopy(state.model)
     grow_vocabulary(model, tokenizer)
     return model.eval()
+
+
+__getattr__ = renamed(__name__, {"GivenItems": "ItemBatch"})

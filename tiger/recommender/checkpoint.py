@@ -16,8 +16,7 @@ from safetensors.numpy import save as save_arrays
 from transformers import T5ForConditionalGeneration
 
 from tiger.embeddings.auto import load_encoder
-from tiger.rankers.click.ranker import CatalogueRanker
-from tiger.rankers.two_stage.ranker import SETTINGS, TwoStageRanker
+from tiger.rankers.auto import load_ranker, save_ranker
 from tiger.recommender.manifest import MANIFEST, own_files, read_manifest, write_manifest
 from tiger.recommender.state import RecommenderState
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -43,7 +42,7 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
         if state.unseen.any():
             write_atomically(fresh / UNSEEN, save_arrays({"rows": np.flatnonzero(state.unseen)}))
         if state.ranker is not None:
-            state.ranker.save_pretrained(fresh / RANKER)
+            save_ranker(state.ranker, fresh / RANKER)
         write_manifest(fresh, state.tokenizer.fingerprint, state.max_history, state.training)
 
 
@@ -66,7 +65,7 @@ def read_state(folder: Path, device: str | torch.device = "cpu", rank: bool = Tr
         encoder = load_encoder(folder / ENCODER) if (folder / ENCODER).is_dir() else None
         items = pq.read_table(folder / ITEMS) if (folder / ITEMS).exists() else None
         with_ranker = rank and (folder / RANKER).is_dir()
-        ranker = _load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
+        ranker = load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
         unseen = _read_unseen(folder / UNSEEN, len(tokenizer))
         parts = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
         parts |= {name: manifest[name] for name in ("max_history", "training")}
@@ -93,11 +92,3 @@ def _read_unseen(file: Path, count: int) -> np.ndarray:
             raise ValueError(f"{file.name} names row {rows.max()} of {count} items")
         unseen[rows] = True
     return unseen
-
-
-def _load_ranker(
-    folder: Path, tokenizer: SemanticIdTokenizer, items: pa.Table | None, device: str | torch.device
-) -> CatalogueRanker | TwoStageRanker:
-    if (folder / SETTINGS).exists():
-        return TwoStageRanker.from_pretrained(folder, tokenizer, items)
-    return CatalogueRanker.from_pretrained(folder, tokenizer, device)

@@ -25,7 +25,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.checkpoint import write_state
 from tiger.recommender.manifest import MANIFEST, changed_files, check_files, read_manifest
 from tiger.recommender.model_card import CARD_FILES, model_card, write_card
@@ -65,9 +64,9 @@ class PushOptions:
 
 def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitInfo:
     """Publish a recommender, see :meth:`tiger.TigerRecommender.push_to_hub`."""
-    if isinstance(state.ranker, TwoStageRanker) and not options.include_items:
+    if state.ranker is not None and state.ranker.reads_items and not options.include_items:
         raise DataError(
-            "the second stage reads the items' texts, which are not published unasked: give include_items=True "
+            "the ranker reads the items' texts, which are not published unasked: give include_items=True "
             "(--with_items), or push the recommender without its ranker."
         )
     if isinstance(state.encoder, SentenceEncoder) and Path(state.encoder.name).is_dir():

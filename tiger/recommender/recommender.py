@@ -20,8 +20,7 @@ from transformers import T5ForConditionalGeneration
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.rankers.click.ranker import CatalogueRanker
-from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.rankers.base import Ranker
 from tiger.recommender import hub
 from tiger.recommender.catalog_updates import (
     ItemBatch,
@@ -90,7 +89,7 @@ class TigerRecommender:
     tokenizer = _Part[SemanticIdTokenizer]()
     encoder = _Part["SentenceEncoder | LSAEncoder | None"]()
     items = _Part["pa.Table | None"]()
-    ranker = _Part["CatalogueRanker | TwoStageRanker | None"]()
+    ranker = _Part["Ranker | None"]()
     unseen = _Part[np.ndarray]()
     max_history = _Part[int]()
     training = _Part["dict[str, Any]"]()
@@ -103,7 +102,7 @@ class TigerRecommender:
         items: pa.Table | None = None,
         max_history: int = 20,
         training: dict | None = None,
-        ranker: CatalogueRanker | TwoStageRanker | None = None,
+        ranker: Ranker | None = None,
     ):
         self.state = RecommenderState(
             model, tokenizer, encoder, items, ranker, max_history=max_history, training=training or {}

@@ -11,8 +11,7 @@ from transformers import T5ForConditionalGeneration
 
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.rankers.click.ranker import CatalogueRanker
-from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.rankers.base import Ranker
 from tiger.retriever.config import check_pair
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -38,7 +37,7 @@ class RecommenderState:
     tokenizer: SemanticIdTokenizer
     encoder: SentenceEncoder | LSAEncoder | None = None
     items: pa.Table | None = None
-    ranker: CatalogueRanker | TwoStageRanker | None = None
+    ranker: Ranker | None = None
     unseen: np.ndarray = None  # type: ignore[assignment]  # filled in below, by the number of items
     trie: SemanticIdTrie | None = None
     max_history: int = 20

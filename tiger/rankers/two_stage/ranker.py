@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -34,7 +35,7 @@ class NothingToLearn(DataError):
     """No list of candidates holds what came next."""
 
 
-class TwoStageRanker:
+class TwoStageRanker(Ranker):
     """Joins the T5's beams with what the log and the texts propose, and orders them all.
 
     Made by :meth:`fit`.
@@ -47,7 +48,9 @@ class TwoStageRanker:
         record: what is known of the fit.
     """
 
-    learned_from = "valid"  # the part whose targets it knows
+    kind = "two-stage"
+    reads_items = True
+    proposes_items = True
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class TwoStageRanker:
         unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
             raise DataError(f"the trees read columns that the candidates lack: {', '.join(unknown)}.")
-        self.candidates, self.trees, self.columns, self.fingerprint = candidates, trees, columns, fingerprint
+        self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
         self.record = record or {}
 
     @classmethod
@@ -150,6 +153,15 @@ class TwoStageRanker:
         return len(self.candidates)
 
     @property
+    def learned_from(self) -> str:
+        """``valid``: the trees are fitted to validation's targets."""
+        return "valid"
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._fingerprint
+
+    @property
     def reads_t5(self) -> bool:
         """Whether the T5's beams and scores count."""
         return any(name.startswith("t5") for name in self.columns)
@@ -161,20 +173,10 @@ class TwoStageRanker:
         scores: np.ndarray,
         k: int,
         exclude_history: bool = True,
-        among: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` best of all candidates.
-
-        Args:
-            histories: n sequences of item rows.
-            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
-            exclude_history: leave out items of the history.
-            among: int [m], the only rows that may be answered; None: all.
-
-        Returns:
-            rows int64 [n, k], the T5's log-probabilities float32 [n, k] (``-inf``: not among its beams), and the
-            trees' scores float32 [n, k]; -1 and ``-inf`` where there are no more candidates.
-        """
+        """The ``k`` best of the beams and of what the log and the texts propose; see
+        :meth:`tiger.rankers.base.Ranker.order`."""
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
         if not self.reads_t5:
@@ -184,8 +186,8 @@ class TwoStageRanker:
             proposals = self.candidates.propose(
                 histories.select(users), beams[users], scores[users], exclude_history=exclude_history
             )
-            if among is not None:
-                proposals.rows[~np.isin(proposals.rows, among)] = -1
+            if allowed is not None:
+                proposals.rows[~np.isin(proposals.rows, allowed)] = -1
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
@@ -194,20 +196,13 @@ class TwoStageRanker:
 
         The T5 is not asked: its columns are unknown.
         """
-        offsets = np.cumsum([0, *map(len, histories)])
-        items = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
-        sequences = Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
-        return self._predict(self.candidates.describe(sequences, candidates))
+        return self._predict(self.candidates.describe(Sequences.from_rows(histories), candidates))
 
     def best(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`order`, of proposals that were made before."""
-        scores = self._predict(proposals)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
-        found = (np.take_along_axis(values, order, axis=1) for values in (proposals.rows, log_probs, scores))
-        rows, log_probs, scores = (_widened(values, k, fill) for values, fill in zip(found, (-1, -np.inf, -np.inf)))
-        rows = np.where(np.isneginf(scores), -1, rows)
-        return rows.astype(np.int64), np.where(np.isnan(log_probs), -np.inf, log_probs), scores
+        rows, log_probs, scores = best_first(self._predict(proposals), proposals.rows, log_probs, k)
+        return rows, np.where(np.isnan(log_probs), -np.inf, log_probs), scores
 
     def _predict(self, proposals: Proposals) -> np.ndarray:
         reading = [self.candidates.names.index(name) for name in self.columns]
@@ -253,6 +248,10 @@ class TwoStageRanker:
         codes = None if known.codes is None else known.codes[rows]
         self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
 
+    def digest(self) -> bytes:
+        """All trees."""
+        return "".join(trees.model_to_string() for trees in self.trees).encode()
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
         folder = Path(folder)
@@ -269,9 +268,14 @@ class TwoStageRanker:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, items: pa.Table
+        cls,
+        folder: str | os.PathLike,
+        tokenizer: SemanticIdTokenizer,
+        items: pa.Table | None = None,
+        device: str | torch.device = "cpu",
     ) -> TwoStageRanker:
-        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs.
+        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs. The trees compute
+        on the CPU, whatever ``device`` is.
 
         Raises:
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
@@ -315,8 +319,3 @@ def _lists(
         group=real.sum(axis=1),
         feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in columns],
     )
-
-
-def _widened(values: np.ndarray, width: int, fill: float) -> np.ndarray:
-    """[n, w] to [n, width], filled up on the right."""
-    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
