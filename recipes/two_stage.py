@@ -59,10 +59,10 @@ def main() -> None:
     if args.embeddings:
         vectors = load_embeddings(args.embeddings, data.num_items)
         quantizer = tiger.tokenizer.quantizer
-        if quantizer is not None and vectors.shape[1] != quantizer.config.input_dim:
+        if quantizer is not None and vectors.shape[1] != quantizer.input_dim:
             raise DataError(
                 f"{args.embeddings} has {vectors.shape[1]} dimensions, the recommender's encoder "
-                f"{quantizer.config.input_dim}: give its vectors, or items to come could not be compared with these."
+                f"{quantizer.input_dim}: give its vectors, or items to come could not be compared with these."
             )
     else:
         texts = item_texts(data.items, tiger.training.get("template"), required=False)

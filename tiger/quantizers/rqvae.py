@@ -6,18 +6,19 @@ mirrored MLP reads the embedding back from the codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from tiger.embeddings.base import check_embeddings
-from tiger.quantizers.base import check_codes, check_dimensions, check_enough_items
+from tiger.quantizers.base import ResidualQuantizer, check_enough_items
 from tiger.quantizers.kmeans import (
     CHUNK,
     MAX_POINTS,
@@ -26,8 +27,9 @@ from tiger.quantizers.kmeans import (
     residual_codebooks,
     sample_rows,
     squared_distances,
-    sum_of_codes,
 )
+
+_SIZES = {"hidden_sizes", "latent_dim", "commitment_weight", "sinkhorn_epsilon", "sinkhorn_iterations"}
 
 
 class RQVAEConfig(PreTrainedConfig):
@@ -56,6 +58,34 @@ class RQVAEConfig(PreTrainedConfig):
     sinkhorn_iterations: int = 10
 
 
+@dataclass(frozen=True)
+class RQVAETraining:
+    """How an :class:`RQVAE` is trained.
+
+    Args:
+        steps: optimizer steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
+        batch_size: items per step; None: 512, or twice the codebook size where that is more.
+        learning_rate: AdamW's peak; falls to 2% of it by a half cosine.
+        seed: equal embeddings and seed give equal codes on one machine.
+        device: where to train.
+        progress: show a bar.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 3e-3
+    seed: int = 0
+    device: str | torch.device = "cpu"
+    progress: bool = True
+
+    def resolved(self, num_items: int, codebook_size: int) -> RQVAETraining:
+        """The same with numbers in place of None."""
+        # With fewer items than codes in a batch, used and dead codes look alike.
+        batch_size = self.batch_size or max(512, 2 * codebook_size)
+        steps = self.steps or min(max(60 * num_items // batch_size, 700), 20_000)
+        return replace(self, batch_size=batch_size, steps=steps)
+
+
 @dataclass
 class RQVAEOutput(ModelOutput):
     """What a batch of embeddings gave.
@@ -75,7 +105,7 @@ class RQVAEOutput(ModelOutput):
     latents: torch.Tensor | None = None
 
 
-class RQVAE(PreTrainedModel):
+class RQVAE(ResidualQuantizer):
     """Residual-quantised variational autoencoder over item embeddings.
 
     Example::
@@ -85,9 +115,8 @@ class RQVAE(PreTrainedModel):
         quantizer.save_pretrained("codes")
     """
 
+    kind = "rqvae"
     config_class = RQVAEConfig
-    base_model_prefix = "quantizer"
-    main_input_name = "embeddings"
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__(config)
@@ -119,7 +148,7 @@ class RQVAE(PreTrainedModel):
         arXiv 1711.00937).
         Until the codebooks are initialised, the autoencoder alone is trained.
         """
-        inputs = self._standardise(embeddings)
+        inputs = self._standardize(embeddings)
         latents = self.encoder(inputs)
         codes, quantisation_loss, quantised = None, latents.new_zeros(()), latents
         if self.initialised:
@@ -153,7 +182,7 @@ class RQVAE(PreTrainedModel):
             codes.append(code)
         return torch.stack(codes, dim=1), loss, latents + (quantised - latents).detach()
 
-    def _standardise(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def _standardize(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.mean) / self.scale
 
     @classmethod
@@ -163,16 +192,8 @@ class RQVAE(PreTrainedModel):
         num_codebooks: int = 3,
         codebook_size: int = 256,
         *,
-        hidden_sizes: tuple[int, ...] = (512, 256, 128),
-        latent_dim: int = 32,
-        commitment_weight: float = 0.25,
-        sinkhorn_epsilon: float = 0.02,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float = 3e-3,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-        progress: bool = True,
+        training: RQVAETraining | None = None,
+        **options: Any,
     ) -> RQVAE:
         """Train on a matrix of embeddings.
 
@@ -182,39 +203,32 @@ class RQVAE(PreTrainedModel):
         Args:
             embeddings: float [items, input_dim].
             num_codebooks: levels.
-            codebook_size: codes a level.
-            hidden_sizes, latent_dim, commitment_weight, sinkhorn_epsilon: see :class:`RQVAEConfig`.
-            steps: optimiser steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
-            batch_size: items a step; None: 512, or twice the codebook size where that is more.
-            learning_rate: AdamW's peak; falls to nothing by a half cosine.
-            seed: equal embeddings and seed give equal codes on one machine.
-            device: where to train.
-            progress: show a bar.
+            codebook_size: codes per level.
+            training: how it is trained; default: :class:`RQVAETraining` as it comes.
+            options: fields of :class:`RQVAEConfig` (``hidden_sizes``, ``latent_dim``, ...), and fields of
+                :class:`RQVAETraining` (``steps``, ``seed``, ``device``, ...) over those of ``training``.
 
         Raises:
             DataError: fewer distinct items than codes, or NaN in the embeddings.
+            TypeError: an unknown option.
         """
         embeddings = check_embeddings(embeddings)
         check_enough_items(embeddings, codebook_size)
+        own = {field.name: options.pop(field.name) for field in fields(RQVAETraining) if field.name in options}
+        training = replace(training or RQVAETraining(), **own).resolved(len(embeddings), codebook_size)
+        if unknown := options.keys() - _SIZES:
+            raise TypeError(f"RQVAE.fit has no option {', '.join(sorted(unknown))}")
+        if "hidden_sizes" in options:
+            options["hidden_sizes"] = list(options["hidden_sizes"])
         config = RQVAEConfig(
-            input_dim=embeddings.shape[1],
-            hidden_sizes=list(hidden_sizes),
-            latent_dim=latent_dim,
-            num_codebooks=num_codebooks,
-            codebook_size=codebook_size,
-            commitment_weight=commitment_weight,
-            sinkhorn_epsilon=sinkhorn_epsilon,
+            input_dim=embeddings.shape[1], num_codebooks=num_codebooks, codebook_size=codebook_size, **options
         )
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
-            torch.manual_seed(seed)
+            torch.manual_seed(training.seed)
             model = cls(config)
         model.fit_standardisation(embeddings)
-        model.to(device).train()
-        if batch_size is None:
-            batch_size = max(512, 2 * codebook_size)  # with fewer items than codes, used and dead codes look alike
-        if steps is None:
-            steps = min(max(60 * len(embeddings) // batch_size, 700), 20_000)
-        model._train_steps(embeddings, steps, batch_size, learning_rate, seed, progress)
+        model.to(training.device).train()
+        model._train_steps(embeddings, training)
         return model.eval()
 
     def fit_standardisation(self, embeddings: np.ndarray) -> None:
@@ -260,18 +274,20 @@ class RQVAE(PreTrainedModel):
             residual = residual - nearest_codes(residual, codebook[None])[1]
         return restarted
 
-    def _train_steps(
-        self, embeddings: np.ndarray, steps: int, batch_size: int, learning_rate: float, seed: int, progress: bool
-    ) -> None:
+    def _train_steps(self, embeddings: np.ndarray, training: RQVAETraining) -> None:
+        steps, seed = training.steps, training.seed
+        assert steps is not None and training.batch_size is not None  # resolved
         warmup, restart_every = max(steps // 12, 1), 50
-        optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
         )
         generator = torch.Generator().manual_seed(seed)
         usage = torch.ones(self.codebooks.shape[:2], device=self.device)
-        batches = _batches(len(embeddings), batch_size, generator)
-        with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not progress) as bar:
+        batches = _batches(len(embeddings), training.batch_size, generator)
+        with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not training.progress) as bar:
             for step in bar:
                 if step == warmup:
                     self.initialise_codebooks(sample_rows(embeddings, MAX_POINTS, seed), seed)
@@ -293,32 +309,13 @@ class RQVAE(PreTrainedModel):
 
     @torch.no_grad()
     def _latents(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.encoder(self._standardise(chunk.to(self.device))) for chunk in embeddings.split(CHUNK)])
+        return torch.cat([self.project(chunk.to(self.device)) for chunk in embeddings.split(CHUNK)])
 
-    @torch.no_grad()
-    def encode(self, embeddings: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """Codes of embeddings [n, input_dim]: int32 [n, L]. A row's codes depend on that row alone.
+    def project(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self._standardize(embeddings))
 
-        Raises:
-            DataError: another number of dimensions than was fitted, or NaN.
-        """
-        embeddings = check_embeddings(embeddings)
-        check_dimensions(embeddings, self.config.input_dim)
-        codes = [
-            nearest_codes(self._latents(torch.tensor(embeddings[start : start + batch_size])), self.codebooks)[0].cpu()
-            for start in range(0, len(embeddings), batch_size)
-        ]
-        return torch.cat(codes).numpy().astype(np.int32)
-
-    @torch.no_grad()
-    def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim], in the space of the input."""
-        codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        vectors = [
-            self.decoder(sum_of_codes(chunk.to(self.device), self.codebooks)) * self.scale + self.mean
-            for chunk in codes.split(batch_size)
-        ]
-        return torch.cat([chunk.cpu() for chunk in vectors]).numpy()
+    def reconstruct(self, points: torch.Tensor) -> torch.Tensor:
+        return self.decoder(points) * self.scale + self.mean
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:

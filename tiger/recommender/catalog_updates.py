@@ -14,9 +14,8 @@ from transformers import T5ForConditionalGeneration
 
 from tiger._moved import renamed
 from tiger.data.readers import item_table
+from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
@@ -80,9 +79,7 @@ class ItemBatch:
                     raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
         return pa.table(columns, items.schema)
 
-    def vectors(
-        self, rows: pa.Table | None, encoder: SentenceEncoder | LSAEncoder | None, template: str | None
-    ) -> np.ndarray:
+    def vectors(self, rows: pa.Table | None, encoder: ItemEncoder | None, template: str | None) -> np.ndarray:
         """Embeddings, float32 [m, d]: those given, or of the texts given, or of the texts of ``rows``.
 
         Args:
@@ -99,7 +96,7 @@ class ItemBatch:
         check_texts(self.item_ids, texts)
         if encoder is None:
             raise DataError("this recommender was saved without a text encoder, so it can't embed new items.")
-        vectors = encoder.encode(list(texts))
+        vectors = encode_items(encoder, texts)
         empty = [item for item, vector in zip(self.item_ids, vectors) if not vector.any()]
         if empty:
             warnings.warn(
@@ -224,7 +221,7 @@ def _previous_vectors(state: RecommenderState, rows: np.ndarray) -> np.ndarray |
         return None
     texts = item_texts(state.items.take(rows), state.template, required=False)
     has_text = np.array([bool(text) for text in texts])
-    vectors = state.encoder.encode([text or "-" for text in texts])
+    vectors = encode_items(state.encoder, [text or "-" for text in texts])
     vectors[~has_text] = np.nan
     return vectors
 

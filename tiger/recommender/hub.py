@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.embeddings.base import is_local_folder
 from tiger.recommender.checkpoint import write_state
 from tiger.recommender.manifest import MANIFEST, changed_files, check_files, read_manifest
 from tiger.recommender.model_card import CARD_FILES, model_card, write_card
@@ -69,7 +69,7 @@ def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitI
             "the ranker reads the items' texts, which are not published unasked: give include_items=True "
             "(--with_items), or push the recommender without its ranker."
         )
-    if isinstance(state.encoder, SentenceEncoder) and Path(state.encoder.name).is_dir():
+    if state.encoder is not None and is_local_folder(state.encoder):
         warnings.warn(
             f"the encoder is a folder of this machine, {state.encoder.name}, which is not published: who downloads "
             "this recommender can't add items. Push the encoder to the Hub and name it from there.",

@@ -14,7 +14,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from tiger import __version__
-from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.state import RecommenderState
 from tiger.utils.errors import DataError
@@ -284,11 +284,12 @@ def _limits(state: RecommenderState) -> str:
     ]
     if state.encoder is None:
         lines.append("It was saved without a text encoder, so it can't take in new items from their texts.")
-    elif isinstance(state.encoder, LSAEncoder):
+    elif state.encoder.self_contained:
         lines.append(
-            "New items are embedded by the LSA encoder in here, which knows the words of the texts it was fitted on."
+            f"New items are embedded by the encoder in here, `{state.encoder.name}`. It was fitted on the catalog's "
+            "texts: what these never mention, it can't know."
         )
-    elif Path(state.encoder.name).is_dir():
+    elif is_local_folder(state.encoder):
         lines.append(
             "The text encoder was a folder on the machine that saved this and is not part of it: new items can only "
             "be added where that folder is."
@@ -309,7 +310,7 @@ def _contents(state: RecommenderState) -> str:
     if state.tokenizer.quantizer is not None:
         rows.append(["`quantizer/`", "turns vectors of new items into codes"])
     if state.encoder is not None:
-        whole = isinstance(state.encoder, LSAEncoder)
+        whole = state.encoder.self_contained
         rows.append(["`encoder/`", "the text encoder" if whole else "the name of the text encoder"])
     if state.items is not None:
         rows.append(["`items.parquet`", "the item table"])

@@ -18,8 +18,7 @@ from huggingface_hub import CommitInfo
 from transformers import T5ForConditionalGeneration
 
 from tiger.data.sequences import Sequences, pad_rows
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.recommender import hub
 from tiger.recommender.catalog_updates import (
@@ -87,7 +86,7 @@ class TigerRecommender:
 
     model = _Part[T5ForConditionalGeneration]()
     tokenizer = _Part[SemanticIdTokenizer]()
-    encoder = _Part["SentenceEncoder | LSAEncoder | None"]()
+    encoder = _Part["ItemEncoder | None"]()
     items = _Part["pa.Table | None"]()
     ranker = _Part["Ranker | None"]()
     unseen = _Part[np.ndarray]()
@@ -98,7 +97,7 @@ class TigerRecommender:
         self,
         model: T5ForConditionalGeneration,
         tokenizer: SemanticIdTokenizer,
-        encoder: SentenceEncoder | LSAEncoder | None = None,
+        encoder: ItemEncoder | None = None,
         items: pa.Table | None = None,
         max_history: int = 20,
         training: dict | None = None,

@@ -9,8 +9,7 @@ import pyarrow as pa
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.retriever.config import check_pair
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -35,7 +34,7 @@ class RecommenderState:
 
     model: T5ForConditionalGeneration
     tokenizer: SemanticIdTokenizer
-    encoder: SentenceEncoder | LSAEncoder | None = None
+    encoder: ItemEncoder | None = None
     items: pa.Table | None = None
     ranker: Ranker | None = None
     unseen: np.ndarray = None  # type: ignore[assignment]  # filled in below, by the number of items

@@ -8,9 +8,8 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from tiger.embeddings.base import check_embeddings
+from tiger.quantizers.base import Quantizer
 from tiger.quantizers.report import quantisation_report
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -19,7 +18,7 @@ MAX_MORE_COLLISIONS = 0.25
 _FIGURES = ("num_items", "relative_error", "codes_used", "perplexity")
 
 
-def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.ndarray) -> dict:
+def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict:
     """How well a quantizer that was fitted to old items describes new ones.
 
     An item is *badly fitted* if its squared error is above that of 95% of the old items; it *collides* if another one,
@@ -52,7 +51,7 @@ def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.nda
         codes.append(quantizer.encode(part))
         reconstruction = quantizer.decode(codes[-1])
         errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
-        figure = quantisation_report(codes[-1], part, reconstruction, quantizer.config.codebook_size)
+        figure = quantisation_report(codes[-1], part, reconstruction, quantizer.codebook_size)
         figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
     together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
     shared = np.bincount(together)[together] > 1

@@ -12,16 +12,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from tiger.quantizers.auto import load_quantizer
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
+from tiger._moved import renamed_arguments
+from tiger.quantizers.auto import fit_quantizer, load_quantizer, quantizer_class, save_quantizer
+from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
 from tiger.utils.errors import DataError
@@ -30,6 +32,27 @@ from tiger.utils.files import write_atomically
 FILE_NAME = "semantic_ids.safetensors"
 QUANTIZER_FOLDER = "quantizer"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cooccurrence:
+    """What a training log says of the items, for codes that are to know it.
+
+    Args:
+        vectors: float [n, e], see :func:`tiger.embeddings.item_vectors.cooccurrence_vectors`.
+        learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events they are made
+            from: codes may be used with no other.
+        weight: standard deviation of all of it, where that of the embeddings is 1.
+    """
+
+    vectors: np.ndarray
+    learned_split: dict
+    weight: float = 1.0
+
+    def joined_to(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings [n, d] and weighted vectors side by side, [n, d + e]."""
+        lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, self.vectors)]
+        return np.concatenate([embeddings, self.weight * lengths[0] / max(lengths[1], 1e-12) * self.vectors], axis=1)
 
 
 class SemanticIdTokenizer:
@@ -59,7 +82,7 @@ class SemanticIdTokenizer:
         item_ids: Iterable[str],
         codebook_size: int,
         collision_size: int | None = None,
-        quantizer: RQVAE | ResidualKMeans | None = None,
+        quantizer: Quantizer | None = None,
         tokens: str = "codes",
         learned_split: dict | None = None,
     ):
@@ -103,52 +126,57 @@ class SemanticIdTokenizer:
         self._tokens = np.concatenate([table, np.full((1, self.depth), PAD_TOKEN, dtype=np.int32)])
 
     @classmethod
+    @renamed_arguments(log="cooccurrence", log_weight="cooccurrence_weight")
     def fit(
         cls,
         embeddings: np.ndarray,
         item_ids: Iterable[str],
         num_codebooks: int = 3,
         codebook_size: int = 256,
-        quantizer: str = "rqvae",
-        log: np.ndarray | None = None,
-        log_weight: float = 1.0,
-        learned_split: dict | None = None,
-        **fit_options,
+        quantizer: str | type[Quantizer] | Quantizer = "rqvae",
+        cooccurrence: Cooccurrence | np.ndarray | None = None,
+        **options: Any,
     ) -> SemanticIdTokenizer:
-        """Fit a quantizer to item embeddings and number the items with it.
+        """Fit a quantizer to item embeddings and give each item its semantic ID.
 
-        With ``log`` the codes say who is bought with whom, too. An item to come has no log: the quantizer that is kept
-        is the embeddings' part of the codebooks.
+        With ``cooccurrence`` the codes also say which items are bought together. Items without interactions have
+        no such vector, so the quantizer that is kept reads the embeddings' part of the codebooks alone.
 
         Args:
-            embeddings: float [n, d], a row an item.
+            embeddings: float [n, d], a row per item.
             item_ids: the items' own ids.
             num_codebooks: levels of codes.
-            codebook_size: codes a level.
-            quantizer: ``rqvae`` or ``residual-kmeans``.
-            log: float [n, e], what the training log says of the items, see
-                :func:`tiger.embeddings.item_vectors.log_vectors`.
-            log_weight: standard deviation of all of it, where that of the embeddings is 1.
-            learned_split: whose training events ``log`` is made from, see above; wanted with it.
-            fit_options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+            codebook_size: codes per level.
+            quantizer: a name (``rqvae``, ``residual-kmeans`` or one that you registered), a class with the methods of
+                :class:`tiger.quantizers.base.Quantizer`, or one that is fitted already.
+            cooccurrence: what the training log says of the items; also the bare vectors, with
+                ``cooccurrence_weight`` and ``learned_split`` as options.
+            options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+
+        Raises:
+            DataError: the quantizer is unknown, or can't do without co-occurrence for new items.
         """
-        kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
-        if quantizer not in kinds:
-            raise DataError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}.")
-        if log is None:
-            known = embeddings
-        elif quantizer != "residual-kmeans":
-            raise DataError("codes of the log want residual-kmeans: an RQ-VAE can't number new items by text alone.")
-        elif learned_split is None:
-            raise ValueError("a log wants learned_split: codes may be used with no other split than it comes from")
-        else:
-            lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
-            known = np.concatenate([embeddings, log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
-        fitted = kinds[quantizer].fit(known, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options)
-        codes = fitted.encode(known)
-        if log is not None:
-            fitted = fitted.of_first(embeddings.shape[1])
-        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=learned_split)
+        kind = quantizer_class(quantizer)
+        own = {name: options.pop(name) for name in ("cooccurrence_weight", "learned_split") if name in options}
+        if cooccurrence is None:
+            fitted = fit_quantizer(quantizer, embeddings, num_codebooks, codebook_size, **options)
+            codes = fitted.encode(embeddings)
+            return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=own.get("learned_split"))
+        if not hasattr(kind, "truncate"):
+            raise DataError(
+                "co-occurrences want residual-kmeans, or another quantizer with truncate(): "
+                f"{kind.__name__} can't give codes to new items by their embeddings alone."
+            )
+        if not isinstance(cooccurrence, Cooccurrence):
+            if own.get("learned_split") is None:
+                raise ValueError(
+                    "cooccurrence wants learned_split: codes may be used with no other split than it comes from"
+                )
+            cooccurrence = Cooccurrence(cooccurrence, own["learned_split"], own.get("cooccurrence_weight", 1.0))
+        joined = cooccurrence.joined_to(embeddings)
+        fitted = fit_quantizer(quantizer, joined, num_codebooks, codebook_size, **options)
+        codes, fitted = fitted.encode(joined), fitted.truncate(embeddings.shape[1])
+        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=cooccurrence.learned_split)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -383,7 +411,7 @@ class SemanticIdTokenizer:
         # One key: a safetensors header with several writes them in an order that differs between processes.
         write_atomically(folder / FILE_NAME, save(arrays, metadata={"tokenizer": json.dumps(header)}))
         if self.quantizer is not None:
-            self.quantizer.save_pretrained(folder / QUANTIZER_FOLDER)
+            save_quantizer(self.quantizer, folder / QUANTIZER_FOLDER)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
