@@ -20,11 +20,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.random_projection import SparseRandomProjection
 from sklearn.utils.extmath import randomized_svd
 
-from tiger.data.cooccurrence import COUNT_FLOOR
+from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
-
-WINDOW = 3
 
 
 def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0) -> np.ndarray:
@@ -43,14 +41,8 @@ def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0)
     Returns:
         float32 [num_items, dim], of length at most 1; zero for items that the log lacks.
     """
-    users, items = train.users, train.items
-    counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
-    for gap in range(1, WINDOW + 1):
-        together = users[gap:] == users[:-gap]
-        weights = np.full(int(together.sum()), 1 / gap, dtype=np.float32)
-        pairs = items[:-gap][together], items[gap:][together]
-        counts = counts + sparse.csr_matrix((weights, pairs), shape=counts.shape)
-    totals = np.maximum(np.bincount(items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+    counts = follower_counts(train, num_items)
+    totals = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
     scale = sparse.diags_array(totals**-0.375)
     factors = min(dim, num_items - 1)
     left, strengths, _ = randomized_svd(scale @ (counts + counts.T) @ scale, factors, random_state=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,9 @@ import yaml
 from transformers import HfArgumentParser
 
 from tiger.utils.errors import DataError
+
+# Keys that changed: the old ones work for one release.
+ALIASES = {"committee": "num_seeds", "log_weight": "cooccurrence_weight", "yardsticks": "baselines"}
 
 
 def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
@@ -30,9 +34,12 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) ->
     arguments: list[str] = []
     while argv and not argv[0].startswith("-"):
         arguments += _from_yaml(Path(argv.pop(0)), known)
-    for word in argv:
+    for place, word in enumerate(argv):
         if word.startswith("--"):
-            _check_key(word[2:].split("=")[0].replace("-", "_"), known, "command line")
+            given, equals, value = word[2:].partition("=")
+            key = _current(given.replace("-", "_"), known)
+            _check_key(key, known, "command line")
+            argv[place] = f"--{key}{equals}{value}"
     return HfArgumentParser(list(kinds)).parse_args_into_dataclasses(args=arguments + argv)
 
 
@@ -47,7 +54,8 @@ def _from_yaml(file: Path, known: list[str]) -> list[str]:
         raise DataError(f"{file} must hold `key: value` lines.")
     arguments = []
     for key, value in settings.items():
-        _check_key(str(key), known, str(file))
+        key = _current(str(key), known)
+        _check_key(key, known, str(file))
         if value is None or value == []:
             continue
         if isinstance(value, dict):
@@ -55,6 +63,18 @@ def _from_yaml(file: Path, known: list[str]) -> list[str]:
         # As words, which argparse turns into the field's own type: YAML reads 1e-3 as text.
         arguments += [f"--{key}", *(str(entry) for entry in (value if isinstance(value, list) else [value]))]
     return arguments
+
+
+def _current(key: str, known: list[str]) -> str:
+    """A key, or the new name of one that changed."""
+    negation = "no_" if key.startswith("no_") else ""
+    new = ALIASES.get(key.removeprefix(negation))
+    if key in known or new not in known:
+        return key
+    warnings.warn(
+        f"{key} is now {negation}{new}. The old key goes with the next release.", DeprecationWarning, stacklevel=4
+    )
+    return f"{negation}{new}"
 
 
 def _check_key(key: str, known: list[str], place: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +24,15 @@ from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import log_vectors
-from tiger.evaluation.baselines import Content, recency
+from tiger.evaluation.baselines import Content, Hybrid, Transition, recency
 from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateColumns, Question
 from tiger.utils.files import write_atomically
 
+# Of the candidates, the first two thirds are the hybrid's best. The rest are the best by texts plus weighted damped
+# counts of followers and normalized counts of co-occurrence. These three numbers were set by hand and not tuned.
+HYBRID_SHARE = Fraction(2, 3)
+DAMPED_WEIGHT = 0.8
+TOGETHER_WEIGHT = 3
 _CHUNK = 512
 
 
@@ -81,15 +87,16 @@ class Candidates:
         self._content = Content().fit(log, item_texts(items, required=False))
         known = self._content, self.codes, self.vectors
         self._columns = CandidateColumns(items, pairs, events, _directions(self.company), *known)
-        order = self._content.popularity.order
+        popularity = self._content.popularity
         first, second = np.divmod(pairs.keys, size)
         soon, together = (
             sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
             for fact in ("soon", "together")
         )
+        self._hybrid = Hybrid(transition=Transition().from_counts(soon, popularity), content=self._content)
+        self._damped = Transition(log_counts=True).from_counts(soon, popularity)
         scale = sparse.diags(self._columns.totals**-0.5)
-        self._soon, self._soon_log = soon[:, order], soon.log1p()[:, order]
-        self._together = (scale @ together @ scale).tocsr()[:, order].astype(np.float32)
+        self._together = (scale @ together @ scale).tocsr()[:, popularity.order].astype(np.float32)
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
@@ -157,23 +164,20 @@ class Candidates:
 
     def _words(self, histories: Sequences) -> dict[str, np.ndarray]:
         """Scores [n, items] of the training-free stages, columns in the order of popularity."""
-        words = self._content._scores(histories)
-        return {
-            "words": words,
-            "hybrid": words + 0.5 * (recency(histories, 5, DECAY, len(self)) @ self._soon).toarray(),
-        }
+        words = self._content.scores(histories)
+        return {"words": words, "hybrid": self._hybrid.scores(histories, content=words)}
 
     def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
         hybrid, kin = words["hybrid"].copy(), words["words"].copy()
-        kin += 0.8 * (recency(histories, 5, DECAY, len(self)) @ self._soon_log).toarray()
-        kin += 3 * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
+        kin += DAMPED_WEIGHT * self._damped.scores(histories)
+        kin += TOGETHER_WEIGHT * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
         if exclude_history:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
-        first = count * 2 // 3
+        first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):
             best = torch.topk(torch.from_numpy(values), wanted, dim=1)
             # An item of the history may fill up a catalogue that is smaller than the list.
