@@ -42,7 +42,7 @@ class TwoStageArguments:
     learning_rate: float = 0.04
     num_leaves: int = 31
     seed: int = 0
-    committee: int = field(default=1, metadata={"help": "fits, seeds apart, whose scores are averaged"})
+    num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
             learning_rate=args.learning_rate,
             num_leaves=args.num_leaves,
             seed=args.seed,
-            committee=args.committee,
+            num_seeds=args.num_seeds,
         )
     except NothingToLearn as error:
         print(f"no second stage, {args.recommender} stays as it is: {error}")

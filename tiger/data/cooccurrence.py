@@ -10,9 +10,8 @@ from scipy import sparse
 
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 
-COUNT_FLOOR = (
-    5  # totals below it are not told apart: they would betray held-out events, see tiger.evaluation.baselines
-)
+# Totals below it are not told apart: they would betray held-out events, see tiger.evaluation.baselines.
+COUNT_FLOOR = 5
 NEAR = 3  # steps within which an item counts as a follower, with weight 1 / steps; not tuned
 
 

@@ -13,7 +13,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.metrics import hit_ranks, next_item_metrics_per_user
 
 # Called with n histories, and with ``k`` and ``exclude_history`` by keyword; returns int [n, k], best first, -1 where
-# there are no more items, and scores [n, k]. ``TigerRecommender.recommend_rows`` is one, a baseline's ``recommend`` too.
+# there are no more items, and scores [n, k]: ``TigerRecommender.recommend_rows`` or a baseline's ``recommend``.
 Recommend = Callable[..., tuple[np.ndarray, np.ndarray]]
 # Called with n histories and whether to leave out their items; yields names and answers, int [n, at least the largest
 # cut-off], of one stage after another.

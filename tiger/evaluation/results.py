@@ -149,11 +149,8 @@ def results_table(rows: Sequence[dict]) -> str:
     """Rows as text, the best NDCG@10 last within each setting."""
     lines = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
-        lines += [
-            "",
-            f"{rows[0]['dataset']}, {setting}",
-            "  " + "model".ljust(16) + "".join(f"{m:>11}" for m in METRICS),
-        ]
+        header = "  " + "model".ljust(16) + "".join(f"{metric:>11}" for metric in METRICS)
+        lines += ["", f"{rows[0]['dataset']}, {setting}", header]
         same = [row for row in rows if row["setting"] == setting]
         for row in sorted(same, key=lambda row: row["metrics"]["ndcg@10"]):
             values = "".join(f"{row['metrics'][metric]:>11.4f}" for metric in METRICS)

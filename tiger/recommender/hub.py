@@ -126,7 +126,7 @@ def download(
     """
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     at = f"{repo_id} at revision {revision}" if revision else repo_id
-    try:
+    with _download_errors(repo_id, at, revision, local_files_only):
         # The manifest first: of another library's repository, not a gigabyte is downloaded before it is refused.
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=MANIFEST, **options))
         if not (folder / MANIFEST).exists():
@@ -140,6 +140,25 @@ def download(
             allow_patterns=[MANIFEST, *(files or [f"*{suffix}" for suffix in SUFFIXES])],
             **options,
         )
+    try:
+        check_files(folder, manifest)
+    except DataError as error:
+        # The client compares sizes alone, and never fetches again what is in the cache.
+        for name in changed_files(folder, manifest):
+            (folder / name).resolve().unlink()
+            (folder / name).unlink(missing_ok=True)
+        raise DataError(
+            f"{error} What differs has left the cache of {at}: load it again, and if that does not help, the "
+            "repository itself is damaged."
+        ) from error
+    return folder
+
+
+@contextmanager
+def _download_errors(repo_id: str, at: str, revision: str | None, local_files_only: bool) -> Iterator[None]:
+    """Errors of the Hub's client as errors in words."""
+    try:
+        yield
     except GatedRepoError as error:
         raise DataError(
             f"{repo_id} is gated: ask for access on its page on the Hub, then `hf auth login` or give a token."
@@ -160,18 +179,6 @@ def download(
         raise DataError(
             f"the download of {at} broke off ({_first_line(error)}). Load it again: whole files are kept."
         ) from error
-    try:
-        check_files(folder, manifest)
-    except DataError as error:
-        # The client compares sizes alone, and never fetches again what is in the cache.
-        for name in changed_files(folder, manifest):
-            (folder / name).resolve().unlink()
-            (folder / name).unlink(missing_ok=True)
-        raise DataError(
-            f"{error} What differs has left the cache of {at}: load it again, and if that does not help, the "
-            "repository itself is damaged."
-        ) from error
-    return folder
 
 
 def create_repository(repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -18,6 +20,7 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
+from tiger._moved import renamed_arguments
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
@@ -31,8 +34,56 @@ FORMAT = 4
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
+# Not tuned, these two: enough users under a leaf, and trees without a gain, that the number of trees is no accident.
+MIN_IN_LEAF = 50
+PATIENCE = 60
+
+
 class NothingToLearn(DataError):
-    """No list of candidates holds what came next."""
+    """No list of candidates holds the next item."""
+
+
+@dataclass(frozen=True)
+class TwoStageOptions:
+    """How the trees of a :class:`TwoStageRanker` are fitted.
+
+    Args:
+        without: stages whose features are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
+        max_trees: more are not fitted.
+        learning_rate, num_leaves: LightGBM's.
+        held_out: share of the users on whom the number of trees is chosen; the trees are then fitted anew on all.
+        seed: of that choice and of the trees.
+        num_seeds: models averaged over seeds.
+    """
+
+    without: tuple[str, ...] = ()
+    max_trees: int = 600
+    learning_rate: float = 0.04
+    num_leaves: int = 31
+    held_out: float = 0.5
+    seed: int = 0
+    num_seeds: int = 1
+
+    def lightgbm(self, number: int = 0) -> dict[str, Any]:
+        """LightGBM's settings for one of the models."""
+        return {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "lambdarank_truncation_level": 20,
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.num_leaves,
+            "min_data_in_leaf": MIN_IN_LEAF,
+            "feature_fraction": 0.7,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "seed": self.seed + 1000 * number,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": torch.get_num_threads(),
+            "verbose": -1,
+        }
 
 
 class TwoStageRanker(Ranker):
@@ -67,85 +118,59 @@ class TwoStageRanker(Ranker):
         self.record = record or {}
 
     @classmethod
+    @renamed_arguments(committee="num_seeds")
     def fit(
         cls,
         candidates: Candidates,
         proposals: Proposals,
         targets: np.ndarray,
         fingerprint: str = "",
-        without: tuple[str, ...] = (),
-        max_trees: int = 600,
-        learning_rate: float = 0.04,
-        num_leaves: int = 31,
-        held_out: float = 0.5,
-        seed: int = 0,
-        committee: int = 1,
+        options: TwoStageOptions | None = None,
+        **fields: Any,
     ) -> TwoStageRanker:
-        """Learn the order from the items that came next.
+        """Learn the order from the next items of users.
 
         Args:
             candidates: fitted on a log that lacks the targets.
             proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
                 seen the targets either.
-            targets: int [n].
+            targets: int [n], the next items.
             fingerprint: of the semantic IDs.
-            without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
-            held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
-            seed: of that choice and of the trees.
-            committee: fits, seeds apart, whose scores are averaged.
+            options: how the trees are fitted.
+            fields: fields of :class:`TwoStageOptions`, over those of ``options``.
 
         Raises:
             NothingToLearn: of users to learn from, or of those held out, none has the target among the candidates.
         """
-        columns = [name for name in candidates.names if name.split(":")[0] not in without]
-        if "t5" in without:
+        options = replace(options or TwoStageOptions(), **fields)
+        columns = [name for name in candidates.names if name.split(":")[0] not in options.without]
+        if "t5" in options.without:
             proposals = candidates.without_beams(proposals)
-        order = np.random.default_rng(seed).permutation(len(targets))
-        apart = np.zeros(len(targets), dtype=bool)
-        apart[order[: int(held_out * len(targets))]] = True
+        order = np.random.default_rng(options.seed).permutation(len(targets))
+        held_out = np.zeros(len(targets), dtype=bool)
+        held_out[order[: int(options.held_out * len(targets))]] = True
         reading = [candidates.names.index(name) for name in columns]
-        parts = [_lists(proposals, targets, users, reading, columns) for users in (~apart, apart, apart | ~apart)]
-        settings = {
-            "objective": "lambdarank",
-            "metric": "ndcg",
-            "eval_at": [10],
-            "lambdarank_truncation_level": 20,
-            "learning_rate": learning_rate,
-            "num_leaves": num_leaves,
-            "min_data_in_leaf": 50,
-            "feature_fraction": 0.7,
-            "bagging_fraction": 0.8,
-            "bagging_freq": 1,
-            "lambda_l2": 1.0,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": torch.get_num_threads(),
-            "verbose": -1,
-        }
+        learned, chosen, all_users = (
+            _lists(proposals, targets, users, reading, columns)
+            for users in (~held_out, held_out, held_out | ~held_out)
+        )
         halves, whole = [], []
-        for member in range(committee):
-            own = settings | {"seed": seed + 1000 * member}
-            half = lightgbm.train(
-                own,
-                parts[0],
-                max_trees,
-                valid_sets=[parts[1]],
-                callbacks=[lightgbm.early_stopping(60, verbose=False)],
-            )
+        for number in range(options.num_seeds):
+            settings = options.lightgbm(number)
+            stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+            half = lightgbm.train(settings, learned, options.max_trees, valid_sets=[chosen], callbacks=[stop])
             halves.append(half)
-            whole.append(lightgbm.train(own, parts[2], half.best_iteration))
-        tried = cls(candidates, halves, columns, fingerprint)
-        answers = tried.best(proposals, 10)[0][apart]
+            whole.append(lightgbm.train(settings, all_users, half.best_iteration))
+        answers = cls(candidates, halves, columns, fingerprint).best(proposals, 10)[0][held_out]
         record = {
             f"held out {name}": round(float(value), 5)
-            for name, value in next_item_metrics(answers, targets[apart]).items()
+            for name, value in next_item_metrics(answers, targets[held_out]).items()
         }
         record |= {
-            "users held out": int(apart.sum()),
+            "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
             "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
-            "without": list(without),
+            "without": list(options.without),
         }
         return cls(candidates, whole, columns, fingerprint, record)
 
