@@ -12,7 +12,7 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of items, one a user, stored end to end.
+    """Sequences of items, one per user, stored end to end.
 
     Args:
         offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.

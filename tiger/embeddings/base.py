@@ -132,7 +132,7 @@ def load_embeddings(path: str | os.PathLike, num_items: int) -> np.ndarray:
     if embeddings.ndim == 2 and len(embeddings) != num_items:
         raise DataError(
             f"{path} has {len(embeddings)} rows but there are {num_items} items. "
-            "Write one row an item, in the order of items.parquet."
+            "Write one row per item, in the order of items.parquet."
         )
     return check_embeddings(embeddings, str(path))
 

@@ -20,7 +20,7 @@ from tiger.utils.errors import DataError
 class LSAEncoder:
     """Latent semantic analysis: TF-IDF of words and word pairs, cut to ``dim`` by a truncated SVD, unit length.
 
-    Needs no weights and no network: what a catalogue's own words say. Term counts are damped (1 + log); in catalogues
+    Needs no weights and no network: what a catalog's own words say. Term counts are damped (1 + log); in catalogs
     of a thousand texts and more, terms of one text or of more than half of them (labels like "Title") are dropped.
 
     Args:

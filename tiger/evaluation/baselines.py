@@ -6,7 +6,7 @@ retrained.
 
 Two things keep them honest on data sets such as the 5-core Amazon ones, where rows and counts betray the answer:
 
-* *Ties* are broken in a seeded random order of the catalogue, never by row number, because item tables are often
+* *Ties* are broken in a seeded random order of the catalog, never by row number, because item tables are often
   sorted by a product code that tells when an item was listed.
 * *Counts below 5* are not told apart: where every item was filtered to have five events or more, a lower training
   count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
@@ -61,7 +61,7 @@ class Popularity:
             exclude_history: leave out items that the history holds.
 
         Returns:
-            items int32 [n, k], best first, -1 where the catalogue holds too few, and scores float32 [n, k]: counts,
+            items int32 [n, k], best first, -1 where the catalog holds too few, and scores float32 [n, k]: counts,
             ``-inf`` beside -1.
         """
         return _recommend(
@@ -126,7 +126,7 @@ class Content:
         self.last, self.decay, self.seed = last, decay, seed
 
     def fit(self, train: Sequences, texts: list[str]) -> Content:
-        """Learn word weights from the whole catalogue's ``texts``, one an item; ``train`` serves the fallback alone.
+        """Learn word weights from the whole catalog's ``texts``, one per item; ``train`` serves the fallback alone.
 
         Raises:
             ValueError: no text holds a word.
@@ -178,7 +178,7 @@ class Hybrid:
             raise ValueError("transition and content must break ties by the same seed")
 
     def fit(self, train: Sequences, texts: list[str]) -> Hybrid:
-        """Fit both parts on the training log and the catalogue's ``texts``, one an item."""
+        """Fit both parts on the training log and the catalog's ``texts``, one per item."""
         self.transition.fit(train, len(texts))
         self.content.fit(train, texts)
         return self
@@ -207,7 +207,7 @@ def evaluate_baselines(
 
     Args:
         split: from ``RecommendationData.leave_one_out``.
-        texts: one an item, such as ``tiger.embeddings.item_texts`` gives.
+        texts: one per item, such as ``tiger.embeddings.item_texts`` gives.
         part: ``"test"`` or ``"valid"``; both are fitted on ``split.train``.
         ks: cut-offs.
         exclude_history: whether items of the history are left out.

@@ -1,7 +1,7 @@
 """Residual k-means: codes without a neural encoder.
 
-Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample
-and rows are quantised a chunk at a time, so that a million items need little more memory than their embeddings.
+Level by level, k-means on what the levels before left over (residual quantization). Codebooks are fitted to a sample
+and rows are quantized a chunk at a time, so that a million items need little more memory than their embeddings.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ResidualKMeansConfig(PreTrainedConfig):
 
     Args:
         input_dim: dimensions of an embedding.
-        num_codebooks: levels, codes an item.
-        codebook_size: codes a level.
+        num_codebooks: levels, codes per item.
+        codebook_size: codes per level.
     """
 
     model_type = "tiger-residual-kmeans"
@@ -75,7 +75,7 @@ class ResidualKMeans(ResidualQuantizer):
         Args:
             embeddings: float [items, input_dim].
             num_codebooks: levels.
-            codebook_size: codes a level.
+            codebook_size: codes per level.
             iterations: Lloyd's iterations a level.
             max_points: rows that the codebooks are fitted to, a random sample where there are more.
             seed: equal embeddings and seed give equal codes on one machine.

@@ -1,6 +1,6 @@
 """RQ-VAE: embeddings to short tuples of codes (TIGER, arXiv 2305.05065, section 3.1).
 
-An MLP squeezes an embedding into a small latent vector, residual quantisation writes that as one code a level, and a
+An MLP squeezes an embedding into a small latent vector, residual quantization writes that as one code a level, and a
 mirrored MLP reads the embedding back from the codes.
 """
 
@@ -38,9 +38,9 @@ class RQVAEConfig(PreTrainedConfig):
     Args:
         input_dim: dimensions of an embedding.
         hidden_sizes: widths of the encoder's ReLU layers; the decoder mirrors them.
-        latent_dim: dimensions of what is quantised.
-        num_codebooks: levels, codes an item.
-        codebook_size: codes a level.
+        latent_dim: dimensions of what is quantized.
+        num_codebooks: levels, codes per item.
+        codebook_size: codes per level.
         commitment_weight: weight of the pull of latents towards their codes.
         sinkhorn_epsilon: softness of the balanced assignment on the last level in training; 0 turns it off.
         sinkhorn_iterations: its normalisations.
@@ -92,7 +92,7 @@ class RQVAEOutput(ModelOutput):
 
     Args:
         loss: reconstruction + quantisation.
-        reconstruction_loss: squared error in standardised space, summed over dimensions, mean over the batch.
+        reconstruction_loss: squared error in standardized space, summed over dimensions, mean over the batch.
         quantisation_loss: codebook + weighted commitment terms, summed over levels.
         codes: int64 [n, L].
         latents: [n, latent_dim], before quantisation.
@@ -106,7 +106,7 @@ class RQVAEOutput(ModelOutput):
 
 
 class RQVAE(ResidualQuantizer):
-    """Residual-quantised variational autoencoder over item embeddings.
+    """Residual-quantized variational autoencoder over item embeddings.
 
     Example::
 
@@ -150,11 +150,11 @@ class RQVAE(ResidualQuantizer):
         """
         inputs = self._standardize(embeddings)
         latents = self.encoder(inputs)
-        codes, quantisation_loss, quantised = None, latents.new_zeros(()), latents
+        codes, quantisation_loss, quantized = None, latents.new_zeros(()), latents
         if self.initialised:
-            codes, quantisation_loss, quantised = self._quantise(latents)
+            codes, quantisation_loss, quantized = self._quantise(latents)
         # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
-        reconstruction_loss = (self.decoder(quantised) - inputs).square().sum(dim=1).mean()
+        reconstruction_loss = (self.decoder(quantized) - inputs).square().sum(dim=1).mean()
         return RQVAEOutput(
             loss=reconstruction_loss + quantisation_loss,
             reconstruction_loss=reconstruction_loss,
@@ -166,7 +166,7 @@ class RQVAE(ResidualQuantizer):
     def _quantise(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self.config
         residual, codes, loss = latents, [], latents.new_zeros(())
-        quantised = torch.zeros_like(latents)
+        quantized = torch.zeros_like(latents)
         for level, codebook in enumerate(self.codebooks):
             with torch.no_grad():
                 distances = squared_distances(residual, codebook)
@@ -178,9 +178,9 @@ class RQVAE(ResidualQuantizer):
             loss = loss + (residual.detach() - chosen).square().sum(dim=1).mean()
             loss = loss + config.commitment_weight * (residual - chosen.detach()).square().sum(dim=1).mean()
             residual = residual - chosen.detach()
-            quantised = quantised + chosen.detach()
+            quantized = quantized + chosen.detach()
             codes.append(code)
-        return torch.stack(codes, dim=1), loss, latents + (quantised - latents).detach()
+        return torch.stack(codes, dim=1), loss, latents + (quantized - latents).detach()
 
     def _standardize(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.mean) / self.scale

@@ -22,7 +22,7 @@ from tiger.utils.markdown import markdown_table
 
 CARD, PLOT = "README.md", "code_usage.png"
 CARD_FILES = (CARD, PLOT)
-YARDSTICKS = ("popularity", "transition", "content", "hybrid")
+BASELINES = ("popularity", "transition", "content", "hybrid")
 _NEEDED = ("dataset", "model", "setting", "metrics")
 # Told in words, or of no use to a reader: folders of the machine that trained.
 _UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
@@ -110,7 +110,7 @@ def model_card(
 
 def _own_results(state: RecommenderState, results: Sequence[dict]) -> list[dict]:
     training = _as_saved(state.training)
-    own = [row for row in results if row["model"] not in YARDSTICKS and row.get("training") == training]
+    own = [row for row in results if row["model"] not in BASELINES and row.get("training") == training]
     if results and not own:
         raise DataError(
             "the results are of other models: none of them was measured on this one (their `training` differs). Give "
@@ -128,7 +128,7 @@ def _eval_results(own: list[dict]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="recommendation",
-            task_name="Next item, full catalogue",
+            task_name="Next item, full catalog",
             dataset_type=row["dataset"],
             dataset_name=row["dataset"],
             dataset_config=row["setting"],
@@ -145,9 +145,9 @@ def _eval_results(own: list[dict]) -> list[EvalResult]:
 def _summary(state: RecommenderState) -> str:
     ranker = " A ranker puts what the T5 proposes in order." if state.ranker is not None else ""
     return (
-        f"A recommender for a catalogue of {len(state.tokenizer):,} items. An item's text became a short tuple "
+        f"A recommender for a catalog of {len(state.tokenizer):,} items. An item's text became a short tuple "
         "of codes, its *semantic ID*; a T5 reads a user's history as those codes and writes the next item's, and a "
-        "prefix trie keeps every answer an item of the catalogue (TIGER, "
+        "prefix trie keeps every answer an item of the catalog (TIGER, "
         f"[arXiv 2305.05065](https://arxiv.org/abs/2305.05065)).{ranker}"
     )
 
@@ -234,11 +234,11 @@ def _results(own: list[dict], results: Sequence[dict]) -> str:
         if best not in own:
             parts.append(
                 f"By {_metric_name(metrics[-1])}, `{best['model']}` does better here than this model"
-                f"{', without training' if best['model'] in YARDSTICKS else ''}."
+                f"{', without training' if best['model'] in BASELINES else ''}."
             )
     parts.append(
-        "This model in bold. `popularity`, `transition`, `content` and their `hybrid` are yardsticks that count and "
-        "compare, without training. A hit is the very item, ranked among the whole catalogue."
+        "This model in bold. `popularity`, `transition`, `content` and their `hybrid` are baselines that count and "
+        "compare, without training. A hit is the very item, ranked among the whole catalog."
     )
     parts += dict.fromkeys(f"Note: {row['note']}" for row in own if row.get("note"))
     for row in own:
@@ -278,7 +278,7 @@ def _limits(state: RecommenderState) -> str:
     lines = [
         "It knows the items and the habits of the log that it was trained on, with the log's biases; nothing is known "
         "of how it does elsewhere.",
-        "Items of a history that the catalogue lacks are left out of it.",
+        "Items of a history that the catalog lacks are left out of it.",
         "Scores order the items of one user; they are no probabilities of a purchase, nor comparable between users.",
         "The beams are a search: more of them find better items and cost more.",
     ]
@@ -297,7 +297,7 @@ def _limits(state: RecommenderState) -> str:
     else:
         lines.append(
             f"New items are embedded by `{state.encoder.name}`, which is downloaded when the first one is "
-            "added. Give them texts like those of the catalogue."
+            "added. Give them texts like those of the catalog."
         )
     return "\n".join(f"- {line}" for line in lines)
 

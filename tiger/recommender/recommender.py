@@ -151,7 +151,7 @@ class TigerRecommender:
                 ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
         Returns:
-            Item ids, a list a user (shorter than ``k`` only where the catalogue is), and scores, float32 [users, k],
+            Item ids, a list per user (shorter than ``k`` only where the catalog is), and scores, float32 [users, k],
             ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
@@ -230,7 +230,7 @@ class TigerRecommender:
             raise DataError("this recommender has no ranker: train one with recipes/ranker.py.")
         unknown = [item for given in candidates for item in given if self.tokenizer.rows([item], missing=-1)[0] < 0]
         if unknown:
-            raise DataError(f"candidates that the catalogue lacks: {', '.join(map(repr, unknown[:5]))}.")
+            raise DataError(f"candidates that the catalog lacks: {', '.join(map(repr, unknown[:5]))}.")
         wanted = pad_rows([self.tokenizer.rows(given) for given in candidates])
         logits = self.ranker.score(self._known(histories), wanted)
         ids, scores = [], []
@@ -257,16 +257,16 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.
+        """Make new items recommendable at once: embed, quantize with the frozen quantizer, extend the trie.
 
         Items that are known already are left as they are, and those that are new keep the IDs of all others as they
         are. If anything fails, nothing has changed.
 
         Args:
             item_ids: the items' own ids.
-            texts: one an item, at most ``tiger.embeddings.MAX_TEXT`` characters each; default: made from the table, as
-                :func:`tiger.embeddings.item_texts` made those of the catalogue.
-            table: a row an item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
+            texts: one per item, at most ``tiger.embeddings.MAX_TEXT`` characters each; default: made from the table,
+                as :func:`tiger.embeddings.item_texts` made those of the catalog.
+            table: a row per item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
                 that the item table lacks are left out, those that this one lacks stay empty.
             embeddings: float [m, d], where the encoder's vectors are at hand: it is not asked for them then.
 
@@ -286,7 +286,7 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Give known items new texts. Where the frozen quantizer finds the same codes, an item keeps its semantic ID.
+        """Update the texts of known items. Where the frozen quantizer finds the same codes, an item keeps its ID.
 
         Else it gets the ID of its new text and counts as unseen from then on, for training knew it by another. All
         other items keep theirs. If anything fails, nothing has changed.
@@ -297,7 +297,7 @@ class TigerRecommender:
                 log, the encoder is asked what the texts were before.
 
         Returns:
-            The items whose semantic ID is another one now.
+            The ids of the items whose semantic ID changed.
 
         Raises:
             DataError: as :meth:`add_items`, or an item is unknown.

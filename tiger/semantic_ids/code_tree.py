@@ -1,4 +1,4 @@
-"""What can be told of a catalogue by its words and its codes: search, and what items under one prefix of codes share.
+"""What can be told of a catalog by its words and its codes: search, and what items under one prefix of codes share.
 
 Knows no model and no page.
 """
@@ -25,7 +25,7 @@ class Shared:
     Args:
         value: what they share.
         count: how many have it.
-        lift: how many times its share in the whole catalogue that is.
+        lift: how many times its share in the whole catalog that is.
     """
 
     value: str
@@ -34,7 +34,7 @@ class Shared:
 
 
 class CodeTree:
-    """A catalogue as a tree of codes.
+    """A catalog as a tree of codes.
 
     Args:
         tokenizer: items and their codes.
@@ -104,7 +104,7 @@ class CodeTree:
     def shared(self, prefix: Sequence[int], limit: int = 6) -> dict[str, list[Shared]]:
         """What the items under a prefix have in common, a list a column.
 
-        Only what they have more often than the catalogue does; what is both frequent and peculiar to them first (by
+        Only what they have more often than the catalog does; what is both frequent and peculiar to them first (by
         count times the logarithm of the lift).
         """
         rows, found = self.under(prefix), {}

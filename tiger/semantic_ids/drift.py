@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.base import Quantizer
-from tiger.quantizers.report import quantisation_report
+from tiger.quantizers.report import quantization_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -36,7 +36,7 @@ def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict
         new: float [m, d], embeddings of items that it was not.
 
     Returns:
-        ``old`` and ``new``: ``num_items``, ``codes_used`` and ``perplexity`` (a level each), ``collision_share``, and
+        ``old`` and ``new``: ``num_items``, ``codes_used`` and ``perplexity`` (one per level), ``collision_share``, and
         ``relative_error``: squared error over the mean squared distance of *old* items from their mean, so that both
         are on one scale; ``badly_fitted``, the share of the new items; ``badly_fitted_at_least`` and
         ``collision_share_at_least``, the lower ends of intervals; ``refit``; ``reasons``, sentences.
@@ -51,7 +51,7 @@ def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict
         codes.append(quantizer.encode(part))
         reconstruction = quantizer.decode(codes[-1])
         errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
-        figure = quantisation_report(codes[-1], part, reconstruction, quantizer.codebook_size)
+        figure = quantization_report(codes[-1], part, reconstruction, quantizer.codebook_size)
         figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
     together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
     shared = np.bincount(together)[together] > 1
@@ -90,7 +90,7 @@ def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
     no more alike than chance; Hubert and Arabie 1985).
 
     Returns:
-        ``num_items``; ``changed``, the share of items with another code, a level each and the collision token last;
+        ``num_items``; ``changed``, the share of items with another code, one per level and the collision token last;
         ``changed_ids``, the share with another semantic ID; ``same_groups``, the index of prefixes of 1, 2, ... codes.
 
     Raises:

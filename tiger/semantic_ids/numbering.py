@@ -44,7 +44,7 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
         raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
     if len(set(item_ids)) < len(item_ids):
         twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
-        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
+        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row per item.")
     return item_ids
 
 

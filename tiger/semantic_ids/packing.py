@@ -1,4 +1,4 @@
-"""Semantic IDs as one integer each, and a catalogue's in order: what finds an item, or a prefix, by its codes."""
+"""Semantic IDs as one integer each, and a catalog's in order: what finds an item, or a prefix, by its codes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Packing:
 
 
 class PackedIds:
-    """The packed IDs of a catalogue in ascending order, with the rows that they came from. Never changed in place.
+    """The packed IDs of a catalog in ascending order, with the rows that they came from. Never changed in place.
 
     Args:
         packing: how they are packed.

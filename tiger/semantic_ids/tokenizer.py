@@ -1,7 +1,7 @@
 """Item <-> semantic ID <-> tokens, both ways and in bulk.
 
-A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes.
-*Tokens* are what T5 reads and writes, one a level: codes, or prefixes of semantic IDs (see
+A *semantic ID* is an item's codes, one per level, and a collision token that tells apart items with the same codes.
+*Tokens* are what T5 reads and writes, one per level: codes, or prefixes of semantic IDs (see
 :mod:`tiger.semantic_ids.vocabulary`).
 """
 
@@ -31,12 +31,12 @@ QUANTIZER_FOLDER = "quantizer"
 
 
 class SemanticIdTokenizer:
-    """The two-way map between a catalogue's items and their tokens.
+    """The two-way map between a catalog's items and their tokens.
 
     Args:
         codes: integers [n, num_codebooks], each from 0 to ``codebook_size`` - 1.
         item_ids: the ``n`` items' own ids, distinct.
-        codebook_size: codes a level.
+        codebook_size: codes per level.
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
         quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
         tokens: ``codes`` or ``prefixes``.
@@ -143,7 +143,7 @@ class SemanticIdTokenizer:
 
     @property
     def depth(self) -> int:
-        """Tokens an item: the codes and the collision token."""
+        """Tokens per item: the codes and the collision token."""
         return self.semantic_ids.shape[1]
 
     @property
@@ -215,7 +215,7 @@ class SemanticIdTokenizer:
 
         Args:
             item_ids: the new items' own ids.
-            embeddings: float [m, d], quantised by the frozen quantizer; or
+            embeddings: float [m, d], quantized by the frozen quantizer; or
             codes: int [m, num_codebooks], where the codes are at hand.
 
         Returns:
@@ -262,7 +262,7 @@ class SemanticIdTokenizer:
 
         Args:
             item_ids: known items.
-            embeddings: float [m, d], quantised by the frozen quantizer; or
+            embeddings: float [m, d], quantized by the frozen quantizer; or
             codes: int [m, num_codebooks].
             before: float [m, d], the embeddings that the items had, NaN where that is unknown: where the quantizer
                 gives them the codes that it gives the new ones, codes stay. It matters for codes that were not made
@@ -329,7 +329,7 @@ class SemanticIdTokenizer:
         keep = np.ones(len(self), dtype=bool)
         keep[self.rows(item_ids)] = False
         if not keep.any():
-            raise ValueError("a catalogue can't lose all its items")
+            raise ValueError("a catalog can't lose all its items")
         stay = np.flatnonzero(keep)
         table = self.token_table[stay]
         self._set(self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size)

@@ -204,7 +204,7 @@ def _first_interactions(sequences: Sequences, num_items: int) -> tuple[np.ndarra
 def sampled_impressions(
     sequences: Sequences, events: np.ndarray, negatives: np.ndarray, histories: Sequences | None = None
 ) -> Impressions:
-    """One list an event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
+    """One list per event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
     histories = sequences if histories is None else histories
     users = sequences.users[events]
     candidates = np.concatenate([sequences.items[events][:, None], negatives], axis=1).astype(np.int32)
@@ -251,7 +251,7 @@ def labelled_impressions(
 def rows_and_dense(
     features: ItemFeatures, item_ids: list[str], codes: np.ndarray | None, embeddings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The catalogue as a collator wants it."""
+    """The catalog as a collator wants it."""
     if features.uses_dense and embeddings is None:
         raise DataError(f"{features.kind} reads content vectors, and none are given.")
     return features.rows(item_ids, codes), embeddings if features.uses_dense else None

@@ -144,7 +144,7 @@ class ItemFeatures:
             if not known.all() and not self.uses_dense:
                 row = int(np.flatnonzero(~known)[0])
                 raise DataError(
-                    f"item {item_ids[row]!r} has no codes, and {self.kind} knows a new item by nothing else: quantise "
+                    f"item {item_ids[row]!r} has no codes, and {self.kind} knows a new item by nothing else: quantize "
                     "its embedding first, or use a kind with dense."
                 )
         rows = np.full((len(item_ids), self.width), self.budget, dtype=np.int32)

@@ -79,7 +79,7 @@ class ClickRanker(Ranker):
         """Logits of candidates.
 
         Args:
-            histories: rows of items, oldest first, one array a user.
+            histories: rows of items, oldest first, one array per user.
             candidates: int [users, C], rows; -1: none.
 
         Returns:

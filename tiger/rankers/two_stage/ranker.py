@@ -150,10 +150,8 @@ class TwoStageRanker(Ranker):
         held_out = np.zeros(len(targets), dtype=bool)
         held_out[order[: int(options.held_out * len(targets))]] = True
         reading = [candidates.names.index(name) for name in columns]
-        learned, chosen, all_users = (
-            _lists(proposals, targets, users, reading, columns)
-            for users in (~held_out, held_out, held_out | ~held_out)
-        )
+        parts = (~held_out, held_out, held_out | ~held_out)
+        learned, chosen, all_users = (_lists(proposals, targets, users, reading, columns) for users in parts)
         halves, whole = [], []
         for number in range(options.num_seeds):
             settings = options.lightgbm(number)
@@ -238,10 +236,10 @@ class TwoStageRanker(Ranker):
         return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
-        """Know the items that a catalogue has got since, at the table's end: no log yet, but texts and codes.
+        """Know the items that a catalog has got since, at the table's end: no log yet, but texts and codes.
 
         Args:
-            tokenizer, items: the whole catalogue.
+            tokenizer, items: the whole catalog.
             vectors: float [new items, D].
         """
         codes = None if self.candidates.codes is None else tokenizer.codes
@@ -261,7 +259,7 @@ class TwoStageRanker(Ranker):
             items,
             known.pairs,
             known.events,
-            known.company,
+            known.cooccurrence,
             codes=None if known.codes is None else tokenizer.codes,
             vectors=None if known.vectors is None else replaced,
             num_proposed=known.num_proposed,
