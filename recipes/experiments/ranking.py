@@ -199,19 +199,9 @@ def shuffled(impressions: Impressions, seed: int) -> Impressions:
     return replace(impressions, labels=labels)
 
 
-def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
-    """Train one ranker, keep its best epoch on validation, and measure that on test."""
-    features = ItemFeatures.fit(
-        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
-    )
-    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
-    set_seed(seed)
-    model = SemanticIdRanker(
-        ranker_config(
-            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
-        )
-    )
-    settings = TrainingArguments(
+def training_arguments(args: RankingArguments, seed: int) -> TrainingArguments:
+    """The same for every ranker."""
+    return TrainingArguments(
         "runs/ranking",
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch,
@@ -228,10 +218,24 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
         dataloader_pin_memory=False,
         seed=seed,
     )
+
+
+def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
+    """Train one ranker, keep its best epoch on validation, and measure that on test."""
+    features = ItemFeatures.fit(
+        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
+    )
+    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
+    set_seed(seed)
+    model = SemanticIdRanker(
+        ranker_config(
+            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
+        )
+    )
     best = KeepBest(model)
     trainer = RankerTrainer(
         model,
-        settings,
+        training_arguments(args, seed),
         benchmark.train,
         benchmark.valid,
         item_rows=rows,

@@ -45,20 +45,7 @@ def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict
         DataError: embeddings that the quantizer can't read.
     """
     old, new = check_embeddings(old, "old embeddings"), check_embeddings(new, "new embeddings")
-    spread = float(np.square(old - old.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
-    figures, errors, codes = [], [], []
-    for part in (old, new):
-        codes.append(quantizer.encode(part))
-        reconstruction = quantizer.decode(codes[-1])
-        errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
-        figure = quantization_report(codes[-1], part, reconstruction, quantizer.codebook_size)
-        figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
-    together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
-    shared = np.bincount(together)[together] > 1
-    # Old and new in one pool: in a larger one more would collide.
-    figures[0]["collision_share"] = float(shared[: len(old)].mean())
-    figures[1]["collision_share"] = float(shared[len(old) :].mean())
-
+    figures, errors = _figures(quantizer, old, new)
     badly = float((errors[1] > np.quantile(errors[0], 0.95)).mean())
     badly_at_least, shared_at_least = (
         _lower_bound(share, len(new)) for share in (badly, figures[1]["collision_share"])
@@ -80,6 +67,24 @@ def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict
         "refit": bool(reasons),
         "reasons": reasons,
     }
+
+
+def _figures(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> tuple[list[dict], list[np.ndarray]]:
+    """Figures of old and new items, and the relative error of each item."""
+    spread = float(np.square(old - old.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
+    figures, errors, codes = [], [], []
+    for part in (old, new):
+        codes.append(quantizer.encode(part))
+        reconstruction = quantizer.decode(codes[-1])
+        errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
+        figure = quantization_report(codes[-1], part, reconstruction, quantizer.codebook_size)
+        figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
+    together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
+    shared = np.bincount(together)[together] > 1
+    # Old and new in one pool: in a larger one more would collide.
+    figures[0]["collision_share"] = float(shared[: len(old)].mean())
+    figures[1]["collision_share"] = float(shared[len(old) :].mean())
+    return figures, errors
 
 
 def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
