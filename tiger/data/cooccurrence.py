@@ -27,7 +27,7 @@ def pairs_by_gap(train: Sequences, max_gap: int) -> Iterator[tuple[int, np.ndarr
 
 
 def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sparse.csr_matrix:
-    """How often item j came after item i, each time weighted 1 / gap: float32 [num_items, num_items]."""
+    """Count how often item j came after item i, each time weighted 1 / gap: float32 [num_items, num_items]."""
     counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
     for gap, earlier in pairs_by_gap(train, max_gap):
         weights = np.full(len(earlier), 1 / gap, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the library asks of an encoder, whichever it is; checks of embeddings; vectors that were computed elsewhere.
+"""The protocol that every encoder follows; checks of embeddings; vectors that were computed elsewhere.
 
 An encoder of your own: a class with the methods of :class:`ItemEncoder` (no need to inherit), whose
 ``save_pretrained`` writes ``encoder.json`` by :func:`write_json`; register it
@@ -35,7 +35,7 @@ class ItemEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports and model cards call it; a folder's path or a model's name where it isn't self-contained."""
+        """Its name in reports and model cards; the folder or the Hub's name of a model that isn't self-contained."""
         ...
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

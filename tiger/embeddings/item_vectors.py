@@ -41,7 +41,7 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
         train: the training log.
         num_items: rows of the catalog.
         dim: factors; fewer where the catalog is smaller.
-        seed: of the randomised decomposition.
+        seed: of the randomized decomposition.
 
     Returns:
         float32 [num_items, dim], of length at most 1; zero for items that the log lacks.

@@ -66,7 +66,7 @@ class LSAEncoder:
         Args:
             dim: length of the vectors; less where the texts or their terms are fewer.
             max_terms: the commonest words and pairs that are kept.
-            seed: of the randomised SVD: equal texts and seed give equal vectors.
+            seed: of the randomized SVD: equal texts and seed give equal vectors.
 
         Raises:
             DataError: the texts hold no word.

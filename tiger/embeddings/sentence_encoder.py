@@ -138,7 +138,7 @@ class SentenceEncoder:
         return self._model
 
     def _fingerprint(self) -> str:
-        """Which weights made a vector: the files of a local folder, the name and revision of a model on the Hub."""
+        """A hash of the weights: of the files of a local folder, or of a Hub model's name and revision."""
         digest = hashlib.sha256()
         folder = Path(self.name)
         if folder.is_dir():

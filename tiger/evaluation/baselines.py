@@ -70,7 +70,7 @@ class Popularity:
 
 
 class Transition:
-    """What followed the last items of the history in other users' histories.
+    """Items that followed the last items of the history in other users' histories.
 
     ``score(j)`` = sum over the last 5 items i, newest first, of .8^age * sum over gaps 1, 2, 3 of count(i, then j) /
     gap. Counts are raw: not divided by any total.

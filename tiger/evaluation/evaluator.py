@@ -22,7 +22,7 @@ Stages = Callable[[Sequences, bool], Iterator[tuple[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class NextItemEvaluation:
-    """How well a model answered.
+    """Metrics of a model's answers.
 
     Args:
         per_user: ``recall@k`` and ``ndcg@k`` of each user, float64 [n].

@@ -27,7 +27,7 @@ PER_USER = "by user"  # NDCG@10 of each user, in a row until means over seeds ar
 
 @dataclass(frozen=True)
 class Measured:
-    """What rows of results say of a model besides its metrics.
+    """Entries of a row of results other than metrics.
 
     Args:
         dataset: its name.

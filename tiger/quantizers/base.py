@@ -1,4 +1,4 @@
-"""What the library asks of a quantizer, whichever it is, and what its own share: encoding, decoding, checks.
+"""The protocol that every quantizer follows; encoding, decoding and checks for the library's own.
 
 A quantizer of your own: a class with the methods of :class:`Quantizer` (no need to inherit), passed to
 :meth:`tiger.SemanticIdTokenizer.fit`, and registered (:func:`tiger.quantizers.auto.register_quantizer`) so that it can

@@ -36,7 +36,7 @@ def balanced_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
 
     Args:
         epsilon: temperature in units of the mean distance above a row's nearest center; small is close to nearest.
-        iterations: times that columns and rows are normalised.
+        iterations: times that columns and rows are normalized.
     """
     excess = distances - distances.min(dim=1, keepdim=True).values
     plan = torch.exp(-excess / (epsilon * excess.mean()).clamp(min=1e-12))

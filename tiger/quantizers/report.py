@@ -1,4 +1,4 @@
-"""How good are the codes? Error, use of the codebooks, collisions: as numbers and as a picture."""
+"""Quality of codes: reconstruction error, use of the codebooks and collisions, as numbers and as a picture."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class ResidualKMeans(ResidualQuantizer):
             embeddings: float [items, input_dim].
             num_codebooks: levels.
             codebook_size: codes per level.
-            iterations: Lloyd's iterations a level.
+            iterations: Lloyd's iterations per level.
             max_points: rows that the codebooks are fitted to, a random sample where there are more.
             seed: equal embeddings and seed give equal codes on one machine.
 

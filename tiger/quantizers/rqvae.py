@@ -1,6 +1,6 @@
 """RQ-VAE: embeddings to short tuples of codes (TIGER, arXiv 2305.05065, section 3.1).
 
-An MLP squeezes an embedding into a small latent vector, residual quantization writes that as one code a level, and a
+An MLP squeezes an embedding into a small latent vector, residual quantization writes that as one code per level, and a
 mirrored MLP reads the embedding back from the codes.
 """
 
@@ -43,7 +43,7 @@ class RQVAEConfig(PreTrainedConfig):
         codebook_size: codes per level.
         commitment_weight: weight of the pull of latents towards their codes.
         sinkhorn_epsilon: softness of the balanced assignment on the last level in training; 0 turns it off.
-        sinkhorn_iterations: its normalisations.
+        sinkhorn_iterations: its normalizations.
     """
 
     model_type = "tiger-rqvae"
@@ -60,7 +60,7 @@ class RQVAEConfig(PreTrainedConfig):
 
 @dataclass(frozen=True)
 class RQVAETraining:
-    """How an :class:`RQVAE` is trained.
+    """Options of training an :class:`RQVAE`.
 
     Args:
         steps: optimizer steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
@@ -88,14 +88,14 @@ class RQVAETraining:
 
 @dataclass
 class RQVAEOutput(ModelOutput):
-    """What a batch of embeddings gave.
+    """Loss and codes of a batch of embeddings.
 
     Args:
-        loss: reconstruction + quantisation.
+        loss: reconstruction + quantization.
         reconstruction_loss: squared error in standardized space, summed over dimensions, mean over the batch.
         quantisation_loss: codebook + weighted commitment terms, summed over levels.
         codes: int64 [n, L].
-        latents: [n, latent_dim], before quantisation.
+        latents: [n, latent_dim], before quantization.
     """
 
     loss: torch.Tensor | None = None
@@ -124,7 +124,7 @@ class RQVAE(ResidualQuantizer):
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
         self.codebooks = nn.Parameter(torch.zeros(config.num_codebooks, config.codebook_size, config.latent_dim))
-        # Persistent, all three: a model read from disk must standardise as it did, and not start its codebooks anew.
+        # Persistent, all three: a model read from disk must standardize as it did, and not start its codebooks anew.
         self.register_buffer("mean", torch.zeros(config.input_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
@@ -144,7 +144,7 @@ class RQVAE(ResidualQuantizer):
         """The loss of a batch of raw embeddings [n, input_dim], before and after the codebooks are initialised.
 
         ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1),
-        with x standardised and gradients passed straight through the quantisation (van den Oord et al.,
+        with x standardised and gradients passed straight through the quantization (van den Oord et al.,
         arXiv 1711.00937).
         Until the codebooks are initialised, the autoencoder alone is trained.
         """
@@ -152,7 +152,7 @@ class RQVAE(ResidualQuantizer):
         latents = self.encoder(inputs)
         codes, quantisation_loss, quantized = None, latents.new_zeros(()), latents
         if self.initialised:
-            codes, quantisation_loss, quantized = self._quantise(latents)
+            codes, quantisation_loss, quantized = self._quantize(latents)
         # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
         reconstruction_loss = (self.decoder(quantized) - inputs).square().sum(dim=1).mean()
         return RQVAEOutput(
@@ -163,7 +163,7 @@ class RQVAE(ResidualQuantizer):
             latents=latents,
         )
 
-    def _quantise(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self.config
         residual, codes, loss = latents, [], latents.new_zeros(())
         quantized = torch.zeros_like(latents)

@@ -1,4 +1,4 @@
-"""What a recommender asks of a ranker, whichever it is.
+"""The protocol that every ranker follows.
 
 A ranker of your own: subclass :class:`Ranker`, give it a ``kind``, :meth:`~Ranker.score`, the three methods that
 follow changes of the catalog, and the two that save and load; then register it

@@ -37,7 +37,7 @@ SUFFIXES = (".json", ".parquet", ".safetensors")
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What is published and how.
+    """Options of a push.
 
     Args:
         include_items: publish the item table, titles and all. Item ids and codes are published in any case; an LSA
@@ -244,7 +244,7 @@ def upload(
 
 
 def _published_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
-    """What the manifest in a repository names; nothing where there is none of ours."""
+    """Names of files in a repository's manifest; none where it has no manifest of ours."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             api.hf_hub_download(repo_id, MANIFEST, revision=revision, local_dir=scratch)

@@ -319,11 +319,11 @@ class TigerRecommender:
         texts: Sequence[str] | None = None,
         table: pa.Table | Sequence[dict] | None = None,
     ) -> np.ndarray:
-        """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
+        """The vectors, float32 [m, d], that :meth:`add_items` would quantize; nothing is added."""
         return embed_items(self.state, ItemBatch(item_ids, texts, table, None))
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
-        """What to call items in print: their titles where the item table has them, else their ids."""
+        """Names of items for people: their titles where the item table has them, else their ids."""
         if self.items is None or "title" not in self.items.column_names:
             return list(item_ids)
         names = self.items["title"].take(self.tokenizer.rows(item_ids)).to_pylist()

@@ -71,7 +71,7 @@ class RecommenderState:
 
     @property
     def template(self) -> str | None:
-        """How a row of the item table becomes a text, see :func:`tiger.embeddings.item_texts`."""
+        """The columns that make an item's text, see :func:`tiger.embeddings.item_texts`."""
         return self.training.get("template")
 
     def trie_on(self, device: str | torch.device) -> SemanticIdTrie:

@@ -1,4 +1,4 @@
-"""What can be told of a catalog by its words and its codes: search, and what items under one prefix of codes share.
+"""Search items by words, and describe the items under a prefix of codes by what they share.
 
 Knows no model and no page.
 """
@@ -102,7 +102,7 @@ class CodeTree:
         return [(int(values[place]), int(counts[place])) for place in order]
 
     def shared(self, prefix: Sequence[int], limit: int = 6) -> dict[str, list[Shared]]:
-        """What the items under a prefix have in common, a list a column.
+        """Values that the items under a prefix have in common, one list per column.
 
         Only what they have more often than the catalog does; what is both frequent and peculiar to them first (by
         count times the logarithm of the lift).
@@ -119,7 +119,7 @@ class CodeTree:
 
 
 def shared_prefixes(semantic_ids: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each semantic ID some item of a history begins with too.
+    """Length of the prefix that each semantic ID shares with some item of a history.
 
     Args:
         semantic_ids: int [n, depth].

@@ -19,7 +19,7 @@ _FIGURES = ("num_items", "relative_error", "codes_used", "perplexity")
 
 
 def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict:
-    """How well a quantizer that was fitted to old items describes new ones.
+    """Measure how well a quantizer that was fitted to old items describes new ones.
 
     An item is *badly fitted* if its squared error is above that of 95% of the old items; it *collides* if another one,
     old or new, has all its codes. *A refit is recommended* where with 95% confidence (Wilson's interval, one side)
@@ -88,7 +88,7 @@ def _figures(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> tuple[li
 
 
 def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
-    """What a refit did to the semantic IDs of the items that both tokenizers know.
+    """Compare the semantic IDs of the items that two tokenizers, before and after a refit, both know.
 
     Codes are names: a refit may call the same group of items by another number. So besides how many codes are other
     ones, it is counted whether the same items still share a prefix, by the adjusted Rand index (1: the same groups, 0:

@@ -14,7 +14,7 @@ from tiger.utils.errors import DataError
 
 @dataclass(frozen=True)
 class Cooccurrence:
-    """What a training log says of the items, for codes that are to know it.
+    """Co-occurrence vectors of the items, for codes that also say which items are bought together.
 
     Args:
         vectors: float [n, e], see :func:`tiger.embeddings.item_vectors.cooccurrence_vectors`.

@@ -11,7 +11,7 @@ from tiger.utils.errors import DataError
 
 @dataclass(frozen=True)
 class Packing:
-    """How the codes of a semantic ID and its collision token share a uint64: the first code in the highest bits, the
+    """Layout of codes and collision token in a uint64: the first code in the highest bits, the
     collision token in the lowest.
 
     Packed IDs sort as the tuples do.
@@ -40,7 +40,7 @@ class Packing:
         return min(64 - self.bits * self.num_codebooks, 32)
 
     def bits_below(self, level: int) -> np.uint64:
-        """How many bits follow those of a prefix that ends on ``level``."""
+        """Number of bits after those of a prefix that ends on ``level``."""
         if level == self.num_codebooks:
             return np.uint64(0)
         return np.uint64(self.collision_bits + self.bits * (self.num_codebooks - 1 - level))

@@ -305,7 +305,7 @@ class SemanticIdTokenizer:
         return np.column_stack([codes, self._ids.next_collisions(codes) + within]).astype(np.int32)
 
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
-        """What :meth:`_set` does, for items that are added to many."""
+        """Do the work of :meth:`_set` for few items that are added to many."""
         ids = self._ids.insert(semantic_ids)  # what can fail comes first
         tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
         self._ids = ids

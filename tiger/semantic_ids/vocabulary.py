@@ -1,6 +1,6 @@
 """The tokens that stand for semantic IDs: which there are, and how they are numbered as a catalog grows.
 
-Token 0 pads and starts the decoder. There are two kinds of the others, each with one token a level:
+Token 0 pads and starts the decoder. There are two kinds of the others, each with one token per level:
 
 - :class:`CodeVocabulary`, as in TIGER: each level has a range of tokens of its own. The collision level comes last,
   so that a catalog that outgrows it extends the vocabulary at its end.

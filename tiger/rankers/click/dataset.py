@@ -1,4 +1,4 @@
-"""What a ranker learns from and is judged by: who was shown what, when, and what came of it.
+"""Training and test data of a click model: lists of candidates shown to users, with labels.
 
 Logs of purchases hold no impressions that failed, so those are drawn: some uniformly, some by popularity, always among
 items that were there at the time and that the user did not have. Nothing here looks past the event that it is about.
@@ -121,7 +121,7 @@ def history_ends(sequences: Sequences, users: np.ndarray, times: np.ndarray) -> 
 
 @dataclass(frozen=True)
 class NegativeSampling:
-    """Which negatives are drawn for an event.
+    """Number and choice of the negatives of an event.
 
     Args:
         uniform, popular: how many are drawn uniformly, and by popularity.

@@ -211,7 +211,7 @@ class Candidates:
         return Candidates(items, pairs, events, cooccurrence, codes, vectors, self.num_proposed)
 
     def save(self, file: str | os.PathLike) -> None:
-        """What was counted, as safetensors; the items, codes and vectors lie with the recommender."""
+        """Write the counts as safetensors; items, codes and vectors are saved with the recommender."""
         counted = {"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}
         write_atomically(file, save(counted | {"company": self.cooccurrence}))
 

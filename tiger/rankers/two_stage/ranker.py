@@ -45,7 +45,7 @@ class NothingToLearn(DataError):
 
 @dataclass(frozen=True)
 class TwoStageOptions:
-    """How the trees of a :class:`TwoStageRanker` are fitted.
+    """Options of :meth:`TwoStageRanker.fit`.
 
     Args:
         without: stages whose features are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
@@ -236,7 +236,7 @@ class TwoStageRanker(Ranker):
         return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
-        """Know the items that a catalog has got since, at the table's end: no log yet, but texts and codes.
+        """Append new items, which have texts and codes but no log yet.
 
         Args:
             tokenizer, items: the whole catalog.
@@ -266,7 +266,7 @@ class TwoStageRanker(Ranker):
         )
 
     def keep_items(self, rows: np.ndarray) -> None:
-        """Leave out all items but these rows."""
+        """Remove all items but those at these rows."""
         known = self.candidates
         codes = None if known.codes is None else known.codes[rows]
         self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
@@ -329,7 +329,7 @@ class TwoStageRanker(Ranker):
 def _lists(
     proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
 ) -> lightgbm.Dataset:
-    """What LightGBM learns from: the lists of these users (bool [n]) that hold their target, without empty places."""
+    """Data for LightGBM: the lists of these users (bool [n]) that hold their target, without empty places."""
     hits = proposals.rows == targets[:, None]
     chosen = np.flatnonzero(users & hits.any(axis=1))
     if not len(chosen):
