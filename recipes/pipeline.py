@@ -3,7 +3,7 @@
     python recipes/pipeline.py recipes/default --dataset datasets/mine --out runs/mine
 
 As ``tiger train``, whose recipes ``default`` and ``paper`` may be named too (``recipes/default`` is a link to the
-first), but the results are those of ``recipes/evaluate.py``, beside the yardsticks. Each step has the YAML of its name
+first), but the results are those of ``recipes/evaluate.py``, beside the baselines. Each step has the YAML of its name
 from the folder; ``--set retriever.seed=1`` changes a setting. A finished tokenizer, T5 or second stage is left alone,
 and a killed training goes on; results are made anew. ``--processes 2`` trains the T5 with that many processes, which
 share its batch.
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def evaluate(plan: Plan, dataset: str, given: dict) -> None:
-    """Test results beside the yardsticks."""
+    """Test results beside the baselines."""
     settings = {"dataset": dataset, "models": plan.model, "results_dir": plan.out / "results"} | given
     script = Path(__file__).parent / "evaluate.py"
     subprocess.run([sys.executable, script, plan.recipe / "evaluate.yaml", *as_words(settings)], check=True)

@@ -158,7 +158,7 @@ def plot_costs(folder: Path) -> None:
         axis.set_xlim(left=1)
         axis.set_ylim(bottom=0)
         axis.set_title(dataset.capitalize(), fontsize=10, loc="left")
-        axis.set_xlabel("training seconds (yardsticks: fit and answer)", fontsize=8)
+        axis.set_xlabel("training seconds (baselines: fit and answer)", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("test NDCG@10")
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -14,8 +14,6 @@ ORDER = architecture.ORDER
 FLOORS = {package: floor for floor, packages in enumerate(ORDER) for package in packages}
 # What belongs to no package: `from tiger import __version__` is for all, and itself it imports nothing but utils.
 ROOT = {"tiger", "tiger._moved"}
-# An annotation alone makes this circle, until the recommender's state has a file of its own.
-CIRCLES = [{"tiger.recommender.checkpoint", "tiger.recommender.model_card", "tiger.recommender.recommender"}]
 
 MODULES = {
     ".".join(["tiger", *file.relative_to(FOLDER).with_suffix("").parts]).removesuffix(".__init__"): file
@@ -138,7 +136,7 @@ def test_there_are_no_circles():
     # Lazy names are loaded when they are asked for, long after both files are: packages that hold them are no circle.
     files = {module for module, file in MODULES.items() if file.name != "__init__.py"}
     imports = {module: {one for one in IMPORTS[module] if one[0] in files} for module in files}
-    assert circles(imports) == CIRCLES
+    assert not circles(imports)
 
 
 def test_what_is_wrong_would_be_seen():

@@ -83,7 +83,7 @@ def test_a_new_process_recommends_from_the_saved_model(work, trained):
     assert all(row["title"] for row in answer)
 
 
-def test_evaluation_beside_the_yardsticks(work, trained):
+def test_evaluation_beside_the_baselines(work, trained):
     done = run(
         *("recipes/evaluate.py", "recipes/demo/evaluate.yaml", "--dataset", demo(work), "--models", trained),
         *("--results_dir", work / "results", "--num_beams", 20),

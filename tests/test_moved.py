@@ -81,3 +81,22 @@ def test_no_old_path_hides_a_module():
     assert not [old for old in MOVED if find_spec(old).origin]
     with pytest.raises(ModuleNotFoundError):
         import_module("tiger.no_such_module")
+
+
+def test_old_names_and_arguments_give_the_new_ones():
+    from tiger._moved import renamed_arguments
+    from tiger.rankers.click import ranker
+
+    with pytest.warns(DeprecationWarning, match="CatalogueRanker is now ClickRanker") as caught:
+        assert ranker.CatalogueRanker is ranker.ClickRanker
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match="no_such_name"):
+        ranker.no_such_name
+
+    @renamed_arguments(old="new")
+    def double(new: int) -> int:
+        return 2 * new
+
+    with pytest.warns(DeprecationWarning, match="double's argument old is now new") as caught:
+        assert double(old=4) == 8
+    assert caught[0].filename == __file__ and double(new=4) == double(4) == 8

@@ -99,7 +99,7 @@ def test_it_trains_and_recommends_without_a_checkout(site, tmp_path):
 
     small = "d_model=16 d_kv=8 d_ff=32 num_heads=2 num_layers=1 max_steps=3 min_steps=0 report_to=none eval_users=50"
     settings = [f"retriever.{setting}" for setting in small.split()]
-    settings += ["two_stage.max_trees=5", "two_stage.num_beams=10", "two_stage.committee=1", "evaluate.num_beams=10"]
+    settings += ["two_stage.max_trees=5", "two_stage.num_beams=10", "two_stage.num_seeds=1", "evaluate.num_beams=10"]
     done = run("train", "demo", "--out", "mine", "--set", *settings)
     assert "step 4 of 4" in done.stderr and "recall@10" in done.stdout and "saved to mine/model" in done.stdout
     answer = json.loads(run("recommend", "mine/model", "-k", 3, "--json").stdout)

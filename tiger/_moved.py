@@ -1,13 +1,19 @@
-"""Modules that moved into packages: their old paths work for one release, with a warning that names the new ones."""
+"""Modules that moved into packages, and names that changed: the old ones work for one release, with a warning that
+names the new ones."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable)
 
 MOVED = {
     "tiger.app": ("tiger.serving.gradio_app",),
@@ -131,3 +137,40 @@ def install() -> None:
     """Let the old paths be imported."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """``__getattr__`` for a module whose public names have changed: old ones work for one release, with a warning.
+
+    Args:
+        module: its ``__name__``.
+        names: new names by old ones.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn_renamed(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return get
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Decorate a function whose keyword arguments have changed names, ``old="new"``, likewise."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args, **kwargs):
+            for old in names.keys() & kwargs.keys():
+                _warn_renamed(f"{function.__qualname__}'s argument {old}", names[old])
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(F, call)
+
+    return decorate
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}. The old name goes with the next release.", DeprecationWarning, stacklevel=3)

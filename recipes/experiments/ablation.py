@@ -33,7 +33,7 @@ from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
-from tiger.embeddings.item_vectors import log_vectors, principal_axes, word_vectors
+from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import start_as_neighbours, start_from_items
@@ -127,8 +127,8 @@ def main() -> None:
     split = data.leave_one_out()
     known = {
         "codes": partial(principal_axes, tokenizer.quantizer.decode(tokenizer.codes)),
-        "words": partial(word_vectors, item_texts(data.items)),
-        "log": partial(log_vectors, split.train, data.num_items),
+        "words": partial(tfidf_vectors, item_texts(data.items)),
+        "log": partial(cooccurrence_vectors, split.train, data.num_items),
     }
     known["texts"] = known["codes"]
     if args.embeddings is not None:

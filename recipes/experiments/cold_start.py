@@ -5,7 +5,7 @@
 Protocol (TIGER, arXiv 2305.05065, section 4.3): one in twenty of the items that are test targets is held out, with all
 events of it, from the items that the quantizer sees and from the training log; the recipes run on the rest; then the
 held-out items are added with ``add_items``, by their texts alone, and the test users of the whole log are answered.
-Recall is told apart by whether the target was held out. The yardstick, semantic kNN, ranks items by the cosine of
+Recall is told apart by whether the target was held out. The baseline, semantic kNN, ranks items by the cosine of
 their content vectors with those of the last three items of the history (.6 as much for each older one), and gets the
 same shares. (Where a held-out item was one of a user's last two, one or two events more of that user do not train.)
 

@@ -31,8 +31,7 @@ from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.metrics import auc, grouped_auc, log_loss
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
+from tiger.quantizers.auto import fit_quantizer
 from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
@@ -159,10 +158,7 @@ def prepare(args: RankingArguments) -> Benchmark:
         texts = item_texts(data.items)
         encoder = LSAEncoder.fit([text for text, warm in zip(texts, seen) if warm])
         embeddings = encoder.encode(texts)
-    kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
-    quantizer = kinds[args.quantizer].fit(
-        embeddings[seen], num_codebooks=args.num_codebooks, codebook_size=args.codebook_size, progress=False
-    )
+    quantizer = fit_quantizer(args.quantizer, embeddings[seen], args.num_codebooks, args.codebook_size, progress=False)
     if args.rating_at_least is None:
         available = first_seen(events, data.num_items)
 
@@ -174,7 +170,7 @@ def prepare(args: RankingArguments) -> Benchmark:
         parts = [lists(part, seed) for seed, part in enumerate((split.train, split.valid, split.test))]
         for seed, part in ((3, split.valid), (4, split.test)):
             cold = part[~seen[events.items[part]]]
-            parts.append(lists(cold, seed, uniform=8, popular=0, among=~seen))
+            parts.append(lists(cold, seed, uniform=8, popular=0, allowed=~seen))
     else:
         if "rating" not in data.extras:
             raise DataError(f"{args.dataset}: interactions.parquet has no column rating.")
@@ -203,19 +199,9 @@ def shuffled(impressions: Impressions, seed: int) -> Impressions:
     return replace(impressions, labels=labels)
 
 
-def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
-    """Train one ranker, keep its best epoch on validation, and measure that on test."""
-    features = ItemFeatures.fit(
-        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
-    )
-    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
-    set_seed(seed)
-    model = SemanticIdRanker(
-        ranker_config(
-            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
-        )
-    )
-    settings = TrainingArguments(
+def training_arguments(args: RankingArguments, seed: int) -> TrainingArguments:
+    """The same for every ranker."""
+    return TrainingArguments(
         "runs/ranking",
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch,
@@ -232,10 +218,24 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
         dataloader_pin_memory=False,
         seed=seed,
     )
+
+
+def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
+    """Train one ranker, keep its best epoch on validation, and measure that on test."""
+    features = ItemFeatures.fit(
+        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
+    )
+    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
+    set_seed(seed)
+    model = SemanticIdRanker(
+        ranker_config(
+            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
+        )
+    )
     best = KeepBest(model)
     trainer = RankerTrainer(
         model,
-        settings,
+        training_arguments(args, seed),
         benchmark.train,
         benchmark.valid,
         item_rows=rows,

@@ -52,7 +52,7 @@ VARIANTS = {
     "two-stage without dates": ("time",),
     "two-stage, mean of 3 fits": (),
 }
-COMMITTEES = {"two-stage, mean of 3 fits": 3}
+NUM_SEEDS = {"two-stage, mean of 3 fits": 3}
 # What must not be read, and what it would have given.
 LEAKS = {
     "two-stage, counts as they are": {
@@ -195,7 +195,7 @@ def measure(
                 targets["valid"],
                 without=without,
                 seed=seed,
-                committee=COMMITTEES.get(name, 1),
+                num_seeds=NUM_SEEDS.get(name, 1),
             )
             found = candidates.without_beams(proposals["test"]) if "t5" in without else proposals["test"]
             users.append(next_item_metrics_per_user(ranker.best(found, 10)[0], targets["test"]))

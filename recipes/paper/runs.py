@@ -62,7 +62,7 @@ class Run:
         self._commands.append(
             [f"{RECIPES}/evaluate.py", "--dataset", self._dataset, "--models", f"{self.folder}/model"]
             + ["--results_dir", f"{self.folder}/results", "--ranks_dir", f"{self.folder}/ranks"]
-            + ["--name", "tiger-paper", "--yardsticks", "false"]
+            + ["--name", "tiger-paper", "--baselines", "false"]
         )
 
     def advance(self) -> bool:

@@ -20,7 +20,7 @@ from tiger.rankers.click.dataset import Impressions, ImpressionsCollator
 from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
 from tiger.rankers.click.optimizer import RowwiseAdagradAdamW
-from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.ranker import ClickRanker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import parse_arguments
 
@@ -58,7 +58,7 @@ def main() -> None:
 
     tokenizer = SemanticIdTokenizer(codes[: args.known], ids[: args.known], 256)
     model = SemanticIdRanker(ranker_config(features["spm"], d_model=args.d_model))
-    ranker = CatalogueRanker(model, features["spm"], tokenizer)
+    ranker = ClickRanker(model, features["spm"], tokenizer)
     histories = list(random.integers(0, args.known, (args.users, 20)))
     candidates = random.integers(0, args.known, (args.users, args.candidates))
     scoring = interleaved({"score": lambda: ranker.score(histories, candidates)}, args.repeats)["score"]

@@ -100,7 +100,7 @@ def main() -> None:
     recommender, data = load_or_make(args)
     # Updates need an encoder at hand. Which one makes no difference here: the codes of the new items may be any.
     texts = item_texts(data.items)
-    dim = recommender.tokenizer.quantizer.config.input_dim
+    dim = recommender.tokenizer.quantizer.input_dim
     recommender.encoder = LSAEncoder.fit(texts, dim=dim)
     ids = data.item_ids
     histories = [[ids[row] for row in history] for history in histories_of(data, max(CLIENTS.values()))]

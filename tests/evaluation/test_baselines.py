@@ -7,7 +7,7 @@ import pytest
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition, evaluate_yardsticks
+from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition, evaluate_baselines
 from tiger.evaluation.metrics import next_item_metrics
 
 
@@ -156,10 +156,10 @@ def test_training_counts_alone_are_read(shared_data):
     assert followers.sum() == pytest.approx(pairs, rel=1e-5)
 
 
-def test_yardsticks_reproduce_the_figures_on_beauty(shared_data):
+def test_baselines_reproduce_the_figures_on_beauty(shared_data):
     data = RecommendationData.load(shared_data / "amazon" / "beauty")
     split = data.leave_one_out()
-    results = evaluate_yardsticks(split, item_texts(data.items))
+    results = evaluate_baselines(split, item_texts(data.items))
     assert list(results) == ["popularity", "transition", "content", "hybrid"]
     assert results["hybrid"]["recall@10"] == pytest.approx(0.1045, abs=0.002)
     assert results["hybrid"]["ndcg@10"] == pytest.approx(0.0615, abs=0.002)
@@ -177,7 +177,7 @@ def test_yardsticks_reproduce_the_figures_on_beauty(shared_data):
     assert ndcg[0]["ndcg@10"] == pytest.approx(ndcg[1]["ndcg@10"], abs=0.002)
 
 
-def test_yardsticks_on_validation_and_on_bad_input():
+def test_baselines_on_validation_and_on_bad_input():
     interactions = {"user_id": [], "item_id": [], "timestamp": []}
     for user, history in enumerate([[0, 1, 2, 3], [0, 1, 2], [4, 0, 1, 5]]):
         for item in history:
@@ -186,9 +186,9 @@ def test_yardsticks_on_validation_and_on_bad_input():
             interactions["timestamp"].append(len(interactions["timestamp"]))
     data = RecommendationData.from_tables(pa.table({"item_id": [f"i{i}" for i in range(6)]}), pa.table(interactions))
     split = data.leave_one_out()
-    valid = evaluate_yardsticks(split, TEXTS, part="valid", ks=(1, 6))
+    valid = evaluate_baselines(split, TEXTS, part="valid", ks=(1, 6))
     assert valid["hybrid"]["recall@6"] == 1.0
     # Training parts are [0, 1], [0], [4, 0]: only 0 -> 1 and 4 -> 0 are known, and users 1 and 2 both continue with 1.
     assert valid["transition"]["recall@1"] >= 2 / 3
     with pytest.raises(ValueError, match="part"):
-        evaluate_yardsticks(split, TEXTS, part="train")
+        evaluate_baselines(split, TEXTS, part="train")

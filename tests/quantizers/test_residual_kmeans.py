@@ -5,7 +5,7 @@ import torch
 
 from tiger.quantizers.auto import load_quantizer
 from tiger.quantizers.kmeans import balanced_codes, kmeans, nearest_codes
-from tiger.quantizers.report import plot_code_usage, quantisation_report
+from tiger.quantizers.report import plot_code_usage, quantization_report
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.utils.errors import DataError
 
@@ -81,7 +81,7 @@ def test_deterministic_chunked_and_saved(tmp_path):
 def test_fitted_to_a_sample():
     points = clusters(num_clusters=8, each=400)
     quantizer = ResidualKMeans.fit(points, num_codebooks=2, codebook_size=8, max_points=300, progress=False)
-    report = quantisation_report(quantizer.encode(points), points, quantizer.decode(quantizer.encode(points)), 8)
+    report = quantization_report(quantizer.encode(points), points, quantizer.decode(quantizer.encode(points)), 8)
     assert report["relative_error"] < 0.02
 
 
@@ -108,14 +108,14 @@ def test_errors():
 def test_report_values():
     codes = np.array([[0, 1], [0, 1], [1, 1], [2, 1]])
     embeddings = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    report = quantisation_report(codes, embeddings, embeddings * 0.5, codebook_size=4)
+    report = quantization_report(codes, embeddings, embeddings * 0.5, codebook_size=4)
     assert report["relative_error"] == pytest.approx(0.25) and report["mse"] == pytest.approx(0.125)
     assert report["codes_used"] == [3, 1] and report["codes_used_share"] == [0.75, 0.25]
     assert report["perplexity"] == pytest.approx([np.exp(0.5 * np.log(2) + 0.5 * np.log(4)), 1])
     assert report["collision_share"] == 0.5 and report["items_per_tuple_max"] == 2
     assert report["items_per_tuple_mean"] == pytest.approx(4 / 3)
     with pytest.raises(DataError, match="don't fit"):
-        quantisation_report(codes[:3], embeddings, embeddings, 4)
+        quantization_report(codes[:3], embeddings, embeddings, 4)
 
 
 def test_plot(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from tiger.embeddings.base import load_embeddings
 from tiger.quantizers.auto import load_quantizer
 from tiger.quantizers.kmeans import nearest_codes
-from tiger.quantizers.report import quantisation_report
+from tiger.quantizers.report import quantization_report
 from tiger.quantizers.rqvae import RQVAE, RQVAEConfig
 from tiger.utils.errors import DataError
 
@@ -26,7 +26,7 @@ def clusters(num_clusters=40, each=25, dim=24, seed=0):
 
 def report(quantizer, points):
     codes = quantizer.encode(points)
-    return quantisation_report(codes, points, quantizer.decode(codes), quantizer.config.codebook_size)
+    return quantization_report(codes, points, quantizer.decode(codes), quantizer.config.codebook_size)
 
 
 @pytest.fixture(scope="module")

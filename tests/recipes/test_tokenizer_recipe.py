@@ -26,7 +26,7 @@ def fit(monkeypatch, dataset, folder, *options) -> SemanticIdTokenizer:
 
 def test_codes_of_texts_and_log(tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path / "data")
-    options = ("--quantizer", "residual-kmeans", "--log_weight", 1)
+    options = ("--quantizer", "residual-kmeans", "--cooccurrence_weight", 1)
     tokenizer = fit(monkeypatch, dataset, tmp_path / "both", *options)
     texts = fit(monkeypatch, dataset, tmp_path / "texts", *options[:2])
     assert tokenizer.fingerprint != texts.fingerprint
@@ -58,14 +58,14 @@ def test_codes_of_texts_and_log(tmp_path, monkeypatch):
     assert (RecommendationData.load(other).sequences.items != data.sequences.items).any()
     again = fit(monkeypatch, other, tmp_path / "again", *options)
     assert np.array_equal(again.codes, tokenizer.codes[:-1])
-    assert json.loads((tmp_path / "both" / "report.json").read_text())["log_weight"] == 1
+    assert json.loads((tmp_path / "both" / "report.json").read_text())["cooccurrence_weight"] == 1
 
 
 def test_wrong_settings(tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path / "data")
     with pytest.raises(DataError, match="want residual-kmeans"):
-        fit(monkeypatch, dataset, tmp_path / "no", "--quantizer", "rqvae", "--log_weight", 1)
-    fit(monkeypatch, dataset, tmp_path / "codes", "--quantizer", "residual-kmeans", "--log_weight", 1)
+        fit(monkeypatch, dataset, tmp_path / "no", "--quantizer", "rqvae", "--cooccurrence_weight", 1)
+    fit(monkeypatch, dataset, tmp_path / "codes", "--quantizer", "residual-kmeans", "--cooccurrence_weight", 1)
     tokenizer = SemanticIdTokenizer.from_pretrained(tmp_path / "codes").with_tokens("prefixes")
     tokenizer.save_pretrained(tmp_path / "again")
     tokenizer = SemanticIdTokenizer.from_pretrained(tmp_path / "again")

@@ -317,7 +317,7 @@ def test_the_card_tells_what_is_known(recommender, tmp_path):
     others = [result("hybrid", 0.5), result("popularity", 0.0625), result("tiger-paper", 0.3, training={"seed": 4})]
     rows = [mine, *others]
     (tmp_path / "results.json").write_text(json.dumps(rows))
-    text = model_card(recommender, REPO, read_results([tmp_path / "results.json"]), license="mit")
+    text = model_card(recommender.state, REPO, read_results([tmp_path / "results.json"]), license="mit")
     card = ModelCard(text)
     metadata = yaml.safe_load(text.split("---\n")[1])
     name, results = model_index_to_eval_results(metadata["model-index"])
@@ -337,7 +337,7 @@ def test_the_card_tells_what_is_known(recommender, tmp_path):
 
 def test_the_card_invents_nothing(recommender):
     recommender.training, recommender.encoder = {}, None
-    text = model_card(recommender, REPO)
+    text = model_card(recommender.state, REPO)
     assert "model-index" not in text and "license" not in text
     for sentence in (
         "No test results were given",
@@ -352,11 +352,11 @@ def test_the_card_invents_nothing(recommender):
 
 def test_results_that_do_not_belong(recommender, tmp_path):
     with pytest.raises(DataError, match="of other models"):
-        model_card(recommender, REPO, [result("hybrid", 0.5), result("tiger", 0.1, training={"seed": 4})])
+        model_card(recommender.state, REPO, [result("hybrid", 0.5), result("tiger", 0.1, training={"seed": 4})])
     with pytest.raises(DataError, match="ndcg@10 is nan"):
-        model_card(recommender, REPO, [result("tiger", float("nan"), training=recommender.training)])
+        model_card(recommender.state, REPO, [result("tiger", float("nan"), training=recommender.training)])
     with pytest.raises(DataError, match="of other models"):  # whose they are is not said
-        model_card(recommender, REPO, [result("sasrec", 0.5)])
+        model_card(recommender.state, REPO, [result("sasrec", 0.5)])
     for content, message in (("{", "not JSON"), ("[1]", "no results file"), ('{"model": "x"}', "without dataset")):
         (tmp_path / "file.json").write_text(content)
         with pytest.raises(DataError, match=message):

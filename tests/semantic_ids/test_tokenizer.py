@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
-from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.tokenizer import Cooccurrence, SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
 catalogues = st.tuples(st.integers(1, 4), st.integers(2, 6)).flatmap(
@@ -207,12 +207,17 @@ def test_codes_of_texts_and_log():
     log = 1e3 * (np.eye(2)[company] + rng.normal(scale=0.01, size=(200, 2)))
     options = {"num_codebooks": 1, "codebook_size": 4, "quantizer": "residual-kmeans", "progress": False}
     items = [str(n) for n in range(200)]
-    tokenizer = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)
+    tokenizer = SemanticIdTokenizer.fit(
+        texts, items, cooccurrence=Cooccurrence(log, {"shuffle_ties": None}), **options
+    )
     groups = np.unique(np.column_stack([tokenizer.codes, kind, company]), axis=0)
     assert len(groups) == 4 == len(np.unique(groups[:, 0]))
     (row,) = tokenizer.add_items(["new"], texts[:1])  # by its text alone
     assert tokenizer.codes[row, 0] in groups[groups[:, 1] == kind[0], 0]
     with pytest.raises(ValueError, match="wants learned_split"):
-        SemanticIdTokenizer.fit(texts, items, log=log, **options)
+        SemanticIdTokenizer.fit(texts, items, cooccurrence=log, **options)
     with pytest.raises(DataError, match="want residual-kmeans"):
-        SemanticIdTokenizer.fit(texts, items, log=log, learned_split={}, num_codebooks=1)
+        SemanticIdTokenizer.fit(texts, items, cooccurrence=Cooccurrence(log, {}), num_codebooks=1)
+    with pytest.warns(DeprecationWarning, match="log is now cooccurrence"):
+        old = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)
+    assert old.fingerprint == tokenizer.fingerprint and old.learned_split == tokenizer.learned_split

@@ -46,3 +46,21 @@ def test_unknown_keys_and_files_are_errors(tmp_path):
         parse_arguments([Settings], [str(_yaml(tmp_path, "a: [1"))])
     with pytest.raises(DataError, match="key: value"):
         parse_arguments([Settings], [str(_yaml(tmp_path, "- a"))])
+
+
+def test_keys_that_changed_work_for_one_release(tmp_path):
+    @dataclass
+    class Settings:
+        baselines: bool = True
+        num_seeds: int = 1
+
+    (tmp_path / "a.yaml").write_text("committee: 3\n")
+    with pytest.warns(DeprecationWarning, match="is now") as caught:
+        (found,) = parse_arguments([Settings], [str(tmp_path / "a.yaml"), "--no-yardsticks"])
+    assert found == Settings(baselines=False, num_seeds=3)
+    assert [str(one.message).split(".")[0] for one in caught] == [
+        "committee is now num_seeds",
+        "no_yardsticks is now no_baselines",
+    ]
+    with pytest.raises(DataError, match="unknown key 'log_weight'"):
+        parse_arguments([Settings], ["--log_weight", "1"])

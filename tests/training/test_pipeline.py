@@ -34,7 +34,7 @@ SIZES |= {"eval_users": 50, "min_steps": 0, "num_train_epochs": 1, "disable_tqdm
 SMALL = {
     "tokenizer": {"codebook_size": 8, "embedding_dim": 8},
     "retriever": SIZES,
-    "two_stage": {"max_trees": 5, "num_beams": 10, "committee": 1},
+    "two_stage": {"max_trees": 5, "num_beams": 10, "num_seeds": 1},
     "evaluate": {"num_beams": 10, "bf16": False},
 }
 
@@ -161,7 +161,7 @@ def test_the_paper_recipe_has_the_numbers_of_the_paper():
     """TIGER, arXiv 2305.05065, sections 3.1 and 4."""
     plan = make_plan("data", "run", "paper")
     (tokenizer,) = read_arguments([TokenizerArguments], plan.settings["tokenizer"])
-    assert tokenizer.encoder == "sentence-transformers/sentence-t5-base" and tokenizer.log_weight == 0
+    assert tokenizer.encoder == "sentence-transformers/sentence-t5-base" and tokenizer.cooccurrence_weight == 0
     assert (tokenizer.quantizer, tokenizer.num_codebooks, tokenizer.codebook_size) == ("rqvae", 3, 256)
     rqvae = RQVAEConfig(input_dim=768)  # whose own sizes no recipe changes
     assert tuple(rqvae.hidden_sizes) == (512, 256, 128) and rqvae.latent_dim == 32 and rqvae.commitment_weight == 0.25

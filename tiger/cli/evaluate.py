@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 from tiger.cli.common import load_recommender
 from tiger.utils.errors import DataError
@@ -16,7 +17,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     from tiger.data.dataset import RecommendationData
     from tiger.data.sequences import Sequences
-    from tiger.evaluation.metrics import next_item_metrics
+    from tiger.evaluation.evaluator import evaluate
     from tiger.retriever.dataset import EvaluationExamples
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
@@ -35,14 +36,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if not rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
-        answers, _ = tiger.recommend_rows(
-            examples.histories,
-            num_beams=args.num_beams,
-            exclude_history=not args.keep_history,
-            progress=True,
-            rank=rank,
-        )
-    metrics = {"users": len(examples)} | next_item_metrics(answers, examples.targets)
+        recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank)
+        found = evaluate(recommend, examples.histories, examples.targets, exclude_history=not args.keep_history)
+    metrics = {"users": len(examples)} | found.metrics
     if args.json:
         print(json.dumps(metrics))
         return

@@ -1,14 +1,39 @@
-"""Facts about pairs of items of one user's history: who follows whom, and how often."""
+"""One counter of pairs of items in users' histories: which item follows which, and how often."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+from scipy import sparse
 
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 
+# Totals below it are not told apart: they would betray held-out events, see tiger.evaluation.baselines.
 COUNT_FLOOR = 5
+NEAR = 3  # steps within which an item counts as a follower, with weight 1 / steps; not tuned
+
+
+def pairs_by_gap(train: Sequences, max_gap: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each gap from 1 to ``max_gap``, the events that have one of the same user so many places later: int64 [m],
+    places in ``train.items``. Ends with the first gap that no pair of events has."""
+    users = train.users
+    for gap in range(1, max_gap + 1):
+        earlier = np.flatnonzero(users[gap:] == users[:-gap])
+        if not len(earlier):
+            return
+        yield gap, earlier
+
+
+def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sparse.csr_matrix:
+    """Count how often item j came after item i, each time weighted 1 / gap: float32 [num_items, num_items]."""
+    counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
+    for gap, earlier in pairs_by_gap(train, max_gap):
+        weights = np.full(len(earlier), 1 / gap, dtype=np.float32)
+        pairs = train.items[earlier], train.items[earlier + gap]
+        counts = counts + sparse.csr_matrix((weights, pairs), shape=counts.shape)
+    return counts
 
 
 class PairTable:
@@ -32,16 +57,13 @@ class PairTable:
         both occurred in either order; how often on one day.
         """
         items = train.items.astype(np.int64)
-        users, days = train.users, train.timestamps // SECONDS_PER_DAY
+        days = train.timestamps // SECONDS_PER_DAY
         keys = np.empty(0, dtype=np.int64)
         values = np.empty((0, len(cls.FACTS)), dtype=np.float32)
-        for gap in range(1, max_gap + 1):
-            same = users[gap:] == users[:-gap]
-            if not same.any():
-                break
-            first, second = items[:-gap][same], items[gap:][same]
-            one_day = (days[gap:] == days[:-gap])[same].astype(np.float32)
-            near = np.full(len(first), 1 / gap if gap <= 3 else 0, dtype=np.float32)
+        for gap, earlier in pairs_by_gap(train, max_gap):
+            first, second = items[earlier], items[earlier + gap]
+            one_day = (days[earlier] == days[earlier + gap]).astype(np.float32)
+            near = np.full(len(first), 1 / gap if gap <= NEAR else 0, dtype=np.float32)
             none, each = np.zeros_like(near), np.ones_like(near)
             onward = np.stack([each if gap == 1 else none, near, none, each, one_day], axis=1)
             back = np.stack([none, none, near, each, one_day], axis=1)

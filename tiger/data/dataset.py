@@ -92,7 +92,7 @@ class RecommendationData:
             twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
             raise DataError(
                 f"{items_file}: {len(twice)} item ids occur more than once, {twice[0].as_py()!r} for one. "
-                "Keep one row an item."
+                "Keep one row per item."
             )
         columns = collect_events(log, log_file)
         if not columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of items, one a user, stored end to end.
+    """Sequences of items, one per user, stored end to end.
 
     Args:
         offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
@@ -23,6 +23,13 @@ class Sequences:
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[np.ndarray]) -> Sequences:
+        """One array of item rows per user, oldest first; timestamps are 0, which stands for unknown."""
+        offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+        items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
+        return cls(offsets, items, np.zeros(len(items), dtype=np.int64))
 
     @property
     def lengths(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which events train, validate and test."""
+"""Splits of a log into training, validation and test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LeaveOneOut:
 
     @property
     def valid_histories(self) -> Sequences:
-        """What precedes the validation target: the training part itself."""
+        """Histories before the validation target: the training part itself."""
         return self.train
 
     def part(self, name: str) -> tuple[Sequences, np.ndarray]:

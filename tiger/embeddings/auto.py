@@ -1,35 +1,46 @@
-"""The encoder that lies in a directory, whichever it is.
-
-Both encoders answer ``encode(texts)``, have a ``name``, and save themselves beside a model with ``save_pretrained``;
-:func:`load_encoder` opens whichever was saved.
-"""
+"""The encoder that lies in a directory, whichever it is, and a place for users' own kinds."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tiger.embeddings.base import read_json
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.embeddings.base import ItemEncoder, read_json
 from tiger.utils.errors import DataError
+from tiger.utils.registry import Registry
+
+ENCODERS: Registry[ItemEncoder] = Registry(
+    "encoder",
+    {
+        "lsa": "tiger.embeddings.lsa_encoder:LSAEncoder",
+        "sentence-transformers": "tiger.embeddings.sentence_encoder:SentenceEncoder",
+    },
+)
+
+
+def register_encoder(kind: type[ItemEncoder]) -> type[ItemEncoder]:
+    """Let :func:`load_encoder` find an encoder of your own by its ``kind``. Usable as a decorator."""
+    ENCODERS.register(kind.kind, kind)
+    return kind
 
 
 def load_encoder(
     directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
-) -> SentenceEncoder | LSAEncoder:
-    """The encoder that ``save_pretrained`` left in a directory.
+) -> ItemEncoder:
+    """Read the encoder that ``save_pretrained`` wrote into a directory.
 
     Args:
         directory: where it was saved.
-        device, cache_dir: for a :class:`SentenceEncoder`.
+        device: where it computes, such as ``"cuda"``, if it has a choice; None: the best there is.
+        cache_dir: where it keeps vectors, if it does; None: its default.
 
     Raises:
-        DataError: no ``encoder.json``, or of a kind that this version doesn't know.
+        DataError: no ``encoder.json``, or an unknown kind.
     """
-    saved = read_json(directory)
-    if saved["kind"] == "lsa":
-        return LSAEncoder.from_pretrained(directory)
-    if saved["kind"] == "sentence-transformers":
-        return SentenceEncoder(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
-    raise DataError(f"{Path(directory) / 'encoder.json'}: unknown kind {saved['kind']!r}. Update the library.")
+    kind = read_json(directory)["kind"]
+    if kind not in ENCODERS:
+        raise DataError(
+            f"{Path(directory) / 'encoder.json'}: unknown kind {kind!r}. Import the module that registers it, or "
+            "update the library."
+        )
+    return ENCODERS[kind].from_pretrained(directory, device=device, cache_dir=cache_dir)

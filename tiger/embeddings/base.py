@@ -1,10 +1,17 @@
-"""What all embeddings are held to, and vectors that were computed elsewhere."""
+"""The protocol that every encoder follows; checks of embeddings; vectors that were computed elsewhere.
+
+An encoder of your own: a class with the methods of :class:`ItemEncoder` (no need to inherit), whose
+``save_pretrained`` writes ``encoder.json`` by :func:`write_json`; register it
+(:func:`tiger.embeddings.auto.register_encoder`) so that it can be loaded.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +20,63 @@ from safetensors import SafetensorError, safe_open
 from tiger.utils.errors import DataError
 
 CHUNK = 8192
+
+
+class ItemEncoder(Protocol):
+    """Turns texts of items into vectors.
+
+    Attributes:
+        kind: the name under which it is registered, and ``kind`` of its ``encoder.json``.
+        self_contained: whether :meth:`save_pretrained` writes everything that :meth:`from_pretrained` needs.
+    """
+
+    kind: ClassVar[str]
+    self_contained: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """Its name in reports and model cards; the folder or the Hub's name of a model that isn't self-contained."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts: float32 [n, d], in their order.
+
+        Raises:
+            DataError: there are no texts.
+        """
+        ...
+
+    def load(self) -> None:
+        """Read now what would be read with the first texts."""
+        ...
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write ``encoder.json``, with ``kind``, and what else belongs to it."""
+        ...
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
+    ) -> Any:
+        """Read what :meth:`save_pretrained` wrote; for the rest see :func:`tiger.embeddings.auto.load_encoder`."""
+        ...
+
+
+def encode_items(encoder: ItemEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts and check the answer: float32 [n, d].
+
+    Raises:
+        DataError: no texts, or the encoder returns another number of vectors, NaN or infinity.
+    """
+    vectors = check_embeddings(encoder.encode(list(texts)), f"vectors of {encoder.name}")
+    if len(vectors) != len(texts):
+        raise DataError(f"{encoder.name} returned {len(vectors)} vectors for {len(texts)} texts.")
+    return vectors
+
+
+def is_local_folder(encoder: ItemEncoder) -> bool:
+    """Whether an encoder stays behind in a folder of this machine when what is saved of it goes elsewhere."""
+    return not encoder.self_contained and Path(encoder.name).is_dir()
 
 
 def check_embeddings(embeddings: np.ndarray | torch.Tensor, source: str = "embeddings") -> np.ndarray:
@@ -68,18 +132,24 @@ def load_embeddings(path: str | os.PathLike, num_items: int) -> np.ndarray:
     if embeddings.ndim == 2 and len(embeddings) != num_items:
         raise DataError(
             f"{path} has {len(embeddings)} rows but there are {num_items} items. "
-            "Write one row an item, in the order of items.parquet."
+            "Write one row per item, in the order of items.parquet."
         )
     return check_embeddings(embeddings, str(path))
 
 
 def write_json(directory: str | os.PathLike, value: dict) -> None:
+    """Write ``encoder.json``."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, ensure_ascii=False, indent=1)
     (Path(directory) / "encoder.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(directory: str | os.PathLike) -> dict:
+    """Read ``encoder.json``.
+
+    Raises:
+        DataError: there is none.
+    """
     file = Path(directory) / "encoder.json"
     if not file.is_file():
         raise DataError(f"{file} is missing: {directory} holds no saved encoder.")

@@ -1,11 +1,11 @@
-"""Vectors of items before any training: by the company they keep in the log, by the words of their texts.
+"""Vectors of items without any training: co-occurrence vectors from the log, TF-IDF vectors from the texts.
 
-The company is a factorised count of who is bought near whom: what the log says of an item before any training, as text
-embeddings are what its text says. A generator whose tokens start from both
-(:func:`tiger.retriever.initialization.start_from_items`) need not find out first what the log says plainly.
+Co-occurrence vectors say which items are bought near each other, as text embeddings say which items are described
+alike. A T5 whose token embeddings are initialized with both (:mod:`tiger.retriever.initialization`) need not learn
+first what the log says plainly.
 
-Words are TF-IDF, projected at random. A random projection keeps rare words, which tell a product line from its
-neighbours; the singular vectors of :class:`tiger.embeddings.LSAEncoder` spend as few dimensions on what all items talk
+TF-IDF vectors are projected at random. A random projection keeps rare words, which tell a product line from its
+neighbors; the singular vectors of :class:`tiger.embeddings.LSAEncoder` spend as few dimensions on what all items talk
 of. Measured on Beauty by the cosine to a user's last three items, 128 dimensions either way: NDCG@10 .041 against
 .023.
 """
@@ -17,14 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from tiger.data.cooccurrence import COUNT_FLOOR
+from tiger._moved import renamed
+from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
 
-WINDOW = 3
+# Exponent by which a pair's count is divided by its items' totals: between 0, raw counts, which popular items drown,
+# and 1/2, the cosine, where rare items weigh as much as popular ones. Not tuned.
+DAMPING = 0.375
 
 
-def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0) -> np.ndarray:
+def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0) -> np.ndarray:
     """Factors of the matrix of items that a user had within three events of each other.
 
     A pair counts 1 / gap, either way round, and is divided by both items' totals to the power of 3/8, so that a few
@@ -33,24 +36,18 @@ def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0)
 
     Args:
         train: the training log.
-        num_items: rows of the catalogue.
-        dim: factors; fewer where the catalogue is smaller.
-        seed: of the randomised decomposition.
+        num_items: rows of the catalog.
+        dim: factors; fewer where the catalog is smaller.
+        seed: of the randomized decomposition.
 
     Returns:
         float32 [num_items, dim], of length at most 1; zero for items that the log lacks.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    users, items = train.users, train.items
-    counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
-    for gap in range(1, WINDOW + 1):
-        together = users[gap:] == users[:-gap]
-        weights = np.full(int(together.sum()), 1 / gap, dtype=np.float32)
-        pairs = items[:-gap][together], items[gap:][together]
-        counts = counts + sparse.csr_matrix((weights, pairs), shape=counts.shape)
-    totals = np.maximum(np.bincount(items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
-    scale = sparse.diags_array(totals**-0.375)
+    counts = follower_counts(train, num_items)
+    totals = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+    scale = sparse.diags_array(totals**-DAMPING)
     factors = min(dim, num_items - 1)
     left, strengths, _ = randomized_svd(scale @ (counts + counts.T) @ scale, factors, random_state=seed)
     vectors = np.zeros((num_items, dim), dtype=np.float32)
@@ -60,11 +57,11 @@ def log_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0)
     return vectors / np.maximum(lengths, typical)
 
 
-def word_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.ndarray:
+def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.ndarray:
     """float32 [texts, dim]; the scalar product of two rows is about the cosine of their words.
 
     Args:
-        texts: one an item.
+        texts: one per item.
         dim: the error of a product is about 1 / sqrt(dim).
         seed: of the projection.
 
@@ -94,3 +91,6 @@ def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
     reduced = np.zeros((len(centred), size), dtype=np.float32)
     reduced[:, : used.sum()] = centred @ (axes / np.sqrt(np.where(used, strengths, 1)))[:, used]
     return reduced
+
+
+__getattr__ = renamed(__name__, {"log_vectors": "cooccurrence_vectors", "word_vectors": "tfidf_vectors"})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class LSAEncoder:
     """Latent semantic analysis: TF-IDF of words and word pairs, cut to ``dim`` by a truncated SVD, unit length.
 
-    Needs no weights and no network: what a catalogue's own words say. Term counts are damped (1 + log); in catalogues
+    Needs no weights and no network: what a catalog's own words say. Term counts are damped (1 + log); in catalogs
     of a thousand texts and more, terms of one text or of more than half of them (labels like "Title") are dropped.
 
     Args:
@@ -36,6 +36,9 @@ class LSAEncoder:
         embeddings = encoder.encode(texts)  # float32 [n, 256], also of texts never seen
     """
 
+    kind = "lsa"
+    self_contained = True
+
     def __init__(self, vocabulary: list[str], idf: np.ndarray, components: np.ndarray) -> None:
         if components.shape[1] != len(vocabulary) or idf.shape != (len(vocabulary),):
             raise DataError(
@@ -48,7 +51,7 @@ class LSAEncoder:
         self._vectorizer.idf_ = self.idf
 
     def load(self) -> None:
-        """Nothing to do: it is read as a whole."""
+        """Does nothing: the encoder is in memory."""
 
     @property
     def dim(self) -> int:
@@ -65,7 +68,7 @@ class LSAEncoder:
         Args:
             dim: length of the vectors; less where the texts or their terms are fewer.
             max_terms: the commonest words and pairs that are kept.
-            seed: of the randomised SVD: equal texts and seed give equal vectors.
+            seed: of the randomized SVD: equal texts and seed give equal vectors.
 
         Raises:
             DataError: the texts hold no word.
@@ -103,14 +106,16 @@ class LSAEncoder:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
-        write_json(directory, {"kind": "lsa", "name": self.name, "vocabulary": self.vocabulary})
+        write_json(directory, {"kind": self.kind, "name": self.name, "vocabulary": self.vocabulary})
         save_file({"idf": self.idf, "components": self.components}, Path(directory) / "encoder.safetensors")
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> LSAEncoder:
-        """Read what :meth:`save_pretrained` wrote."""
+    def from_pretrained(
+        cls, directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
+    ) -> LSAEncoder:
+        """Read what :meth:`save_pretrained` wrote. It computes on the CPU and keeps no vectors."""
         saved = read_json(directory)
-        if saved["kind"] != "lsa":
+        if saved["kind"] != cls.kind:
             raise DataError(f"{Path(directory) / 'encoder.json'} is a {saved['kind']!r} encoder: use load_encoder.")
         tensors = load_file(Path(directory) / "encoder.safetensors")
         return cls(saved["vocabulary"], tensors["idf"], tensors["components"])

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from tiger.embeddings.base import CHUNK, write_json
+from tiger.embeddings.base import CHUNK, read_json, write_json
 from tiger.utils.errors import DataError
 
 DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
@@ -40,6 +40,9 @@ class SentenceEncoder:
         encoder = SentenceEncoder("sentence-transformers/sentence-t5-base")
         embeddings = encoder.encode(item_texts(data.items))
     """
+
+    kind = "sentence-transformers"
+    self_contained = False
 
     def __init__(
         self,
@@ -80,7 +83,18 @@ class SentenceEncoder:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
-        write_json(directory, {"kind": "sentence-transformers", "name": self.name, "revision": self.revision})
+        write_json(directory, {"kind": self.kind, "name": self.name, "revision": self.revision})
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
+    ) -> SentenceEncoder:
+        """Read what :meth:`save_pretrained` wrote; the model itself is loaded when it is needed."""
+        saved = read_json(directory)
+        if saved["kind"] != cls.kind:
+            file = Path(directory) / "encoder.json"
+            raise DataError(f"{file} is a {saved['kind']!r} encoder: use load_encoder.")
+        return cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
 
     def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
         model = self._load()
@@ -124,7 +138,7 @@ class SentenceEncoder:
         return self._model
 
     def _fingerprint(self) -> str:
-        """Which weights made a vector: the files of a local folder, the name and revision of a model on the Hub."""
+        """A hash of the weights: of the files of a local folder, or of a Hub model's name and revision."""
         digest = hashlib.sha256()
         folder = Path(self.name)
         if folder.is_dir():

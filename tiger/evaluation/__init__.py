@@ -1,1 +1,1 @@
-"""How good an answer is: metrics, and the baselines that a model must beat."""
+"""Metrics of answers, and the baselines that a model must beat."""

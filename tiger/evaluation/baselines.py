@@ -1,4 +1,4 @@
-"""Yardsticks that a model must beat: popularity, transition, content, and their training-free hybrid.
+"""Baselines that a model must beat: popularity, transition, content, and their training-free hybrid.
 
 All four count or compare; nothing is trained. They are fitted on the training log alone, for the test too: by then
 the validation item belongs to a user's history, but transitions and popularity are not counted anew, as no model is
@@ -6,7 +6,7 @@ retrained.
 
 Two things keep them honest on data sets such as the 5-core Amazon ones, where rows and counts betray the answer:
 
-* *Ties* are broken in a seeded random order of the catalogue, never by row number, because item tables are often
+* *Ties* are broken in a seeded random order of the catalog, never by row number, because item tables are often
   sorted by a product code that tells when an item was listed.
 * *Counts below 5* are not told apart: where every item was filtered to have five events or more, a lower training
   count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tiger.data.cooccurrence import COUNT_FLOOR
+from tiger._moved import renamed
+from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.evaluator import evaluate
 
 _CHUNK_SCORES = 2**24  # scores held at once, 64 MiB of float32
 
@@ -59,7 +60,7 @@ class Popularity:
             exclude_history: leave out items that the history holds.
 
         Returns:
-            items int32 [n, k], best first, -1 where the catalogue holds too few, and scores float32 [n, k]: counts,
+            items int32 [n, k], best first, -1 where the catalog holds too few, and scores float32 [n, k]: counts,
             ``-inf`` beside -1.
         """
         return _recommend(
@@ -68,7 +69,7 @@ class Popularity:
 
 
 class Transition:
-    """What followed the last items of the history in other users' histories.
+    """Items that followed the last items of the history in other users' histories.
 
     ``score(j)`` = sum over the last 5 items i, newest first, of .8^age * sum over gaps 1, 2, 3 of count(i, then j) /
     gap. Counts are raw: not divided by any total.
@@ -85,26 +86,25 @@ class Transition:
         self.max_gap, self.last, self.decay, self.log_counts, self.seed = max_gap, last, decay, log_counts, seed
 
     def fit(self, train: Sequences, num_items: int) -> Transition:
-        """Count followers in the training log: a sparse matrix of at most ``max_gap`` entries an event."""
-        self.popularity = Popularity(self.seed).fit(train, num_items)
-        column = self.popularity.place
-        users = train.users
-        counts = sparse.csr_matrix((num_items, num_items), dtype=np.float32)
-        for gap in range(1, self.max_gap + 1):
-            together = users[gap:] == users[:-gap]
-            before, after = train.items[:-gap][together], train.items[gap:][together]
-            weights = np.full(len(before), 1 / gap, dtype=np.float32)
-            counts = counts + sparse.csr_matrix((weights, (before, column[after])), shape=counts.shape)
-        self.followers = counts.log1p() if self.log_counts else counts
+        """Count followers in the training log: a sparse matrix of at most ``max_gap`` entries per event."""
+        popularity = Popularity(self.seed).fit(train, num_items)
+        return self.from_counts(follower_counts(train, num_items, self.max_gap), popularity)
+
+    def from_counts(self, counts: sparse.csr_matrix, popularity: Popularity) -> Transition:
+        """Use counts of followers, float32 [items, items], that were made before."""
+        self.popularity = popularity
+        followers = counts[:, popularity.order]
+        self.followers = followers.log1p() if self.log_counts else followers
         return self
 
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; where fewer than ``k`` items ever followed, popular ones come last, at 0."""
-        return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
+        return _recommend(self.scores, self.popularity.order, histories, k, exclude_history)
 
-    def _scores(self, histories: Sequences) -> np.ndarray:
+    def scores(self, histories: Sequences) -> np.ndarray:
+        """float32 [n, items], columns in popularity's order."""
         return (recency(histories, self.last, self.decay, self.followers.shape[0]) @ self.followers).toarray()
 
 
@@ -125,7 +125,7 @@ class Content:
         self.last, self.decay, self.seed = last, decay, seed
 
     def fit(self, train: Sequences, texts: list[str]) -> Content:
-        """Learn word weights from the whole catalogue's ``texts``, one an item; ``train`` serves the fallback alone.
+        """Learn word weights from the whole catalog's ``texts``, one per item; ``train`` serves the fallback alone.
 
         Raises:
             ValueError: no text holds a word.
@@ -145,9 +145,10 @@ class Content:
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; where fewer than ``k`` items share a word, popular ones come last, at 0."""
-        return _recommend(self._scores, self.popularity.order, histories, k, exclude_history)
+        return _recommend(self.scores, self.popularity.order, histories, k, exclude_history)
 
-    def _scores(self, histories: Sequences) -> np.ndarray:
+    def scores(self, histories: Sequences) -> np.ndarray:
+        """float32 [n, items], columns in popularity's order."""
         return self.similarity(recency(histories, self.last, self.decay, len(self.popularity.order)))
 
     def similarity(self, weights: sparse.csr_matrix) -> np.ndarray:
@@ -178,7 +179,7 @@ class Hybrid:
             raise ValueError("transition and content must break ties by the same seed")
 
     def fit(self, train: Sequences, texts: list[str]) -> Hybrid:
-        """Fit both parts on the training log and the catalogue's ``texts``, one an item."""
+        """Fit both parts on the training log and the catalog's ``texts``, one per item."""
         self.transition.fit(train, len(texts))
         self.content.fit(train, texts)
         return self
@@ -187,15 +188,15 @@ class Hybrid:
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; an empty history gets the popular items, with score 0."""
-        return _recommend(self._scores, self.content.popularity.order, histories, k, exclude_history)
+        return _recommend(self.scores, self.content.popularity.order, histories, k, exclude_history)
 
-    def _scores(self, histories: Sequences) -> np.ndarray:
-        scores = self.content._scores(histories)
-        scores += self.transition_weight * self.transition._scores(histories)
-        return scores
+    def scores(self, histories: Sequences, content: np.ndarray | None = None) -> np.ndarray:
+        """float32 [n, items], columns in popularity's order; ``content``: those of the content part, where at hand."""
+        content = self.content.scores(histories) if content is None else content
+        return content + self.transition_weight * self.transition.scores(histories)
 
 
-def evaluate_yardsticks(
+def evaluate_baselines(
     split: LeaveOneOut,
     texts: list[str],
     part: str = "test",
@@ -203,11 +204,11 @@ def evaluate_yardsticks(
     exclude_history: bool = True,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Recall and NDCG of the four yardsticks on a leave-one-out split.
+    """Recall and NDCG of the four baselines on a leave-one-out split.
 
     Args:
         split: from ``RecommendationData.leave_one_out``.
-        texts: one an item, such as ``tiger.embeddings.item_texts`` gives.
+        texts: one per item, such as ``tiger.embeddings.item_texts`` gives.
         part: ``"test"`` or ``"valid"``; both are fitted on ``split.train``.
         ks: cut-offs.
         exclude_history: whether items of the history are left out.
@@ -218,15 +219,15 @@ def evaluate_yardsticks(
     """
     histories, targets = split.part(part)
     hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
-    yardsticks = {
+    baselines = {
         "popularity": hybrid.content.popularity,
         "transition": hybrid.transition,
         "content": hybrid.content,
         "hybrid": hybrid,
     }
     return {
-        name: next_item_metrics(yardstick.recommend(histories, max(ks), exclude_history)[0], targets, ks)
-        for name, yardstick in yardsticks.items()
+        name: evaluate(baseline.recommend, histories, targets, ks, exclude_history).metrics
+        for name, baseline in baselines.items()
     }
 
 
@@ -268,3 +269,6 @@ def _recommend(
         items[users, :kept] = np.where(found == -np.inf, -1, order[best])
         scores[users, :kept] = np.where((found < 0) & (found > -np.inf), 0, found)
     return items, scores
+
+
+__getattr__ = renamed(__name__, {"evaluate_yardsticks": "evaluate_baselines"})

@@ -1,4 +1,4 @@
-"""How good a ranking is: recall and NDCG of the next item, AUC, grouped AUC and log loss, in plain numpy.
+"""Metrics of rankings: recall and NDCG of the next item, AUC, grouped AUC and log loss, in plain numpy.
 
 Next-item metrics count *items*: one true item a row, and a hit is that very row number of the item table, never a
 semantic ID that several items share. What is undefined (no rows, labels all alike) is ``nan``; what is wrong (shapes,

@@ -1,29 +1,93 @@
-"""The quantizer that lies in a directory, whichever it is."""
+"""Quantizers by name: fit one, or load the one that lies in a directory; and a place for users' own."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
+import numpy as np
+
+from tiger.quantizers.base import Quantizer
 from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+from tiger.utils.registry import Registry
+
+KIND_FILE = "quantizer.json"
+
+QUANTIZERS: Registry[Quantizer] = Registry(
+    "quantizer",
+    {
+        "rqvae": "tiger.quantizers.rqvae:RQVAE",
+        "residual-kmeans": "tiger.quantizers.residual_kmeans:ResidualKMeans",
+    },
+)
 
 
-def load_quantizer(directory: str | os.PathLike) -> RQVAE | ResidualKMeans:
-    """The quantizer that ``save_pretrained`` left in a directory, of the kind that its ``config.json`` names.
+def register_quantizer(kind: type[Quantizer]) -> type[Quantizer]:
+    """Let settings and :func:`load_quantizer` find a quantizer of your own by its ``kind``. Usable as a decorator."""
+    QUANTIZERS.register(kind.kind, kind)
+    return kind
+
+
+def quantizer_class(quantizer: str | type[Quantizer] | Quantizer) -> type[Quantizer]:
+    """The class of a quantizer that is given by its name, as a class, or fitted.
 
     Raises:
-        DataError: no ``config.json``, or of another kind of model.
+        DataError: the name is unknown.
     """
-    file = Path(directory) / "config.json"
-    if not file.is_file():
-        raise DataError(f"{file} is missing: {directory} holds no saved quantizer.")
-    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    for kind in (RQVAE, ResidualKMeans):
-        if kind.config_class.model_type == model_type:
-            return kind.from_pretrained(directory)
-    raise DataError(
-        f"{file}: model_type {model_type!r} is no quantizer. Point to what a quantizer's save_pretrained wrote."
-    )
+    if isinstance(quantizer, str):
+        return QUANTIZERS[quantizer]
+    return quantizer if isinstance(quantizer, type) else type(quantizer)
+
+
+def fit_quantizer(
+    quantizer: str | type[Quantizer] | Quantizer,
+    embeddings: np.ndarray,
+    num_codebooks: int,
+    codebook_size: int,
+    **options: Any,
+) -> Quantizer:
+    """Fit a quantizer that is given by its name or as a class; one that is fitted already is returned as it is.
+
+    Args:
+        options: of the quantizer's own ``fit``.
+
+    Raises:
+        DataError: the name is unknown, or as ``fit`` itself.
+    """
+    if not isinstance(quantizer, str | type):
+        return quantizer
+    kind = quantizer_class(quantizer)
+    return kind.fit(embeddings, num_codebooks=num_codebooks, codebook_size=codebook_size, **options)
+
+
+def save_quantizer(quantizer: Quantizer, directory: str | os.PathLike) -> None:
+    """Write a quantizer and, as ``quantizer.json``, its kind."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    quantizer.save_pretrained(directory)
+    write_atomically(Path(directory) / KIND_FILE, json.dumps({"kind": quantizer.kind}) + "\n")
+
+
+def load_quantizer(directory: str | os.PathLike) -> Quantizer:
+    """Read what :func:`save_quantizer`, or ``save_pretrained`` of one of the library's own, wrote.
+
+    Raises:
+        DataError: there is none, or it is of an unknown kind.
+    """
+    file, config = Path(directory) / KIND_FILE, Path(directory) / "config.json"
+    if file.is_file():
+        kind = json.loads(file.read_text(encoding="utf-8"))["kind"]
+        if kind not in QUANTIZERS:
+            raise DataError(f"{file}: unknown kind {kind!r}. Import the module that registers it first.")
+        return QUANTIZERS[kind].from_pretrained(directory)
+    if not config.is_file():
+        raise DataError(f"{config} is missing: {directory} holds no saved quantizer.")
+    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    kind = str(model_type).removeprefix("tiger-")
+    if kind == model_type or kind not in QUANTIZERS:
+        raise DataError(
+            f"{config}: model_type {model_type!r} is no quantizer. Point to what a quantizer's save_pretrained wrote."
+        )
+    return QUANTIZERS[kind].from_pretrained(directory)

@@ -7,16 +7,16 @@ import torch
 from tqdm.auto import tqdm
 
 CHUNK = 16_384
-MAX_POINTS = 100_000  # rows that codebooks are fitted to: 400 for each of 256 centres, 300 MB at 768 dimensions
+MAX_POINTS = 100_000  # rows that codebooks are fitted to: 400 for each of 256 centers, 300 MB at 768 dimensions
 
 
-def squared_distances(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+def squared_distances(points: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
     """[n, d] and [k, d] to squared distances [n, k], less each point's own squared length (equal along a row)."""
-    return torch.addmm((centres * centres).sum(dim=1), points, centres.T, alpha=-2)
+    return torch.addmm((centers * centers).sum(dim=1), points, centers.T, alpha=-2)
 
 
 def nearest_codes(points: torch.Tensor, codebooks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise level by level: [n, d] and codebooks [L, K, d] to codes int64 [n, L] and their sum [n, d]."""
+    """Quantize level by level: [n, d] and codebooks [L, K, d] to codes int64 [n, L] and their sum [n, d]."""
     residual, codes = points, []
     for codebook in codebooks:
         codes.append(squared_distances(residual, codebook).argmin(dim=1))
@@ -30,13 +30,13 @@ def sum_of_codes(codes: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
-    """Codes int64 [n] that use every centre about equally, from squared distances [n, k].
+    """Codes int64 [n] that use every center about equally, from squared distances [n, k].
 
     The argmax of Sinkhorn's transport plan (Cuturi, arXiv 1306.0895).
 
     Args:
-        epsilon: temperature in units of the mean distance above a row's nearest centre; small is close to nearest.
-        iterations: times that columns and rows are normalised.
+        epsilon: temperature in units of the mean distance above a row's nearest center; small is close to nearest.
+        iterations: times that columns and rows are normalized.
     """
     excess = distances - distances.min(dim=1, keepdim=True).values
     plan = torch.exp(-excess / (epsilon * excess.mean()).clamp(min=1e-12))
@@ -46,22 +46,22 @@ def balanced_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
     return plan.argmax(dim=1)
 
 
-def kmeans(points: torch.Tensor, num_centres: int, *, iterations: int = 20, seed: int = 0) -> torch.Tensor:
-    """Lloyd's iterations from k-means++ seeds (Arthur & Vassilvitskii 2007): [n, d] to centres [num_centres, d].
+def kmeans(points: torch.Tensor, num_centers: int, *, iterations: int = 20, seed: int = 0) -> torch.Tensor:
+    """Lloyd's iterations from k-means++ seeds (Arthur & Vassilvitskii 2007): [n, d] to centers [num_centers, d].
 
-    The first quarter of the iterations gives every centre about as many points: in hundreds of dimensions a seed is
+    The first quarter of the iterations gives every center about as many points: in hundreds of dimensions a seed is
     far from all other points, would own itself alone and stay where it is (on the 384 dimensions of Beauty this takes
-    the error of three levels from .42 to .38). A centre that loses all its points moves to one of the points that are
-    farthest from theirs. Deterministic by seed on the CPU. Stops when no point changes its centre.
+    the error of three levels from .42 to .38). A center that loses all its points moves to one of the points that are
+    farthest from theirs. Deterministic by seed on the CPU. Stops when no point changes its center.
     """
     generator = torch.Generator().manual_seed(seed)
-    centres = _seeds(points, num_centres, generator)
+    centers = _seeds(points, num_centers, generator)
     previous, balanced = None, iterations // 4
     for iteration in range(iterations):
         labels, distances = [], []
-        sums, counts = torch.zeros_like(centres), torch.zeros(num_centres, device=points.device)
+        sums, counts = torch.zeros_like(centers), torch.zeros(num_centers, device=points.device)
         for chunk in points.split(CHUNK):
-            every = squared_distances(chunk, centres)
+            every = squared_distances(chunk, centers)
             distance, label = every.min(dim=1)
             if iteration < balanced:
                 label = balanced_codes(every, epsilon=0.05, iterations=20)
@@ -73,25 +73,25 @@ def kmeans(points: torch.Tensor, num_centres: int, *, iterations: int = 20, seed
         if iteration > balanced and torch.equal(label, previous):
             break
         previous = label
-        centres = sums / counts.clamp(min=1)[:, None]
+        centers = sums / counts.clamp(min=1)[:, None]
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty):
-            # Not to a point that a centre has to itself: that centre is about to move there.
+            # Not to a point that a center has to itself: that center is about to move there.
             distance = torch.where(counts[label] > 1, torch.cat(distances), -1.0)
-            centres[empty] = points[distance.topk(len(empty)).indices]
-    return centres
+            centers[empty] = points[distance.topk(len(empty)).indices]
+    return centers
 
 
-def _seeds(points: torch.Tensor, num_centres: int, generator: torch.Generator) -> torch.Tensor:
-    # A sample is enough to seed from, and keeps the sequential part short on large catalogues.
-    size = min(len(points), max(16 * num_centres, 4096))
+def _seeds(points: torch.Tensor, num_centers: int, generator: torch.Generator) -> torch.Tensor:
+    # A sample is enough to seed from, and keeps the sequential part short on large catalogs.
+    size = min(len(points), max(16 * num_centers, 4096))
     sample = points[torch.randperm(len(points), generator=generator)[:size].to(points.device)]
     norms = (sample * sample).sum(dim=1)
     chosen = [int(torch.randint(size, (1,), generator=generator))]
     distances = torch.full_like(norms, torch.inf)
-    while len(chosen) < num_centres:
-        centre = sample[chosen[-1]]
-        distances = torch.minimum(distances, (norms - 2 * (sample @ centre) + centre @ centre).clamp(min=0))
+    while len(chosen) < num_centers:
+        center = sample[chosen[-1]]
+        distances = torch.minimum(distances, (norms - 2 * (sample @ center) + center @ center).clamp(min=0))
         cumulative = distances.double().cumsum(0)
         draw = torch.rand(1, generator=generator, dtype=torch.float64).to(points.device) * cumulative[-1]
         chosen.append(min(int(torch.searchsorted(cumulative, draw)), size - 1))

@@ -1,4 +1,4 @@
-"""How good are the codes? Error, use of the codebooks, collisions: as numbers and as a picture."""
+"""Quality of codes: reconstruction error, use of the codebooks and collisions, as numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
+from tiger._moved import renamed
 from tiger.utils.errors import DataError
 
 REPORT = "report.json"
 
 
-def quantisation_report(
+def quantization_report(
     codes: np.ndarray, embeddings: np.ndarray, reconstruction: np.ndarray, codebook_size: int
 ) -> dict[str, float | int | list]:
-    """Figures of a quantisation.
+    """Figures of a quantization.
 
     Args:
         codes: int [n, L], without the collision token.
-        embeddings: float [n, d], what was quantised.
+        embeddings: float [n, d], what was quantized.
         reconstruction: float [n, d], what the codes stand for.
-        codebook_size: codes a level.
+        codebook_size: codes per level.
 
     Returns:
         A dict: ``mse``, mean squared error a number; ``relative_error``, ``||x - x̂||² / ||x - mean||²``, 1 for a
-        quantizer that knows only the mean; ``codes_used`` and ``codes_used_share``, a level each; ``perplexity``, exp
+        quantizer that knows only the mean; ``codes_used`` and ``codes_used_share``, one per level; ``perplexity``, exp
         of the entropy of a level's codes, ``codebook_size`` when all are used alike; ``items_per_tuple_mean`` and
         ``_max``; ``collision_share``, the share of items that share all their codes with another; ``num_items``.
 
@@ -101,3 +102,6 @@ def template_of(folder: str | os.PathLike) -> str | None:
     """By what columns the items' texts were made, as the report beside a tokenizer says; None: by all."""
     report = Path(folder) / REPORT
     return json.loads(report.read_text()).get("template") if report.exists() else None
+
+
+__getattr__ = renamed(__name__, {"quantisation_report": "quantization_report"})

@@ -1,19 +1,21 @@
 """Residual k-means: codes without a neural encoder.
 
-Level by level, k-means on what the levels before left over (residual quantisation). Codebooks are fitted to a sample
-and rows are quantised a chunk at a time, so that a million items need little more memory than their embeddings.
+Level by level, k-means on what the levels before left over (residual quantization). Codebooks are fitted to a sample
+and rows are quantized a chunk at a time, so that a million items need little more memory than their embeddings.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from tiger.embeddings.base import check_embeddings
-from tiger.quantizers.base import check_codes, check_dimensions, check_enough_items
-from tiger.quantizers.kmeans import CHUNK, MAX_POINTS, nearest_codes, residual_codebooks, sample_rows, sum_of_codes
+from tiger.quantizers.base import ResidualQuantizer, check_enough_items
+from tiger.quantizers.kmeans import MAX_POINTS, nearest_codes, residual_codebooks, sample_rows
 
 
 class ResidualKMeansConfig(PreTrainedConfig):
@@ -21,8 +23,8 @@ class ResidualKMeansConfig(PreTrainedConfig):
 
     Args:
         input_dim: dimensions of an embedding.
-        num_codebooks: levels, codes an item.
-        codebook_size: codes a level.
+        num_codebooks: levels, codes per item.
+        codebook_size: codes per level.
     """
 
     model_type = "tiger-residual-kmeans"
@@ -32,7 +34,7 @@ class ResidualKMeansConfig(PreTrainedConfig):
     codebook_size: int = 256
 
 
-class ResidualKMeans(PreTrainedModel):
+class ResidualKMeans(ResidualQuantizer):
     """Residual k-means with the same ``fit``, ``encode`` and ``decode`` as :class:`tiger.quantizers.rqvae.RQVAE`.
 
     Example::
@@ -41,9 +43,8 @@ class ResidualKMeans(PreTrainedModel):
         codes = quantizer.encode(embeddings)  # int32 [items, 3]
     """
 
+    kind = "residual-kmeans"
     config_class = ResidualKMeansConfig
-    base_model_prefix = "quantizer"
-    main_input_name = "embeddings"
 
     def __init__(self, config: ResidualKMeansConfig) -> None:
         super().__init__(config)
@@ -74,8 +75,8 @@ class ResidualKMeans(PreTrainedModel):
         Args:
             embeddings: float [items, input_dim].
             num_codebooks: levels.
-            codebook_size: codes a level.
-            iterations: Lloyd's iterations a level.
+            codebook_size: codes per level.
+            iterations: Lloyd's iterations per level.
             max_points: rows that the codebooks are fitted to, a random sample where there are more.
             seed: equal embeddings and seed give equal codes on one machine.
 
@@ -100,39 +101,26 @@ class ResidualKMeans(PreTrainedModel):
         return model.eval()
 
     @torch.no_grad()
-    def of_first(self, dimensions: int) -> ResidualKMeans:
-        """The same codebooks by their first dimensions alone: codes for items of which no more is known."""
+    def truncate(self, input_dim: int) -> ResidualKMeans:
+        """The same codebooks over the first dimensions alone: it gives codes to items without interactions."""
         sizes = {"num_codebooks": self.config.num_codebooks, "codebook_size": self.config.codebook_size}
-        part = ResidualKMeans(ResidualKMeansConfig(input_dim=dimensions, **sizes)).to(self.device)
-        part.codebooks.copy_(self.codebooks[..., :dimensions])
-        part.mean.copy_(self.mean[:dimensions])
+        part = ResidualKMeans(ResidualKMeansConfig(input_dim=input_dim, **sizes)).to(self.device)
+        part.codebooks.copy_(self.codebooks[..., :input_dim])
+        part.mean.copy_(self.mean[:input_dim])
         return part.eval()
+
+    def of_first(self, dimensions: int) -> ResidualKMeans:
+        """Deprecated name of :meth:`truncate`."""
+        warnings.warn("of_first is now truncate; this name goes with the next release", DeprecationWarning, 2)
+        return self.truncate(dimensions)
+
+    def project(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return embeddings - self.mean
+
+    def reconstruct(self, points: torch.Tensor) -> torch.Tensor:
+        return points + self.mean
 
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [n, input_dim] to codes int64 [n, L] and the reconstruction [n, input_dim]."""
-        codes, quantised = nearest_codes(embeddings - self.mean, self.codebooks)
-        return codes, quantised + self.mean
-
-    @torch.no_grad()
-    def encode(self, embeddings: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """Codes of embeddings [n, input_dim]: int32 [n, L]. A row's codes depend on that row alone.
-
-        Raises:
-            DataError: another number of dimensions than was fitted, or NaN.
-        """
-        embeddings = check_embeddings(embeddings)
-        check_dimensions(embeddings, self.config.input_dim)
-        codes = [
-            self(torch.tensor(embeddings[start : start + batch_size], device=self.device))[0].cpu()
-            for start in range(0, len(embeddings), batch_size)
-        ]
-        return torch.cat(codes).numpy().astype(np.int32)
-
-    @torch.no_grad()
-    def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim]."""
-        codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        vectors = [
-            sum_of_codes(chunk.to(self.device), self.codebooks) + self.mean for chunk in codes.split(batch_size)
-        ]
-        return torch.cat([chunk.cpu() for chunk in vectors]).numpy()
+        codes, quantized = nearest_codes(self.project(embeddings), self.codebooks)
+        return codes, self.reconstruct(quantized)

@@ -1,23 +1,24 @@
 """RQ-VAE: embeddings to short tuples of codes (TIGER, arXiv 2305.05065, section 3.1).
 
-An MLP squeezes an embedding into a small latent vector, residual quantisation writes that as one code a level, and a
+An MLP squeezes an embedding into a small latent vector, residual quantization writes that as one code per level, and a
 mirrored MLP reads the embedding back from the codes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from tiger.embeddings.base import check_embeddings
-from tiger.quantizers.base import check_codes, check_dimensions, check_enough_items
+from tiger.quantizers.base import ResidualQuantizer, check_enough_items
 from tiger.quantizers.kmeans import (
     CHUNK,
     MAX_POINTS,
@@ -26,8 +27,9 @@ from tiger.quantizers.kmeans import (
     residual_codebooks,
     sample_rows,
     squared_distances,
-    sum_of_codes,
 )
+
+_SIZES = {"hidden_sizes", "latent_dim", "commitment_weight", "sinkhorn_epsilon", "sinkhorn_iterations"}
 
 
 class RQVAEConfig(PreTrainedConfig):
@@ -36,12 +38,12 @@ class RQVAEConfig(PreTrainedConfig):
     Args:
         input_dim: dimensions of an embedding.
         hidden_sizes: widths of the encoder's ReLU layers; the decoder mirrors them.
-        latent_dim: dimensions of what is quantised.
-        num_codebooks: levels, codes an item.
-        codebook_size: codes a level.
+        latent_dim: dimensions of what is quantized.
+        num_codebooks: levels, codes per item.
+        codebook_size: codes per level.
         commitment_weight: weight of the pull of latents towards their codes.
         sinkhorn_epsilon: softness of the balanced assignment on the last level in training; 0 turns it off.
-        sinkhorn_iterations: its normalisations.
+        sinkhorn_iterations: its normalizations.
     """
 
     model_type = "tiger-rqvae"
@@ -56,16 +58,44 @@ class RQVAEConfig(PreTrainedConfig):
     sinkhorn_iterations: int = 10
 
 
-@dataclass
-class RQVAEOutput(ModelOutput):
-    """What a batch of embeddings gave.
+@dataclass(frozen=True)
+class RQVAETraining:
+    """Options of training an :class:`RQVAE`.
 
     Args:
-        loss: reconstruction + quantisation.
-        reconstruction_loss: squared error in standardised space, summed over dimensions, mean over the batch.
+        steps: optimizer steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
+        batch_size: items per step; None: 512, or twice the codebook size where that is more.
+        learning_rate: AdamW's peak; falls to 2% of it by a half cosine.
+        seed: equal embeddings and seed give equal codes on one machine.
+        device: where to train.
+        progress: show a bar.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 3e-3
+    seed: int = 0
+    device: str | torch.device = "cpu"
+    progress: bool = True
+
+    def resolved(self, num_items: int, codebook_size: int) -> RQVAETraining:
+        """The same with numbers in place of None."""
+        # With fewer items than codes in a batch, used and dead codes look alike.
+        batch_size = self.batch_size or max(512, 2 * codebook_size)
+        steps = self.steps or min(max(60 * num_items // batch_size, 700), 20_000)
+        return replace(self, batch_size=batch_size, steps=steps)
+
+
+@dataclass
+class RQVAEOutput(ModelOutput):
+    """Loss and codes of a batch of embeddings.
+
+    Args:
+        loss: reconstruction + quantization.
+        reconstruction_loss: squared error in standardized space, summed over dimensions, mean over the batch.
         quantisation_loss: codebook + weighted commitment terms, summed over levels.
         codes: int64 [n, L].
-        latents: [n, latent_dim], before quantisation.
+        latents: [n, latent_dim], before quantization.
     """
 
     loss: torch.Tensor | None = None
@@ -75,8 +105,8 @@ class RQVAEOutput(ModelOutput):
     latents: torch.Tensor | None = None
 
 
-class RQVAE(PreTrainedModel):
-    """Residual-quantised variational autoencoder over item embeddings.
+class RQVAE(ResidualQuantizer):
+    """Residual-quantized variational autoencoder over item embeddings.
 
     Example::
 
@@ -85,9 +115,8 @@ class RQVAE(PreTrainedModel):
         quantizer.save_pretrained("codes")
     """
 
+    kind = "rqvae"
     config_class = RQVAEConfig
-    base_model_prefix = "quantizer"
-    main_input_name = "embeddings"
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__(config)
@@ -95,7 +124,7 @@ class RQVAE(PreTrainedModel):
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
         self.codebooks = nn.Parameter(torch.zeros(config.num_codebooks, config.codebook_size, config.latent_dim))
-        # Persistent, all three: a model read from disk must standardise as it did, and not start its codebooks anew.
+        # Persistent, all three: a model read from disk must standardize as it did, and not start its codebooks anew.
         self.register_buffer("mean", torch.zeros(config.input_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
@@ -115,17 +144,17 @@ class RQVAE(PreTrainedModel):
         """The loss of a batch of raw embeddings [n, input_dim], before and after the codebooks are initialised.
 
         ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1),
-        with x standardised and gradients passed straight through the quantisation (van den Oord et al.,
+        with x standardised and gradients passed straight through the quantization (van den Oord et al.,
         arXiv 1711.00937).
         Until the codebooks are initialised, the autoencoder alone is trained.
         """
-        inputs = self._standardise(embeddings)
+        inputs = self._standardize(embeddings)
         latents = self.encoder(inputs)
-        codes, quantisation_loss, quantised = None, latents.new_zeros(()), latents
+        codes, quantisation_loss, quantized = None, latents.new_zeros(()), latents
         if self.initialised:
-            codes, quantisation_loss, quantised = self._quantise(latents)
+            codes, quantisation_loss, quantized = self._quantize(latents)
         # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
-        reconstruction_loss = (self.decoder(quantised) - inputs).square().sum(dim=1).mean()
+        reconstruction_loss = (self.decoder(quantized) - inputs).square().sum(dim=1).mean()
         return RQVAEOutput(
             loss=reconstruction_loss + quantisation_loss,
             reconstruction_loss=reconstruction_loss,
@@ -134,10 +163,10 @@ class RQVAE(PreTrainedModel):
             latents=latents,
         )
 
-    def _quantise(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self.config
         residual, codes, loss = latents, [], latents.new_zeros(())
-        quantised = torch.zeros_like(latents)
+        quantized = torch.zeros_like(latents)
         for level, codebook in enumerate(self.codebooks):
             with torch.no_grad():
                 distances = squared_distances(residual, codebook)
@@ -149,11 +178,11 @@ class RQVAE(PreTrainedModel):
             loss = loss + (residual.detach() - chosen).square().sum(dim=1).mean()
             loss = loss + config.commitment_weight * (residual - chosen.detach()).square().sum(dim=1).mean()
             residual = residual - chosen.detach()
-            quantised = quantised + chosen.detach()
+            quantized = quantized + chosen.detach()
             codes.append(code)
-        return torch.stack(codes, dim=1), loss, latents + (quantised - latents).detach()
+        return torch.stack(codes, dim=1), loss, latents + (quantized - latents).detach()
 
-    def _standardise(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def _standardize(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.mean) / self.scale
 
     @classmethod
@@ -163,16 +192,8 @@ class RQVAE(PreTrainedModel):
         num_codebooks: int = 3,
         codebook_size: int = 256,
         *,
-        hidden_sizes: tuple[int, ...] = (512, 256, 128),
-        latent_dim: int = 32,
-        commitment_weight: float = 0.25,
-        sinkhorn_epsilon: float = 0.02,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float = 3e-3,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-        progress: bool = True,
+        training: RQVAETraining | None = None,
+        **options: Any,
     ) -> RQVAE:
         """Train on a matrix of embeddings.
 
@@ -182,39 +203,32 @@ class RQVAE(PreTrainedModel):
         Args:
             embeddings: float [items, input_dim].
             num_codebooks: levels.
-            codebook_size: codes a level.
-            hidden_sizes, latent_dim, commitment_weight, sinkhorn_epsilon: see :class:`RQVAEConfig`.
-            steps: optimiser steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
-            batch_size: items a step; None: 512, or twice the codebook size where that is more.
-            learning_rate: AdamW's peak; falls to nothing by a half cosine.
-            seed: equal embeddings and seed give equal codes on one machine.
-            device: where to train.
-            progress: show a bar.
+            codebook_size: codes per level.
+            training: how it is trained; default: :class:`RQVAETraining` as it comes.
+            options: fields of :class:`RQVAEConfig` (``hidden_sizes``, ``latent_dim``, ...), and fields of
+                :class:`RQVAETraining` (``steps``, ``seed``, ``device``, ...) over those of ``training``.
 
         Raises:
             DataError: fewer distinct items than codes, or NaN in the embeddings.
+            TypeError: an unknown option.
         """
         embeddings = check_embeddings(embeddings)
         check_enough_items(embeddings, codebook_size)
+        own = {field.name: options.pop(field.name) for field in fields(RQVAETraining) if field.name in options}
+        training = replace(training or RQVAETraining(), **own).resolved(len(embeddings), codebook_size)
+        if unknown := options.keys() - _SIZES:
+            raise TypeError(f"RQVAE.fit has no option {', '.join(sorted(unknown))}")
+        if "hidden_sizes" in options:
+            options["hidden_sizes"] = list(options["hidden_sizes"])
         config = RQVAEConfig(
-            input_dim=embeddings.shape[1],
-            hidden_sizes=list(hidden_sizes),
-            latent_dim=latent_dim,
-            num_codebooks=num_codebooks,
-            codebook_size=codebook_size,
-            commitment_weight=commitment_weight,
-            sinkhorn_epsilon=sinkhorn_epsilon,
+            input_dim=embeddings.shape[1], num_codebooks=num_codebooks, codebook_size=codebook_size, **options
         )
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
-            torch.manual_seed(seed)
+            torch.manual_seed(training.seed)
             model = cls(config)
         model.fit_standardisation(embeddings)
-        model.to(device).train()
-        if batch_size is None:
-            batch_size = max(512, 2 * codebook_size)  # with fewer items than codes, used and dead codes look alike
-        if steps is None:
-            steps = min(max(60 * len(embeddings) // batch_size, 700), 20_000)
-        model._train_steps(embeddings, steps, batch_size, learning_rate, seed, progress)
+        model.to(training.device).train()
+        model._train_steps(embeddings, training)
         return model.eval()
 
     def fit_standardisation(self, embeddings: np.ndarray) -> None:
@@ -260,18 +274,20 @@ class RQVAE(PreTrainedModel):
             residual = residual - nearest_codes(residual, codebook[None])[1]
         return restarted
 
-    def _train_steps(
-        self, embeddings: np.ndarray, steps: int, batch_size: int, learning_rate: float, seed: int, progress: bool
-    ) -> None:
+    def _train_steps(self, embeddings: np.ndarray, training: RQVAETraining) -> None:
+        steps, seed = training.steps, training.seed
+        assert steps is not None and training.batch_size is not None  # resolved
         warmup, restart_every = max(steps // 12, 1), 50
-        optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
         )
         generator = torch.Generator().manual_seed(seed)
         usage = torch.ones(self.codebooks.shape[:2], device=self.device)
-        batches = _batches(len(embeddings), batch_size, generator)
-        with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not progress) as bar:
+        batches = _batches(len(embeddings), training.batch_size, generator)
+        with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not training.progress) as bar:
             for step in bar:
                 if step == warmup:
                     self.initialise_codebooks(sample_rows(embeddings, MAX_POINTS, seed), seed)
@@ -293,32 +309,13 @@ class RQVAE(PreTrainedModel):
 
     @torch.no_grad()
     def _latents(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.encoder(self._standardise(chunk.to(self.device))) for chunk in embeddings.split(CHUNK)])
+        return torch.cat([self.project(chunk.to(self.device)) for chunk in embeddings.split(CHUNK)])
 
-    @torch.no_grad()
-    def encode(self, embeddings: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """Codes of embeddings [n, input_dim]: int32 [n, L]. A row's codes depend on that row alone.
+    def project(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self._standardize(embeddings))
 
-        Raises:
-            DataError: another number of dimensions than was fitted, or NaN.
-        """
-        embeddings = check_embeddings(embeddings)
-        check_dimensions(embeddings, self.config.input_dim)
-        codes = [
-            nearest_codes(self._latents(torch.tensor(embeddings[start : start + batch_size])), self.codebooks)[0].cpu()
-            for start in range(0, len(embeddings), batch_size)
-        ]
-        return torch.cat(codes).numpy().astype(np.int32)
-
-    @torch.no_grad()
-    def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim], in the space of the input."""
-        codes = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        vectors = [
-            self.decoder(sum_of_codes(chunk.to(self.device), self.codebooks)) * self.scale + self.mean
-            for chunk in codes.split(batch_size)
-        ]
-        return torch.cat([chunk.cpu() for chunk in vectors]).numpy()
+    def reconstruct(self, points: torch.Tensor) -> torch.Tensor:
+        return self.decoder(points) * self.scale + self.mean
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:

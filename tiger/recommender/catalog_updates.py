@@ -1,34 +1,36 @@
-"""What changes when the catalogue does: a change makes a new catalogue, and the old one stays as it is.
-
-What a caller gives for it are ids, and texts, rows of a table or vectors for them.
-"""
+"""Add, update and remove items: each change makes a new :class:`RecommenderState` and leaves the old one as it is."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import T5ForConditionalGeneration
 
+from tiger._moved import renamed
 from tiger.data.readers import item_table
+from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.rankers.click.ranker import CatalogueRanker
-from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
-from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 
 
-class GivenItems:
-    """New items, or known ones with news, as the caller gave them."""
+class ItemBatch:
+    """Items to add or update: their ids, and texts, rows of a table or vectors of them.
+
+    Args:
+        item_ids: the items' own ids, distinct.
+        texts: one per item, or None.
+        table: a row per item, an Arrow table or a list of dicts, or None.
+        embeddings: float [m, d], or None.
+    """
 
     def __init__(self, item_ids: Sequence[str], texts, table, embeddings):
         if isinstance(item_ids, str) or isinstance(texts, str):
@@ -42,13 +44,13 @@ class GivenItems:
         self.embeddings = None if embeddings is None else np.asarray(embeddings)
         for name, part in (("texts", self.texts), ("rows of the table", self.table), ("embeddings", self.embeddings)):
             if part is not None and len(part) != len(item_ids):
-                raise DataError(f"{len(part)} {name} for {len(item_ids)} items: there must be one an item.")
+                raise DataError(f"{len(part)} {name} for {len(item_ids)} items: there must be one per item.")
         if self.table is not None:
             others = [name for name in self.table.column_names if name != "item_id"]
             self.table = self.table.select(others).add_column(0, "item_id", pa.array(item_ids, pa.large_string()))
 
-    def take(self, rows: np.ndarray) -> GivenItems:
-        """Some of them alone."""
+    def take(self, rows: np.ndarray) -> ItemBatch:
+        """The items at these positions."""
         some = copy.copy(self)
         some.item_ids = [self.item_ids[row] for row in rows]
         some.texts = None if self.texts is None else [self.texts[row] for row in rows]
@@ -57,10 +59,10 @@ class GivenItems:
         return some
 
     def rows_of(self, items: pa.Table | None, at: np.ndarray | None = None) -> pa.Table | None:
-        """As rows of an item table; what is not given, from its rows ``at``, or null.
+        """Rows for an item table. Missing values are taken from its rows ``at``, else they are null.
 
         Raises:
-            DataError: a column holds other things than the item table's.
+            DataError: a column doesn't fit the item table's type.
         """
         if items is None:
             return self.table
@@ -77,9 +79,7 @@ class GivenItems:
                     raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
         return pa.table(columns, items.schema)
 
-    def vectors(
-        self, rows: pa.Table | None, encoder: SentenceEncoder | LSAEncoder | None, template: str | None
-    ) -> np.ndarray:
+    def vectors(self, rows: pa.Table | None, encoder: ItemEncoder | None, template: str | None) -> np.ndarray:
         """Embeddings, float32 [m, d]: those given, or of the texts given, or of the texts of ``rows``.
 
         Args:
@@ -96,7 +96,7 @@ class GivenItems:
         check_texts(self.item_ids, texts)
         if encoder is None:
             raise DataError("this recommender was saved without a text encoder, so it can't embed new items.")
-        vectors = encoder.encode(list(texts))
+        vectors = encode_items(encoder, texts)
         empty = [item for item, vector in zip(self.item_ids, vectors) if not vector.any()]
         if empty:
             warnings.warn(
@@ -107,141 +107,132 @@ class GivenItems:
         return vectors
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """Items with their semantic IDs, and the parts of a recommender that count them.
+def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderState, list[str]]:
+    """Add the items that are new; known ones stay as they are. Also return the ids of the new ones.
 
-    Args:
-        tokenizer: items and their semantic IDs.
-        encoder: of the texts of new items.
-        template: how a row of the item table becomes a text, see :func:`tiger.embeddings.item_texts`.
-        items: the item table, in the tokenizer's order.
-        model: its vocabulary has a place for every token.
-        ranker: what it knows of an item lies in the tokenizer's order.
-        unseen: bool [n], whose semantic ID training never saw.
-        trie: of the tokenizer's tokens; None where it is still to be built.
+    Raises:
+        DataError: see :meth:`tiger.TigerRecommender.add_items`.
     """
+    batch = batch.take(np.flatnonzero(state.tokenizer.rows(batch.item_ids, missing=-1) < 0))
+    if not batch.item_ids:
+        return state, []
+    if "" in batch.item_ids:
+        raise DataError("an item id is empty: every item needs one.")
+    rows, vectors = _read(state, batch)
+    tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
+    tokenizer.add_items(batch.item_ids, vectors)
+    items = None if state.items is None else pa.concat_tables([state.items, rows])
+    if ranker is not None:
+        ranker.add_items(tokenizer, items, vectors)
+    larger = replace(
+        state,
+        tokenizer=tokenizer,
+        items=items,
+        model=_model_for(state, tokenizer),
+        ranker=ranker,
+        unseen=np.append(state.unseen, np.ones(len(batch.item_ids), dtype=bool)),
+        trie=None if state.trie is None else state.trie.insert(tokenizer.token_table[len(state.tokenizer) :]),
+    )
+    return larger, batch.item_ids
 
-    tokenizer: SemanticIdTokenizer
-    encoder: SentenceEncoder | LSAEncoder | None
-    template: str | None
-    items: pa.Table | None
-    model: T5ForConditionalGeneration
-    ranker: CatalogueRanker | TwoStageRanker | None
-    unseen: np.ndarray
-    trie: SemanticIdTrie | None
 
-    def with_items(self, given: GivenItems) -> tuple[Catalogue, list[str]]:
-        """Those given that are new come to the others, which stay as they are; and the ids of the new ones.
+def with_updated_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderState, list[str]]:
+    """Update item texts; also return the ids whose semantic ID changed.
 
-        Raises:
-            DataError: see :meth:`tiger.TigerRecommender.add_items`.
-        """
-        given = given.take(np.flatnonzero(self.tokenizer.rows(given.item_ids, missing=-1) < 0))
-        if not given.item_ids:
-            return self, []
-        if "" in given.item_ids:
-            raise DataError("an item id is empty: every item needs one.")
-        rows, vectors = self._read(given)
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        tokenizer.add_items(given.item_ids, vectors)
-        items = None if self.items is None else pa.concat_tables([self.items, rows])
-        if ranker is not None:
-            ranker.add_items(tokenizer, items, vectors)
-        larger = replace(
-            self,
-            tokenizer=tokenizer,
-            items=items,
-            model=self._model_for(tokenizer),
-            ranker=ranker,
-            unseen=np.append(self.unseen, np.ones(len(given.item_ids), dtype=bool)),
-            trie=None if self.trie is None else self.trie.insert(tokenizer.token_table[len(self.tokenizer) :]),
-        )
-        return larger, given.item_ids
+    Raises:
+        DataError: see :meth:`tiger.TigerRecommender.update_items`.
+    """
+    at = known_rows(state, batch.item_ids)
+    if not batch.item_ids:
+        return state, []
+    rows, vectors = _read(state, batch, at)
+    tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
+    changed = tokenizer.update_items(batch.item_ids, vectors, before=_previous_vectors(state, at))
+    items = state.items
+    if items is not None:
+        order = np.arange(len(items))
+        order[at] = len(items) + np.arange(len(at))
+        items = pa.concat_tables([items, rows]).take(order)
+    if ranker is not None:
+        ranker.update_items(at, tokenizer, items, vectors)
+    unseen = state.unseen.copy()
+    unseen[at[changed]] = True
+    updated = replace(
+        state,
+        tokenizer=tokenizer,
+        items=items,
+        model=_model_for(state, tokenizer),
+        ranker=ranker,
+        unseen=unseen,
+        trie=None if changed.any() else state.trie,
+    )
+    return updated, [item for item, other in zip(batch.item_ids, changed) if other]
 
-    def with_news(self, given: GivenItems) -> tuple[Catalogue, list[str]]:
-        """Known items get other texts; and the ids of those whose semantic ID is another one now.
 
-        Raises:
-            DataError: see :meth:`tiger.TigerRecommender.update_items`.
-        """
-        at = self.rows(given.item_ids)
-        if not given.item_ids:
-            return self, []
-        rows, vectors = self._read(given, at)
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        changed = tokenizer.update_items(given.item_ids, vectors, before=self._vectors_of(at))
-        items = self.items
-        if items is not None:
-            order = np.arange(len(items))
-            order[at] = len(items) + np.arange(len(at))
-            items = pa.concat_tables([items, rows]).take(order)
-        if ranker is not None:
-            ranker.update_items(at, tokenizer, items, vectors)
-        unseen = self.unseen.copy()
-        unseen[at[changed]] = True
-        newer = replace(
-            self,
-            tokenizer=tokenizer,
-            items=items,
-            model=self._model_for(tokenizer),
-            ranker=ranker,
-            unseen=unseen,
-            trie=None if changed.any() else self.trie,
-        )
-        return newer, [item for item, other in zip(given.item_ids, changed) if other]
+def without_items(state: RecommenderState, item_ids: Sequence[str]) -> RecommenderState:
+    """Remove items.
 
-    def without_items(self, item_ids: Sequence[str]) -> Catalogue:
-        """
-        Raises:
-            DataError: an item is unknown, or none would be left.
-        """
-        if len(np.unique(self.rows(item_ids))) == len(self.tokenizer):
-            raise DataError("a catalogue can't lose all its items.")
-        tokenizer, ranker = copy.copy(self.tokenizer), copy.copy(self.ranker)
-        stay = tokenizer.remove_items(item_ids)
-        if ranker is not None:
-            ranker.keep_items(stay)
-        items = None if self.items is None else self.items.take(stay)
-        return replace(self, tokenizer=tokenizer, items=items, ranker=ranker, unseen=self.unseen[stay], trie=None)
+    Raises:
+        DataError: an item is unknown, or none would be left.
+    """
+    if len(np.unique(known_rows(state, item_ids))) == len(state.tokenizer):
+        raise DataError("a catalog can't lose all its items.")
+    tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
+    kept = tokenizer.remove_items(item_ids)
+    if ranker is not None:
+        ranker.keep_items(kept)
+    items = None if state.items is None else state.items.take(kept)
+    return replace(state, tokenizer=tokenizer, items=items, ranker=ranker, unseen=state.unseen[kept], trie=None)
 
-    def embedded(self, given: GivenItems) -> np.ndarray:
-        """The vectors, float32 [m, d], that would be quantised."""
-        return self._read(given)[1]
 
-    def rows(self, item_ids: Sequence[str]) -> np.ndarray:
-        """Where items stand, int64 [m].
+def embed_items(state: RecommenderState, batch: ItemBatch) -> np.ndarray:
+    """Vectors, float32 [m, d], that would be quantized; nothing is added."""
+    return _read(state, batch)[1]
 
-        Raises:
-            DataError: one is unknown.
-        """
-        rows = self.tokenizer.rows(item_ids, missing=-1)
-        if (rows < 0).any():
-            names = [repr(item) for item, row in zip(item_ids, rows) if row < 0]
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise DataError(f"items that the catalogue lacks: {', '.join(names[:5])}{more}.")
-        return rows
 
-    def _read(self, given: GivenItems, at: np.ndarray | None = None) -> tuple[pa.Table | None, np.ndarray]:
-        """What is given as rows of the item table, see :meth:`GivenItems.rows_of`, and as vectors."""
-        rows = given.rows_of(self.items, at)
-        return rows, given.vectors(rows, self.encoder, self.template)
+def known_rows(state: RecommenderState, item_ids: Sequence[str]) -> np.ndarray:
+    """Rows of items of the catalog, int64 [m].
 
-    def _vectors_of(self, rows: np.ndarray) -> np.ndarray | None:
-        """What the encoder makes of these rows' texts as they are, NaN where the table has none; None where codes come
-        from texts alone, or nothing can be said."""
-        if self.tokenizer.learned_split is None or self.items is None or self.encoder is None:
-            return None
-        texts = item_texts(self.items.take(rows), self.template, required=False)
-        told = np.array([bool(text) for text in texts])
-        vectors = self.encoder.encode([text or "-" for text in texts])
-        vectors[~told] = np.nan
-        return vectors
+    Raises:
+        DataError: an item is unknown.
+    """
+    rows = state.tokenizer.rows(item_ids, missing=-1)
+    if (rows < 0).any():
+        names = [repr(item) for item, row in zip(item_ids, rows) if row < 0]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise DataError(f"items that the catalog lacks: {', '.join(names[:5])}{more}.")
+    return rows
 
-    def _model_for(self, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
-        """The model, or where the catalogue outgrew its vocabulary a copy with room for all tokens."""
-        if tokenizer.vocab_size <= self.model.config.vocab_size:
-            return self.model
-        model = copy.deepcopy(self.model)
-        grow_vocabulary(model, tokenizer)
-        return model.eval()
+
+def _read(
+    state: RecommenderState, batch: ItemBatch, at: np.ndarray | None = None
+) -> tuple[pa.Table | None, np.ndarray]:
+    """A batch as rows of the item table, see :meth:`ItemBatch.rows_of`, and as vectors."""
+    rows = batch.rows_of(state.items, at)
+    return rows, batch.vectors(rows, state.encoder, state.template)
+
+
+def _previous_vectors(state: RecommenderState, rows: np.ndarray) -> np.ndarray | None:
+    """Encode the present texts of these rows: float32 [m, d], NaN for items without text.
+
+    None where codes come from texts alone, so that they needn't be known, or where there is no table or encoder.
+    """
+    if state.tokenizer.learned_split is None or state.items is None or state.encoder is None:
+        return None
+    texts = item_texts(state.items.take(rows), state.template, required=False)
+    has_text = np.array([bool(text) for text in texts])
+    vectors = encode_items(state.encoder, [text or "-" for text in texts])
+    vectors[~has_text] = np.nan
+    return vectors
+
+
+def _model_for(state: RecommenderState, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
+    """The model, or a copy with a larger vocabulary where it lacks tokens of the tokenizer."""
+    if tokenizer.vocab_size <= state.model.config.vocab_size:
+        return state.model
+    model = copy.deepcopy(state.model)
+    grow_vocabulary(model, tokenizer)
+    return model.eval()
+
+
+__getattr__ = renamed(__name__, {"GivenItems": "ItemBatch"})

@@ -6,8 +6,9 @@ import glob
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
@@ -23,11 +24,75 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from tiger.embeddings.base import is_local_folder
+from tiger.recommender.checkpoint import write_state
 from tiger.recommender.manifest import MANIFEST, changed_files, check_files, read_manifest
+from tiger.recommender.model_card import CARD_FILES, model_card, write_card
+from tiger.recommender.state import RecommenderState
 from tiger.utils.errors import DataError
 
 # Nothing else is ever fetched: no pickle, no code.
 SUFFIXES = (".json", ".parquet", ".safetensors")
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """Options of a push.
+
+    Args:
+        include_items: publish the item table, titles and all. Item ids and codes are published in any case; an LSA
+            encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
+        results: rows of results files for the card, see :func:`tiger.recommender.model_card.read_results`.
+        license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
+        private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public one
+            is refused if this is true.
+        token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
+        revision: a branch, made where there is none; None: ``main``.
+        commit_message: the commit's.
+        create_pr: make it a pull request against ``main``.
+    """
+
+    include_items: bool = False
+    results: Sequence[dict] = ()
+    license: str | None = None
+    private: bool | None = None
+    token: str | bool | None = None
+    revision: str | None = None
+    commit_message: str = "Upload a tiger recommender"
+    create_pr: bool = False
+
+
+def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitInfo:
+    """Publish a recommender, see :meth:`tiger.TigerRecommender.push_to_hub`."""
+    if state.ranker is not None and state.ranker.reads_items and not options.include_items:
+        raise DataError(
+            "the ranker reads the items' texts, which are not published unasked: give include_items=True "
+            "(--with_items), or push the recommender without its ranker."
+        )
+    if state.encoder is not None and is_local_folder(state.encoder):
+        warnings.warn(
+            f"the encoder is a folder of this machine, {state.encoder.name}, which is not published: who downloads "
+            "this recommender can't add items. Push the encoder to the Hub and name it from there.",
+            stacklevel=3,
+        )
+    model_card(
+        state, repo_id, options.results, options.license
+    )  # an error in the results comes before anything is made
+    published = state if options.include_items else replace(state, items=None)
+    repo_id = create_repository(repo_id, options.private, options.token)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        write_state(published, folder)
+        write_card(published, folder, repo_id, options.results, options.license, options.revision)
+        return upload(
+            folder,
+            repo_id,
+            card_files=CARD_FILES,
+            token=options.token,
+            revision=options.revision,
+            commit_message=options.commit_message,
+            create_pr=options.create_pr,
+        )
 
 
 def is_repo_id(name: str | os.PathLike) -> bool:
@@ -61,7 +126,7 @@ def download(
     """
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     at = f"{repo_id} at revision {revision}" if revision else repo_id
-    try:
+    with _download_errors(repo_id, at, revision, local_files_only):
         # The manifest first: of another library's repository, not a gigabyte is downloaded before it is refused.
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=MANIFEST, **options))
         if not (folder / MANIFEST).exists():
@@ -75,6 +140,25 @@ def download(
             allow_patterns=[MANIFEST, *(files or [f"*{suffix}" for suffix in SUFFIXES])],
             **options,
         )
+    try:
+        check_files(folder, manifest)
+    except DataError as error:
+        # The client compares sizes alone, and never fetches again what is in the cache.
+        for name in changed_files(folder, manifest):
+            (folder / name).resolve().unlink()
+            (folder / name).unlink(missing_ok=True)
+        raise DataError(
+            f"{error} What differs has left the cache of {at}: load it again, and if that does not help, the "
+            "repository itself is damaged."
+        ) from error
+    return folder
+
+
+@contextmanager
+def _download_errors(repo_id: str, at: str, revision: str | None, local_files_only: bool) -> Iterator[None]:
+    """Errors of the Hub's client as errors in words."""
+    try:
+        yield
     except GatedRepoError as error:
         raise DataError(
             f"{repo_id} is gated: ask for access on its page on the Hub, then `hf auth login` or give a token."
@@ -95,18 +179,6 @@ def download(
         raise DataError(
             f"the download of {at} broke off ({_first_line(error)}). Load it again: whole files are kept."
         ) from error
-    try:
-        check_files(folder, manifest)
-    except DataError as error:
-        # The client compares sizes alone, and never fetches again what is in the cache.
-        for name in changed_files(folder, manifest):
-            (folder / name).resolve().unlink()
-            (folder / name).unlink(missing_ok=True)
-        raise DataError(
-            f"{error} What differs has left the cache of {at}: load it again, and if that does not help, the "
-            "repository itself is damaged."
-        ) from error
-    return folder
 
 
 def create_repository(repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
@@ -172,7 +244,7 @@ def upload(
 
 
 def _published_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
-    """What the manifest in a repository names; nothing where there is none of ours."""
+    """Names of files in a repository's manifest; none where it has no manifest of ours."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             api.hf_hub_download(repo_id, MANIFEST, revision=revision, local_dir=scratch)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,17 +14,15 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from tiger import __version__
-from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
+from tiger.recommender.state import RecommenderState
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
 
-if TYPE_CHECKING:
-    from tiger.recommender.recommender import TigerRecommender
-
 CARD, PLOT = "README.md", "code_usage.png"
 CARD_FILES = (CARD, PLOT)
-YARDSTICKS = ("popularity", "transition", "content", "hybrid")
+BASELINES = ("popularity", "transition", "content", "hybrid")
 _NEEDED = ("dataset", "model", "setting", "metrics")
 # Told in words, or of no use to a reader: folders of the machine that trained.
 _UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
@@ -54,7 +51,7 @@ def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
 
 
 def write_card(
-    recommender: TigerRecommender,
+    state: RecommenderState,
     folder: str | os.PathLike,
     repo_id: str,
     results: Sequence[dict] = (),
@@ -62,14 +59,14 @@ def write_card(
     revision: str | None = None,
 ) -> None:
     """Write ``README.md`` and its plot into a recommender's directory; :func:`model_card` says what it holds."""
-    card = model_card(recommender, repo_id, results, license, revision)
-    tokenizer = recommender.tokenizer
+    card = model_card(state, repo_id, results, license, revision)
+    tokenizer = state.tokenizer
     plot_code_usage(tokenizer.codes, tokenizer.codebook_size, Path(folder) / PLOT)
     (Path(folder) / CARD).write_text(card, encoding="utf-8")
 
 
 def model_card(
-    recommender: TigerRecommender,
+    state: RecommenderState,
     repo_id: str,
     results: Sequence[dict] = (),
     license: str | None = None,
@@ -88,7 +85,7 @@ def model_card(
         DataError: no row is this recommender's, or a metric is not a number.
     """
     name = repo_id.split("/")[-1]
-    own = _own_results(recommender, results)
+    own = _own_results(state, results)
     data = ModelCardData(
         license=license,
         library_name="tiger-recommender",
@@ -97,23 +94,23 @@ def model_card(
         eval_results=_eval_results(own) or None,
     )
     sections = (
-        (None, _summary(recommender)),
-        ("Use", _use(recommender, repo_id, revision)),
-        ("Data", _data(recommender)),
-        ("Training", _training(recommender)),
+        (None, _summary(state)),
+        ("Use", _use(state, repo_id, revision)),
+        ("Data", _data(state)),
+        ("Training", _training(state)),
         ("Results", _results(own, results)),
-        ("Semantic IDs", _codes(recommender)),
-        ("Limits", _limits(recommender)),
-        ("What is in here", _contents(recommender)),
+        ("Semantic IDs", _codes(state)),
+        ("Limits", _limits(state)),
+        ("What is in here", _contents(state)),
         ("Licence", _licence(license)),
     )
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
     return f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"
 
 
-def _own_results(recommender: TigerRecommender, results: Sequence[dict]) -> list[dict]:
-    training = _as_saved(recommender.training)
-    own = [row for row in results if row["model"] not in YARDSTICKS and row.get("training") == training]
+def _own_results(state: RecommenderState, results: Sequence[dict]) -> list[dict]:
+    training = _as_saved(state.training)
+    own = [row for row in results if row["model"] not in BASELINES and row.get("training") == training]
     if results and not own:
         raise DataError(
             "the results are of other models: none of them was measured on this one (their `training` differs). Give "
@@ -131,7 +128,7 @@ def _eval_results(own: list[dict]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="recommendation",
-            task_name="Next item, full catalogue",
+            task_name="Next item, full catalog",
             dataset_type=row["dataset"],
             dataset_name=row["dataset"],
             dataset_config=row["setting"],
@@ -145,18 +142,18 @@ def _eval_results(own: list[dict]) -> list[EvalResult]:
     ]
 
 
-def _summary(recommender: TigerRecommender) -> str:
-    ranker = " A ranker puts what the T5 proposes in order." if recommender.ranker is not None else ""
+def _summary(state: RecommenderState) -> str:
+    ranker = " A ranker puts what the T5 proposes in order." if state.ranker is not None else ""
     return (
-        f"A recommender for a catalogue of {len(recommender.tokenizer):,} items. An item's text became a short tuple "
+        f"A recommender for a catalog of {len(state.tokenizer):,} items. An item's text became a short tuple "
         "of codes, its *semantic ID*; a T5 reads a user's history as those codes and writes the next item's, and a "
-        "prefix trie keeps every answer an item of the catalogue (TIGER, "
+        "prefix trie keeps every answer an item of the catalog (TIGER, "
         f"[arXiv 2305.05065](https://arxiv.org/abs/2305.05065)).{ranker}"
     )
 
 
-def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> str:
-    ids = recommender.tokenizer.item_ids[:2]
+def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
+    ids = state.tokenizer.item_ids[:2]
     source = json.dumps(repo_id) + (f", revision={json.dumps(revision)}" if revision else "")
     lines = [
         "from tiger import TigerRecommender",
@@ -164,9 +161,9 @@ def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> s
         f"tiger = TigerRecommender.from_pretrained({source})",
         f"items, scores = tiger.recommend([{ids!r}], k=10, num_beams=50)",
     ]
-    if recommender.ranker is not None:
+    if state.ranker is not None:
         lines.append(f"ranked, scores = tiger.rank([{ids[:1]!r}], [{ids!r}])")
-    if recommender.encoder is not None:
+    if state.encoder is not None:
         lines.append(
             'tiger.add_items(["new-item"], ["Title: Folding lantern; Price: 12.5"])  # recommendable from now on'
         )
@@ -189,25 +186,25 @@ def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> s
     )
 
 
-def _data(recommender: TigerRecommender) -> str:
-    training = recommender.training
+def _data(state: RecommenderState) -> str:
+    training = state.training
     dataset = training.get("dataset")
     lines = [f"Trained on `{Path(str(dataset)).name}`." if dataset else "The data set is not recorded."]
     if "shuffle_ties" in training:
         seed = training["shuffle_ties"]
         order = "stand as in the file" if seed is None else f"were put in random order (seed {seed})"
         lines.append(f"Events of one user and one day {order}.")
-    lines.append(f"The model reads the last {recommender.max_history} items of a history.")
-    if recommender.items is None:
+    lines.append(f"The model reads the last {state.max_history} items of a history.")
+    if state.items is None:
         lines.append("Texts of the items are not part of this repository: answers are item ids.")
     else:
-        columns = ", ".join(f"`{column}`" for column in recommender.items.column_names)
+        columns = ", ".join(f"`{column}`" for column in state.items.column_names)
         lines.append(f"`items.parquet` holds the items' {columns}.")
     return " ".join(lines)
 
 
-def _training(recommender: TigerRecommender) -> str:
-    training = _as_saved(recommender.training)
+def _training(state: RecommenderState) -> str:
+    training = _as_saved(state.training)
     settings = training.get("arguments")
     known = [(key, value) for key, value in training.items() if key not in _UNLISTED]
     known += list(settings.items()) if isinstance(settings, dict) else []
@@ -237,11 +234,11 @@ def _results(own: list[dict], results: Sequence[dict]) -> str:
         if best not in own:
             parts.append(
                 f"By {_metric_name(metrics[-1])}, `{best['model']}` does better here than this model"
-                f"{', without training' if best['model'] in YARDSTICKS else ''}."
+                f"{', without training' if best['model'] in BASELINES else ''}."
             )
     parts.append(
-        "This model in bold. `popularity`, `transition`, `content` and their `hybrid` are yardsticks that count and "
-        "compare, without training. A hit is the very item, ranked among the whole catalogue."
+        "This model in bold. `popularity`, `transition`, `content` and their `hybrid` are baselines that count and "
+        "compare, without training. A hit is the very item, ranked among the whole catalog."
     )
     parts += dict.fromkeys(f"Note: {row['note']}" for row in own if row.get("note"))
     for row in own:
@@ -262,12 +259,12 @@ def _measured(row: dict, metric: str) -> str:
     return f"{value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
-def _codes(recommender: TigerRecommender) -> str:
-    tokenizer = recommender.tokenizer
+def _codes(state: RecommenderState) -> str:
+    tokenizer = state.tokenizer
     sizes = np.unique(tokenizer.codes, axis=0, return_counts=True)[1]
     shared = sizes[sizes > 1].sum() / len(tokenizer)
     quantizer = "an unrecorded quantizer" if tokenizer.quantizer is None else type(tokenizer.quantizer).__name__
-    encoder = "an unrecorded encoder" if recommender.encoder is None else f"`{recommender.encoder.name}`"
+    encoder = "an unrecorded encoder" if state.encoder is None else f"`{state.encoder.name}`"
     log = "" if tokenizer.learned_split is None else " and of who is bought with whom in the training log"
     return (
         f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder}{log} by "
@@ -277,52 +274,53 @@ def _codes(recommender: TigerRecommender) -> str:
     )
 
 
-def _limits(recommender: TigerRecommender) -> str:
+def _limits(state: RecommenderState) -> str:
     lines = [
         "It knows the items and the habits of the log that it was trained on, with the log's biases; nothing is known "
         "of how it does elsewhere.",
-        "Items of a history that the catalogue lacks are left out of it.",
+        "Items of a history that the catalog lacks are left out of it.",
         "Scores order the items of one user; they are no probabilities of a purchase, nor comparable between users.",
         "The beams are a search: more of them find better items and cost more.",
     ]
-    if recommender.encoder is None:
+    if state.encoder is None:
         lines.append("It was saved without a text encoder, so it can't take in new items from their texts.")
-    elif isinstance(recommender.encoder, LSAEncoder):
+    elif state.encoder.self_contained:
         lines.append(
-            "New items are embedded by the LSA encoder in here, which knows the words of the texts it was fitted on."
+            f"New items are embedded by the encoder in here, `{state.encoder.name}`. It was fitted on the catalog's "
+            "texts: what these never mention, it can't know."
         )
-    elif Path(recommender.encoder.name).is_dir():
+    elif is_local_folder(state.encoder):
         lines.append(
             "The text encoder was a folder on the machine that saved this and is not part of it: new items can only "
             "be added where that folder is."
         )
     else:
         lines.append(
-            f"New items are embedded by `{recommender.encoder.name}`, which is downloaded when the first one is "
-            "added. Give them texts like those of the catalogue."
+            f"New items are embedded by `{state.encoder.name}`, which is downloaded when the first one is "
+            "added. Give them texts like those of the catalog."
         )
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _contents(recommender: TigerRecommender) -> str:
+def _contents(state: RecommenderState) -> str:
     rows = [
         ["`config.json`, `generation_config.json`, `model.safetensors`", "the T5"],
         ["`semantic_ids.safetensors`, `trie.safetensors`", "item ids, their semantic IDs, and the trie over them"],
     ]
-    if recommender.tokenizer.quantizer is not None:
+    if state.tokenizer.quantizer is not None:
         rows.append(["`quantizer/`", "turns vectors of new items into codes"])
-    if recommender.encoder is not None:
-        whole = isinstance(recommender.encoder, LSAEncoder)
+    if state.encoder is not None:
+        whole = state.encoder.self_contained
         rows.append(["`encoder/`", "the text encoder" if whole else "the name of the text encoder"])
-    if recommender.items is not None:
+    if state.items is not None:
         rows.append(["`items.parquet`", "the item table"])
-    if recommender.ranker is not None:
+    if state.ranker is not None:
         rows.append(["`ranker/`", "the ranker, how it reads items, and their content vectors where it reads those"])
     rows.append(["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file above"])
     return (
         f"{markdown_table(['file', ''], rows, left=2)}\n\n"
-        f"The parts belong together: T5{', ranker' if recommender.ranker is not None else ''} and semantic IDs carry "
-        f"the fingerprint `{recommender.tokenizer.fingerprint}`, and loading refuses files that differ from the "
+        f"The parts belong together: T5{', ranker' if state.ranker is not None else ''} and semantic IDs carry "
+        f"the fingerprint `{state.tokenizer.fingerprint}`, and loading refuses files that differ from the "
         "manifest. "
         f"Written with tiger {__version__}, transformers {transformers.__version__}, torch {torch.__version__}."
     )

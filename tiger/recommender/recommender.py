@@ -1,14 +1,15 @@
-"""One object, one directory: everything needed to recommend, and to embed, number and recommend new items."""
+"""One object, one directory: everything needed to recommend, and to embed new items, assign their semantic IDs and
+recommend them."""
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +18,45 @@ from huggingface_hub import CommitInfo
 from transformers import T5ForConditionalGeneration
 
 from tiger.data.sequences import Sequences, pad_rows
-from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.rankers.click.ranker import CatalogueRanker
-from tiger.rankers.two_stage.ranker import TwoStageRanker
+from tiger.embeddings.base import ItemEncoder
+from tiger.rankers.base import Ranker
 from tiger.recommender import hub
-from tiger.recommender.catalog_updates import Catalogue, GivenItems
-from tiger.recommender.checkpoint import check_saved_together, read_parts, write_recommender
+from tiger.recommender.catalog_updates import (
+    ItemBatch,
+    embed_items,
+    with_items,
+    with_updated_items,
+    without_items,
+)
+from tiger.recommender.checkpoint import read_state, write_state
 from tiger.recommender.manifest import check_files, read_manifest
-from tiger.recommender.model_card import CARD_FILES, model_card, write_card
-from tiger.retriever.config import check_pair
+from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CataloguePart, SearchOptions, beams_of_users, shared_places
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
+
+T = TypeVar("T")
+
+
+class _Part(Generic[T]):
+    """An attribute of a recommender that lies in its state; setting it makes a new state."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, recommender: None, owner: type) -> _Part[T]: ...
+    @overload
+    def __get__(self, recommender: TigerRecommender, owner: type) -> T: ...
+
+    def __get__(self, recommender: TigerRecommender | None, owner: type) -> _Part[T] | T:
+        return self if recommender is None else getattr(recommender.state, self.name)
+
+    def __set__(self, recommender: TigerRecommender, value: T) -> None:
+        state = replace(recommender.state, **{self.name: value})
+        state.check()
+        recommender.state = state
 
 
 class TigerRecommender:
@@ -39,17 +65,18 @@ class TigerRecommender:
     Args:
         model: a T5 over the tokenizer's tokens.
         tokenizer: items and their semantic IDs.
-        encoder: what embeds the texts of new items.
-        items: the item table, a row an item in the tokenizer's order, with ``item_id`` and for instance ``title``.
+        encoder: embeds the texts of new items.
+        items: the item table, a row per item in the tokenizer's order, with ``item_id`` and for instance ``title``.
         max_history: how many items of a history the model reads.
         training: what is known of the training, kept as it is (any JSON object).
         ranker: orders what the T5 proposes; None: the T5's own order stands.
 
     Attributes:
-        unseen: bool [items], whose semantic ID training never saw: items added, or numbered anew, since.
+        state: all of these, and ``unseen`` and ``trie``, as one :class:`tiger.recommender.state.RecommenderState`.
+        unseen: bool [items], whose semantic ID training never saw: items added, or with a new ID, since.
 
-    The catalogue changes all at once or not at all: new parts are made and take the places of the old ones, which stay
-    as they are. ``copy.copy`` of a recommender is therefore a snapshot of its catalogue, and costs nothing.
+    A state never changes: each update of the catalog makes a new one and takes it all at once or, after an error, not
+    at all. ``copy.copy`` of a recommender is therefore a snapshot, and costs nothing.
 
     Example::
 
@@ -57,30 +84,37 @@ class TigerRecommender:
         items, scores = tiger.recommend([["item-1", "item-2"]], k=10)
     """
 
+    model = _Part[T5ForConditionalGeneration]()
+    tokenizer = _Part[SemanticIdTokenizer]()
+    encoder = _Part["ItemEncoder | None"]()
+    items = _Part["pa.Table | None"]()
+    ranker = _Part["Ranker | None"]()
+    unseen = _Part[np.ndarray]()
+    max_history = _Part[int]()
+    training = _Part["dict[str, Any]"]()
+
     def __init__(
         self,
         model: T5ForConditionalGeneration,
         tokenizer: SemanticIdTokenizer,
-        encoder: SentenceEncoder | LSAEncoder | None = None,
+        encoder: ItemEncoder | None = None,
         items: pa.Table | None = None,
         max_history: int = 20,
         training: dict | None = None,
-        ranker: CatalogueRanker | TwoStageRanker | None = None,
+        ranker: Ranker | None = None,
     ):
-        check_pair(model, tokenizer)
-        if ranker is not None:
-            _check_ranker(ranker, tokenizer)
-        if items is not None and items["item_id"].to_pylist() != tokenizer.item_ids:
-            raise ValueError("the item table must hold the tokenizer's items in the tokenizer's order")
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.encoder = encoder
-        self.items = items
-        self.max_history = max_history
-        self.training = training or {}
-        self.ranker = ranker
-        self.unseen = np.zeros(len(tokenizer), dtype=bool)
-        self._trie: SemanticIdTrie | None = None
+        self.state = RecommenderState(
+            model, tokenizer, encoder, items, ranker, max_history=max_history, training=training or {}
+        )
+        self.state.check()
+        model.eval()
+
+    @classmethod
+    def from_state(cls, state: RecommenderState) -> TigerRecommender:
+        """A recommender of parts that are known to belong together."""
+        recommender = cls.__new__(cls)
+        recommender.state = state
+        return recommender
 
     @property
     def device(self) -> torch.device:
@@ -88,35 +122,24 @@ class TigerRecommender:
 
     @property
     def trie(self) -> SemanticIdTrie:
-        """Over the tokenizer's items as they are now."""
-        if self._trie is None:
-            self._trie = SemanticIdTrie.build(self.tokenizer.token_table)
-        self._trie = self._trie.to(self.device)
-        return self._trie
+        """The trie over the tokenizer's items, on the model's device."""
+        return self.state.trie_on(self.device)
 
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
         k: int = 10,
-        num_beams: int = 50,
-        exclude_history: bool = True,
-        temperature: float | None = None,
-        seed: int | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
+        *,
         rank: bool = True,
         both_scores: bool = False,
         unseen_share: float | None = None,
+        **search: Any,
     ) -> tuple[list[list[str]], np.ndarray]:
         """The items that most probably come next.
 
         Args:
             histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
-            k: items a user.
-            num_beams: candidates kept while decoding; more finds better items and costs more.
-            exclude_history: leave out items of the history.
-            temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
-            seed: of sampling.
+            k: items per user.
             rank: let the ranker order the beams, where there is one.
             both_scores: give the T5's scores and the ranker's.
             unseen_share: what share of the ``k`` places goes to items that training never saw, from 0 to 1, rounded up
@@ -124,31 +147,24 @@ class TigerRecommender:
                 either kind fills in where the other has too few. The T5 knows nothing of the collision tokens of such
                 items: they score by their codes, in equal parts where several share them. None: no shares, all items
                 compete. Decoding takes twice as long.
+            search: fields of :class:`tiger.retriever.search.SearchOptions`: ``num_beams``, ``exclude_history``,
+                ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
         Returns:
-            Item ids, a list a user (shorter than ``k`` only where the catalogue is), and scores, float32 [users, k],
+            Item ids, a list per user (shorter than ``k`` only where the catalog is), and scores, float32 [users, k],
             ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise TypeError('histories is a list of histories: [["item-1", "item-2"]], not ["item-1", "item-2"]')
-        rows = self._known(histories)
-        lengths = [len(known) for known in rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
         answers, scores = self.recommend_rows(
-            Sequences(offsets, items, np.zeros(len(items), dtype=np.int64)),
+            Sequences.from_rows(self._known(histories)),
             k=k,
-            num_beams=num_beams,
-            exclude_history=exclude_history,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
             rank=rank,
             both_scores=both_scores,
             unseen_share=unseen_share,
+            **search,
         )
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
@@ -175,23 +191,24 @@ class TigerRecommender:
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
+        state, trie = self.state, self.trie  # of one moment, whatever becomes of the catalog meanwhile
+
         def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
-            ranked = self.ranker is not None and rank
-            count = options.num_beams if ranked else k
+            ranker = state.ranker if rank else None
+            count = k if ranker is None else options.num_beams
             proposed, scores = beams_of_users(
-                self.model, self.tokenizer, self.trie, histories, count, options, self.max_history, part
+                state.model, state.tokenizer, trie, histories, count, options, state.max_history, part
             )
-            if not ranked:
+            if ranker is None:
                 return proposed, scores
-            rows, scores, logits = self.ranker.order(
-                histories, proposed, scores, k, options.exclude_history, part.rows
-            )
+            rows, scores, logits = ranker.order(histories, proposed, scores, k, options.exclude_history, part.rows)
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
-        if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
+        unseen = state.unseen
+        if unseen_share is None or not 0 < unseen.sum() < len(unseen):
             return answer(CataloguePart())
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
-        halves = (CataloguePart(~self.unseen), CataloguePart(self.unseen, self.tokenizer.num_codebooks))
+        halves = (CataloguePart(~unseen), CataloguePart(unseen, state.tokenizer.num_codebooks))
         return shared_places(*map(answer, halves), k=k, places=math.ceil(unseen_share * k - 1e-9))
 
     def rank(
@@ -213,7 +230,7 @@ class TigerRecommender:
             raise DataError("this recommender has no ranker: train one with recipes/ranker.py.")
         unknown = [item for given in candidates for item in given if self.tokenizer.rows([item], missing=-1)[0] < 0]
         if unknown:
-            raise DataError(f"candidates that the catalogue lacks: {', '.join(map(repr, unknown[:5]))}.")
+            raise DataError(f"candidates that the catalog lacks: {', '.join(map(repr, unknown[:5]))}.")
         wanted = pad_rows([self.tokenizer.rows(given) for given in candidates])
         logits = self.ranker.score(self._known(histories), wanted)
         ids, scores = [], []
@@ -240,16 +257,16 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Make new items recommendable at once: embed, quantise with the frozen quantizer, extend the trie.
+        """Make new items recommendable at once: embed, quantize with the frozen quantizer, extend the trie.
 
         Items that are known already are left as they are, and those that are new keep the IDs of all others as they
         are. If anything fails, nothing has changed.
 
         Args:
             item_ids: the items' own ids.
-            texts: one an item, at most ``tiger.embeddings.MAX_TEXT`` characters each; default: made from the table, as
-                :func:`tiger.embeddings.item_texts` made those of the catalogue.
-            table: a row an item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
+            texts: one per item, at most ``tiger.embeddings.MAX_TEXT`` characters each; default: made from the table,
+                as :func:`tiger.embeddings.item_texts` made those of the catalog.
+            table: a row per item for the item table (``title``, ...), as an Arrow table or a list of dicts. Columns
                 that the item table lacks are left out, those that this one lacks stay empty.
             embeddings: float [m, d], where the encoder's vectors are at hand: it is not asked for them then.
 
@@ -259,8 +276,7 @@ class TigerRecommender:
         Raises:
             DataError: an item twice, an empty or an endless text, a column that doesn't fit, or no encoder.
         """
-        catalogue, added = self._catalogue.with_items(GivenItems(item_ids, texts, table, embeddings))
-        self._take(catalogue)
+        self.state, added = with_items(self.state, ItemBatch(item_ids, texts, table, embeddings))
         return added
 
     def update_items(
@@ -270,7 +286,7 @@ class TigerRecommender:
         table: pa.Table | Sequence[dict] | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Give known items new texts. Where the frozen quantizer finds the same codes, an item keeps its semantic ID.
+        """Update the texts of known items. Where the frozen quantizer finds the same codes, an item keeps its ID.
 
         Else it gets the ID of its new text and counts as unseen from then on, for training knew it by another. All
         other items keep theirs. If anything fails, nothing has changed.
@@ -281,13 +297,12 @@ class TigerRecommender:
                 log, the encoder is asked what the texts were before.
 
         Returns:
-            The items whose semantic ID is another one now.
+            The ids of the items whose semantic ID changed.
 
         Raises:
             DataError: as :meth:`add_items`, or an item is unknown.
         """
-        catalogue, changed = self._catalogue.with_news(GivenItems(item_ids, texts, table, embeddings))
-        self._take(catalogue)
+        self.state, changed = with_updated_items(self.state, ItemBatch(item_ids, texts, table, embeddings))
         return changed
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
@@ -296,7 +311,7 @@ class TigerRecommender:
         Raises:
             DataError: an item is unknown, or none would be left.
         """
-        self._take(self._catalogue.without_items(item_ids))
+        self.state = without_items(self.state, item_ids)
 
     def embed_items(
         self,
@@ -304,30 +319,11 @@ class TigerRecommender:
         texts: Sequence[str] | None = None,
         table: pa.Table | Sequence[dict] | None = None,
     ) -> np.ndarray:
-        """The vectors, float32 [m, d], that :meth:`add_items` would quantise; nothing is added."""
-        return self._catalogue.embedded(GivenItems(item_ids, texts, table, None))
-
-    @property
-    def _catalogue(self) -> Catalogue:
-        """What a change of the catalogue changes."""
-        return Catalogue(
-            self.tokenizer,
-            self.encoder,
-            self.training.get("template"),
-            self.items,
-            self.model,
-            self.ranker,
-            self.unseen,
-            self._trie,
-        )
-
-    def _take(self, changed: Catalogue) -> None:
-        """Nothing here can fail: a catalogue is the old one or the new one."""
-        self.model, self.tokenizer, self.items = changed.model, changed.tokenizer, changed.items
-        self.ranker, self.unseen, self._trie = changed.ranker, changed.unseen, changed.trie
+        """The vectors, float32 [m, d], that :meth:`add_items` would quantize; nothing is added."""
+        return embed_items(self.state, ItemBatch(item_ids, texts, table, None))
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
-        """What to call items in print: their titles where the item table has them, else their ids."""
+        """Names of items for people: their titles where the item table has them, else their ids."""
         if self.items is None or "title" not in self.items.column_names:
             return list(item_ids)
         names = self.items["title"].take(self.tokenizer.rows(item_ids)).to_pylist()
@@ -335,20 +331,13 @@ class TigerRecommender:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write one directory that holds everything. What was there before stays whole until the new one is."""
-        write_recommender(self, folder)
+        write_state(self.state, folder)
 
     def push_to_hub(
         self,
         repo_id: str,
-        *,
-        include_items: bool = False,
-        results: Sequence[dict] = (),
-        license: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload a tiger recommender",
-        create_pr: bool = False,
+        options: hub.PushOptions | None = None,
+        **fields: Any,
     ) -> CommitInfo:
         """Publish what :meth:`save_pretrained` writes, with a model card, in one commit.
 
@@ -357,15 +346,9 @@ class TigerRecommender:
 
         Args:
             repo_id: ``owner/name``; made where there is none.
-            include_items: publish the item table, titles and all. Item ids and codes are published in any case; an
-                LSA encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
-            results: rows of results files for the card, see :func:`tiger.recommender.model_card.read_results`.
-            license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
-            private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public
-                one is refused if this is true.
-            token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
-            revision: a branch, made where there is none; None: ``main``.
-            create_pr: make it a pull request against ``main``.
+            options: what is published and how.
+            fields: fields of :class:`tiger.recommender.hub.PushOptions` (``include_items``, ``results``, ``license``,
+                ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``), over those of ``options``.
 
         Returns:
             The commit: its URL as text, with ``oid`` and ``pr_url``.
@@ -374,35 +357,7 @@ class TigerRecommender:
             DataError: no connection, no token, no right to write, results that are not of this model, or a ranker that
                 reads the texts which are not to be published.
         """
-        if isinstance(self.ranker, TwoStageRanker) and not include_items:
-            raise DataError(
-                "the second stage reads the items' texts, which are not published unasked: give include_items=True "
-                "(--with_items), or push the recommender without its ranker."
-            )
-        if isinstance(self.encoder, SentenceEncoder) and Path(self.encoder.name).is_dir():
-            warnings.warn(
-                f"the encoder is a folder of this machine, {self.encoder.name}, which is not published: who downloads "
-                "this recommender can't add items. Push the encoder to the Hub and name it from there.",
-                stacklevel=2,
-            )
-        model_card(self, repo_id, results, license)  # what is wrong with the results is told before anything is made
-        published = copy.copy(self)
-        if not include_items:
-            published.items = None
-        repo_id = hub.create_repository(repo_id, private, token)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            published.save_pretrained(folder)
-            write_card(published, folder, repo_id, results, license, revision)
-            return hub.upload(
-                folder,
-                repo_id,
-                card_files=CARD_FILES,
-                token=token,
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            )
+        return hub.push(self.state, repo_id, replace(options or hub.PushOptions(), **fields))
 
     @classmethod
     def from_pretrained(
@@ -440,24 +395,4 @@ class TigerRecommender:
                 f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model, or a "
                 "repository on the Hub, owner/name."
             )
-        parts, trie, unseen = read_parts(folder, device, rank)
-        try:
-            recommender = cls(**parts)
-        except ValueError as error:
-            raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
-        check_saved_together(folder, recommender.tokenizer, trie, unseen)
-        recommender._trie = trie
-        recommender.unseen[unseen] = True
-        recommender.model.to(device)
-        return recommender
-
-
-def _check_ranker(ranker: CatalogueRanker | TwoStageRanker, tokenizer: SemanticIdTokenizer) -> None:
-    """Refuse a ranker of other semantic IDs, or over another catalogue."""
-    if ranker.fingerprint and ranker.fingerprint != tokenizer.fingerprint:
-        raise ValueError(
-            f"this ranker was made for semantic IDs {ranker.fingerprint}, not {tokenizer.fingerprint}: "
-            "use the tokenizer that it was made with"
-        )
-    if len(ranker) != len(tokenizer):
-        raise ValueError(f"this ranker knows {len(ranker)} items, the tokenizer {len(tokenizer)}")
+        return cls.from_state(read_state(folder, device, rank))

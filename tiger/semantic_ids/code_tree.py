@@ -1,4 +1,4 @@
-"""What can be told of a catalogue by its words and its codes: search, and what items under one prefix of codes share.
+"""Search items by words, and describe the items under a prefix of codes by what they share.
 
 Knows no model and no page.
 """
@@ -24,7 +24,7 @@ class Shared:
     Args:
         value: what they share.
         count: how many have it.
-        lift: how many times its share in the whole catalogue that is.
+        lift: how many times its share in the whole catalog that is.
     """
 
     value: str
@@ -33,7 +33,7 @@ class Shared:
 
 
 class CodeTree:
-    """A catalogue as a tree of codes.
+    """A catalog as a tree of codes.
 
     Args:
         tokenizer: items and their codes.
@@ -103,9 +103,9 @@ class CodeTree:
         return [(int(values[place]), int(counts[place])) for place in order]
 
     def shared(self, prefix: Sequence[int], limit: int = 6) -> dict[str, list[Shared]]:
-        """What the items under a prefix have in common, a list a column.
+        """Values that the items under a prefix have in common, one list per column.
 
-        Only what they have more often than the catalogue does; what is both frequent and peculiar to them first (by
+        Only what they have more often than the catalog does; what is both frequent and peculiar to them first (by
         count times the logarithm of the lift).
         """
         rows, found = self.under(prefix), {}
@@ -120,7 +120,7 @@ class CodeTree:
 
 
 def shared_prefixes(semantic_ids: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each semantic ID some item of a history begins with too.
+    """Length of the prefix that each semantic ID shares with some item of a history.
 
     Args:
         semantic_ids: int [n, depth].

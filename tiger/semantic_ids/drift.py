@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from tiger.embeddings.base import check_embeddings
-from tiger.quantizers.report import quantisation_report
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
+from tiger.quantizers.base import Quantizer
+from tiger.quantizers.report import quantization_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -18,8 +17,8 @@ MAX_MORE_COLLISIONS = 0.25
 _FIGURES = ("num_items", "relative_error", "codes_used", "perplexity")
 
 
-def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.ndarray) -> dict:
-    """How well a quantizer that was fitted to old items describes new ones.
+def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict:
+    """Measure how well a quantizer that was fitted to old items describes new ones.
 
     An item is *badly fitted* if its squared error is above that of 95% of the old items; it *collides* if another one,
     old or new, has all its codes. *A refit is recommended* where with 95% confidence (Wilson's interval, one side)
@@ -36,7 +35,7 @@ def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.nda
         new: float [m, d], embeddings of items that it was not.
 
     Returns:
-        ``old`` and ``new``: ``num_items``, ``codes_used`` and ``perplexity`` (a level each), ``collision_share``, and
+        ``old`` and ``new``: ``num_items``, ``codes_used`` and ``perplexity`` (one per level), ``collision_share``, and
         ``relative_error``: squared error over the mean squared distance of *old* items from their mean, so that both
         are on one scale; ``badly_fitted``, the share of the new items; ``badly_fitted_at_least`` and
         ``collision_share_at_least``, the lower ends of intervals; ``refit``; ``reasons``, sentences.
@@ -45,20 +44,7 @@ def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.nda
         DataError: embeddings that the quantizer can't read.
     """
     old, new = check_embeddings(old, "old embeddings"), check_embeddings(new, "new embeddings")
-    spread = float(np.square(old - old.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
-    figures, errors, codes = [], [], []
-    for part in (old, new):
-        codes.append(quantizer.encode(part))
-        reconstruction = quantizer.decode(codes[-1])
-        errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
-        figure = quantisation_report(codes[-1], part, reconstruction, quantizer.config.codebook_size)
-        figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
-    together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
-    shared = np.bincount(together)[together] > 1
-    # Old and new in one pool: in a larger one more would collide.
-    figures[0]["collision_share"] = float(shared[: len(old)].mean())
-    figures[1]["collision_share"] = float(shared[len(old) :].mean())
-
+    figures, errors = _figures(quantizer, old, new)
     badly = float((errors[1] > np.quantile(errors[0], 0.95)).mean())
     badly_at_least, shared_at_least = (
         _lower_bound(share, len(new)) for share in (badly, figures[1]["collision_share"])
@@ -82,15 +68,33 @@ def drift_report(quantizer: RQVAE | ResidualKMeans, old: np.ndarray, new: np.nda
     }
 
 
+def _figures(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> tuple[list[dict], list[np.ndarray]]:
+    """Figures of old and new items, and the relative error of each item."""
+    spread = float(np.square(old - old.mean(axis=0), dtype=np.float64).sum(axis=1).mean())
+    figures, errors, codes = [], [], []
+    for part in (old, new):
+        codes.append(quantizer.encode(part))
+        reconstruction = quantizer.decode(codes[-1])
+        errors.append(np.square(part - reconstruction, dtype=np.float64).sum(axis=1) / (spread or 1.0))
+        figure = quantization_report(codes[-1], part, reconstruction, quantizer.codebook_size)
+        figures.append({name: figure[name] for name in _FIGURES} | {"relative_error": float(errors[-1].mean())})
+    together = np.unique(np.concatenate(codes), axis=0, return_inverse=True)[1].ravel()
+    shared = np.bincount(together)[together] > 1
+    # Old and new in one pool: in a larger one more would collide.
+    figures[0]["collision_share"] = float(shared[: len(old)].mean())
+    figures[1]["collision_share"] = float(shared[len(old) :].mean())
+    return figures, errors
+
+
 def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
-    """What a refit did to the semantic IDs of the items that both tokenizers know.
+    """Compare the semantic IDs of the items that two tokenizers, before and after a refit, both know.
 
     Codes are names: a refit may call the same group of items by another number. So besides how many codes are other
     ones, it is counted whether the same items still share a prefix, by the adjusted Rand index (1: the same groups, 0:
     no more alike than chance; Hubert and Arabie 1985).
 
     Returns:
-        ``num_items``; ``changed``, the share of items with another code, a level each and the collision token last;
+        ``num_items``; ``changed``, the share of items with another code, one per level and the collision token last;
         ``changed_ids``, the share with another semantic ID; ``same_groups``, the index of prefixes of 1, 2, ... codes.
 
     Raises:

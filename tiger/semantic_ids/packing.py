@@ -1,4 +1,4 @@
-"""Semantic IDs as one integer each, and a catalogue's in order: what finds an item, or a prefix, by its codes."""
+"""Semantic IDs as one integer each, and a catalog's in order: what finds an item, or a prefix, by its codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiger.utils.errors import DataError
 
 @dataclass(frozen=True)
 class Packing:
-    """How the codes of a semantic ID and its collision token share a uint64: the first code in the highest bits, the
+    """Layout of codes and collision token in a uint64: the first code in the highest bits, the
     collision token in the lowest.
 
     Packed IDs sort as the tuples do.
@@ -40,7 +40,7 @@ class Packing:
         return min(64 - self.bits * self.num_codebooks, 32)
 
     def bits_below(self, level: int) -> np.uint64:
-        """How many bits follow those of a prefix that ends on ``level``."""
+        """Number of bits after those of a prefix that ends on ``level``."""
         if level == self.num_codebooks:
             return np.uint64(0)
         return np.uint64(self.collision_bits + self.bits * (self.num_codebooks - 1 - level))
@@ -75,7 +75,7 @@ class Packing:
 
 
 class PackedIds:
-    """The packed IDs of a catalogue in ascending order, with the rows that they came from. Never changed in place.
+    """The packed IDs of a catalog in ascending order, with the rows that they came from. Never changed in place.
 
     Args:
         packing: how they are packed.

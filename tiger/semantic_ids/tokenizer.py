@@ -1,7 +1,7 @@
 """Item <-> semantic ID <-> tokens, both ways and in bulk.
 
-A *semantic ID* is an item's codes, one a level, and a collision token that tells apart items with the same codes.
-*Tokens* are what T5 reads and writes, one a level: codes, or prefixes of semantic IDs (see
+A *semantic ID* is an item's codes, one per level, and a collision token that tells apart items with the same codes.
+*Tokens* are what T5 reads and writes, one per level: codes, or prefixes of semantic IDs (see
 :mod:`tiger.semantic_ids.vocabulary`).
 """
 
@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from tiger.quantizers.auto import load_quantizer
-from tiger.quantizers.residual_kmeans import ResidualKMeans
-from tiger.quantizers.rqvae import RQVAE
+from tiger._moved import renamed_arguments
+from tiger.quantizers.auto import load_quantizer, save_quantizer
+from tiger.quantizers.base import Quantizer
+from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
+from tiger.semantic_ids.numbering import check_codes, check_ids, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
+from tiger.semantic_ids.storage import PREFIX_TABLE, read_semantic_ids, write_semantic_ids
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
 
 FILE_NAME = "semantic_ids.safetensors"
 QUANTIZER_FOLDER = "quantizer"
-FORMAT = 1
 
 
 class SemanticIdTokenizer:
-    """The two-way map between a catalogue's items and their tokens.
+    """The two-way map between a catalog's items and their tokens.
 
     Args:
         codes: integers [n, num_codebooks], each from 0 to ``codebook_size`` - 1.
         item_ids: the ``n`` items' own ids, distinct.
-        codebook_size: codes a level.
+        codebook_size: codes per level.
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
         quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
         tokens: ``codes`` or ``prefixes``.
@@ -58,14 +57,14 @@ class SemanticIdTokenizer:
         item_ids: Iterable[str],
         codebook_size: int,
         collision_size: int | None = None,
-        quantizer: RQVAE | ResidualKMeans | None = None,
+        quantizer: Quantizer | None = None,
         tokens: str = "codes",
         learned_split: dict | None = None,
     ):
-        codes = _checked_codes(codes, codebook_size)
+        codes = check_codes(codes, codebook_size)
         item_ids = check_ids(item_ids, len(codes))
         packing = Packing(codes.shape[1], codebook_size)
-        collisions = _number_within_groups(packing.pack_codes(codes), item_ids)
+        collisions = number_within_groups(packing.pack_codes(codes), item_ids)
         self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size)
         self._collision_size = collision_size
         self._number_tokens(tokens)
@@ -102,59 +101,49 @@ class SemanticIdTokenizer:
         self._tokens = np.concatenate([table, np.full((1, self.depth), PAD_TOKEN, dtype=np.int32)])
 
     @classmethod
+    @renamed_arguments(log="cooccurrence", log_weight="cooccurrence_weight")
     def fit(
         cls,
         embeddings: np.ndarray,
         item_ids: Iterable[str],
         num_codebooks: int = 3,
         codebook_size: int = 256,
-        quantizer: str = "rqvae",
-        log: np.ndarray | None = None,
-        log_weight: float = 1.0,
-        learned_split: dict | None = None,
-        **fit_options,
+        quantizer: str | type[Quantizer] | Quantizer = "rqvae",
+        cooccurrence: Cooccurrence | np.ndarray | None = None,
+        **options: Any,
     ) -> SemanticIdTokenizer:
-        """Fit a quantizer to item embeddings and number the items with it.
+        """Fit a quantizer to item embeddings and give each item its semantic ID.
 
-        With ``log`` the codes say who is bought with whom, too. An item to come has no log: the quantizer that is kept
-        is the embeddings' part of the codebooks.
+        With ``cooccurrence`` the codes also say which items are bought together. Items without interactions have
+        no such vector, so the quantizer that is kept reads the embeddings' part of the codebooks alone.
 
         Args:
-            embeddings: float [n, d], a row an item.
+            embeddings: float [n, d], a row per item.
             item_ids: the items' own ids.
             num_codebooks: levels of codes.
-            codebook_size: codes a level.
-            quantizer: ``rqvae`` or ``residual-kmeans``.
-            log: float [n, e], what the training log says of the items, see
-                :func:`tiger.embeddings.item_vectors.log_vectors`.
-            log_weight: standard deviation of all of it, where that of the embeddings is 1.
-            learned_split: whose training events ``log`` is made from, see above; wanted with it.
-            fit_options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+            codebook_size: codes per level.
+            quantizer: a name (``rqvae``, ``residual-kmeans`` or one that you registered), a class with the methods of
+                :class:`tiger.quantizers.base.Quantizer`, or one that is fitted already.
+            cooccurrence: what the training log says of the items; also the bare vectors, with
+                ``cooccurrence_weight`` and ``learned_split`` as options.
+            options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
+
+        Raises:
+            DataError: the quantizer is unknown, or can't do without co-occurrence for new items.
         """
-        kinds = {"rqvae": RQVAE, "residual-kmeans": ResidualKMeans}
-        if quantizer not in kinds:
-            raise DataError(f"quantizer must be one of {', '.join(kinds)}, got {quantizer!r}.")
-        if log is None:
-            known = embeddings
-        elif quantizer != "residual-kmeans":
-            raise DataError("codes of the log want residual-kmeans: an RQ-VAE can't number new items by text alone.")
-        elif learned_split is None:
-            raise ValueError("a log wants learned_split: codes may be used with no other split than it comes from")
-        else:
-            lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, log)]
-            known = np.concatenate([embeddings, log_weight * lengths[0] / max(lengths[1], 1e-12) * log], axis=1)
-        fitted = kinds[quantizer].fit(known, num_codebooks=num_codebooks, codebook_size=codebook_size, **fit_options)
-        codes = fitted.encode(known)
-        if log is not None:
-            fitted = fitted.of_first(embeddings.shape[1])
-        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=learned_split)
+        own = {name: options.pop(name) for name in ("cooccurrence_weight", "learned_split") if name in options}
+        if isinstance(cooccurrence, np.ndarray):
+            cooccurrence = Cooccurrence.of(cooccurrence, **own)
+        codes, fitted = fit_codes(quantizer, embeddings, cooccurrence, num_codebooks, codebook_size, **options)
+        split = own.get("learned_split") if cooccurrence is None else cooccurrence.learned_split
+        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=split)
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     @property
     def depth(self) -> int:
-        """Tokens an item: the codes and the collision token."""
+        """Tokens per item: the codes and the collision token."""
         return self.semantic_ids.shape[1]
 
     @property
@@ -226,7 +215,7 @@ class SemanticIdTokenizer:
 
         Args:
             item_ids: the new items' own ids.
-            embeddings: float [m, d], quantised by the frozen quantizer; or
+            embeddings: float [m, d], quantized by the frozen quantizer; or
             codes: int [m, num_codebooks], where the codes are at hand.
 
         Returns:
@@ -273,7 +262,7 @@ class SemanticIdTokenizer:
 
         Args:
             item_ids: known items.
-            embeddings: float [m, d], quantised by the frozen quantizer; or
+            embeddings: float [m, d], quantized by the frozen quantizer; or
             codes: int [m, num_codebooks].
             before: float [m, d], the embeddings that the items had, NaN where that is unknown: where the quantizer
                 gives them the codes that it gives the new ones, codes stay. It matters for codes that were not made
@@ -293,7 +282,7 @@ class SemanticIdTokenizer:
             if self.quantizer is None:
                 raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
             codes = self.quantizer.encode(embeddings)
-        codes = _checked_codes(codes, self.codebook_size)
+        codes = check_codes(codes, self.codebook_size)
         known = self.codes[rows]
         told = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
         if told.any():
@@ -311,12 +300,12 @@ class SemanticIdTokenizer:
 
     def _numbered(self, codes: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
         """Semantic IDs, int32 [m, depth], for items to come: codes and the first free collision tokens."""
-        codes = _checked_codes(codes, self.codebook_size)
-        within = _number_within_groups(self._ids.packing.pack_codes(codes), item_ids)
+        codes = check_codes(codes, self.codebook_size)
+        within = number_within_groups(self._ids.packing.pack_codes(codes), item_ids)
         return np.column_stack([codes, self._ids.next_collisions(codes) + within]).astype(np.int32)
 
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
-        """What :meth:`_set` does, for items that are added to many."""
+        """Do the work of :meth:`_set` for few items that are added to many."""
         ids = self._ids.insert(semantic_ids)  # what can fail comes first
         tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
         self._ids = ids
@@ -340,7 +329,7 @@ class SemanticIdTokenizer:
         keep = np.ones(len(self), dtype=bool)
         keep[self.rows(item_ids)] = False
         if not keep.any():
-            raise ValueError("a catalogue can't lose all its items")
+            raise ValueError("a catalog can't lose all its items")
         stay = np.flatnonzero(keep)
         table = self.token_table[stay]
         self._set(self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size)
@@ -359,30 +348,22 @@ class SemanticIdTokenizer:
         """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(self.item_ids).encode()
-        ends = np.cumsum([len(item.encode()) for item in self.item_ids], dtype=np.int64)
-        arrays = {
-            "semantic_ids": self.semantic_ids,
-            "item_id_bytes": np.frombuffer(text, dtype=np.uint8),
-            "item_id_ends": ends,
-        }
         header = {
-            "format": FORMAT,
             "codebook_size": self.codebook_size,
             "fingerprint": self.fingerprint,
             "tokens": self.tokens,
             "collision_size": self._collision_size,
             "learned_split": self.learned_split,
         }
+        arrays = {"semantic_ids": self.semantic_ids}
         if isinstance(self.vocabulary, PrefixVocabulary):
-            arrays["prefix_tokens"] = self.token_table
+            arrays[PREFIX_TABLE] = self.token_table
             header["num_prefixes"] = self.vocabulary.num_prefixes
         else:
             header["collision_size"] = self.vocabulary.collision_size
-        # One key: a safetensors header with several writes them in an order that differs between processes.
-        write_atomically(folder / FILE_NAME, save(arrays, metadata={"tokenizer": json.dumps(header)}))
+        write_semantic_ids(folder / FILE_NAME, arrays, self.item_ids, header)
         if self.quantizer is not None:
-            self.quantizer.save_pretrained(folder / QUANTIZER_FOLDER)
+            save_quantizer(self.quantizer, folder / QUANTIZER_FOLDER)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
@@ -391,87 +372,18 @@ class SemanticIdTokenizer:
         Raises:
             DataError: the file is missing, cut short, or of another version.
         """
-        file = Path(folder) / FILE_NAME
+        file, quantizer = Path(folder) / FILE_NAME, Path(folder) / QUANTIZER_FOLDER
         if not file.exists():
             raise DataError(f"{file} is missing: {folder} holds no tokenizer, or a half-written one.")
-        try:
-            with safe_open(file, "np") as opened:
-                header = json.loads((opened.metadata() or {}).get("tokenizer", "{}"))
-                if header.get("format") != FORMAT:
-                    raise DataError(
-                        f"{file} has format {header.get('format')}, this version of tiger reads {FORMAT}: "
-                        "fit the tokenizer again or install the version that wrote it."
-                    )
-                semantic_ids = opened.get_tensor("semantic_ids")
-                text, ends = opened.get_tensor("item_id_bytes").tobytes(), opened.get_tensor("item_id_ends")
-                prefixes = header.get("tokens") == PrefixVocabulary.kind
-                table = opened.get_tensor("prefix_tokens") if prefixes else None
-        except SafetensorError as error:
-            raise DataError(f"{file} is damaged ({error}): restore it or fit the tokenizer again.") from error
-        starts = np.concatenate([[0], ends[:-1]])
-        item_ids = [text[start:end].decode() for start, end in zip(starts.tolist(), ends.tolist())]
+        arrays, item_ids, header = read_semantic_ids(file)
         self = cls.__new__(cls)
         self._collision_size = header.get("collision_size")
-        self._set(semantic_ids, item_ids, header["codebook_size"])
-        if prefixes:
-            self._set_tokens(table, PrefixVocabulary(header["num_prefixes"]))
+        self._set(arrays["semantic_ids"], item_ids, header["codebook_size"])
+        if PREFIX_TABLE in arrays:
+            self._set_tokens(arrays[PREFIX_TABLE], PrefixVocabulary(header["num_prefixes"]))
         else:
             self._number_tokens(CodeVocabulary.kind)
         self.fingerprint = header["fingerprint"]
         self.learned_split = header.get("learned_split")
-        quantizer = Path(folder) / QUANTIZER_FOLDER
         self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
         return self
-
-
-def _checked_codes(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-    codes = np.asarray(codes)
-    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
-        raise DataError(f"codes must be integers [items, levels], got {codes.dtype} {codes.shape}.")
-    wrong = (codes < 0) | (codes >= codebook_size)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.any(axis=1))[0])
-        raise DataError(f"row {row}: codes {codes[row].tolist()} are not all within 0..{codebook_size - 1}.")
-    return codes.astype(np.int32)
-
-
-def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
-    """The ids as a list.
-
-    Raises:
-        DataError: other than ``count``, no text, half a character, or one of them twice.
-    """
-    item_ids = list(item_ids)
-    if len(item_ids) != count:
-        raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
-    other = next((item for item in item_ids if not isinstance(item, str)), None)
-    if other is not None:
-        raise DataError(f"item ids must be strings, got {other!r}: turn them into text.")
-    try:
-        "".join(item_ids).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
-    if len(set(item_ids)) < len(item_ids):
-        import pandas as pd
-
-        twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
-        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row an item.")
-    return item_ids
-
-
-def _number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
-    """int64 [n]: 0, 1, 2, ... within each group of equal keys.
-
-    The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of
-    the ids themselves, which in product codes tells when an item came to the shop.
-    """
-    import pandas as pd
-
-    hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
-    order = np.lexsort((hashes, keys))
-    first = np.ones(len(keys), dtype=bool)
-    first[1:] = keys[order][1:] != keys[order][:-1]
-    at = np.arange(len(keys))
-    numbers = np.empty(len(keys), dtype=np.int64)
-    numbers[order] = at - np.maximum.accumulate(np.where(first, at, 0))
-    return numbers

@@ -1,4 +1,4 @@
-"""Which tokens may follow: a prefix tree over token tuples, as flat arrays.
+"""A prefix tree over tuples of tokens as flat arrays: which tokens may follow.
 
 The tuples are sorted, so the nodes of each level, in order, have their children side by side on the next one: a
 node's children are a range of numbers, and following a trie is two gathers. No step depends on the number of tuples.
@@ -24,9 +24,9 @@ class SemanticIdTrie:
     place in the table that the trie was built from.
 
     Args:
-        tokens: one int32 [nodes of the level] a level: the token that leads to each node.
-        children: one int32 [nodes of the level + 1] a level but the last: node ``i``'s children on the next level are
-            ``children[i]`` up to ``children[i + 1]``.
+        tokens: one int32 [nodes of the level] per level: the token that leads to each node.
+        children: one int32 [nodes of the level + 1] per level but the last: the children of node ``i`` are
+            ``children[i]`` up to ``children[i + 1]`` on the next level.
         rows: int32 [n], the row of each leaf.
         leaves: int32 [n], the leaf of each row.
         widths: most children that a node has, for each level; None: counted.
@@ -151,7 +151,7 @@ class SemanticIdTrie:
         return self._from_arrays([array.to(device) for array in self._arrays()], self.widths)
 
     def follow(self, level: int, nodes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What may come at ``level`` after each of ``nodes``, nodes of the level before (None: after the root).
+        """Children at ``level`` of each of ``nodes``, nodes of the level before (None: of the root).
 
         Returns:
             ``(children, tokens, allowed)``, each [..., width] with ``width`` fixed by the level: int64 nodes, int64
@@ -185,7 +185,7 @@ class SemanticIdTrie:
         return first, stop
 
     def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        """How many leaves lie under each node of ``level``: int64, the shape of ``nodes``."""
+        """Number of leaves under each node of ``level``: int64, the shape of ``nodes``."""
         first, stop = self.leaf_ranges(level, nodes)
         return stop - first
 

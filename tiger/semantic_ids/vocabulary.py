@@ -1,10 +1,10 @@
-"""The tokens that stand for semantic IDs: which there are, and how they are numbered as a catalogue grows.
+"""The tokens that stand for semantic IDs: which there are, and how they are numbered as a catalog grows.
 
-Token 0 pads and starts the decoder. There are two kinds of the others, each with one token a level:
+Token 0 pads and starts the decoder. There are two kinds of the others, each with one token per level:
 
 - :class:`CodeVocabulary`, as in TIGER: each level has a range of tokens of its own. The collision level comes last,
-  so that a catalogue that outgrows it extends the vocabulary at its end.
-- :class:`PrefixVocabulary`: every prefix that occurs in the catalogue is a token. The last one of an item stands for
+  so that a catalog that outgrows it extends the vocabulary at its end.
+- :class:`PrefixVocabulary`: every prefix that occurs in the catalog is a token. The last one of an item stands for
   the whole ID, so a history takes one token an item, and what may follow a prefix are its extensions and nothing
   else. (Prefixes as inputs of a ranker: arXiv 2504.02137.) New prefixes extend the vocabulary at its end.
 
@@ -65,7 +65,7 @@ class CodeVocabulary:
 
 
 class PrefixVocabulary:
-    """A token for each prefix that an item of the catalogue has, or has had.
+    """A token for each prefix that an item of the catalog has, or has had.
 
     Args:
         num_prefixes: how many there are.
@@ -108,11 +108,11 @@ class PrefixVocabulary:
         return tokens, PrefixVocabulary(size - self.size + self.num_prefixes)
 
     def rows(self, tokens: np.ndarray, ids: PackedIds, table: np.ndarray) -> np.ndarray:
-        """Tokens, int [..., depth], to rows of the catalogue, int64 [...]; -1 where no item has these tokens.
+        """Tokens, int [..., depth], to rows of the catalog, int64 [...]; -1 where no item has these tokens.
 
         Args:
             tokens: any integers.
-            ids: of the catalogue.
+            ids: of the catalog.
             table: int [n, depth], its tokens.
         """
         if not len(table):

@@ -25,7 +25,6 @@ from tqdm.auto import tqdm
 
 from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
-from tiger.rankers.click.ranker import CatalogueRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
@@ -193,12 +192,8 @@ def _fingerprint(tiger: TigerRecommender) -> str:
     """Of the catalogue, of all weights and of all trees."""
     digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
     digest.update("\0".join(tiger.tokenizer.item_ids).encode())
-    models = [tiger.model]
-    if isinstance(tiger.ranker, CatalogueRanker):
-        models.append(tiger.ranker.ranker)
-    elif tiger.ranker is not None:
-        digest.update("".join(trees.model_to_string() for trees in tiger.ranker.trees).encode())
-    for model in models:
-        for weights in model.state_dict().values():
-            digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for weights in tiger.model.state_dict().values():
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if tiger.ranker is not None:
+        digest.update(tiger.ranker.digest())
     return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,9 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from tiger.utils.errors import DataError
+
+# Keys that changed: the old ones work for one release.
+ALIASES = {"committee": "num_seeds", "log_weight": "cooccurrence_weight", "yardsticks": "baselines"}
 
 Source = str | os.PathLike | Mapping
 
@@ -41,9 +45,12 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) ->
     while argv and not argv[0].startswith("-"):
         files.append(argv.pop(0))
     known = known_keys(kinds)
-    for word in argv:
+    for place, word in enumerate(argv):
         if word.startswith("--"):
-            _check_key(word[2:].split("=")[0].replace("-", "_"), known, "command line")
+            given, equals, value = word[2:].partition("=")
+            key = _current(given.replace("-", "_"), known)
+            _check_key(key, known, "command line")
+            argv[place] = f"--{key}{equals}{value}"
     return _filled(kinds, merged(kinds, *files), argv)
 
 
@@ -66,8 +73,9 @@ def merged(kinds: Sequence[type], *sources: Source) -> dict:
     known, settings = known_keys(kinds), {}
     for source in sources:
         found = source if isinstance(source, Mapping) else read_yaml(source)
+        found = {_current(str(key), known): value for key, value in found.items()}
         for key in found:
-            _check_key(str(key), known, "settings" if isinstance(source, Mapping) else str(source))
+            _check_key(key, known, "settings" if isinstance(source, Mapping) else str(source))
         settings |= found
     return settings
 
@@ -113,6 +121,18 @@ def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tu
     if TrainingArguments in kinds and not torch.accelerator.is_available():
         words += ["--use_cpu", "true"]  # which Trainer wants to be told before it allows bfloat16
     return _Parser(list(kinds)).parse_args_into_dataclasses(args=words)
+
+
+def _current(key: str, known: list[str]) -> str:
+    """A key, or the new name of one that changed."""
+    negation = "no_" if key.startswith("no_") else ""
+    new = ALIASES.get(key.removeprefix(negation))
+    if key in known or new not in known:
+        return key
+    warnings.warn(
+        f"{key} is now {negation}{new}. The old key goes with the next release.", DeprecationWarning, stacklevel=4
+    )
+    return f"{negation}{new}"
 
 
 def _check_key(key: str, known: list[str], place: str) -> None:

@@ -25,7 +25,7 @@ from tiger.rankers.click.dataset import (
 )
 from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
-from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.ranker import ClickRanker
 from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -69,7 +69,7 @@ class RankerArguments:
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
 
 
-def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> CatalogueRanker:
+def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> ClickRanker:
     """Train on each event of the log and on items that the user might have been shown instead.
 
     The ranker goes to ``args.ranker_dir``. Where a saved recommender is named, it goes into that too and orders its
@@ -99,7 +99,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Ca
         beams = recommender.recommend_rows(
             users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
         )
-        weighed = ranker.weigh_t5(users.histories, *beams, users.targets)
+        weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
         print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
     report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
     with replaced_folder(args.ranker_dir, REPORT) as folder:
@@ -107,7 +107,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Ca
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
     if recommender is not None:
-        recommender.ranker = CatalogueRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
+        recommender.ranker = ClickRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
     return ranker
@@ -133,7 +133,7 @@ def _trained(
     data: RecommendationData,
     tokenizer: SemanticIdTokenizer,
     split: LeaveOneOut,
-) -> tuple[CatalogueRanker, dict[str, float]]:
+) -> tuple[ClickRanker, dict[str, float]]:
     """The ranker after its last step, and its validation metrics."""
     popularity = np.bincount(split.train.items, minlength=data.num_items)
     features = ItemFeatures.fit(
@@ -169,7 +169,7 @@ def _trained(
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
-    return CatalogueRanker(model.to("cpu"), features, tokenizer, dense), metrics
+    return ClickRanker(model.to("cpu"), features, tokenizer, dense), metrics
 
 
 def _content_vectors(args: RankerArguments, data: RecommendationData) -> np.ndarray:

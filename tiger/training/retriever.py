@@ -22,7 +22,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
-from tiger.embeddings.item_vectors import log_vectors, principal_axes, word_vectors
+from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.quantizers.report import template_of
 from tiger.recommender.hub import create_repository
 from tiger.recommender.manifest import MANIFEST
@@ -206,8 +206,8 @@ def known_of_items(
     sources = {
         "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
         "texts": lambda size: principal_axes(encoded_texts(args, data), size),
-        "words": lambda size: word_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
-        "log": lambda size: log_vectors(split.train, data.num_items, size),
+        "words": lambda size: tfidf_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
+        "log": lambda size: cooccurrence_vectors(split.train, data.num_items, size),
     }
     parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
     readable = all(name in sources and (share or "1").isdecimal() for name, _, share in parts)

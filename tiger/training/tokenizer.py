@@ -13,7 +13,7 @@ import torch
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
-from tiger.embeddings.item_vectors import log_vectors
+from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.report import REPORT, plot_code_usage, quantisation_report
@@ -44,11 +44,13 @@ class TokenizerArguments:
     codebook_size: int | None = field(
         default=None, metadata={"help": "codes per level; default: 256, fewer in a catalog of under 1,024 items"}
     )
-    log_weight: float = field(
+    cooccurrence_weight: float = field(
         default=0.0,
-        metadata={"help": "let codes say who is bought with whom, too: length of an item's log vector, of its text's"},
+        metadata={"help": "let codes say what is bought together, too: this vector's length, where the text's is 1"},
     )
-    shuffle_ties: int | None = field(default=None, metadata={"help": "with log_weight: the split, see retriever.py"})
+    shuffle_ties: int | None = field(
+        default=None, metadata={"help": "with cooccurrence_weight: the split, see retriever.py"}
+    )
     seed: int = field(default=0, metadata={"help": "of the quantizer's start"})
 
 
@@ -65,11 +67,14 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     refuse_other_files(args.output_dir, REPORT)
     data = RecommendationData.load(args.dataset)
     encoder, embeddings = embedded_items(args, data)
-    log = {}
-    if args.log_weight:
-        split = data.leave_one_out(args.shuffle_ties)
-        log = {"log": log_vectors(split.train, data.num_items), "log_weight": args.log_weight}
-        log["learned_split"] = {"shuffle_ties": args.shuffle_ties}
+    learned = {}
+    if args.cooccurrence_weight:
+        train = data.leave_one_out(args.shuffle_ties).train
+        learned = {
+            "cooccurrence": cooccurrence_vectors(train, data.num_items),
+            "cooccurrence_weight": args.cooccurrence_weight,
+            "learned_split": {"shuffle_ties": args.shuffle_ties},
+        }
     size = args.codebook_size or codes_per_level(data.num_items)
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
@@ -80,7 +85,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         quantizer=args.quantizer,
         seed=args.seed,
         device=str(torch.accelerator.current_accelerator() or "cpu"),
-        **log,
+        **learned,
     )
     tokenizer.quantizer.to("cpu")
     seconds = time.perf_counter() - start
@@ -88,7 +93,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "dataset": args.dataset,
         "encoder": encoder.name,
         "template": args.template,
-        "log_weight": args.log_weight,
+        "cooccurrence_weight": args.cooccurrence_weight,
         "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
         **quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size),
@@ -110,7 +115,7 @@ def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[
             raise DataError("embeddings of a file come from an encoder of their own: name it with --encoder.")
         return SentenceEncoder(args.encoder), load_embeddings(args.embeddings, data.num_items)
     # Where the log speaks for items too, some may be without text.
-    texts = item_texts(data.items, args.template, required=not args.log_weight)
+    texts = item_texts(data.items, args.template, required=not args.cooccurrence_weight)
     if empty := texts.count(""):
         print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
     encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)

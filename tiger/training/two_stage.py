@@ -36,7 +36,7 @@ class TwoStageArguments:
     learning_rate: float = field(default=0.04, metadata={"help": "of the trees"})
     num_leaves: int = field(default=31, metadata={"help": "of a tree, at most"})
     seed: int = field(default=0, metadata={"help": "of the trees, and of the users if they are drawn"})
-    committee: int = field(default=1, metadata={"help": "fits, seeds apart, whose scores are averaged"})
+    num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
 
 
 def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
@@ -79,7 +79,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
             learning_rate=args.learning_rate,
             num_leaves=args.num_leaves,
             seed=args.seed,
-            committee=args.committee,
+            num_seeds=args.num_seeds,
         )
     except NothingToLearn as error:
         print(f"no second stage, {args.recommender} stays as it is: {error}")
@@ -99,9 +99,9 @@ def _content_vectors(args: TwoStageArguments, tiger: TigerRecommender, data: Rec
         return None if tiger.encoder is None else tiger.encoder.encode(texts)
     vectors = load_embeddings(args.embeddings, data.num_items)
     quantizer = tiger.tokenizer.quantizer
-    if quantizer is not None and vectors.shape[1] != quantizer.config.input_dim:
+    if quantizer is not None and vectors.shape[1] != quantizer.input_dim:
         raise DataError(
             f"{args.embeddings} has {vectors.shape[1]} dimensions, the recommender's encoder "
-            f"{quantizer.config.input_dim}: give its vectors, or items to come could not be compared with these."
+            f"{quantizer.input_dim}: give its vectors, or items to come could not be compared with these."
         )
     return vectors

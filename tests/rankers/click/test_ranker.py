@@ -10,7 +10,7 @@ from tiger.cli.main import main
 from tiger.data.sequences import Sequences
 from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
-from tiger.rankers.click.ranker import CatalogueRanker
+from tiger.rankers.click.ranker import ClickRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -31,7 +31,7 @@ def make_ranker(tokenizer, dense, kind):
     set_seed(0)
     features = ItemFeatures.fit(kind, 50, tokenizer.codes, tokenizer.codebook_size)
     config = ranker_config(features, dense_dim=dense.shape[1], semantic_ids=tokenizer.fingerprint, d_model=8)
-    return CatalogueRanker(SemanticIdRanker(config), features, tokenizer, dense)
+    return ClickRanker(SemanticIdRanker(config), features, tokenizer, dense)
 
 
 def test_the_ranker_orders_what_the_beams_propose(recommender):
@@ -57,7 +57,7 @@ def test_the_t5_has_its_say(recommender):
     beams[0, 12:] = -1
     scores = np.where(beams < 0, -np.inf, -np.arange(20.0))
     targets = np.where(random.random(100) < 0.7, beams[:, 0], beams[:, 3])  # what the T5 puts first, mostly
-    found = ranker.weigh_t5(histories, beams, scores, targets)
+    found = ranker.tune_t5_weight(histories, beams, scores, targets)
     assert ranker.ranker.config.t5_weight == max(found, key=found.get) > 0 and found[0.0] < 0.6 < max(found.values())
     rows, t5, sums = ranker.order(histories, beams, scores, k=20)
     logits = ranker.score(list(histories), rows)
@@ -100,9 +100,9 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
     other = SemanticIdTokenizer((tokenizer.codes + 1) % 8, tokenizer.item_ids, 8)
     ranker = recommender.ranker
     with pytest.raises(ValueError, match="semantic IDs"):
-        CatalogueRanker(ranker.ranker, ranker.features, other, encoder.encode(items["title"].to_pylist()))
+        ClickRanker(ranker.ranker, ranker.features, other, encoder.encode(items["title"].to_pylist()))
     with pytest.raises(DataError, match="content vectors"):
-        CatalogueRanker(ranker.ranker, ranker.features, tokenizer)
+        ClickRanker(ranker.ranker, ranker.features, tokenizer)
     with pytest.raises(ValueError, match="this ranker was made for semantic IDs"):
         TigerRecommender(make_model(other), other, ranker=ranker)
     dense = encoder.encode(items["title"].to_pylist())
@@ -112,7 +112,7 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
         TigerRecommender(recommender.model, tokenizer, ranker=fewer)
     wide = ranker_config(ranker.features, dense_dim=dense.shape[1], num_context=2)
     with pytest.raises(DataError, match="2 context columns, which a recommender does not have"):
-        CatalogueRanker(SemanticIdRanker(wide), ranker.features, tokenizer, dense)
+        ClickRanker(SemanticIdRanker(wide), ranker.features, tokenizer, dense)
     with pytest.raises(DataError, match="no ranker"):
         TigerRecommender(recommender.model, tokenizer).rank([["i1"]], [["i2"]])
     with pytest.raises(ValueError, match="wants a ranker"):

@@ -4,7 +4,7 @@ import pytest
 
 from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import Sequences
-from tiger.embeddings.item_vectors import log_vectors
+from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.rankers.two_stage.candidates import Candidates, _repeated
 from tiger.rankers.two_stage.features import DAYS
 
@@ -180,7 +180,7 @@ def test_the_length_of_company_does_not_show():
     """It grows with the events of an item, also below five."""
     one, histories, rows = make(log(), catalogue()), log(20, seed=1), np.tile(np.arange(40), (20, 1))
     lengths = np.random.default_rng(2).uniform(0.2, 1, (40, 1)).astype(np.float32)
-    company = log_vectors(log(), 40)
+    company = cooccurrence_vectors(log(), 40)
     left, right = (
         Candidates(one.items, one.pairs, one.events, vectors, codes()).describe(histories, rows).columns
         for vectors in (company, company * lengths)

@@ -94,7 +94,7 @@ def test_equal_seeds_give_equal_trees(tokenizer):
     assert one.trees[0].model_to_string() == two.trees[0].model_to_string() and one.record == two.record
 
 
-def test_a_committee_takes_the_mean(tokenizer, tmp_path):
+def test_several_seeds_take_the_mean(tokenizer, tmp_path):
     train, _ = follow(0, 200)
     histories, targets = follow(1, 200)
     candidates = Candidates.fit(train, catalogue(), num_proposed=20)
@@ -103,7 +103,7 @@ def test_a_committee_takes_the_mean(tokenizer, tmp_path):
         TwoStageRanker.fit(candidates, proposals, targets, "", seed=seed, **SETTINGS_OF_TREES | {"max_trees": 5})
         for seed in (0, 0)
     ]
-    two = TwoStageRanker.fit(candidates, proposals, targets, committee=2, **SETTINGS_OF_TREES | {"max_trees": 5})
+    two = TwoStageRanker.fit(candidates, proposals, targets, num_seeds=2, **SETTINGS_OF_TREES | {"max_trees": 5})
     assert len(two.trees) == len(two.record["trees"]) == 2
     assert two.trees[0].model_to_string() == fits[0].trees[0].model_to_string()
     alone = TwoStageRanker(candidates, two.trees[1:], two.columns, "")

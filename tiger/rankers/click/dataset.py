@@ -1,4 +1,4 @@
-"""What a ranker learns from and is judged by: who was shown what, when, and what came of it.
+"""Training and test data of a click model: lists of candidates shown to users, with labels.
 
 Logs of purchases hold no impressions that failed, so those are drawn: some uniformly, some by popularity, always among
 items that were there at the time and that the user did not have. Nothing here looks past the event that it is about.
@@ -6,11 +6,13 @@ items that were there at the time and that the user did not have. Nothing here l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from tiger._moved import renamed_arguments
 from tiger.data.sequences import Sequences
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
@@ -117,15 +119,30 @@ def history_ends(sequences: Sequences, users: np.ndarray, times: np.ndarray) -> 
     return np.maximum(ends, sequences.offsets[users])
 
 
+@dataclass(frozen=True)
+class NegativeSampling:
+    """Number and choice of the negatives of an event.
+
+    Args:
+        uniform, popular: how many are drawn uniformly, and by popularity.
+        allowed: bool [items], which may be drawn; default: all.
+        seed: of the draws.
+    """
+
+    uniform: int = 2
+    popular: int = 2
+    allowed: np.ndarray | None = None
+    seed: int = 0
+
+
+@renamed_arguments(among="allowed")
 def draw_negatives(
     sequences: Sequences,
     events: np.ndarray,
     popularity: np.ndarray,
     available_from: np.ndarray,
-    uniform: int = 2,
-    popular: int = 2,
-    among: np.ndarray | None = None,
-    seed: int = 0,
+    sampling: NegativeSampling | None = None,
+    **fields: Any,
 ) -> np.ndarray:
     """Items that a user might have been shown instead.
 
@@ -134,37 +151,30 @@ def draw_negatives(
         events: int64 [n], the positives, rows of ``sequences.items``.
         popularity: int [items], training events of each.
         available_from: int64 [items], from :func:`first_seen`.
-        uniform, popular: how many are drawn uniformly, and by popularity.
-        among: bool [items], which may be drawn; default: all.
-        seed: of the draws.
+        sampling: how many, and among which items.
+        fields: fields of :class:`NegativeSampling`, over those of ``sampling``.
 
     Returns:
         int32 [n, uniform + popular]: items that were there at the event's time and that the user had not had by then,
         the event's own among them; -1 where a hundred draws found none.
     """
-    random = np.random.default_rng(seed)
-    among = np.ones(len(popularity), dtype=bool) if among is None else among
+    sampling = replace(sampling or NegativeSampling(), **fields)
+    random, num_items = np.random.default_rng(sampling.seed), len(popularity)
+    allowed = np.ones(num_items, dtype=bool) if sampling.allowed is None else sampling.allowed
     times, users = sequences.timestamps[events], sequences.users[events]
-    pool = np.flatnonzero(among)
+    pool = np.flatnonzero(allowed)
     pool = pool[np.argsort(available_from[pool], kind="stable")]
     there = np.searchsorted(available_from[pool], times, side="right")
-    weights = np.cumsum(np.where(among, popularity, 0).astype(np.float64))
-    if popular and weights[-1] == 0:
+    weights = np.cumsum(np.where(allowed, popularity, 0).astype(np.float64))
+    if sampling.popular and weights[-1] == 0:
         raise DataError("none of the items to draw from has a training event: popularity has nothing to go by.")
-    # Whom an item can't be shown to: who has it by then, keyed so that one search tells since when.
-    num_items = len(popularity)
-    keys = sequences.users.astype(np.int64) * num_items + sequences.items
-    order = np.lexsort((sequences.timestamps, keys))
-    keys, since = keys[order], sequences.timestamps[order]
-    first = np.ones(len(keys), dtype=bool)
-    first[1:] = keys[1:] != keys[:-1]
-    keys, since = keys[first], since[first]
+    keys, since = _first_interactions(sequences, num_items)
 
-    drawn = np.full((len(events), uniform + popular), -1, dtype=np.int64)
-    for slot in range(uniform + popular):
+    drawn = np.full((len(events), sampling.uniform + sampling.popular), -1, dtype=np.int64)
+    for slot in range(drawn.shape[1]):
         missing = np.arange(len(events))
         for _ in range(100):
-            if slot < uniform:
+            if slot < sampling.uniform:
                 missing = missing[there[missing] > 0]
                 items = pool[(random.random(len(missing)) * there[missing]).astype(np.int64)]
             else:
@@ -181,10 +191,20 @@ def draw_negatives(
     return drawn.astype(np.int32)
 
 
+def _first_interactions(sequences: Sequences, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a user and an item as ``user * num_items + item``, ascending, and since when the user has had it."""
+    keys = sequences.users.astype(np.int64) * num_items + sequences.items
+    order = np.lexsort((sequences.timestamps, keys))
+    keys, since = keys[order], sequences.timestamps[order]
+    first = np.ones(len(keys), dtype=bool)
+    first[1:] = keys[1:] != keys[:-1]
+    return keys[first], since[first]
+
+
 def sampled_impressions(
     sequences: Sequences, events: np.ndarray, negatives: np.ndarray, histories: Sequences | None = None
 ) -> Impressions:
-    """One list an event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
+    """One list per event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
     histories = sequences if histories is None else histories
     users = sequences.users[events]
     candidates = np.concatenate([sequences.items[events][:, None], negatives], axis=1).astype(np.int32)
@@ -231,7 +251,7 @@ def labelled_impressions(
 def rows_and_dense(
     features: ItemFeatures, item_ids: list[str], codes: np.ndarray | None, embeddings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The catalogue as a collator wants it."""
+    """The catalog as a collator wants it."""
     if features.uses_dense and embeddings is None:
         raise DataError(f"{features.kind} reads content vectors, and none are given.")
     return features.rows(item_ids, codes), embeddings if features.uses_dense else None

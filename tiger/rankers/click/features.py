@@ -1,4 +1,4 @@
-"""How a ranker reads an item: as a few rows of one embedding table, whose vectors are added up.
+"""Items as a few rows of one embedding table, whose vectors are added up.
 
 Hashing gives each item rows of its own choosing, so a new item knows nothing. Codes, their n-grams, their prefixes or
 the pieces of a learned vocabulary (Singh et al., arXiv 2306.08121; Zheng et al., arXiv 2504.02137) are shared by items
@@ -143,7 +143,7 @@ class ItemFeatures:
             if not known.all() and not self.uses_dense:
                 row = int(np.flatnonzero(~known)[0])
                 raise DataError(
-                    f"item {item_ids[row]!r} has no codes, and {self.kind} knows a new item by nothing else: quantise "
+                    f"item {item_ids[row]!r} has no codes, and {self.kind} knows a new item by nothing else: quantize "
                     "its embedding first, or use a kind with dense."
                 )
         rows = np.full((len(item_ids), self.width), self.budget, dtype=np.int32)
@@ -195,7 +195,7 @@ class ItemFeatures:
             )
         codes = np.asarray(codes)
         if codes.max(initial=0) >= self.codebook_size:
-            raise DataError(f"codes go up to {codes.max()}, the features were made for {self.codebook_size} a level.")
+            raise DataError(f"codes go up to {codes.max()}, the features are made for {self.codebook_size} per level.")
         return codes
 
     def _width(self, kind: str) -> int:
@@ -345,7 +345,7 @@ def _unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_text(codes: np.ndarray, codebook_size: int) -> list[str]:
-    """A character a code, a range of them a level."""
+    """One character per code, and a range of characters per level."""
     characters = (PRIVATE_USE + codes + codebook_size * np.arange(codes.shape[1])).astype("<u4")
     return np.ascontiguousarray(characters).view(f"<U{codes.shape[1]}").ravel().tolist()
 

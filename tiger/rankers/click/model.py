@@ -177,7 +177,7 @@ class SemanticIdRanker(PreTrainedModel):
         return self.head(states).squeeze(-1).float()
 
     def _attend(self, items: torch.Tensor, history: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """What each candidate [B, C, d] finds in its history: [B, C, d]; zero in an empty one."""
+        """Attention of candidates [B, C, d] over their histories: [B, C, d]; zero for an empty one."""
         length = history.shape[1]
         if length == 0:
             return torch.zeros_like(wanted)

@@ -1,8 +1,9 @@
-"""A ranker and the catalogue that it ranks: what a recommender asks for the order of its candidates."""
+"""The click model over a catalog: scores candidates and orders the T5's beams."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
+from tiger._moved import renamed
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
+from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, check_ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -23,15 +26,17 @@ T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _USERS = 256
 
 
-class CatalogueRanker:
-    """Scores rows of a catalogue for histories of such rows.
+class ClickRanker(Ranker):
+    """Scores items of a catalog by the logit of a click.
 
     Args:
         ranker: trained with these features.
         features: how it reads items.
-        tokenizer: the catalogue: its item ids and codes.
+        tokenizer: of the catalog: its item ids and codes.
         dense: float [items, D], content vectors, where the features read them.
     """
+
+    kind = "click"
 
     def __init__(
         self,
@@ -61,12 +66,12 @@ class CatalogueRanker:
 
     @property
     def learned_from(self) -> str:
-        """The part whose targets it knows: validation's once the T5 has been weighed."""
+        """``valid`` once the weight of the T5 was tuned there."""
         return "valid" if self.ranker.config.t5_weight else "train"
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the semantic IDs that it was trained with, where that is known."""
+        """Of the semantic IDs that it was trained with; None where that is not recorded."""
         return self.ranker.config.semantic_ids
 
     @torch.inference_mode()
@@ -74,7 +79,7 @@ class CatalogueRanker:
         """Logits of candidates.
 
         Args:
-            histories: rows of items, oldest first, one array a user.
+            histories: rows of items, oldest first, one array per user.
             candidates: int [users, C], rows; -1: none.
 
         Returns:
@@ -106,71 +111,66 @@ class CatalogueRanker:
         scores: np.ndarray,
         k: int,
         exclude_history: bool = True,
-        among: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` best of the T5's proposals, by the logits and ``t5_weight`` times the T5's log-probabilities
-        (tempered ones, where it samples).
+        """The ``k`` beams with the highest sum of the logit and ``t5_weight`` times the T5's log-probability (a
+        tempered one, where it samples); see :meth:`tiger.rankers.base.Ranker.order`."""
+        sums = _weighted_sums(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
+        return best_first(sums, beams, scores, k)
 
-        Args:
-            histories: n sequences of item rows.
-            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
-            exclude_history, among: have been seen to by the T5.
-
-        Returns:
-            rows int64 [n, k], the T5's log-probabilities and the sums float32 [n, k]; -1 and ``-inf`` where none.
-        """
-        order, sums = _best_first(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
-        order = order[:, :k]
-        return tuple(np.take_along_axis(values, order, axis=1) for values in (beams, scores, sums))
-
-    def weigh_t5(
+    def tune_t5_weight(
         self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
     ) -> dict[float, float]:
-        """Give the T5's log-probability the weight that orders its beams best.
+        """Choose the weight of the T5's log-probability with the best NDCG@10, and set it in the ranker's config.
 
-        A ranker that learned from drawn negatives knows what a user clicks on among anything; which of fifty likely
-        items comes next, the T5 that proposed them knows as well.
+        A ranker trained with sampled negatives learns what a user clicks on among arbitrary items. Which of fifty
+        likely items comes next, the T5 that proposed them knows as well.
 
         Args:
             histories: n sequences of item rows.
             beams, scores: as for :meth:`order`.
-            targets: int [n], what came next; validation's, which neither model was trained on.
+            targets: int [n], the next items; validation's, which neither model was trained on.
 
         Returns:
-            NDCG@10 by weight, of those in ``T5_WEIGHTS``. The ranker's configuration has the best one from now on.
+            NDCG@10 by weight, of those in ``T5_WEIGHTS``.
         """
         logits, found = self.score(list(histories), beams), {}
         for weight in T5_WEIGHTS:
-            order, _ = _best_first(logits, scores, weight)
-            found[weight] = ndcg_at_k(np.take_along_axis(beams, order, axis=1), targets, 10)
-        self.ranker.config.t5_weight = max(found, key=found.get)
+            rows, _, _ = best_first(_weighted_sums(logits, scores, weight), beams, scores, beams.shape[1])
+            found[weight] = ndcg_at_k(rows, targets, 10)
+        self.ranker.config.t5_weight = max(found, key=found.__getitem__)
         return found
 
-    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None) -> None:
-        """Read the items that the tokenizer has got since; ``dense`` holds the new ones' vectors alone."""
+    def weigh_t5(self, *args, **kwargs) -> dict[float, float]:
+        """Deprecated name of :meth:`tune_t5_weight`."""
+        warnings.warn("weigh_t5 is now tune_t5_weight; this name goes with the next release", DeprecationWarning, 2)
+        return self.tune_t5_weight(*args, **kwargs)
+
+    def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, vectors: np.ndarray) -> None:
+        """Append the items that the tokenizer has gained; see :meth:`tiger.rankers.base.Ranker.add_items`."""
         new = len(self)
         rows = self.features.rows(tokenizer.item_ids[new:], tokenizer.codes[new:])
         self._rows = torch.cat([self._rows, torch.from_numpy(rows)])
         if self._dense is not None:
-            if dense is None or len(dense) != len(rows):
+            if vectors is None or len(vectors) != len(rows):
                 raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
-            self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(dense, dtype=np.float32))])
+            self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(vectors, dtype=np.float32))])
         self._embedded = None
 
     def update_items(
-        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table | None, dense: np.ndarray | None
+        self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table | None, vectors: np.ndarray
     ) -> None:
-        """Read these rows anew; ``dense`` holds their vectors alone."""
+        """Read items again; see :meth:`tiger.rankers.base.Ranker.update_items`."""
         ids = [tokenizer.item_ids[row] for row in rows]
         self._rows = self._rows.clone()
         self._rows[rows] = torch.from_numpy(self.features.rows(ids, tokenizer.codes[rows]))
         if self._dense is not None:
             self._dense = self._dense.clone()
-            self._dense[rows] = torch.from_numpy(np.asarray(dense, dtype=np.float32))
+            self._dense[rows] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
         self._embedded = None
 
     def keep_items(self, rows: np.ndarray) -> None:
-        """Leave out all items but these rows."""
+        """Remove all items but those at these rows."""
         kept = torch.from_numpy(rows)
         self._rows = self._rows[kept]
         self._dense = None if self._dense is None else self._dense[kept]
@@ -185,9 +185,13 @@ class CatalogueRanker:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, device: str | torch.device = "cpu"
-    ) -> CatalogueRanker:
-        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items."""
+        cls,
+        folder: str | os.PathLike,
+        tokenizer: SemanticIdTokenizer,
+        items: pa.Table | None = None,
+        device: str | torch.device = "cpu",
+    ) -> ClickRanker:
+        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items; ``items`` are not read."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
@@ -195,15 +199,21 @@ class CatalogueRanker:
         ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
         return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
 
+    def digest(self) -> bytes:
+        """All weights."""
+        weights = self.ranker.state_dict().values()
+        return b"".join(one.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for one in weights)
 
-def _best_first(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places of candidates [users, C], best first, and what they are ordered by, in the candidates' own order."""
-    # Places without an item have no logit either.
-    sums = logits + t5_weight * np.where(np.isfinite(scores), scores, 0)
-    return np.argsort(-sums, axis=1, kind="stable"), sums
+
+def _weighted_sums(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> np.ndarray:
+    """Logits plus weighted log-probabilities, [users, C]; places without an item have no logit either."""
+    return logits + t5_weight * np.where(np.isfinite(scores), scores, 0)
 
 
 def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
     """int64 [users, at most ``longest``]: the last items of each, padded on the left with -1."""
     turned = pad_rows([np.asarray(history[-longest:])[::-1] for history in histories])
     return turned[:, ::-1].copy()
+
+
+__getattr__ = renamed(__name__, {"CatalogueRanker": "ClickRanker"})

@@ -22,7 +22,7 @@ class RankerTrainer(Trainer):
         model: from :func:`ranker_config`.
         args: as for ``Trainer``; batch sizes count lists, and ``metric_for_best_model="auc"`` selects.
         train_dataset, eval_dataset: :class:`Impressions`.
-        item_rows, dense: the catalogue, from :func:`rows_and_dense`.
+        item_rows, dense: the catalog, from :func:`rows_and_dense`.
         table_learning_rate: of a sparse embedding table; a dense one learns at the rate of the rest.
     """
 

@@ -1,7 +1,7 @@
-"""What a log, the texts and the codes propose as next items: candidates, and a column for all that is known of each.
+"""Candidates for the next item, from the T5's beams, the log and the texts, with one feature per column for each.
 
 The first stage proposes: the T5's beams, and what the training-free hybrid finds. Each proposal is then described by
-columns (:mod:`tiger.rankers.two_stage.features`): how often it followed, preceded or accompanied the items of the
+features (:mod:`tiger.rankers.two_stage.features`): how often it followed, preceded or accompanied the items of the
 history, how near its text is, how alike its codes are, how often the log moves between their prefixes, when it was
 bought, what the T5 thinks of it. A ranker that is learned from targets (:mod:`tiger.rankers.two_stage.ranker`) makes
 an order of that.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -22,17 +23,22 @@ from tqdm.auto import tqdm
 from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
-from tiger.embeddings.item_vectors import log_vectors
-from tiger.evaluation.baselines import Content, recency
-from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateColumns, Question
+from tiger.embeddings.item_vectors import cooccurrence_vectors
+from tiger.evaluation.baselines import Content, Hybrid, Transition, recency
+from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch
 from tiger.utils.files import write_atomically
 
+# Of the candidates, the first two thirds are the hybrid's best. The rest are the best by texts plus weighted damped
+# counts of followers and normalized counts of co-occurrence. These three numbers were set by hand and not tuned.
+HYBRID_SHARE = Fraction(2, 3)
+DAMPED_WEIGHT = 0.8
+TOGETHER_WEIGHT = 3
 _CHUNK = 512
 
 
 @dataclass
 class Proposals:
-    """Candidates and what is known of them.
+    """Candidates and their features.
 
     Args:
         rows: int32 [n, C], item rows, each at most once a history; -1: none. Best first by the source, so that equals
@@ -53,11 +59,10 @@ class Candidates:
         items: the item table, ``item_id`` first.
         pairs: what the log says about pairs of items.
         events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
-        company: float [items, D], items by the company they keep, see
-            :func:`tiger.embeddings.item_vectors.log_vectors`. Only the direction is read, of zeros that of the others'
-            mean.
-        codes: int [items, levels], the codes of the semantic IDs; None: no columns of codes.
-        vectors: float [items, D], content vectors; None: no columns of them.
+        cooccurrence: float [items, D], see :func:`tiger.embeddings.item_vectors.cooccurrence_vectors`. Only the
+            direction is read, of zeros that of the others' mean.
+        codes: int [items, levels], the codes of the semantic IDs; None: no features of codes.
+        vectors: float [items, D], content vectors; None: no features of them.
         num_proposed: how many are proposed; the T5's beams come on top.
     """
 
@@ -66,7 +71,7 @@ class Candidates:
         items: pa.Table,
         pairs: PairTable,
         events: np.ndarray,
-        company: np.ndarray,
+        cooccurrence: np.ndarray,
         codes: np.ndarray | None = None,
         vectors: np.ndarray | None = None,
         num_proposed: int = 150,
@@ -74,22 +79,23 @@ class Candidates:
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
         self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
-        self.company = np.asarray(company, dtype=np.float32)
+        self.cooccurrence = np.asarray(cooccurrence, dtype=np.float32)
         size, rows = items.num_rows, events // DAYS
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
         # Items that were added by their vectors, or by texts that are in no table, have no words.
         self._content = Content().fit(log, item_texts(items, required=False))
         known = self._content, self.codes, self.vectors
-        self._columns = CandidateColumns(items, pairs, events, _directions(self.company), *known)
-        order = self._content.popularity.order
+        self._features = CandidateFeatures(items, pairs, events, _directions(self.cooccurrence), *known)
+        popularity = self._content.popularity
         first, second = np.divmod(pairs.keys, size)
         soon, together = (
             sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
             for fact in ("soon", "together")
         )
-        scale = sparse.diags(self._columns.totals**-0.5)
-        self._soon, self._soon_log = soon[:, order], soon.log1p()[:, order]
-        self._together = (scale @ together @ scale).tocsr()[:, order].astype(np.float32)
+        self._hybrid = Hybrid(transition=Transition().from_counts(soon, popularity), content=self._content)
+        self._damped = Transition(log_counts=True).from_counts(soon, popularity)
+        scale = sparse.diags(self._features.totals**-0.5)
+        self._together = (scale @ together @ scale).tocsr()[:, popularity.order].astype(np.float32)
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
@@ -97,16 +103,16 @@ class Candidates:
         # What is before 1970 is as if it had no day: 0.
         days = np.maximum(train.timestamps // SECONDS_PER_DAY, 0)
         events = np.sort(train.items.astype(np.int64) * DAYS + days)
-        company = log_vectors(train, items.num_rows)
-        return cls(items, PairTable.fit(train, items.num_rows, READ), events, company, **options)
+        cooccurrence = cooccurrence_vectors(train, items.num_rows)
+        return cls(items, PairTable.fit(train, items.num_rows, READ), events, cooccurrence, **options)
 
     def __len__(self) -> int:
         return self.items.num_rows
 
     @property
     def names(self) -> list[str]:
-        """What the columns are called, each after the stage that it comes from: log, text, item, codes, time or t5."""
-        return self._columns.names
+        """Names of the features, each after its stage: log, text, item, codes, time or t5."""
+        return self._features.names
 
     def propose(
         self,
@@ -137,7 +143,7 @@ class Candidates:
             found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
             found[_repeated(found)] = -1
             rows[users] = found
-            columns[users] = self._columns.of(Question(part, found, words, beams[users], scores[users]))
+            columns[users] = self._features.compute(RankingBatch(part, found, words, beams[users], scores[users]))
         return Proposals(rows, columns)
 
     def without_beams(self, proposals: Proposals) -> Proposals:
@@ -147,36 +153,33 @@ class Candidates:
         return Proposals(proposals.rows[:, :own], columns[:, :own])
 
     def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
-        """Columns of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
+        """Features of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
         rows, parts = np.asarray(rows, dtype=np.int32), []
         for start in range(0, len(histories), _CHUNK):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part, none = histories.select(users), np.empty((len(users), 0))
-            parts.append(self._columns.of(Question(part, rows[users], self._words(part), none, none)))
+            parts.append(self._features.compute(RankingBatch(part, rows[users], self._words(part), none, none)))
         return Proposals(rows, np.concatenate(parts))
 
     def _words(self, histories: Sequences) -> dict[str, np.ndarray]:
         """Scores [n, items] of the training-free stages, columns in the order of popularity."""
-        words = self._content._scores(histories)
-        return {
-            "words": words,
-            "hybrid": words + 0.5 * (recency(histories, 5, DECAY, len(self)) @ self._soon).toarray(),
-        }
+        words = self._content.scores(histories)
+        return {"words": words, "hybrid": self._hybrid.scores(histories, content=words)}
 
     def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
         hybrid, kin = words["hybrid"].copy(), words["words"].copy()
-        kin += 0.8 * (recency(histories, 5, DECAY, len(self)) @ self._soon_log).toarray()
-        kin += 3 * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
+        kin += DAMPED_WEIGHT * self._damped.scores(histories)
+        kin += TOGETHER_WEIGHT * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
         if exclude_history:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
-        first = count * 2 // 3
+        first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):
             best = torch.topk(torch.from_numpy(values), wanted, dim=1)
-            # An item of the history may fill up a catalogue that is smaller than the list.
+            # An item of the history may fill up a catalog that is smaller than the list.
             found.append(np.where(best.values.numpy() == -np.inf, -1, order[best.indices.numpy()]))
             np.put_along_axis(kin, best.indices.numpy(), -np.inf, axis=1)
         return np.concatenate(found, axis=1)
@@ -200,17 +203,17 @@ class Candidates:
         pairs = PairTable(keys[order], self.pairs.values[known][order], items.num_rows)
         rows, days = np.divmod(self.events, DAYS)
         events = np.sort(now[rows[now[rows] >= 0]] * DAYS + days[now[rows] >= 0])
-        company, vectors = _carried(self.company, where), self.vectors
+        cooccurrence, vectors = _carried(self.cooccurrence, where), self.vectors
         if vectors is not None:
             vectors = _carried(vectors, where)
             if (where < 0).any():
                 vectors[where < 0] = new_vectors
-        return Candidates(items, pairs, events, company, codes, vectors, self.num_proposed)
+        return Candidates(items, pairs, events, cooccurrence, codes, vectors, self.num_proposed)
 
     def save(self, file: str | os.PathLike) -> None:
-        """What was counted, as safetensors; the items, codes and vectors lie with the recommender."""
+        """Write the counts as safetensors; items, codes and vectors are saved with the recommender."""
         counted = {"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}
-        write_atomically(file, save(counted | {"company": self.company}))
+        write_atomically(file, save(counted | {"company": self.cooccurrence}))
 
     @classmethod
     def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:
@@ -234,10 +237,10 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     return again
 
 
-def _directions(company: np.ndarray) -> np.ndarray:
+def _directions(cooccurrence: np.ndarray) -> np.ndarray:
     """Of unit length, and the others' mean in place of zeros: a short vector would tell of few events, zeros of none,
     and on 5-core data the others are held out."""
-    vectors = _unit(company)
+    vectors = _unit(cooccurrence)
     return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, vectors.sum(axis=0)))
 
 

@@ -1,14 +1,14 @@
-"""What is known of a candidate after a history: a column a fact, in stages called log, text, item, codes, time and t5.
+"""Features of a candidate after a history, in stages called log, text, item, codes, time and t5.
 
-Four rules keep the columns honest; a test guards each:
+Four rules keep the features honest; a test guards each:
 
 * *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
 * *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
-  event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and vectors of
-  company, which are short where events are few, have unit length.
+  event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and co-occurrence
+  vectors, which are short where events are few, have unit length.
 * *Training's log alone.* A history is read up to its end; everything else comes from a log that was counted before.
 * *Days end with the history.* A log that is split by leaving out each user's last items goes on after most histories.
-  What is bought then is known to no one who is asked for the next item today, so columns of days don't count it.
+  What is bought then is known to no one who is batch for the next item today, so features of days don't count it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ import pyarrow as pa
 import torch
 from scipy import sparse
 
+from tiger._moved import renamed
 from tiger.data.cooccurrence import COUNT_FLOOR, PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences, pad_rows
 from tiger.evaluation.baselines import Content
 
-READ = 20  # items of a history that columns are made of
-DECAY = 0.8  # weight of an item relative to the next newer one
-WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))  # days after the history's last
+READ = 20  # items of a history that features are made of: as many as the T5 reads
+DECAY = 0.8  # weight of an item relative to the next newer one, as the transition baseline has it
+# Days after the history's last: about a year, a season, a month, a week and the day itself. Not tuned.
+WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))
 DAYS = 2_000_000  # more than the days that a log may have: an event is item row * DAYS + day
 
-Column = tuple[str, np.ndarray]
+Feature = tuple[str, np.ndarray]
 
 
 @dataclass
-class Question:
-    """Histories and candidates, and what the first stages made of them.
+class RankingBatch:
+    """Histories and their candidates, with the scores of the first stages.
 
     Args:
         histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
@@ -62,8 +64,8 @@ class Question:
         weights = {"last": self.ages == 0, "5": (self.ages < 5) * DECAY**self.ages, f"{READ}": np.ones(len(self.ages))}
         self.weights = {span: weight.astype(np.float32) for span, weight in weights.items()}
 
-    def over(self, values: np.ndarray, span: str, reduce=np.add) -> np.ndarray:
-        """[events, C] to [n, C]: summed over a history with the span's weights."""
+    def aggregate(self, values: np.ndarray, span: str, reduce=np.add) -> np.ndarray:
+        """Sum over each history with a span's weights: [events, C] to [n, C]."""
         values = values * self.weights[span][:, None]
         # reduceat gives an empty history the next one's first value.
         padding = np.zeros((1, values.shape[1]), dtype=values.dtype)
@@ -71,8 +73,8 @@ class Question:
         summed[self.empty] = 0
         return summed
 
-    def each(self, values: np.ndarray) -> np.ndarray:
-        """[n] to [n, C]."""
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        """Repeat a value per history for each candidate: [n] to [n, C]."""
         return np.broadcast_to(values[:, None], self.rows.shape)
 
     @cached_property
@@ -87,17 +89,17 @@ class Question:
         }
 
 
-class CandidateColumns:
-    """Makes the columns.
+class CandidateFeatures:
+    """Computes the features.
 
     Args:
         items: the item table, ``item_id`` first.
         pairs: what the log says about pairs of items.
         events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
-        company: float32 [items, D], items by the company they keep, of unit length.
+        cooccurrence: float32 [items, D], co-occurrence vectors of unit length.
         content: the words of the items' texts.
-        codes: int32 [items, levels], the codes of the semantic IDs; None: no columns of codes.
-        vectors: float32 [items, D], content vectors of unit length; None: no columns of them.
+        codes: int32 [items, levels], the codes of the semantic IDs; None: no features of codes.
+        vectors: float32 [items, D], content vectors of unit length; None: no features of them.
 
     Attributes:
         totals: float32 [items], events of the log, at least 5.
@@ -108,12 +110,12 @@ class CandidateColumns:
         items: pa.Table,
         pairs: PairTable,
         events: np.ndarray,
-        company: np.ndarray,
+        cooccurrence: np.ndarray,
         content: Content,
         codes: np.ndarray | None = None,
         vectors: np.ndarray | None = None,
     ):
-        self._size, self._pairs, self._events, self._company = items.num_rows, pairs, events, company
+        self._size, self._pairs, self._events, self._cooccurrence = items.num_rows, pairs, events, cooccurrence
         self._content, self._codes, self._vectors = content, codes, vectors
         rows = events // DAYS
         counts = np.bincount(rows, minlength=self._size)
@@ -131,51 +133,51 @@ class CandidateColumns:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the columns are called, each after the stage that it comes from."""
+        """Names of the features, each after its stage."""
         nobody = Sequences(np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
         nothing = np.empty((1, 0), dtype=np.int64)
         words = dict.fromkeys(("words", "hybrid"), np.zeros((1, self._size), dtype=np.float32))
-        return [name for name, _ in self._columns(Question(nobody, nothing, words, nothing, nothing))]
+        return [name for name, _ in self._features(RankingBatch(nobody, nothing, words, nothing, nothing))]
 
-    def of(self, question: Question) -> np.ndarray:
+    def compute(self, batch: RankingBatch) -> np.ndarray:
         """float32 [n, C, F], in the order of :attr:`names`; NaN: unknown."""
-        return np.stack([values for _, values in self._columns(question)], axis=-1).astype(np.float32)
+        return np.stack([values for _, values in self._features(batch)], axis=-1).astype(np.float32)
 
-    def _columns(self, question: Question) -> Iterator[Column]:
+    def _features(self, batch: RankingBatch) -> Iterator[Feature]:
         stages = {"log": self._of_log, "text": self._of_text, "item": self._of_item}
         stages |= {"codes": self._of_codes, "time": self._of_time, "t5": self._of_t5}
-        for stage, columns in stages.items():
-            for name, values in columns(question):
+        for stage, features in stages.items():
+            for name, values in features(batch):
                 yield f"{stage}: {name}", values
 
-    def _of_log(self, asked: Question) -> Iterator[Column]:
-        facts = self._pairs.padded[self._pairs.find(asked.read.items[:, None], asked.wanted[asked.users])]
+    def _of_log(self, batch: RankingBatch) -> Iterator[Feature]:
+        facts = self._pairs.padded[self._pairs.find(batch.read.items[:, None], batch.wanted[batch.users])]
         by_fact = {fact: facts[..., place] for place, fact in enumerate(PairTable.FACTS)}
         for fact, values in by_fact.items():
-            for span in asked.weights:
-                yield f"{fact}, {span}", asked.over(values, span)
-        own = self.totals[asked.read.items][:, None]
-        yield "soon a total, 5", asked.over(by_fact["soon"] / own, "5")
-        roots = np.sqrt(own * self.totals[asked.wanted][asked.users])
-        yield f"together a root of totals, {READ}", asked.over(by_fact["together"] / roots, f"{READ}")
-        yield "soon, logarithms, 5", asked.over(np.log1p(by_fact["soon"]), "5")
-        yield from _alike("company", self._company, asked)
+            for span in batch.weights:
+                yield f"{fact}, {span}", batch.aggregate(values, span)
+        own = self.totals[batch.read.items][:, None]
+        yield "soon a total, 5", batch.aggregate(by_fact["soon"] / own, "5")
+        roots = np.sqrt(own * self.totals[batch.wanted][batch.users])
+        yield f"together a root of totals, {READ}", batch.aggregate(by_fact["together"] / roots, f"{READ}")
+        yield "soon, logarithms, 5", batch.aggregate(np.log1p(by_fact["soon"]), "5")
+        yield from _alike("company", self._cooccurrence, batch)
 
-    def _of_text(self, asked: Question) -> Iterator[Column]:
+    def _of_text(self, batch: RankingBatch) -> Iterator[Feature]:
         scores = {
-            "words, 3": asked.words["words"],
-            "hybrid": asked.words["hybrid"],
-            "words, last": self._content.similarity(asked.profiles["last"]),
-            f"words, {READ}": self._content.similarity(asked.profiles[f"{READ}"]),
+            "words, 3": batch.words["words"],
+            "hybrid": batch.words["hybrid"],
+            "words, last": self._content.similarity(batch.profiles["last"]),
+            f"words, {READ}": self._content.similarity(batch.profiles[f"{READ}"]),
         }
-        place = self._content.popularity.place[asked.wanted]
+        place = self._content.popularity.place[batch.wanted]
         for name, values in scores.items():
             yield name, np.take_along_axis(values, place, axis=1)
         if self._vectors is not None:
-            yield from _alike("vectors", self._vectors, asked)
+            yield from _alike("vectors", self._vectors, batch)
 
-    def _of_item(self, asked: Question) -> Iterator[Column]:
-        wanted, last = asked.wanted, asked.last
+    def _of_item(self, batch: RankingBatch) -> Iterator[Feature]:
+        wanted, last = batch.wanted, batch.last
         yield "total", np.log(self.totals)[wanted]
         for name, labels in self._labels.items():
             known = np.append(labels, -1)[last][:, None]
@@ -183,35 +185,35 @@ class CandidateColumns:
         yield "price", self._price[wanted]
         yield "price to last", self._price[wanted] - np.append(self._price, np.nan)[last][:, None]
         for name, labels in self._labels.items():
-            own = labels[asked.read.items][:, None]
-            same = (labels[wanted][asked.users] == own) & (own >= 0)
-            yield f"{name}, {READ}", asked.over(same.astype(np.float32), f"{READ}")
-        branches = self._branches[wanted][asked.users]
-        same = (branches == self._branches[asked.read.items][:, None]) & (branches >= 0)
+            own = labels[batch.read.items][:, None]
+            same = (labels[wanted][batch.users] == own) & (own >= 0)
+            yield f"{name}, {READ}", batch.aggregate(same.astype(np.float32), f"{READ}")
+        branches = self._branches[wanted][batch.users]
+        same = (branches == self._branches[batch.read.items][:, None]) & (branches >= 0)
         shared = np.cumprod(same, axis=-1).sum(-1)
-        yield "branches shared with last", asked.over(shared, "last")
-        lengths = np.maximum(asked.read.lengths, 1)[:, None]
-        yield f"branches shared, {READ}", asked.over(shared, f"{READ}") / lengths
-        yield "history length", asked.each(asked.read.lengths)
+        yield "branches shared with last", batch.aggregate(shared, "last")
+        lengths = np.maximum(batch.read.lengths, 1)[:, None]
+        yield f"branches shared, {READ}", batch.aggregate(shared, f"{READ}") / lengths
+        yield "history length", batch.broadcast(batch.read.lengths)
 
-    def _of_codes(self, asked: Question) -> Iterator[Column]:
+    def _of_codes(self, batch: RankingBatch) -> Iterator[Feature]:
         for length, (groups, moves) in enumerate(self._moves, start=1):
-            first = groups[asked.read.items]
-            values = moves.padded[moves.find(first[:, None], groups[asked.wanted][asked.users])]
+            first = groups[batch.read.items]
+            values = moves.padded[moves.find(first[:, None], groups[batch.wanted][batch.users])]
             share = values[..., PairTable.FACTS.index("soon")] / moves.leaving[first][:, None]
             for span in ("last", "5"):
-                yield f"moves of prefixes of {length}, {span}", asked.over(share, span)
+                yield f"moves of prefixes of {length}, {span}", batch.aggregate(share, span)
         if self._codes is not None:
-            same = self._codes[asked.read.items][:, None] == self._codes[asked.wanted][asked.users]
+            same = self._codes[batch.read.items][:, None] == self._codes[batch.wanted][batch.users]
             shared = np.cumprod(same, axis=-1).sum(-1)
-            yield "shared with last", asked.over(shared, "last")
-            yield f"most shared, {READ}", asked.over(shared, f"{READ}", np.maximum)
-            yield "items under the prefix", self._crowd[asked.wanted]
+            yield "shared with last", batch.aggregate(shared, "last")
+            yield f"most shared, {READ}", batch.aggregate(shared, f"{READ}", np.maximum)
+            yield "items under the prefix", self._crowd[batch.wanted]
 
-    def _of_time(self, asked: Question) -> Iterator[Column]:
-        histories, wanted = asked.histories, asked.wanted
+    def _of_time(self, batch: RankingBatch) -> Iterator[Feature]:
+        histories, wanted = batch.histories, batch.wanted
         days = np.append(histories.timestamps, 0)[histories.offsets[1:] - 1]
-        days = np.where(asked.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+        days = np.where(batch.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
         until = {
             day: np.searchsorted(self._events, wanted * np.int64(DAYS) + (days + day))
             for day in {*sum(WINDOWS, ()), 1}
@@ -225,28 +227,28 @@ class CandidateColumns:
         for name, place in (("first", first), ("last", last)):
             ago = days - self._events[np.where(known, place, 0)] % DAYS if len(self._events) else days
             yield f"days since its {name} event", np.where(known, ago, np.nan)
-        for name, values in zip(("events on the history's last day", "days between its last two"), _pace(asked.read)):
-            yield name, asked.each(values)
+        for name, values in zip(("events on the history's last day", "days between its last two"), _pace(batch.read)):
+            yield name, batch.broadcast(values)
 
-    def _of_t5(self, asked: Question) -> Iterator[Column]:
-        among = place = np.zeros(asked.rows.shape, dtype=bool)
-        log_probs = np.full(asked.rows.shape, np.nan)
-        if asked.beams.shape[1]:
-            same = (asked.rows[:, :, None] == asked.beams[:, None, :]) & (asked.rows >= 0)[:, :, None]
+    def _of_t5(self, batch: RankingBatch) -> Iterator[Feature]:
+        among = place = np.zeros(batch.rows.shape, dtype=bool)
+        log_probs = np.full(batch.rows.shape, np.nan)
+        if batch.beams.shape[1]:
+            same = (batch.rows[:, :, None] == batch.beams[:, None, :]) & (batch.rows >= 0)[:, :, None]
             among, place = same.any(axis=-1), same.argmax(axis=-1)
-            log_probs = np.take_along_axis(asked.scores, place, axis=1)
+            log_probs = np.take_along_axis(batch.scores, place, axis=1)
         yield "log-probability", np.where(among, log_probs, np.nan)
         yield "place", np.where(among, place, np.nan)
 
 
 @torch.autocast("cpu", enabled=False)  # the T5's bfloat16 is not for these
-def _alike(name: str, vectors: np.ndarray, asked: Question) -> list[Column]:
+def _alike(name: str, vectors: np.ndarray, batch: RankingBatch) -> list[Feature]:
     """Products of candidates' vectors with each profile of the history; and the largest with an item of it, 0 where
     it is empty."""
-    own = torch.from_numpy(vectors[asked.wanted])
-    sums = np.stack([profile @ vectors for profile in asked.profiles.values()], axis=2).astype(np.float32)
-    found = dict(zip(asked.profiles, (own @ torch.from_numpy(sums)).unbind(2)))
-    rows = torch.from_numpy(pad_rows(list(asked.read)))
+    own = torch.from_numpy(vectors[batch.wanted])
+    sums = np.stack([profile @ vectors for profile in batch.profiles.values()], axis=2).astype(np.float32)
+    found = dict(zip(batch.profiles, (own @ torch.from_numpy(sums)).unbind(2)))
+    rows = torch.from_numpy(pad_rows(list(batch.read)))
     single = own @ torch.from_numpy(vectors)[rows.clamp(min=0)].transpose(1, 2)
     most = single.masked_fill((rows < 0)[:, None], -torch.inf).amax(2)
     found["most alike"] = most.masked_fill(most == -torch.inf, 0)
@@ -299,3 +301,6 @@ def _logarithms(items: pa.Table, name: str) -> np.ndarray:
         return np.full(items.num_rows, np.nan, dtype=np.float32)
     values = pd.to_numeric(items[name].to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
+
+
+__getattr__ = renamed(__name__, {"CandidateColumns": "CandidateFeatures", "Question": "RankingBatch"})

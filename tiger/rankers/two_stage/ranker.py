@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
+from tiger._moved import renamed_arguments
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -33,11 +36,59 @@ FORMAT = 4
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
+# Not tuned, these two: enough users under a leaf, and trees without a gain, that the number of trees is no accident.
+MIN_IN_LEAF = 50
+PATIENCE = 60
+
+
 class NothingToLearn(DataError):
-    """No list of candidates holds what came next."""
+    """No list of candidates holds the next item."""
 
 
-class TwoStageRanker:
+@dataclass(frozen=True)
+class TwoStageOptions:
+    """Options of :meth:`TwoStageRanker.fit`.
+
+    Args:
+        without: stages whose features are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
+        max_trees: more are not fitted.
+        learning_rate, num_leaves: LightGBM's.
+        held_out: share of the users on whom the number of trees is chosen; the trees are then fitted anew on all.
+        seed: of that choice and of the trees.
+        num_seeds: models averaged over seeds.
+    """
+
+    without: tuple[str, ...] = ()
+    max_trees: int = 600
+    learning_rate: float = 0.04
+    num_leaves: int = 31
+    held_out: float = 0.5
+    seed: int = 0
+    num_seeds: int = 1
+
+    def lightgbm(self, number: int = 0) -> dict[str, Any]:
+        """LightGBM's settings for one of the models."""
+        return {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "lambdarank_truncation_level": 20,
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.num_leaves,
+            "min_data_in_leaf": MIN_IN_LEAF,
+            "feature_fraction": 0.7,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "lambda_l2": 1.0,
+            "seed": self.seed + 1000 * number,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": torch.get_num_threads(),
+            "verbose": -1,
+        }
+
+
+class TwoStageRanker(Ranker):
     """Joins the T5's beams with what the log and the texts propose, and orders them all.
 
     Made by :meth:`fit`.
@@ -50,7 +101,9 @@ class TwoStageRanker:
         record: what is known of the fit.
     """
 
-    learned_from = "valid"  # the part whose targets it knows
+    kind = "two-stage"
+    reads_items = True
+    proposes_items = True
 
     def __init__(
         self,
@@ -63,96 +116,77 @@ class TwoStageRanker:
         unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
             raise DataError(f"the trees read columns that the candidates lack: {', '.join(unknown)}.")
-        self.candidates, self.trees, self.columns, self.fingerprint = candidates, trees, columns, fingerprint
+        self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
         self.record = record or {}
 
     @classmethod
+    @renamed_arguments(committee="num_seeds")
     def fit(
         cls,
         candidates: Candidates,
         proposals: Proposals,
         targets: np.ndarray,
         fingerprint: str = "",
-        without: tuple[str, ...] = (),
-        max_trees: int = 600,
-        learning_rate: float = 0.04,
-        num_leaves: int = 31,
-        held_out: float = 0.5,
-        seed: int = 0,
-        committee: int = 1,
+        options: TwoStageOptions | None = None,
+        **fields: Any,
     ) -> TwoStageRanker:
-        """Learn the order from the items that came next.
+        """Learn the order from the next items of users.
 
         Args:
             candidates: fitted on a log that lacks the targets.
             proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
                 seen the targets either.
-            targets: int [n].
+            targets: int [n], the next items.
             fingerprint: of the semantic IDs.
-            without: stages whose columns are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
-            held_out: share of the users on whom the number of trees is chosen; the trees are then learned anew on all.
-            seed: of that choice and of the trees.
-            committee: fits, seeds apart, whose scores are averaged.
+            options: how the trees are fitted.
+            fields: fields of :class:`TwoStageOptions`, over those of ``options``.
 
         Raises:
             NothingToLearn: of users to learn from, or of those held out, none has the target among the candidates.
         """
         import lightgbm
 
-        columns = [name for name in candidates.names if name.split(":")[0] not in without]
-        if "t5" in without:
+        options = replace(options or TwoStageOptions(), **fields)
+        columns = [name for name in candidates.names if name.split(":")[0] not in options.without]
+        if "t5" in options.without:
             proposals = candidates.without_beams(proposals)
-        order = np.random.default_rng(seed).permutation(len(targets))
-        apart = np.zeros(len(targets), dtype=bool)
-        apart[order[: int(held_out * len(targets))]] = True
+        order = np.random.default_rng(options.seed).permutation(len(targets))
+        held_out = np.zeros(len(targets), dtype=bool)
+        held_out[order[: int(options.held_out * len(targets))]] = True
         reading = [candidates.names.index(name) for name in columns]
-        parts = [_lists(proposals, targets, users, reading, columns) for users in (~apart, apart, apart | ~apart)]
-        settings = {
-            "objective": "lambdarank",
-            "metric": "ndcg",
-            "eval_at": [10],
-            "lambdarank_truncation_level": 20,
-            "learning_rate": learning_rate,
-            "num_leaves": num_leaves,
-            "min_data_in_leaf": 50,
-            "feature_fraction": 0.7,
-            "bagging_fraction": 0.8,
-            "bagging_freq": 1,
-            "lambda_l2": 1.0,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": torch.get_num_threads(),
-            "verbose": -1,
-        }
+        parts = (~held_out, held_out, held_out | ~held_out)
+        learned, chosen, all_users = (_lists(proposals, targets, users, reading, columns) for users in parts)
         halves, whole = [], []
-        for member in range(committee):
-            own = settings | {"seed": seed + 1000 * member}
-            half = lightgbm.train(
-                own,
-                parts[0],
-                max_trees,
-                valid_sets=[parts[1]],
-                callbacks=[lightgbm.early_stopping(60, verbose=False)],
-            )
+        for number in range(options.num_seeds):
+            settings = options.lightgbm(number)
+            stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+            half = lightgbm.train(settings, learned, options.max_trees, valid_sets=[chosen], callbacks=[stop])
             halves.append(half)
-            whole.append(lightgbm.train(own, parts[2], half.best_iteration))
-        tried = cls(candidates, halves, columns, fingerprint)
-        answers = tried.best(proposals, 10)[0][apart]
+            whole.append(lightgbm.train(settings, all_users, half.best_iteration))
+        answers = cls(candidates, halves, columns, fingerprint).best(proposals, 10)[0][held_out]
         record = {
             f"held out {name}": round(float(value), 5)
-            for name, value in next_item_metrics(answers, targets[apart]).items()
+            for name, value in next_item_metrics(answers, targets[held_out]).items()
         }
         record |= {
-            "users held out": int(apart.sum()),
+            "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
             "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
-            "without": list(without),
+            "without": list(options.without),
         }
         return cls(candidates, whole, columns, fingerprint, record)
 
     def __len__(self) -> int:
         return len(self.candidates)
+
+    @property
+    def learned_from(self) -> str:
+        """``valid``: the trees are fitted to validation's targets."""
+        return "valid"
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._fingerprint
 
     @property
     def reads_t5(self) -> bool:
@@ -166,20 +200,10 @@ class TwoStageRanker:
         scores: np.ndarray,
         k: int,
         exclude_history: bool = True,
-        among: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` best of all candidates.
-
-        Args:
-            histories: n sequences of item rows.
-            beams, scores: [n, K], what the T5 proposes, -1 where nothing, and its log-probabilities.
-            exclude_history: leave out items of the history.
-            among: int [m], the only rows that may be answered; None: all.
-
-        Returns:
-            rows int64 [n, k], the T5's log-probabilities float32 [n, k] (``-inf``: not among its beams), and the
-            trees' scores float32 [n, k]; -1 and ``-inf`` where there are no more candidates.
-        """
+        """The ``k`` best of the beams and of what the log and the texts propose; see
+        :meth:`tiger.rankers.base.Ranker.order`."""
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
         if not self.reads_t5:
@@ -189,8 +213,8 @@ class TwoStageRanker:
             proposals = self.candidates.propose(
                 histories.select(users), beams[users], scores[users], exclude_history=exclude_history
             )
-            if among is not None:
-                proposals.rows[~np.isin(proposals.rows, among)] = -1
+            if allowed is not None:
+                proposals.rows[~np.isin(proposals.rows, allowed)] = -1
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
@@ -199,20 +223,13 @@ class TwoStageRanker:
 
         The T5 is not asked: its columns are unknown.
         """
-        offsets = np.cumsum([0, *map(len, histories)])
-        items = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
-        sequences = Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
-        return self._predict(self.candidates.describe(sequences, candidates))
+        return self._predict(self.candidates.describe(Sequences.from_rows(histories), candidates))
 
     def best(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`order`, of proposals that were made before."""
-        scores = self._predict(proposals)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         log_probs = proposals.columns[..., self.candidates.names.index("t5: log-probability")]
-        found = (np.take_along_axis(values, order, axis=1) for values in (proposals.rows, log_probs, scores))
-        rows, log_probs, scores = (_widened(values, k, fill) for values, fill in zip(found, (-1, -np.inf, -np.inf)))
-        rows = np.where(np.isneginf(scores), -1, rows)
-        return rows.astype(np.int64), np.where(np.isnan(log_probs), -np.inf, log_probs), scores
+        rows, log_probs, scores = best_first(self._predict(proposals), proposals.rows, log_probs, k)
+        return rows, np.where(np.isnan(log_probs), -np.inf, log_probs), scores
 
     def _predict(self, proposals: Proposals) -> np.ndarray:
         reading = [self.candidates.names.index(name) for name in self.columns]
@@ -223,10 +240,10 @@ class TwoStageRanker:
         return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray) -> None:
-        """Know the items that a catalogue has got since, at the table's end: no log yet, but texts and codes.
+        """Append new items, which have texts and codes but no log yet.
 
         Args:
-            tokenizer, items: the whole catalogue.
+            tokenizer, items: the whole catalog.
             vectors: float [new items, D].
         """
         codes = None if self.candidates.codes is None else tokenizer.codes
@@ -246,17 +263,21 @@ class TwoStageRanker:
             items,
             known.pairs,
             known.events,
-            known.company,
+            known.cooccurrence,
             codes=None if known.codes is None else tokenizer.codes,
             vectors=None if known.vectors is None else replaced,
             num_proposed=known.num_proposed,
         )
 
     def keep_items(self, rows: np.ndarray) -> None:
-        """Leave out all items but these rows."""
+        """Remove all items but those at these rows."""
         known = self.candidates
         codes = None if known.codes is None else known.codes[rows]
         self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
+
+    def digest(self) -> bytes:
+        """All trees."""
+        return "".join(trees.model_to_string() for trees in self.trees).encode()
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
@@ -274,9 +295,14 @@ class TwoStageRanker:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, tokenizer: SemanticIdTokenizer, items: pa.Table
+        cls,
+        folder: str | os.PathLike,
+        tokenizer: SemanticIdTokenizer,
+        items: pa.Table | None = None,
+        device: str | torch.device = "cpu",
     ) -> TwoStageRanker:
-        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs.
+        """Read what :meth:`save_pretrained` wrote, over the same items with the same semantic IDs. The trees compute
+        on the CPU, whatever ``device`` is.
 
         Raises:
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
@@ -309,7 +335,7 @@ class TwoStageRanker:
 def _lists(
     proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
 ) -> lightgbm.Dataset:
-    """What LightGBM learns from: the lists of these users (bool [n]) that hold their target, without empty places."""
+    """Data for LightGBM: the lists of these users (bool [n]) that hold their target, without empty places."""
     import lightgbm
 
     hits = proposals.rows == targets[:, None]
@@ -324,8 +350,3 @@ def _lists(
         group=real.sum(axis=1),
         feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in columns],
     )
-
-
-def _widened(values: np.ndarray, width: int, fill: float) -> np.ndarray:
-    """[n, w] to [n, width], filled up on the right."""
-    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)

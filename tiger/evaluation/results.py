@@ -1,0 +1,169 @@
+"""Results as rows of ``recipes/results/<dataset>/<model>.json``: made, averaged over seeds, printed and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiger.data.splits import LeaveOneOut
+from tiger.evaluation.baselines import Hybrid, evaluate_baselines
+from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
+from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p
+from tiger.utils.files import write_atomically
+
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+PER_USER = "by user"  # NDCG@10 of each user, in a row until means over seeds are taken
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Entries of a row of results other than metrics.
+
+    Args:
+        dataset: its name.
+        part: ``test`` or ``valid``.
+        shuffle_ties: the seed of the split, None: as published.
+        seeds: of the model's training.
+        encoder: that its codes come from.
+        facts: other entries of a row, such as ``num_beams``.
+    """
+
+    dataset: str
+    part: str = "test"
+    shuffle_ties: int | None = None
+    seeds: tuple = ()
+    encoder: str | None = None
+    facts: tuple[tuple[str, object], ...] = ()
+
+    def setting(self, exclude_history: bool) -> str:
+        """``ties shuffled, history removed``, for instance."""
+        ties = "as published" if self.shuffle_ties is None else "ties shuffled"
+        history = "history removed" if exclude_history else "history kept"
+        return ", ".join([ties, history] + ([] if self.part == "test" else [self.part]))
+
+    def row(self, model: str, exclude_history: bool, metrics: dict[str, float], seconds: float) -> dict:
+        """A row of a results file."""
+        gpu = torch.cuda.is_available()
+        machine = torch.cuda.get_device_name() if gpu else platform.machine() + " CPU"
+        return {
+            "dataset": self.dataset,
+            "model": model,
+            "setting": self.setting(exclude_history),
+            "encoder": self.encoder,
+            "seeds": list(self.seeds),
+            "metrics": {name: round(float(metrics[name]), 5) for name in METRICS},
+            "std": {},
+            "seconds": round(seconds, 1),
+            "hardware": f"{machine}, {torch.get_num_threads()} threads",
+            "command": shlex.join(["python", *sys.argv]),
+        }
+
+
+def baseline_results(measured: Measured, split: LeaveOneOut, texts: list[str]) -> list[dict]:
+    """A row for each baseline, with the history removed and kept."""
+    rows = []
+    for exclude_history in (True, False):
+        start = time.perf_counter()
+        found = evaluate_baselines(split, texts, measured.part, exclude_history=exclude_history)
+        for model, metrics in found.items():
+            rows.append(measured.row(model, exclude_history, metrics, time.perf_counter() - start))
+    return rows
+
+
+def model_results(
+    measured: Measured, stages: Stages, split: LeaveOneOut, texts: list[str] | None = None
+) -> tuple[list[dict], dict[str, NextItemEvaluation]]:
+    """A row for each stage of a model, with the history removed and kept.
+
+    Args:
+        measured: what else a row says.
+        stages: the model, see :data:`tiger.evaluation.evaluator.Stages`; the first one is the T5 alone.
+        split: a leave-one-out split.
+        texts: one per item: the hybrid baseline is measured too and each user's difference to it is kept.
+
+    Returns:
+        The rows, and the first stage's evaluation by setting.
+    """
+    histories, targets = split.part(measured.part)
+    hybrid = None if texts is None else Hybrid().fit(split.train, texts)
+    rows, first_stages = [], {}
+    for exclude_history in (True, False):
+        found = evaluate_stages(stages, split, measured.part, exclude_history=exclude_history)
+        first = next(iter(found.values()))
+        first_stages[measured.setting(exclude_history)] = first
+        base = None if hybrid is None else evaluate(hybrid.recommend, histories, targets, (10,), exclude_history)
+        for model, evaluation in found.items():
+            row = measured.row(model, exclude_history, evaluation.metrics, evaluation.seconds)
+            own = evaluation.per_user["ndcg@10"]
+            row[PER_USER] = own, own if base is None else base.per_user["ndcg@10"], first.per_user["ndcg@10"]
+            rows.append(row | dict(measured.facts) | {"empty_places": evaluation.empty_places})
+    return rows, first_stages
+
+
+def mean_over_seeds(rows: list[dict]) -> list[dict]:
+    """One row per model and setting: means over seeds, and their standard deviations.
+
+    What is said of users is said of each user's mean over seeds.
+    """
+    merged = []
+    for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
+        same = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
+        per_user = [row.pop(PER_USER) for row in same if PER_USER in row]
+        values = {name: np.array([row["metrics"][name] for row in same]) for name in METRICS}
+        spread = {name: round(float(found.std(ddof=1)), 5) for name, found in values.items()} if same[1:] else {}
+        merged.append(
+            same[0]
+            | {
+                "seeds": [seed for row in same for seed in row["seeds"]],
+                "metrics": {name: round(float(found.mean()), 5) for name, found in values.items()},
+                "std": spread,
+                "seconds": round(sum(row["seconds"] for row in same), 1),
+            }
+        )
+        if per_user:
+            merged[-1]["over users"] = _compared(*np.mean(per_user, axis=0))
+    return merged
+
+
+def _compared(own: np.ndarray, hybrid: np.ndarray, first: np.ndarray) -> dict:
+    """NDCG@10 of each user with 95% of its resampled means, and the gain over other models where they differ."""
+    found: dict = {"interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)]}
+    for name, other in (("the hybrid", hybrid), ("the T5", first)):
+        if not np.array_equal(own, other):
+            found[f"more than {name}, ndcg@10"] = round(float((own - other).mean()), 5)
+            found[f"p against {name}"] = bootstrap_p(own - other)
+    return found
+
+
+def results_table(rows: Sequence[dict]) -> str:
+    """Rows as text, the best NDCG@10 last within each setting."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        header = "  " + "model".ljust(16) + "".join(f"{metric:>11}" for metric in METRICS)
+        lines += ["", f"{rows[0]['dataset']}, {setting}", header]
+        same = [row for row in rows if row["setting"] == setting]
+        for row in sorted(same, key=lambda row: row["metrics"]["ndcg@10"]):
+            values = "".join(f"{row['metrics'][metric]:>11.4f}" for metric in METRICS)
+            lines.append("  " + row["model"].ljust(16) + values)
+    return "\n".join(lines + [""])
+
+
+def write_results(rows: Sequence[dict], folder: str | os.PathLike) -> None:
+    """Write a file per model. Rows of other settings that a file holds already stay in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        file = Path(folder) / f"{model}.json"
+        new = [row for row in rows if row["model"] == model]
+        before = json.loads(file.read_text()) if file.exists() else []
+        kept = [row for row in before if row["setting"] not in {row["setting"] for row in new}]
+        write_atomically(file, json.dumps(new + kept, indent=1) + "\n")

@@ -1,0 +1,81 @@
+"""All that makes a recommender, as one value that never changes: a change of the catalog makes a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import T5ForConditionalGeneration
+
+from tiger.embeddings.base import ItemEncoder
+from tiger.rankers.base import Ranker
+from tiger.retriever.config import check_pair
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
+
+
+@dataclass(frozen=True)
+class RecommenderState:
+    """The parts of a recommender. Checkpoints, model cards, the Hub and catalog updates read one.
+
+    Args:
+        model: a T5 over the tokenizer's tokens.
+        tokenizer: items and their semantic IDs.
+        encoder: embeds the texts of new items; None: new items come with their vectors.
+        items: the item table in the tokenizer's order, with ``item_id``; None: there is none.
+        ranker: orders what the T5 proposes; None: the T5's own order stands.
+        unseen: bool [n], items whose semantic ID training never saw: added, or with a new ID, since; default: none.
+        trie: of the tokenizer's tokens; None: built when it is first needed, see :meth:`trie_on`.
+        max_history: items of a history that the model reads.
+        training: what is known of the training, any JSON object.
+    """
+
+    model: T5ForConditionalGeneration
+    tokenizer: SemanticIdTokenizer
+    encoder: ItemEncoder | None = None
+    items: pa.Table | None = None
+    ranker: Ranker | None = None
+    unseen: np.ndarray = None  # type: ignore[assignment]  # filled in below, by the number of items
+    trie: SemanticIdTrie | None = None
+    max_history: int = 20
+    training: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.unseen is None:
+            object.__setattr__(self, "unseen", np.zeros(len(self.tokenizer), dtype=bool))
+
+    def check(self) -> None:
+        """Refuse parts that don't belong together.
+
+        Raises:
+            ValueError: other semantic IDs, or other items.
+        """
+        check_pair(self.model, self.tokenizer)
+        count = len(self.tokenizer)
+        if self.ranker is not None:
+            made_for = self.ranker.fingerprint
+            if made_for and made_for != self.tokenizer.fingerprint:
+                raise ValueError(
+                    f"this ranker was made for semantic IDs {made_for}, not {self.tokenizer.fingerprint}: "
+                    "use the tokenizer that it was made with"
+                )
+            if len(self.ranker) != count:
+                raise ValueError(f"this ranker knows {len(self.ranker)} items, the tokenizer {count}")
+        if self.items is not None and self.items["item_id"].to_pylist() != self.tokenizer.item_ids:
+            raise ValueError("the item table must hold the tokenizer's items in the tokenizer's order")
+        for name, part in (("the trie", self.trie), ("unseen", self.unseen)):
+            if part is not None and len(part) != count:
+                raise ValueError(f"{name} is over {len(part)} items, the tokenizer over {count}")
+
+    @property
+    def template(self) -> str | None:
+        """The columns that make an item's text, see :func:`tiger.embeddings.item_texts`."""
+        return self.training.get("template")
+
+    def trie_on(self, device: str | torch.device) -> SemanticIdTrie:
+        """The trie on a device. It follows from the tokenizer, so it is kept here once it is built or moved."""
+        trie = SemanticIdTrie.build(self.tokenizer.token_table) if self.trie is None else self.trie
+        object.__setattr__(self, "trie", trie.to(device))
+        return self.trie

@@ -1,0 +1,75 @@
+"""Codes from embeddings and, if wanted, from what a log says of the items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiger.quantizers.auto import fit_quantizer, quantizer_class
+from tiger.quantizers.base import Quantizer
+from tiger.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Cooccurrence:
+    """Co-occurrence vectors of the items, for codes that also say which items are bought together.
+
+    Args:
+        vectors: float [n, e], see :func:`tiger.embeddings.item_vectors.cooccurrence_vectors`.
+        learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events they are made
+            from: codes may be used with no other.
+        weight: standard deviation of all of it, where that of the embeddings is 1.
+    """
+
+    vectors: np.ndarray
+    learned_split: dict
+    weight: float = 1.0
+
+    @classmethod
+    def of(
+        cls, vectors: np.ndarray, learned_split: dict | None = None, cooccurrence_weight: float = 1.0
+    ) -> Cooccurrence:
+        """From single arguments.
+
+        Raises:
+            ValueError: ``learned_split`` is missing.
+        """
+        if learned_split is None:
+            raise ValueError(
+                "cooccurrence wants learned_split: codes may be used with no other split than it comes from"
+            )
+        return cls(vectors, learned_split, cooccurrence_weight)
+
+    def joined_to(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings [n, d] and weighted vectors side by side, [n, d + e]."""
+        lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, self.vectors)]
+        return np.concatenate([embeddings, self.weight * lengths[0] / max(lengths[1], 1e-12) * self.vectors], axis=1)
+
+
+def fit_codes(
+    quantizer: str | type[Quantizer] | Quantizer,
+    embeddings: np.ndarray,
+    cooccurrence: Cooccurrence | None,
+    num_codebooks: int,
+    codebook_size: int,
+    **options: Any,
+) -> tuple[np.ndarray, Quantizer]:
+    """Fit a quantizer: its codes of the items, and the quantizer for new items, which reads embeddings alone.
+
+    Raises:
+        DataError: the quantizer is unknown, or can't leave co-occurrence out for new items.
+    """
+    if cooccurrence is None:
+        fitted = fit_quantizer(quantizer, embeddings, num_codebooks, codebook_size, **options)
+        return fitted.encode(embeddings), fitted
+    kind = quantizer_class(quantizer)
+    if not hasattr(kind, "truncate"):
+        raise DataError(
+            "co-occurrences want residual-kmeans, or another quantizer with truncate(): "
+            f"{kind.__name__} can't give codes to new items by their embeddings alone."
+        )
+    joined = cooccurrence.joined_to(embeddings)
+    fitted: Any = fit_quantizer(quantizer, joined, num_codebooks, codebook_size, **options)
+    return fitted.encode(joined), fitted.truncate(embeddings.shape[1])

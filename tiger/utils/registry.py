@@ -1,0 +1,55 @@
+"""Classes by the name that a setting or a saved directory gives them, so that users can add their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from tiger.utils.errors import DataError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The library's own classes, imported when they are first asked for, and those that users register.
+
+    Args:
+        what: what the classes are, for error messages.
+        own: ``"module:Class"`` of the library's own classes, by name.
+    """
+
+    def __init__(self, what: str, own: Mapping[str, str]):
+        self.what, self._own, self._registered = what, dict(own), dict[str, type[T]]()
+
+    def register(self, name: str, kind: type[T]) -> None:
+        """Let settings and saved directories find ``kind`` under a name.
+
+        Raises:
+            ValueError: another class has this name.
+        """
+        if name in self._own or self._registered.get(name, kind) is not kind:
+            raise ValueError(f"{self.what} {name!r} is another class already: choose another name")
+        self._registered[name] = kind
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._registered
+
+    def __iter__(self) -> Iterator[str]:
+        """All names, the library's own first."""
+        return iter([*self._own, *self._registered])
+
+    def __getitem__(self, name: str) -> type[T]:
+        """
+        Raises:
+            DataError: the name is unknown.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name not in self._own:
+            raise DataError(
+                f"{self.what} must be one of {', '.join(self)}, got {name!r}. If it is a class of your own, register "
+                "it first."
+            )
+        module, _, kind = self._own[name].partition(":")
+        return getattr(import_module(module), kind)
