@@ -18,7 +18,7 @@ import torch
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.baselines import Hybrid, evaluate_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
-from tiger.evaluation.metrics import bootstrap_interval, bootstrap_p
+from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.utils.files import write_atomically
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
