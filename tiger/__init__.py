@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "SentenceEncoder": "tiger.embeddings.sentence_encoder",
         "Sequences": "tiger.data.sequences",
         "TigerRecommender": "tiger.recommender.recommender",
+        "TigerT5": "tiger.retriever.model",
         "TigerTrainer": "tiger.retriever.trainer",
         "TrainingExamples": "tiger.retriever.dataset",
         "beam_search": "tiger.retriever.beam_search",

@@ -1,13 +1,18 @@
-"""Modules that moved into packages: their old paths work for one release, with a warning that names the new ones."""
+"""Old paths of modules and old names in them: they work for one release, with a warning that has the new ones."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable)
 
 MOVED = {
     "tiger.app": ("tiger.serving.gradio_app",),
@@ -67,7 +72,7 @@ MOVED = {
         "tiger.quantizers.auto",
     ),
     "tiger.run_record": ("tiger.training.run_record",),
-    "tiger.search_options": ("tiger.retriever.search",),
+    "tiger.search_options": ("tiger.retriever.search_options",),
     "tiger.service": (
         "tiger.serving.service",
         "tiger.serving.schemas",
@@ -89,6 +94,18 @@ MOVED = {
     "tiger.user_beams": ("tiger.retriever.search",),
     "tiger.vocabulary": ("tiger.semantic_ids.vocabulary",),
     "tiger.word_vectors": ("tiger.embeddings.item_vectors",),
+}
+
+# Names of today's modules that were other names before; `old_names` gives a module its old ones.
+RENAMED = {
+    "tiger.retriever.config.chooses_among_siblings": "tiger.retriever.config.uses_child_softmax",
+    "tiger.retriever.data_collator.siblings": "tiger.retriever.data_collator.child_targets",
+    "tiger.retriever.initialization.start_as_neighbours": "tiger.retriever.initialization.init_nearest_neighbor",
+    "tiger.retriever.initialization.start_from_items": "tiger.retriever.initialization.init_token_embeddings",
+    "tiger.retriever.model.Siblings": "tiger.retriever.model.ChildTargets",
+    "tiger.retriever.optimizer.orthogonalise": "tiger.retriever.optimizer.orthogonalize",
+    "tiger.retriever.search.CataloguePart": "tiger.retriever.search.CatalogPart",
+    "tiger.retriever.search.shared_places": "tiger.retriever.search.merge_with_quota",
 }
 
 
@@ -131,3 +148,45 @@ def install() -> None:
     """Let the old paths be imported."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())
+
+
+def old_names(module: str) -> Callable[[str], object]:
+    """A module's ``__getattr__``: its names in ``RENAMED``, with a warning.
+
+    Args:
+        module: its ``__name__``.
+    """
+
+    def get(name: str) -> object:
+        old = f"{module}.{name}"
+        if old not in RENAMED:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, new = RENAMED[old].rpartition(".")
+        warnings.warn(
+            f"{old} is now {RENAMED[old]}; the old name goes with the next release.", DeprecationWarning, stacklevel=2
+        )
+        return getattr(import_module(home), new)
+
+    return get
+
+
+def old_arguments(**renamed: str) -> Callable[[F], F]:
+    """Decorator: old keyword arguments, given as ``old="new"``, are passed on by their new names, with a warning."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            for old, new in renamed.items():
+                if old in kwargs:
+                    warnings.warn(
+                        f"the argument {old} of {function.__qualname__} is now {new}; the old name goes with the next "
+                        "release.",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -2,7 +2,7 @@
 
 The company is a factorised count of who is bought near whom: what the log says of an item before any training, as text
 embeddings are what its text says. A generator whose tokens start from both
-(:func:`tiger.retriever.initialization.start_from_items`) need not find out first what the log says plainly.
+(:func:`tiger.retriever.initialization.init_token_embeddings`) need not find out first what the log says plainly.
 
 Words are TF-IDF, projected at random. A random projection keeps rare words, which tell a product line from its
 neighbours; the singular vectors of :class:`tiger.embeddings.LSAEncoder` spend as few dimensions on what all items talk

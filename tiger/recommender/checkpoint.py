@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
-from transformers import T5ForConditionalGeneration
 
 from tiger.embeddings.auto import load_encoder
 from tiger.rankers.click.ranker import CatalogueRanker
 from tiger.rankers.two_stage.ranker import SETTINGS, TwoStageRanker
 from tiger.recommender.manifest import MANIFEST, own_files, read_manifest, write_manifest
+from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -64,7 +64,7 @@ def read_parts(
         tokenizer = SemanticIdTokenizer.from_pretrained(folder)
         # Directories from before the trie was saved have none: it is built when it is needed.
         trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
-        model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
+        model = TigerT5.from_pretrained(folder, use_safetensors=True)
         encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
         # Where nothing has been added since training, there is no such file.
         unseen = load_file(folder / UNSEEN)["rows"].tolist() if (folder / UNSEEN).exists() else []

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from tiger import __version__
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.quantizers.report import plot_code_usage
+from tiger.retriever.config import is_causal, uses_child_softmax
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
 
@@ -178,7 +179,15 @@ def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> s
             *lines,
             "```",
             "",
-            "A history is a list of item ids, oldest first. The T5 is a plain checkpoint:",
+            "A history is a list of item ids, oldest first. The T5 is a checkpoint that plain transformers opens. It "
+            "then computes T5's own attention and the softmax over all tokens: "
+            + (
+                "for this model the same probabilities."
+                if _is_plain(recommender)
+                else "for this model other probabilities than it was trained for. "
+                "`tiger.retriever.model.TigerT5` and `generate(..., custom_generate=trie_generate)` of "
+                "`tiger.retriever.beam_search` compute those."
+            ),
             "",
             "```python",
             "from transformers import T5ForConditionalGeneration",
@@ -187,6 +196,11 @@ def _use(recommender: TigerRecommender, repo_id: str, revision: str | None) -> s
             "```",
         ]
     )
+
+
+def _is_plain(recommender: TigerRecommender) -> bool:
+    """Whether plain transformers gives the retriever's own probabilities."""
+    return not is_causal(recommender.model) and not uses_child_softmax(recommender.model)
 
 
 def _data(recommender: TigerRecommender) -> str:

@@ -27,7 +27,7 @@ from tiger.recommender.checkpoint import check_saved_together, read_parts, write
 from tiger.recommender.manifest import check_files, read_manifest
 from tiger.recommender.model_card import CARD_FILES, model_card, write_card
 from tiger.retriever.config import check_pair
-from tiger.retriever.search import CataloguePart, SearchOptions, beams_of_users, shared_places
+from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -175,7 +175,7 @@ class TigerRecommender:
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
-        def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
+        def answer(part: CatalogPart) -> tuple[np.ndarray, np.ndarray]:
             ranked = self.ranker is not None and rank
             count = options.num_beams if ranked else k
             proposed, scores = beams_of_users(
@@ -189,10 +189,10 @@ class TigerRecommender:
             return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
 
         if unseen_share is None or not 0 < self.unseen.sum() < len(self.unseen):
-            return answer(CataloguePart())
+            return answer(CatalogPart())
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
-        halves = (CataloguePart(~self.unseen), CataloguePart(self.unseen, self.tokenizer.num_codebooks))
-        return shared_places(*map(answer, halves), k=k, places=math.ceil(unseen_share * k - 1e-9))
+        halves = (CatalogPart(~self.unseen), CatalogPart(self.unseen, self.tokenizer.num_codebooks))
+        return merge_with_quota(*map(answer, halves), k=k, quota=math.ceil(unseen_share * k - 1e-9))
 
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
