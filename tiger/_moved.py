@@ -98,6 +98,7 @@ MOVED = {
 
 # Names of today's modules that were other names before; `old_names` gives a module its old ones.
 RENAMED = {
+    "tiger.cli.common.told_warnings": "tiger.cli.common.print_warnings",
     "tiger.retriever.config.chooses_among_siblings": "tiger.retriever.config.uses_child_softmax",
     "tiger.retriever.data_collator.siblings": "tiger.retriever.data_collator.child_targets",
     "tiger.retriever.initialization.start_as_neighbours": "tiger.retriever.initialization.init_nearest_neighbor",

@@ -59,8 +59,8 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     if manifest["format"] not in READABLE:
         raise DataError(
             f"{folder} has format {manifest['format']} (written by tiger {manifest.get('tiger')}), this is "
-            f"tiger {__version__}, which reads formats {READABLE[0]} to {READABLE[-1]}: install that version, or train "
-            "again."
+            f"tiger {__version__}, which reads formats {READABLE[0]} to {READABLE[-1]}: install that version, or "
+            "train again."
         )
     parts, files = manifest["parts"], manifest.get("files", {})
     listed = isinstance(parts, list) and isinstance(files, dict)

@@ -63,10 +63,10 @@ class RetrieverConfig:
             if "token_choice" in nested:
                 choice = nested.pop("token_choice")
                 nested["output_softmax"] = _TOKEN_CHOICES.get(choice, choice)
-        unknown = nested.keys() - _FIELDS
+        unknown = [name for name in nested if name not in _FIELDS]
         if unknown:
             raise DataError(
-                f"the model's tiger_config has unknown fields ({', '.join(sorted(unknown))}): it was saved by a newer "
+                f"the model's tiger_config has unknown fields ({', '.join(unknown)}): it was saved by a newer "
                 "version of this library; install that one."
             )
         return cls(**nested)
