@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import t5_config
-from tiger.retriever.model import target_states
+from tiger.retriever.model import TigerT5, target_states
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 torch.set_num_threads(1)
@@ -34,11 +33,11 @@ def make_tokenizer(
     return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(num_items)], codebook_size, tokens=tokens)
 
 
-def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> T5ForConditionalGeneration:
+def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> TigerT5:
     """A tiny T5 with random weights, large enough ones that scores differ."""
     torch.manual_seed(seed)
     sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 2, "dropout_rate": 0.0}
-    return T5ForConditionalGeneration(t5_config(tokenizer, **{**sizes, **options})).eval()
+    return TigerT5(t5_config(tokenizer, **{**sizes, **options})).eval()
 
 
 def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int = 0) -> torch.Tensor:
@@ -50,6 +49,6 @@ def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int
     return torch.from_numpy(tokenizer.encode_history(rows))
 
 
-def target_logits(model: T5ForConditionalGeneration, *batch: torch.Tensor) -> torch.Tensor:
+def target_logits(model: TigerT5, *batch: torch.Tensor) -> torch.Tensor:
     """Teacher-forced logits [B * T * L, vocabulary]; arguments as for ``next_item_loss``."""
     return model.lm_head(target_states(model, *batch)).flatten(0, -2)

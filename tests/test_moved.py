@@ -84,7 +84,7 @@ def test_no_old_path_hides_a_module():
 
 
 def test_old_names_and_arguments_give_the_new_ones():
-    from tiger._moved import renamed_arguments
+    from tiger._moved import old_arguments
     from tiger.rankers.click import ranker
 
     with pytest.warns(DeprecationWarning, match="CatalogueRanker is now ClickRanker") as caught:
@@ -93,7 +93,7 @@ def test_old_names_and_arguments_give_the_new_ones():
     with pytest.raises(AttributeError, match="no_such_name"):
         ranker.no_such_name
 
-    @renamed_arguments(old="new")
+    @old_arguments(old="new")
     def double(new: int) -> int:
         return 2 * new
 

@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "SentenceEncoder": "tiger.embeddings.sentence_encoder",
         "Sequences": "tiger.data.sequences",
         "TigerRecommender": "tiger.recommender.recommender",
+        "TigerT5": "tiger.retriever.model",
         "TigerTrainer": "tiger.retriever.trainer",
         "TokenizerArguments": "tiger.training.tokenizer",
         "TrainingExamples": "tiger.retriever.dataset",

@@ -1,17 +1,16 @@
-"""Modules that moved into packages, and names that changed: the old ones work for one release, with a warning that
-names the new ones."""
+"""Old paths of modules and old names in them: they work for one release, with a warning that has the new ones."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
-from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 F = TypeVar("F", bound=Callable)
 
@@ -73,7 +72,7 @@ MOVED = {
         "tiger.quantizers.auto",
     ),
     "tiger.run_record": ("tiger.training.run_record",),
-    "tiger.search_options": ("tiger.retriever.search",),
+    "tiger.search_options": ("tiger.retriever.search_options",),
     "tiger.service": (
         "tiger.serving.service",
         "tiger.serving.schemas",
@@ -95,6 +94,27 @@ MOVED = {
     "tiger.user_beams": ("tiger.retriever.search",),
     "tiger.vocabulary": ("tiger.semantic_ids.vocabulary",),
     "tiger.word_vectors": ("tiger.embeddings.item_vectors",),
+}
+
+# Names of today's modules that were other names before; `old_names` gives a module its old ones.
+RENAMED = {
+    "tiger.embeddings.item_vectors.log_vectors": "tiger.embeddings.item_vectors.cooccurrence_vectors",
+    "tiger.embeddings.item_vectors.word_vectors": "tiger.embeddings.item_vectors.tfidf_vectors",
+    "tiger.evaluation.baselines.evaluate_yardsticks": "tiger.evaluation.baselines.evaluate_baselines",
+    "tiger.quantizers.report.quantisation_report": "tiger.quantizers.report.quantization_report",
+    "tiger.rankers.click.ranker.CatalogueRanker": "tiger.rankers.click.ranker.ClickRanker",
+    "tiger.rankers.two_stage.features.CandidateColumns": "tiger.rankers.two_stage.features.CandidateFeatures",
+    "tiger.rankers.two_stage.features.Question": "tiger.rankers.two_stage.features.RankingBatch",
+    "tiger.recommender.catalog_updates.GivenItems": "tiger.recommender.catalog_updates.ItemBatch",
+    "tiger.cli.common.told_warnings": "tiger.cli.common.print_warnings",
+    "tiger.retriever.config.chooses_among_siblings": "tiger.retriever.config.uses_child_softmax",
+    "tiger.retriever.data_collator.siblings": "tiger.retriever.data_collator.child_targets",
+    "tiger.retriever.initialization.start_as_neighbours": "tiger.retriever.initialization.init_nearest_neighbor",
+    "tiger.retriever.initialization.start_from_items": "tiger.retriever.initialization.init_token_embeddings",
+    "tiger.retriever.model.Siblings": "tiger.retriever.model.ChildTargets",
+    "tiger.retriever.optimizer.orthogonalise": "tiger.retriever.optimizer.orthogonalize",
+    "tiger.retriever.search.CataloguePart": "tiger.retriever.search.CatalogPart",
+    "tiger.retriever.search.shared_places": "tiger.retriever.search.merge_with_quota",
 }
 
 
@@ -139,38 +159,43 @@ def install() -> None:
         sys.meta_path.append(_OldPaths())
 
 
-def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """``__getattr__`` for a module whose public names have changed: old ones work for one release, with a warning.
+def old_names(module: str) -> Callable[[str], object]:
+    """A module's ``__getattr__``: its names in ``RENAMED``, with a warning.
 
     Args:
         module: its ``__name__``.
-        names: new names by old ones.
     """
 
-    def get(name: str) -> Any:
-        if name not in names:
+    def get(name: str) -> object:
+        old = f"{module}.{name}"
+        if old not in RENAMED:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn_renamed(f"{module}.{name}", names[name])
-        return getattr(sys.modules[module], names[name])
+        home, _, new = RENAMED[old].rpartition(".")
+        warnings.warn(
+            f"{old} is now {RENAMED[old]}; the old name goes with the next release.", DeprecationWarning, stacklevel=2
+        )
+        return getattr(import_module(home), new)
 
     return get
 
 
-def renamed_arguments(**names: str) -> Callable[[F], F]:
-    """Decorate a function whose keyword arguments have changed names, ``old="new"``, likewise."""
+def old_arguments(**renamed: str) -> Callable[[F], F]:
+    """Decorator: old keyword arguments, given as ``old="new"``, are passed on by their new names, with a warning."""
 
     def decorate(function: F) -> F:
-        @wraps(function)
+        @functools.wraps(function)
         def call(*args, **kwargs):
-            for old in names.keys() & kwargs.keys():
-                _warn_renamed(f"{function.__qualname__}'s argument {old}", names[old])
-                kwargs[names[old]] = kwargs.pop(old)
+            for old, new in renamed.items():
+                if old in kwargs:
+                    warnings.warn(
+                        f"the argument {old} of {function.__qualname__} is now {new}; the old name goes with the next "
+                        "release.",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
-        return cast(F, call)
+        return call
 
     return decorate
-
-
-def _warn_renamed(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}. The old name goes with the next release.", DeprecationWarning, stacklevel=3)

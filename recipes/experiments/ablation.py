@@ -36,7 +36,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
-from tiger.retriever.initialization import start_as_neighbours, start_from_items
+from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import parse_arguments
@@ -212,9 +212,9 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
         whole = sum(settings["start"].values())
         sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}
         vectors = (known[name](size) for name, size in sizes.items())
-        start_from_items(model, tokenizer, *(with_random_rows(part, len(tokenizer)) for part in vectors))
+        init_token_embeddings(model, tokenizer, *(with_random_rows(part, len(tokenizer)) for part in vectors))
     if settings["neighbours"]:
-        start_as_neighbours(model)
+        init_nearest_neighbor(model)
     on_cpu = not torch.accelerator.is_available()
     training = TrainingArguments(
         output_dir=tempfile.mkdtemp(prefix="ablation"),

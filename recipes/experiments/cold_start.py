@@ -37,7 +37,7 @@ from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
-from tiger.retriever.search import shared_places
+from tiger.retriever.search import merge_with_quota
 from tiger.training.arguments import parse_arguments, read_arguments
 from tiger.training.retriever import RetrieverArguments, train_retriever
 from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
@@ -218,7 +218,7 @@ def only(rows: np.ndarray, scores: np.ndarray, wanted: np.ndarray) -> tuple[np.n
 
 def shared(seen: tuple, unseen: tuple, k: int, share: float) -> np.ndarray:
     """Rows [users, k] with ``share`` of the places for unseen items, rounded up as ``recommend`` does."""
-    return shared_places(seen, unseen, k, int(np.ceil(share * k - 1e-9)))[0]
+    return merge_with_quota(seen, unseen, k, int(np.ceil(share * k - 1e-9)))[0]
 
 
 def hits(ranked: np.ndarray, targets: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import MAX_TEXT
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.search import shared_places
+from tiger.retriever.search import merge_with_quota
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -304,15 +304,15 @@ def test_levels_that_the_model_does_not_know_are_split_evenly():
         assert together > 1 and score == pytest.approx(codes - np.log(together), abs=1e-4)
 
 
-def test_shared_places_by_hand():
+def test_merge_with_quota_by_hand():
     seen = np.array([[1, 2, 3], [1, -1, -1]]), np.array([[-1.0, -2, -5], [-1, -np.inf, -np.inf]])
     unseen = np.array([[7, 8, 9], [7, 8, -1]]), np.array([[-1.5, -3, -4], [-9, -10, -np.inf]])
-    rows, scores = shared_places(seen, unseen, k=3, places=1)
+    rows, scores = merge_with_quota(seen, unseen, k=3, quota=1)
     assert rows.tolist() == [[1, 7, 2], [1, 7, 8]]
     assert scores.tolist() == [[-1, -1.5, -2], [-1, -9, -10]]
-    rows, _ = shared_places(seen, unseen, k=3, places=3)
+    rows, _ = merge_with_quota(seen, unseen, k=3, quota=3)
     assert rows.tolist() == [[7, 8, 9], [1, 7, 8]]
-    rows, _ = shared_places(seen, (unseen[0][:, :0], unseen[1][:, :0]), k=3, places=2)
+    rows, _ = merge_with_quota(seen, (unseen[0][:, :0], unseen[1][:, :0]), k=3, quota=2)
     assert rows.tolist() == [[1, 2, 3], [1, -1, -1]]
 
 

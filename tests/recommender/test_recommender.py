@@ -179,7 +179,8 @@ def test_half_written_or_foreign_directories_are_named(recommender, tmp_path):
 
     def mixed(copy):
         config = json.loads((copy / "config.json").read_text())
-        (copy / "config.json").write_text(json.dumps(config | {"semantic_ids": "f00"}))
+        config["tiger_config"]["semantic_ids"] = "f00"
+        (copy / "config.json").write_text(json.dumps(config))
 
     assert "parts come from different models" in broken("j", mixed)
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from transformers import T5ForConditionalGeneration
 
 from tests.conftest import make_histories, make_model, make_tokenizer
-from tiger.retriever.beam_search import beam_search
-from tiger.retriever.data_collator import siblings
+from tiger.retriever.beam_search import beam_search, trie_generate
+from tiger.retriever.data_collator import child_targets
 from tiger.retriever.model import next_item_loss
 from tiger.semantic_ids.trie import SemanticIdTrie
 
@@ -22,8 +23,8 @@ def score_all(model, tokenizer, history):
     for row, tokens in enumerate(table):
         labels = tokens.view(1, 1, -1)
         visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.history_depth
-        among = siblings(trie, torch.tensor([row])) if tokenizer.tokens == "prefixes" else None
-        scores.append(-next_item_loss(model, history, visible, labels, 1, among))
+        children = child_targets(trie, torch.tensor([row])) if tokenizer.tokens == "prefixes" else None
+        scores.append(-next_item_loss(model, history, visible, labels, 1, children))
     return torch.stack(scores).detach()
 
 
@@ -58,7 +59,7 @@ def test_equals_transformers_generate(num_beams, tokens):
         min_new_tokens=4,
         length_penalty=0.0,
         prefix_allowed_tokens_fn=lambda _, prefix: sorted(follow[tuple(prefix.tolist()[1:])]),
-        renormalize_logits=tokens == "prefixes",  # among siblings, not among all tokens
+        renormalize_logits=tokens == "prefixes",  # among children, not among all tokens
         output_scores=True,
         return_dict_in_generate=True,
     )
@@ -172,22 +173,58 @@ def test_bfloat16_is_near(tokens):
 
 
 @pytest.mark.parametrize("tokens", ["codes", "prefixes"])
-def test_among_some_rows_probabilities_are_those_among_all(tokens):
+def test_among_allowed_items_probabilities_are_those_among_all(tokens):
     _, model, trie, histories = setup(60, [3, 0, 5], tokens)
     everything = beam_search(model, trie, histories, num_beams=60)
-    among = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.2
-    excluded = torch.tensor([among.nonzero().squeeze(1)[:3].tolist() + [int((~among).nonzero()[0])]]).expand(3, -1)
-    some = beam_search(model, trie, histories, num_beams=60, among=among)
-    fewer = beam_search(model, trie, histories, num_beams=60, among=among, excluded=excluded)
+    allowed = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.2
+    excluded = torch.tensor([allowed.nonzero().squeeze(1)[:3].tolist() + [int((~allowed).nonzero()[0])]]).expand(3, -1)
+    some = beam_search(model, trie, histories, num_beams=60, allowed_items=allowed)
+    fewer = beam_search(model, trie, histories, num_beams=60, allowed_items=allowed, excluded=excluded)
     for row in range(3):
-        kept = among[everything.rows[row]]
-        count = int(among.sum())
+        kept = allowed[everything.rows[row]]
+        count = int(allowed.sum())
         assert some.rows[row, :count].tolist() == everything.rows[row][kept].tolist()
         torch.testing.assert_close(some.scores[row, :count], everything.scores[row][kept], atol=2e-5, rtol=0)
         assert (some.rows[row, count:] == -1).all()
         left = [item for item in some.rows[row, :count].tolist() if item not in excluded[row]]
         assert fewer.rows[row, : count - 3].tolist() == left and (fewer.rows[row, count - 3 :] == -1).all()
     # Dead ends cost no beam: with one left, one beam finds it.
-    last = among.nonzero().squeeze(1)
-    alone = beam_search(model, trie, histories, 1, among=among, excluded=last[:-1].unsqueeze(0).expand(3, -1))
+    last = allowed.nonzero().squeeze(1)
+    alone = beam_search(
+        model, trie, histories, 1, allowed_items=allowed, excluded=last[:-1].unsqueeze(0).expand(3, -1)
+    )
     assert alone.rows.tolist() == [[int(last[-1])]] * 3
+
+
+def test_the_old_name_of_allowed_items_works():
+    _, model, trie, histories = setup(30, [2])
+    allowed = torch.arange(30) < 5
+    with pytest.warns(DeprecationWarning, match="among of beam_search is now allowed_items"):
+        found = beam_search(model, trie, histories, num_beams=30, k=5, among=allowed)
+    assert sorted(found.rows[0].tolist()) == list(range(5))
+
+
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_custom_generate_gives_the_same_answers(tokens):
+    """Causal attention, where T5's own decoding would give others; padded histories and an empty one."""
+    tokenizer, model, trie, histories = setup(60, [3, 0, 5], tokens)
+    options = {"custom_generate": trie_generate, "trie": trie, "num_beams": 12, "num_return_sequences": 10}
+    output = model.generate(histories, return_dict_in_generate=True, **options)
+    beams = beam_search(model, trie, histories, num_beams=12, k=10)
+    assert output.sequences.shape == (30, 1 + trie.depth) and not output.sequences[:, 0].any()
+    assert tokenizer.decode(output.sequences[:, 1:].numpy()).reshape(3, 10).tolist() == beams.rows.tolist()
+    torch.testing.assert_close(output.sequences_scores.view(3, 10), beams.scores, atol=2e-5, rtol=0)
+    plain = T5ForConditionalGeneration(model.config).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain.generate(histories, **options), output.sequences)
+    # What may be returned is limited as in beam_search; what is missing is padding.
+    allowed = torch.arange(60) < 4
+    excluded = torch.tensor([[0, -1]] * 3)
+    fewer = model.generate(histories, allowed_items=allowed, excluded=excluded, **options)
+    found = tokenizer.decode(fewer.view(3, 10, -1)[:, :3, 1:].numpy())
+    assert all(sorted(row) == [1, 2, 3] for row in found.tolist())
+    assert not fewer.view(3, 10, -1)[:, 3:].any()
+    torch.manual_seed(0)
+    sampled = model.generate(histories[:1], do_sample=True, temperature=5.0, **options)
+    assert len({tuple(row) for row in sampled.tolist()}) == 10
+    assert model.generate(histories, custom_generate=trie_generate, trie=trie).shape == (3, 1 + trie.depth)

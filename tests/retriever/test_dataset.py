@@ -65,7 +65,7 @@ def test_collated_targets_see_what_precedes_them():
     examples = TrainingExamples(sequences_of([4, 3]), 20)
     batch = TrainingCollator(tokenizer)([examples[0], examples[1]])
     assert batch["input_ids"].shape == (2, 12) and batch["labels"].shape == (2, 3, 4)
-    assert batch["visible"].tolist() == [[1, 2, 3], [1, 2, 0]]
+    assert batch["num_visible_items"].tolist() == [[1, 2, 3], [1, 2, 0]]
     assert tokenizer.decode(batch["input_ids"].view(2, 3, 4).numpy()).tolist() == [[0, 1, 2], [4, 5, -1]]
     assert tokenizer.decode(batch["labels"][0].numpy()).tolist() == [1, 2, 3]
     assert batch["labels"][1, 2].tolist() == [-100] * 4

@@ -5,7 +5,7 @@ import torch
 from tests.conftest import make_model, make_tokenizer
 from tiger.embeddings.item_vectors import principal_axes
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.initialization import grow_vocabulary, start_as_neighbours, start_from_items
+from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 
@@ -21,7 +21,7 @@ def test_tokens_of_similar_items_start_alike(tokens):
     vectors[:, 0] += kinds * 5.0
     others = random.standard_normal((200, 16)) * 100  # no louder for being longer
     torch.manual_seed(1)
-    start_from_items(model, tokenizer, vectors, others, share=0.9)
+    init_token_embeddings(model, tokenizer, vectors, others, share=0.9)
     after = model.shared.weight.detach()
     assert torch.equal(after[0], before[0])
     if tokens == "prefixes":  # the last prefix of an item is the item's own
@@ -47,9 +47,9 @@ def test_wrong_vectors_are_refused():
         (np.zeros((20, 16)), 2, "between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            start_from_items(model, tokenizer, vectors, share=share)
+            init_token_embeddings(model, tokenizer, vectors, share=share)
     with pytest.raises(ValueError, match="the vectors are none"):
-        start_from_items(model, tokenizer)
+        init_token_embeddings(model, tokenizer)
 
 
 def test_principal_axes():
@@ -75,8 +75,8 @@ def test_a_model_starts_as_its_items_neighbours(tokens):
     tokenizer = SemanticIdTokenizer(codes, [f"i{n}" for n in range(60)], codebook_size=8, tokens=tokens)
     model = make_model(tokenizer, d_model=32, num_heads=4, d_kv=16).eval()
     torch.manual_seed(0)
-    start_from_items(model, tokenizer, vectors, share=1.0)
-    start_as_neighbours(model)
+    init_token_embeddings(model, tokenizer, vectors, share=1.0)
+    init_nearest_neighbor(model)
     histories = torch.from_numpy(tokenizer.encode_history(np.arange(60)[:, None]))
     trie = SemanticIdTrie.build(tokenizer.token_table)
     found = beam_search(model, trie, histories, num_beams=60, k=5).rows

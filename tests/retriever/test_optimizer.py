@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tiger.retriever.optimizer import MuonAdamW, orthogonalise
+from tiger.retriever.optimizer import MuonAdamW, orthogonalize
 
 
 def make_model():
@@ -30,13 +30,13 @@ def train(model, optimizer, steps, seed=0):
     return loss.item()
 
 
-def test_orthogonalise():
+def test_orthogonalize():
     matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrices).float())
+    values = torch.linalg.svdvals(orthogonalize(matrices).float())
     assert values.min() > 0.6 and values.max() < 1.3
-    assert orthogonalise(torch.zeros(1, 4, 6)).abs().max() == 0
+    assert orthogonalize(torch.zeros(1, 4, 6)).abs().max() == 0
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    assert (orthogonalise(matrices).float() * (left @ right)).sum((1, 2)).min() > 0.8 * 8  # the same directions
+    assert (orthogonalize(matrices).float() * (left @ right)).sum((1, 2)).min() > 0.8 * 8  # the same directions
 
 
 def test_muon_agrees_with_torch():

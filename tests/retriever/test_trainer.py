@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tests.conftest import make_model, make_tokenizer
 from tiger.data.sequences import Sequences
 from tiger.retriever.config import check_pair, t5_config
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
-from tiger.retriever.model import next_item_loss
+from tiger.retriever.model import TigerT5, next_item_loss
 from tiger.retriever.trainer import TigerTrainer
 from tiger.utils.errors import DataError
 
@@ -179,6 +180,31 @@ def test_a_model_with_full_attention_trains_one_target_an_example(tmp_path):
         TigerTrainer(model, args, TrainingExamples(sequences), processing_class=tokenizer)
     trainer = TigerTrainer(model, args, TrainingExamples(sequences, shared=False), processing_class=tokenizer)
     assert trainer.train().training_loss > 0
+
+
+def test_the_callers_objects_stay_as_they_are(tmp_path, caplog):
+    """A plain T5 is wrapped, which is logged, and its weights are trained; args are copied before they are changed."""
+    tokenizer, sequences = make_tokenizer(12), cycle_data()
+    plain = T5ForConditionalGeneration(make_model(tokenizer).config)
+    before = plain.shared.weight.detach().clone()
+    args = TrainingArguments(str(tmp_path), max_steps=2, report_to=[], use_cpu=True, disable_tqdm=True)
+    with caplog.at_level(logging.WARNING, "tiger"):
+        trainer = TigerTrainer(plain, args, TrainingExamples(sequences), processing_class=tokenizer)
+    assert "shares its weights" in caplog.text
+    assert type(plain) is T5ForConditionalGeneration and type(trainer.model) is TigerT5
+    assert args.remove_unused_columns and not trainer.args.remove_unused_columns
+    trainer.train()
+    assert not torch.equal(plain.shared.weight, before)
+    assert all(theirs is ours for theirs, ours in zip(plain.parameters(), trainer.model.parameters()))
+    caplog.clear()
+    model = make_model(tokenizer)
+    assert TigerTrainer(model, args, processing_class=tokenizer).model is model and not caplog.text
+
+    class Other(T5ForConditionalGeneration):
+        pass
+
+    with pytest.raises(TypeError, match="trains a TigerT5, not a Other"):
+        TigerTrainer(Other(model.config), args, processing_class=tokenizer)
 
 
 def test_pairs_that_do_not_belong_together_are_refused(tmp_path):

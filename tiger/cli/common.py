@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: opening a recommender, warnings and errors as lines, ids from a pipe."""
+"""Shared by the verbs of the command line: open a recommender, print warnings and errors as lines, read ids."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from tiger._moved import old_names
 from tiger.utils.errors import DataError
 
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Tell what a user can mend in one line and exit with 2, after Ctrl-C with 130; all else keeps its traceback."""
+    """Print user-fixable errors on one line and exit with 2, after Ctrl-C with 130; others keep their traceback."""
     try:
         yield
     except (DataError, FileExistsError, PermissionError) as error:
@@ -42,8 +43,8 @@ def load_recommender(name: str, revision: str | None = None, device: str = "cpu"
 
 
 @contextmanager
-def told_warnings() -> Iterator[None]:
-    """Warnings as lines of their own on standard error."""
+def print_warnings() -> Iterator[None]:
+    """Print each warning as one line on standard error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -57,3 +58,6 @@ def words(given: Sequence[str]) -> list[str]:
     if list(given) != ["-"]:
         return list(given)
     return [line.strip() for line in sys.stdin if line.strip()]
+
+
+__getattr__ = old_names(__name__)

@@ -9,7 +9,21 @@ from dataclasses import replace
 from functools import partial
 
 from tiger.cli.common import load_recommender
+from tiger.cli.search_options import add_search_options
 from tiger.utils.errors import DataError
+
+
+def add_evaluate_verb(verbs) -> None:
+    """``tiger evaluate``."""
+    evaluate = verbs.add_parser("evaluate", help="recall and NDCG of the last items of a dataset's users")
+    evaluate.add_argument("model", metavar="RUN_DIR", help="a saved recommender")
+    evaluate.add_argument("dataset", metavar="DATASET", help="dataset directory, or owner/name on the Hub")
+    evaluate.add_argument("--part", choices=("valid", "test"), default="test", help="which items (default test)")
+    add_search_options(evaluate, "num_beams")
+    evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
+    evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

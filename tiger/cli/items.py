@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiger.cli.common import load_recommender, told_warnings, words
+from tiger.cli.common import load_recommender, print_warnings, words
 from tiger.data.readers import read_items
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
@@ -57,7 +57,7 @@ def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.N
 
 def _add(args: argparse.Namespace) -> None:
     tiger, table = load_recommender(args.model), read_items(args.file)
-    with told_warnings():
+    with print_warnings():
         added = tiger.add_items(table["item_id"].to_pylist(), table=table, embeddings=_given_vectors(args, len(table)))
     if added:
         tiger.save_pretrained(args.model)
@@ -68,7 +68,7 @@ def _add(args: argparse.Namespace) -> None:
 
 def _update(args: argparse.Namespace) -> None:
     tiger, table = load_recommender(args.model), read_items(args.file)
-    with told_warnings():
+    with print_warnings():
         vectors = _given_vectors(args, len(table))
         changed = tiger.update_items(table["item_id"].to_pylist(), table=table, embeddings=vectors)
     tiger.save_pretrained(args.model)
@@ -105,7 +105,7 @@ def _report(args: argparse.Namespace) -> None:
     fresh = np.flatnonzero((at < 0) | tiger.unseen[at])
     if len(fresh) == 0:
         raise DataError(f"{args.file} holds no item that is new since training.")
-    with told_warnings():
+    with print_warnings():
         vectors = _given_vectors(args, len(table))
         table = table.take(fresh)
         new = tiger.embed_items(table["item_id"].to_pylist(), table=table) if vectors is None else vectors[fresh]

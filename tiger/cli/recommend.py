@@ -7,29 +7,56 @@ import json
 import sys
 from itertools import islice
 
-from tiger.cli.common import load_recommender, told_warnings, words
+from tiger.cli.common import load_recommender, print_warnings, words
+from tiger.cli.search_options import add_search_options, search_options
 from tiger.utils.errors import DataError
 
 
+def add_recommend_verbs(verbs) -> None:
+    """``tiger recommend`` and ``tiger rank``."""
+    recommend = verbs.add_parser("recommend", help="items that may come next, after one history or a log of them")
+    recommend.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    recommend.add_argument("--revision", help="branch, tag or commit on the Hub")
+    which = recommend.add_mutually_exclusive_group()
+    which.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
+    which.add_argument(
+        "--histories",
+        metavar="FILE",
+        help="all users of a log (parquet with user_id, item_id, timestamp), to --out; "
+        '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], ...}; answers are JSON lines',
+    )
+    recommend.add_argument(
+        "--out", metavar="FILE", help="parquet for user_id, rank, item_id, score; a killed run is resumed"
+    )
+    recommend.add_argument("-k", type=int, default=10, help="number of items (default 10)")
+    add_search_options(recommend)
+    recommend.add_argument(
+        "--unseen_share", type=float, metavar="SHARE", help="share of -k for items added since training"
+    )
+    recommend.add_argument(
+        "--part_events", type=int, default=20_000, help="events of a log in memory at a time (default 20000)"
+    )
+    recommend.add_argument("--no_bf16", action="store_true", help="decode logs in float32, slower")
+    recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.set_defaults(run=run_recommend)
+    rank = verbs.add_parser("rank", help="order candidates by how probably a history's owner wants them")
+    rank.add_argument("model", metavar="RUN_OR_REPO", help="a saved recommender that holds a ranker")
+    rank.add_argument("--revision", help="branch, tag or commit on the Hub")
+    rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
+    rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to order")
+    rank.add_argument("--json", action="store_true", help="print JSON")
+    rank.set_defaults(run=run_rank)
+
+
 def run_recommend(args: argparse.Namespace) -> None:
-    if args.k < 1 or args.num_beams < 1 or args.batch_users < 1 or args.part_events < 1:
-        raise DataError("-k, --num_beams, --batch_users and --part_events must be at least 1.")
-    if args.temperature is not None and not args.temperature >= 1e-3:
-        raise DataError("--temperature must be at least 0.001.")
+    if args.k < 1 or args.part_events < 1:
+        raise DataError("-k and --part_events must be at least 1.")
     if args.unseen_share is not None and not 0 <= args.unseen_share <= 1:
         raise DataError("--unseen_share must be from 0 to 1.")
+    options = {"k": args.k, "unseen_share": args.unseen_share} | search_options(args, at_least=args.k)
     if (args.out is None) == (args.histories not in (None, "-")):
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
     tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
-    options = {
-        "k": args.k,
-        "num_beams": max(args.num_beams, args.k),
-        "exclude_history": not args.keep_history,
-        "temperature": args.temperature,
-        "seed": args.seed,
-        "batch_size": args.batch_users,
-        "unseen_share": args.unseen_share,
-    }
     if args.out is not None:
         from tiger.serving.offline import recommend_users
 
@@ -45,17 +72,17 @@ def run_recommend(args: argparse.Namespace) -> None:
     if args.histories == "-":
         _answer_lines(tiger, options)
         return
-    with told_warnings():
+    with print_warnings():
         (items,), scores = tiger.recommend([words(args.history)], **options)
     _print(tiger, items, scores[0], args.json)
 
 
 def _answer_lines(tiger, options: dict) -> None:
-    """JSON lines in, JSON lines out, so many at a time."""
+    """Read histories as JSON lines, write answers as JSON lines, a batch at a time."""
     lines = enumerate(sys.stdin, start=1)
     while batch := list(islice(lines, options["batch_size"])):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
-        with told_warnings():
+        with print_warnings():
             items, scores = tiger.recommend([row.pop("history") for row in rows], **options)
         for row, ids, values in zip(rows, items, scores):
             print(json.dumps(row | {"items": _rows(tiger, ids, values)}, ensure_ascii=False), flush=True)
@@ -75,7 +102,7 @@ def _history_of(number: int, line: str) -> dict:
 
 def run_rank(args: argparse.Namespace) -> None:
     tiger = load_recommender(args.model, args.revision)
-    with told_warnings():
+    with print_warnings():
         (items,), scores = tiger.rank([words(args.history)], [args.candidates])
     _print(tiger, items, scores[0], args.json)
 

@@ -1,4 +1,4 @@
-"""``tiger app`` and ``tiger serve``: what answers until it is stopped."""
+"""``tiger app`` and ``tiger serve``: run until they are stopped."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tiger.utils.errors import DataError
 
 def add_serving_verbs(verbs) -> None:
     """``tiger app`` and ``tiger serve``."""
-    app = verbs.add_parser("app", help="a page to try it on")
+    app = verbs.add_parser("app", help="a web page to try a recommender")
     app.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
     app.add_argument("--revision", help="branch, tag or commit on the Hub")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
-    app.add_argument("--share", action="store_true", help="open a tunnel through Gradio's servers for anybody")
+    app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP")
     serve.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
     serve.add_argument("--revision", help="branch, tag or commit on the Hub")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
-    serve.add_argument("--port", type=int, default=8000, help="0: any that is free (default 8000)")
+    serve.add_argument("--port", type=int, default=8000, help="0: any free port (default 8000)")
     serve.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    serve.add_argument("--max_batch", type=int, default=16, help="histories in a batch (default 16)")
-    serve.add_argument("--max_delay_ms", type=float, default=5.0, help="how long one waits for company (default 5)")
+    serve.add_argument("--max_batch", type=int, default=16, help="histories per batch (default 16)")
+    serve.add_argument("--max_delay_ms", type=float, default=5.0, help="maximum wait for other requests (default 5)")
     serve.add_argument("--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
-    serve.add_argument("--bf16", action="store_true", help="products in bfloat16: often faster, scores less exact")
+    serve.add_argument("--bf16", action="store_true", help="bfloat16 matrix products: often faster, scores less exact")
     serve.add_argument("--read_only", action="store_true", help="refuse to add and remove items")
     serve.add_argument("--save", action="store_true", help="write the recommender back after every update")
     serve.set_defaults(run=_serve)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
@@ -93,4 +93,4 @@ def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
     return reduced
 
 
-__getattr__ = renamed(__name__, {"log_vectors": "cooccurrence_vectors", "word_vectors": "tfidf_vectors"})
+__getattr__ = old_names(__name__)

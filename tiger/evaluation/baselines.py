@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
@@ -271,4 +271,4 @@ def _recommend(
     return items, scores
 
 
-__getattr__ = renamed(__name__, {"evaluate_yardsticks": "evaluate_baselines"})
+__getattr__ = old_names(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.utils.errors import DataError
 
 REPORT = "report.json"
@@ -104,4 +104,4 @@ def template_of(folder: str | os.PathLike) -> str | None:
     return json.loads(report.read_text()).get("template") if report.exists() else None
 
 
-__getattr__ = renamed(__name__, {"quantisation_report": "quantization_report"})
+__getattr__ = old_names(__name__)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import T5ForConditionalGeneration
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.data.readers import item_table
 from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
@@ -235,4 +235,4 @@ def _model_for(state: RecommenderState, tokenizer: SemanticIdTokenizer) -> T5For
     return model.eval()
 
 
-__getattr__ = renamed(__name__, {"GivenItems": "ItemBatch"})
+__getattr__ = old_names(__name__)

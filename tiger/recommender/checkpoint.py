@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
-from transformers import T5ForConditionalGeneration
 
 from tiger.embeddings.auto import load_encoder
 from tiger.rankers.auto import load_ranker, save_ranker
 from tiger.recommender.manifest import MANIFEST, own_files, read_manifest, write_manifest
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -61,7 +61,7 @@ def read_state(folder: Path, device: str | torch.device = "cpu", rank: bool = Tr
         tokenizer = SemanticIdTokenizer.from_pretrained(folder)
         # Directories from before the trie was saved have none: it is built when it is needed.
         trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
-        model = T5ForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
+        model = TigerT5.from_pretrained(folder, use_safetensors=True)
         encoder = load_encoder(folder / ENCODER) if (folder / ENCODER).is_dir() else None
         items = pq.read_table(folder / ITEMS) if (folder / ITEMS).exists() else None
         with_ranker = rank and (folder / RANKER).is_dir()

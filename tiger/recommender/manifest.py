@@ -11,7 +11,9 @@ from tiger import __version__
 from tiger.utils.errors import DataError
 
 MANIFEST = "tiger.json"
-FORMAT = 1
+# 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
+FORMAT = 2
+READABLE = (1, 2)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 
 
@@ -54,10 +56,11 @@ def read_manifest(folder: str | os.PathLike) -> dict:
         raise DataError(f"{file} is damaged ({error}): save the recommender again.") from error
     if not isinstance(manifest, dict) or not _KEYS <= manifest.keys():
         raise DataError(f"{file} is not that of a recommender: {folder} belongs to something else.")
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in READABLE:
         raise DataError(
             f"{folder} has format {manifest['format']} (written by tiger {manifest.get('tiger')}), this is "
-            f"tiger {__version__}, which reads format {FORMAT}: install that version, or train again."
+            f"tiger {__version__}, which reads formats {READABLE[0]} to {READABLE[-1]}: install that version, or "
+            "train again."
         )
     parts, files = manifest["parts"], manifest.get("files", {})
     listed = isinstance(parts, list) and isinstance(files, dict)

@@ -17,6 +17,7 @@ from tiger import __version__
 from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.config import is_causal, uses_child_softmax
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
 
@@ -175,7 +176,15 @@ def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
             *lines,
             "```",
             "",
-            "A history is a list of item ids, oldest first. The T5 is a plain checkpoint:",
+            "A history is a list of item ids, oldest first. The T5 is a checkpoint that plain transformers opens. It "
+            "then computes T5's own attention and the softmax over all tokens: "
+            + (
+                "for this model the same probabilities."
+                if _is_plain(state)
+                else "for this model other probabilities than it was trained for. "
+                "`tiger.retriever.model.TigerT5` and `generate(..., custom_generate=trie_generate)` of "
+                "`tiger.retriever.beam_search` compute those."
+            ),
             "",
             "```python",
             "from transformers import T5ForConditionalGeneration",
@@ -184,6 +193,11 @@ def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
             "```",
         ]
     )
+
+
+def _is_plain(state: RecommenderState) -> bool:
+    """Whether plain transformers gives the retriever's own probabilities."""
+    return not is_causal(state.model) and not uses_child_softmax(state.model)
 
 
 def _data(state: RecommenderState) -> str:

@@ -31,7 +31,7 @@ from tiger.recommender.catalog_updates import (
 from tiger.recommender.checkpoint import read_state, write_state
 from tiger.recommender.manifest import check_files, read_manifest
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.search import CataloguePart, SearchOptions, beams_of_users, shared_places
+from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -193,7 +193,7 @@ class TigerRecommender:
 
         state, trie = self.state, self.trie  # of one moment, whatever becomes of the catalog meanwhile
 
-        def answer(part: CataloguePart) -> tuple[np.ndarray, np.ndarray]:
+        def answer(part: CatalogPart) -> tuple[np.ndarray, np.ndarray]:
             ranker = state.ranker if rank else None
             count = k if ranker is None else options.num_beams
             proposed, scores = beams_of_users(
@@ -206,10 +206,10 @@ class TigerRecommender:
 
         unseen = state.unseen
         if unseen_share is None or not 0 < unseen.sum() < len(unseen):
-            return answer(CataloguePart())
+            return answer(CatalogPart())
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
-        halves = (CataloguePart(~unseen), CataloguePart(unseen, state.tokenizer.num_codebooks))
-        return shared_places(*map(answer, halves), k=k, places=math.ceil(unseen_share * k - 1e-9))
+        halves = (CatalogPart(~unseen), CatalogPart(unseen, state.tokenizer.num_codebooks))
+        return merge_with_quota(*map(answer, halves), k=k, quota=math.ceil(unseen_share * k - 1e-9))
 
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]

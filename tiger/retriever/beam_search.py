@@ -1,7 +1,7 @@
-"""Beam search over a trie: every answer is a row of the table that the trie was built from.
+"""Beam search under a prefix trie: every answer is a row of the token table that the trie was built from.
 
-Nothing here knows items. The beams of one history share its encoding; what may follow is gathered for all beams at
-once; a step asks nothing back from the device.
+The beams of a history share its encoding, the children of all beams are gathered at once, and a step never waits for
+the device (no host synchronization).
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import T5ForConditionalGeneration
+from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers.generation import GenerateBeamEncoderDecoderOutput
 
+from tiger._moved import old_arguments
 from tiger.retriever.config import history_item_length
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.semantic_ids.trie import SemanticIdTrie
 
+# Users that a CPU decodes together, few enough for the tensors of a step to stay in the cache. Not tuned.
 CPU_USERS = 16
 
 
 @dataclass
 class Beams:
-    """The answers, best first.
+    """Results of a beam search, best first.
 
     Args:
-        rows: int64 [B, k], rows of the trie's table; -1 where there is no further answer.
+        rows: int64 [B, k], rows of the trie's table; -1 where there are fewer results.
         scores: float32 [B, k], log-probabilities under the model (``-inf`` for row -1).
     """
 
@@ -32,6 +35,7 @@ class Beams:
     scores: torch.Tensor
 
 
+@old_arguments(among="allowed_items")
 @torch.inference_mode()
 def beam_search(
     model: T5ForConditionalGeneration,
@@ -43,25 +47,28 @@ def beam_search(
     temperature: float | None = None,
     generator: torch.Generator | None = None,
     scored_levels: int | None = None,
-    among: torch.Tensor | None = None,
+    allowed_items: torch.Tensor | None = None,
 ) -> Beams:
-    """The most probable tuples after each history; exact when ``num_beams`` is the number of tuples.
+    """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
 
     Args:
-        model: a T5 over the trie's tokens. Products are of the type that autocast names, or float32.
+        model: a T5 over the trie's tokens. Matrix products are of autocast's dtype, or float32.
         trie: on the model's device.
         histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
-        num_beams: candidates kept a step. More than the trie has is allowed.
-        k: answers returned (default ``num_beams``).
-        excluded: int64 [B, X], rows never returned, padded with -1. Branches that hold nothing else are not entered,
-            so they cost no beam.
-        temperature: None: the most probable. A number: a sample without replacement from the model's distribution over
-            allowed tokens at this temperature (stochastic beam search, Kool et al., arXiv 1903.06059), in the order in
-            which it was drawn; ``scores`` are then log-probabilities of that distribution.
-        generator: random numbers for sampling.
-        scored_levels: levels that the model knows something of (default all). On the others what is allowed after a
-            beam is equally probable: the collision tokens of items that training never saw mean nothing.
-        among: bool [n], the only rows that may be answered. Probabilities stay those among all.
+        num_beams: candidates kept per step; may be more than the trie has.
+        k: results per history (default ``num_beams``).
+        excluded: int64 [B, X], rows never returned, padded with -1. Branches with excluded rows only are not entered,
+            so they take no beam.
+        temperature: None: the most probable rows. A number, at least 0.001: a sample without replacement from the
+            model's distribution over allowed tokens at this temperature (stochastic beam search, Kool et al., arXiv
+            1903.06059), in the order in which it was drawn; ``scores`` are log-probabilities of that distribution.
+        generator: random number generator for sampling.
+        scored_levels: number of levels that the model scores (default all). On later levels, all children of a beam
+            are equally probable: the collision tokens of items that were not in training carry no information.
+        allowed_items: bool [n], rows that may be returned. Their probabilities stay those among all rows.
+
+    Raises:
+        ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
     """
     if num_beams < 1 or (k is not None and k < 1):
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
@@ -76,7 +83,7 @@ def beam_search(
         rows=histories.new_full((len(histories), k), -1),
         scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
-    members = None if among is None else _Members(trie, among)
+    members = None if allowed_items is None else _Members(trie, allowed_items)
     with torch.autocast(device, enabled=False):
         for users, some in _groups(histories, model.config.pad_token_id):
             decoder = PackedDecoder(weights, weights.encode(some, length))
@@ -89,9 +96,60 @@ def beam_search(
     return found
 
 
+def trie_generate(
+    model: T5ForConditionalGeneration,
+    input_ids: torch.Tensor,
+    *,
+    generation_config: GenerationConfig,
+    inputs_tensor: torch.Tensor,
+    trie: SemanticIdTrie,
+    excluded: torch.Tensor | None = None,
+    allowed_items: torch.Tensor | None = None,
+    **unused,
+) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
+    """:func:`beam_search` as the ``custom_generate`` of transformers' ``generate``.
+
+    Reads ``num_beams``, ``num_return_sequences``, ``do_sample`` and ``temperature`` of ``generate``; lengths, logits
+    processors and stopping criteria have no effect, because the trie alone says what may follow. ``generate`` has run
+    T5's own encoder by then; its result is not used.
+
+    Args:
+        trie, excluded, allowed_items: arguments of :func:`beam_search`, given to ``generate`` by these names.
+        model, input_ids, generation_config, inputs_tensor, unused: given by ``generate``; ``inputs_tensor`` are the
+            histories.
+
+    Returns:
+        The start token and the item's tokens, int64 [B * num_return_sequences, 1 + depth], best first; all padding
+        where there are fewer results. With ``return_dict_in_generate``, an object with these ``sequences`` and their
+        ``sequences_scores``, log-probabilities.
+
+    Example::
+
+        output = model.generate(histories, custom_generate=trie_generate, trie=trie, num_beams=50)
+        rows = tokenizer.decode(output[:, 1:].numpy())
+    """
+    beams = beam_search(
+        model,
+        trie,
+        inputs_tensor,
+        num_beams=max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1),
+        k=generation_config.num_return_sequences or 1,
+        excluded=excluded,
+        temperature=(generation_config.temperature or 1.0) if generation_config.do_sample else None,
+        allowed_items=allowed_items,
+    )
+    rows, scores = beams.rows.flatten(), beams.scores.flatten()
+    nodes = trie.paths(rows.clamp(min=0))
+    tokens = torch.stack([level[nodes[:, at]] for at, level in enumerate(trie.tokens)], dim=1).long()
+    tokens = tokens.masked_fill(rows.unsqueeze(1) < 0, model.config.pad_token_id)
+    sequences = torch.nn.functional.pad(tokens, (1, 0), value=model.config.decoder_start_token_id)
+    if not generation_config.return_dict_in_generate:
+        return sequences
+    return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+
+
 def _groups(histories: torch.Tensor, pad_token: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
-    """Users who are searched for together, and their histories: on a CPU a few of about one length at a time, so that
-    what a step holds stays in the cache."""
+    """Users decoded together, and their histories: on a CPU, a few of similar length at a time (see ``CPU_USERS``)."""
     if len(histories) <= CPU_USERS or histories.device.type != "cpu":
         yield slice(None), histories
         return
@@ -108,8 +166,8 @@ def _search(decoder, trie, histories, num_beams, excluded, temperature, generato
     nodes = None
     exclusion = None
     if excluded is not None:
-        if members is not None:  # what can't be answered need not be left out
-            excluded = excluded.masked_fill(~members.among[excluded.clamp(min=0)], -1)
+        if members is not None:  # rows that may not be returned anyway need no exclusion
+            excluded = excluded.masked_fill(~members.allowed[excluded.clamp(min=0)], -1)
         exclusion = _Exclusion(trie, excluded, members or trie)
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, nodes)
@@ -126,7 +184,7 @@ def _search(decoder, trie, histories, num_beams, excluded, temperature, generato
             allowed = allowed & ~exclusion.exhausted(level, nodes, children)
         if temperature is not None:
             log_probs = (log_probs / temperature).masked_fill(~allowed, float("-inf")).log_softmax(-1)
-        # A beam without a way on has only -inf to normalise: that gives NaN, and stays out.
+        # A beam without allowed children normalizes over -inf only: the NaNs are masked here.
         candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~allowed, float("-inf"))
         ranked = candidates if temperature is None else _perturb(candidates, keys, generator)
         keys, picked = ranked.flatten(1).topk(min(num_beams, shape[1] * shape[2]))
@@ -153,11 +211,11 @@ def _perturb(candidates: torch.Tensor, parents: torch.Tensor, generator: torch.G
 
 
 class _Members:
-    """How many of some rows, bool [n], lie under a node."""
+    """Counts the allowed rows, bool [n], under a node."""
 
-    def __init__(self, trie: SemanticIdTrie, among: torch.Tensor):
-        self._trie, self.among = trie, among
-        self._before = torch.nn.functional.pad(among[trie.rows.long()].cumsum(0), (1, 0))
+    def __init__(self, trie: SemanticIdTrie, allowed: torch.Tensor):
+        self._trie, self.allowed = trie, allowed
+        self._before = torch.nn.functional.pad(allowed[trie.rows.long()].cumsum(0), (1, 0))
 
     def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         first, stop = self._trie.leaf_ranges(level, nodes)
@@ -165,11 +223,16 @@ class _Members:
 
 
 class _Exclusion:
-    """Which nodes lead to excluded rows only; ``counted`` says how many rows there are under a node."""
+    """Finds nodes with excluded rows only.
+
+    Args:
+        excluded: int64 [B, X], padded with -1.
+        counted: gives the number of rows under a node, all or the allowed ones.
+    """
 
     def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor, counted: SemanticIdTrie | _Members):
         self._trie, self._counted = trie, counted
-        # Leaves in order: those under one node stand together, from the first of them to the last.
+        # Sorted leaves: those under one node are neighbors.
         none = len(trie)
         leaves = trie.leaves[excluded.clamp(min=0)].long().masked_fill(excluded < 0, none).sort(-1).values
         repeated = torch.zeros_like(leaves, dtype=torch.bool)

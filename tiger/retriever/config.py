@@ -1,29 +1,115 @@
-"""The configuration of the T5: its sizes, and the fields of our own with what they say."""
+"""T5 configurations for semantic IDs, and the retriever's own settings inside them."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import asdict, dataclass, fields
+
 from transformers import T5Config, T5ForConditionalGeneration
 
+from tiger._moved import old_names
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 from tiger.utils.errors import DataError
 
 HISTORY_ATTENTION = ("causal", "full")
+OUTPUT_SOFTMAX = ("vocabulary", "children")
+# Before the nested config, these fields stood beside T5's own, the softmax under another name.
+_FLAT_FIELDS = ("history_attention", "history_item_length", "semantic_ids", "token_choice")
+_TOKEN_CHOICES = {"all": "vocabulary", "siblings": "children"}
+
+
+@dataclass(frozen=True)
+class RetrieverConfig:
+    """Settings that T5 itself does not have; stored as ``tiger_config`` in the model's ``config.json``.
+
+    The defaults describe a plain T5.
+
+    Args:
+        history_attention: ``causal``: in the encoder, the tokens of an item attend to that item and to earlier ones.
+            ``full``: every token attends to all, as in T5.
+        history_item_length: tokens per item in the encoder's input; None: as many as a semantic ID has.
+        output_softmax: ``vocabulary``: a token's probability is normalized over the vocabulary, as in T5.
+            ``children``: over the tokens that may follow the tokens before it in the catalog's prefix trie.
+        semantic_ids: fingerprint of the semantic IDs that the model was made for; None: not recorded.
+
+    Raises:
+        DataError: a value is not one of these.
+    """
+
+    history_attention: str = "full"
+    history_item_length: int | None = None
+    output_softmax: str = "vocabulary"
+    semantic_ids: str | None = None
+
+    def __post_init__(self):
+        if self.history_attention not in HISTORY_ATTENTION:
+            raise DataError(f"history_attention must be one of {HISTORY_ATTENTION}, got {self.history_attention!r}.")
+        if self.output_softmax not in OUTPUT_SOFTMAX:
+            raise DataError(f"output_softmax must be one of {OUTPUT_SOFTMAX}, got {self.output_softmax!r}.")
+        if self.history_item_length is not None and self.history_item_length < 1:
+            raise DataError(f"history_item_length must be at least 1, got {self.history_item_length}.")
+
+    @classmethod
+    def from_t5(cls, config: T5Config) -> RetrieverConfig:
+        """Read the settings of a T5 config, nested or, as older versions saved them, beside T5's own.
+
+        Raises:
+            DataError: the nested config has fields that this version does not know.
+        """
+        nested = getattr(config, "tiger_config", None)
+        if nested is None:
+            nested = {name: getattr(config, name) for name in _FLAT_FIELDS if hasattr(config, name)}
+            if "token_choice" in nested:
+                choice = nested.pop("token_choice")
+                nested["output_softmax"] = _TOKEN_CHOICES.get(choice, choice)
+        unknown = [name for name in nested if name not in _FIELDS]
+        if unknown:
+            raise DataError(
+                f"the model's tiger_config has unknown fields ({', '.join(unknown)}): it was saved by a newer "
+                "version of this library; install that one."
+            )
+        return cls(**nested)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+_FIELDS = frozenset(field.name for field in fields(RetrieverConfig))
+
+
+def nested_config(config: T5Config) -> T5Config:
+    """The same config, or, where an older version saved the settings beside T5's own, a copy that nests them."""
+    flat = [name for name in _FLAT_FIELDS if hasattr(config, name)]
+    if not flat or getattr(config, "tiger_config", None) is not None:
+        return config
+    settings = RetrieverConfig.from_t5(config)
+    config = copy.deepcopy(config)
+    for name in flat:
+        delattr(config, name)
+    config.tiger_config = settings.to_dict()
+    return config
+
+
+def retriever_config(model: T5ForConditionalGeneration) -> RetrieverConfig:
+    """The retriever settings of a model; of a T5 from elsewhere, the defaults."""
+    return RetrieverConfig.from_t5(model.config)
 
 
 def is_causal(model: T5ForConditionalGeneration) -> bool:
-    """Whether an item of the history sees only itself and earlier items. A T5 from elsewhere sees all."""
-    return getattr(model.config, "history_attention", "full") == "causal"
+    """Whether an item of the history attends only to itself and to earlier items."""
+    return retriever_config(model).history_attention == "causal"
 
 
-def chooses_among_siblings(model: T5ForConditionalGeneration) -> bool:
-    """Whether a token's probability is that among the tokens that may follow the same prefix."""
-    return getattr(model.config, "token_choice", "all") == "siblings"
+def uses_child_softmax(model: T5ForConditionalGeneration) -> bool:
+    """Whether a token's probability is normalized over the children of its prefix only."""
+    return retriever_config(model).output_softmax == "children"
 
 
 def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
-    """Tokens of an item in the history; all ``depth`` of them unless the config says otherwise."""
-    return getattr(model.config, "history_item_length", depth)
+    """Tokens per item in the history; ``depth``, the length of a semantic ID, unless the config has another number."""
+    length = retriever_config(model).history_item_length
+    return depth if length is None else length
 
 
 def t5_config(
@@ -40,12 +126,19 @@ def t5_config(
     """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
 
     Args:
-        history_attention: ``causal``: an item of the history sees itself and earlier items, so that training encodes a
-            user once for all targets. ``full``: every item sees all, as in the paper; training encodes each target's
-            history anew.
+        history_attention: ``causal``: an item of the history attends to itself and to earlier items, so that training
+            encodes a user once for all targets. ``full``: every item attends to all, as in the paper; training encodes
+            the history of each target separately.
+
+    Raises:
+        DataError: ``history_attention`` is neither.
     """
-    if history_attention not in HISTORY_ATTENTION:
-        raise DataError(f"history_attention must be one of {HISTORY_ATTENTION}, got {history_attention!r}.")
+    settings = RetrieverConfig(
+        history_attention=history_attention,
+        history_item_length=tokenizer.history_depth,
+        output_softmax="children" if tokenizer.tokens == "prefixes" else "vocabulary",
+        semantic_ids=tokenizer.fingerprint,
+    )
     return T5Config(
         vocab_size=tokenizer.vocab_size,
         d_model=d_model,
@@ -59,30 +152,30 @@ def t5_config(
         pad_token_id=PAD_TOKEN,
         decoder_start_token_id=PAD_TOKEN,
         eos_token_id=None,
-        history_attention=history_attention,
-        history_item_length=tokenizer.history_depth,
-        token_choice="siblings" if tokenizer.tokens == "prefixes" else "all",
-        semantic_ids=tokenizer.fingerprint,
+        tiger_config=settings.to_dict(),
     )
 
 
 def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
-    """Refuse a model that was made for other semantic IDs.
+    """Check that a model was made for a tokenizer's semantic IDs.
 
     Raises:
-        ValueError: the fingerprints or the vocabulary sizes differ.
+        ValueError: the fingerprints, the kinds of tokens or the vocabulary sizes differ.
     """
-    made_for = getattr(model.config, "semantic_ids", None)
-    if made_for is not None and made_for != tokenizer.fingerprint:
+    settings = retriever_config(model)
+    if settings.semantic_ids is not None and settings.semantic_ids != tokenizer.fingerprint:
         raise ValueError(
-            f"this model was made for semantic IDs {made_for}, the tokenizer holds {tokenizer.fingerprint}: "
-            "use the tokenizer saved with the model"
+            f"this model was made for semantic IDs {settings.semantic_ids}, the tokenizer holds "
+            f"{tokenizer.fingerprint}: use the tokenizer saved with the model"
         )
-    if chooses_among_siblings(model) != (tokenizer.tokens == "prefixes"):
-        kind = "prefixes" if chooses_among_siblings(model) else "codes"
+    kind = "prefixes" if settings.output_softmax == "children" else "codes"
+    if kind != tokenizer.tokens:
         raise ValueError(f"this model's tokens are {kind}, the tokenizer's are {tokenizer.tokens}: use with_tokens")
     if model.config.vocab_size != tokenizer.vocab_size:
         raise ValueError(
             f"the model has {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: "
             "make the model with t5_config(tokenizer), or use grow_vocabulary after adding items"
         )
+
+
+__getattr__ = old_names(__name__)

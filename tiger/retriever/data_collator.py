@@ -1,23 +1,27 @@
-"""Examples to tensors: tokens at the last moment."""
+"""Collators: examples with item rows become batches of tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from tiger._moved import old_names
 from tiger.data.sequences import pad_rows
-from tiger.retriever.model import Siblings
+from tiger.retriever.model import ChildTargets
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 
 
 class TrainingCollator:
-    """Examples of :class:`TrainingExamples` to ``input_ids`` [B, S], ``visible`` [B, T], ``labels`` [B, T, depth].
+    """Batches of :class:`TrainingExamples`: the arguments of :func:`tiger.retriever.model.next_item_loss`.
+
+    These are ``input_ids`` [B, S], ``num_visible_items`` [B, T], ``labels`` [B, T, depth] and, with a trie,
+    ``children``, one :class:`ChildTargets` per level.
 
     Args:
-        tokenizer: of the catalogue.
-        trie: of its tokens, where the model chooses among siblings: they come along as ``siblings`` then.
+        tokenizer: of the catalog.
+        trie: of its tokens, for a model whose ``output_softmax`` is ``children``; else None.
     """
 
     def __init__(self, tokenizer: SemanticIdTokenizer, trie: SemanticIdTrie | None = None):
@@ -30,19 +34,23 @@ class TrainingCollator:
         labels = self._tokenizer.encode(targets)
         labels[targets < 0] = -100
         firsts = np.array([example["first_target"] for example in examples])
-        visible = np.where(targets >= 0, firsts[:, None] + np.arange(targets.shape[1]), 0)
+        num_visible = np.where(targets >= 0, firsts[:, None] + np.arange(targets.shape[1]), 0)
         batch = {
             "input_ids": torch.from_numpy(self._tokenizer.encode_history(histories)),
-            "visible": torch.from_numpy(visible),
+            "num_visible_items": torch.from_numpy(num_visible),
             "labels": torch.from_numpy(labels),
         }
         if self._trie is not None:
-            batch["siblings"] = siblings(self._trie, torch.from_numpy(targets).flatten())
+            batch["children"] = child_targets(self._trie, torch.from_numpy(targets).flatten())
         return batch
 
 
-def siblings(trie: SemanticIdTrie, targets: torch.Tensor) -> list[Siblings]:
-    """What each target, a row int64 [n] or -1 for none, is chosen among, level by level."""
+def child_targets(trie: SemanticIdTrie, targets: torch.Tensor) -> list[ChildTargets]:
+    """The softmax over children that each target needs, per level.
+
+    Args:
+        targets: int64 [n], rows of the trie's table; -1 where there is no target.
+    """
     wanted = targets.ge(0).nonzero().squeeze(1)
     paths = trie.paths(targets[wanted])
     levels = []
@@ -54,17 +62,20 @@ def siblings(trie: SemanticIdTrie, targets: torch.Tensor) -> list[Siblings]:
             choices = choices.unsqueeze(0)
         else:
             counts = allowed.sum(-1)
-            several = counts > 1  # where there is one only, there is nothing to learn
+            several = counts > 1  # a single child has probability 1: nothing to learn
             width = int(counts.max()) if len(counts) else 1
             choices = choices.masked_fill(~allowed, PAD_TOKEN)[several, :width]
             places, answers = places[several], answers[several]
-        levels.append(Siblings(places, choices, answers))
+        levels.append(ChildTargets(places, choices, answers))
     return levels
 
 
 class EvaluationCollator:
-    """Examples of :class:`EvaluationExamples` to ``input_ids`` [B, S], ``labels`` [B], rows, and ``seen`` [B, X], rows
-    padded with -1."""
+    """Batches of :class:`EvaluationExamples`.
+
+    These hold ``input_ids`` [B, S], ``labels`` [B], the targets' rows, and ``seen`` [B, X], the rows of all items of
+    the history, padded with -1.
+    """
 
     def __init__(self, tokenizer: SemanticIdTokenizer):
         self._tokenizer = tokenizer
@@ -76,3 +87,6 @@ class EvaluationCollator:
             "labels": torch.tensor([example["target"] for example in examples]),
             "seen": torch.from_numpy(pad_rows([example["seen"] for example in examples])),
         }
+
+
+__getattr__ = old_names(__name__)

@@ -1,4 +1,4 @@
-"""Examples for training and evaluation: prefixes made on the fly, batches by length."""
+"""Examples for training and evaluation, made on access, and a sampler of batches with histories of one length."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tiger.data.sequences import Sequences
 
 
 class TrainingExamples(torch.utils.data.Dataset):
-    """Every item of a sequence but the first, as the target of the items before it.
+    """Training examples in which every item of a sequence, except the first, is a target after the items before it.
 
-    An example is a stretch of one sequence and the place of its first target: the items from there on are targets,
-    each of the items before it. Nothing is copied; an example is three integers until it is asked for.
+    An example is a slice of one sequence and the position of its first target; each item from there on is a target,
+    with the items before it as its history. Nothing is copied: an example is three integers until it is accessed.
 
     Args:
-        sequences: what training may see.
-        max_history: items of history a target has at most.
+        sequences: the training part of the log.
+        max_history: maximum number of history items per target.
         shared: True: all targets of a sequence in one example, for an encoder with causal attention. A sequence of
-            more than ``max_history`` + 1 items makes overlapping examples, in which a target sees between half of
-            ``max_history`` and all of it. False: an example a target, with exactly its last ``max_history`` items.
+            more than ``max_history`` + 1 items gives overlapping examples, in which a target sees at least half of its
+            last ``max_history`` items. False: one example per target, with exactly its last ``max_history`` items.
     """
 
     def __init__(self, sequences: Sequences, max_history: int = 20, shared: bool = True):
@@ -55,27 +55,27 @@ class TrainingExamples(torch.utils.data.Dataset):
 
     @property
     def history_lengths(self) -> np.ndarray:
-        """int64 [examples]: items of history."""
+        """Number of history items per example, int64 [examples]."""
         return self._stops - self._starts - 1
 
     @property
     def num_targets(self) -> np.ndarray:
-        """int64 [examples]: targets of each."""
+        """Number of targets per example, int64 [examples]."""
         return self._stops - self._starts - self._first_targets
 
     def __getitem__(self, index: int) -> dict:
-        """``items``, int32 [history + 1], and ``first_target``, the place in it of the first target."""
+        """``items``, int32 [history + 1], and ``first_target``, the position in it of the first target."""
         items = self.sequences.items[self._starts[index] : self._stops[index]]
         return {"items": items, "first_target": int(self._first_targets[index])}
 
 
 class EvaluationExamples(torch.utils.data.Dataset):
-    """A history and the item that followed it, one a user.
+    """Evaluation examples: per user, a history and the item that followed it.
 
     Args:
-        histories: what precedes the targets.
-        targets: int [users].
-        max_history: items that the model reads; all items of the history may be kept out of the answer.
+        histories: the items before each target.
+        targets: int [users], rows.
+        max_history: number of last items that the model reads. Exclusion from the results covers the whole history.
     """
 
     def __init__(self, histories: Sequences, targets: np.ndarray, max_history: int = 20):
@@ -89,33 +89,35 @@ class EvaluationExamples(torch.utils.data.Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> dict:
-        """``seen``, int32, all items of the history; ``history``, the last of them; ``target``."""
+        """``seen``, int32, all items of the history; ``history``, its last ``max_history`` items; ``target``."""
         seen = self.histories[index]
         return {"seen": seen, "history": seen[-self.max_history :], "target": int(self.targets[index])}
 
     def sample(self, count: int | None, seed: int = 0) -> EvaluationExamples:
-        """``count`` users drawn without replacement, or all (None, or no more than there are)."""
+        """``count`` users drawn without replacement; all if ``count`` is None or not smaller than their number."""
         if count is None or count >= len(self):
             return self
         users = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
         return EvaluationExamples(self.histories.select(users), self.targets[users], self.max_history)
 
     def by_length(self) -> np.ndarray:
-        """int64 [users]: an order in which neighbours have histories of one length, longest first."""
+        """Users ordered by the length of their histories, longest first: int64 [users]."""
         return np.argsort(-np.minimum(self.histories.lengths, self.max_history), kind="stable")
 
 
 class LengthBatchSampler(torch.utils.data.Sampler):
-    """Batches of examples of one length, near enough, with about the same number of targets in each.
+    """Batches of examples with (nearly) equal history lengths and about the same number of targets.
 
-    The number of batches is the same in every epoch, whatever the shuffle: examples are only ever exchanged for
-    others of their length.
+    The number of batches is the same in every epoch: shuffling only exchanges examples of equal length.
 
     Args:
-        examples: what to batch.
-        targets_per_batch: at most so many targets a batch (one example at least).
-        seed: of the shuffle, with the epoch.
-        multiple_of: drop batches until their number is a multiple of this, the number of processes.
+        examples: the training examples.
+        targets_per_batch: maximum number of targets per batch; an example with more is a batch of its own.
+        seed: seed of the shuffle, combined with the epoch.
+        multiple_of: number of processes; batches are dropped until their number is a multiple of it.
+
+    Raises:
+        ValueError: there are fewer batches than processes.
     """
 
     def __init__(self, examples: TrainingExamples, targets_per_batch: int, seed: int = 0, multiple_of: int = 1):

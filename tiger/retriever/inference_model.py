@@ -1,9 +1,9 @@
-"""A T5's weights as decoding wants them: side by side, gains of norms multiplied in, in the type of the products.
+"""An inference copy of a T5's weights: concatenated, with the gains of norms folded in, in the dtype of the products.
 
-One user with ten beams is some hundred products of matrices so small that what stands between them counts as much.
-So there is as little of it as can be: queries, keys and values are one product, so are the cross-attention keys and
-values of all layers, no weight is cast or scaled on the way, and attention is one operator. The numbers are T5's:
-residuals, norms and softmax in float32, products in ``dtype``.
+Decoding one user with ten beams takes about a hundred products of small matrices, so that the operators between them
+cost as much as the products. This copy saves operators: queries, keys and values are one product, and so are the
+cross-attention keys and values of all layers; no weight is cast or scaled while decoding; attention is one operator.
+The results are T5's: residuals, norms and softmax in float32, products in ``dtype``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from tiger.retriever.config import chooses_among_siblings, is_causal
+from tiger.retriever.config import is_causal, uses_child_softmax
 from tiger.retriever.model import TokenLayout, choice_logits
 
 
 @dataclass
 class EncodedHistories:
-    """What a decoder looks back at.
+    """Encoded histories, as the decoder's cross-attention reads them.
 
     Args:
         keys, values: [decoder layers, B, heads, S, d_kv].
-        bias: float [B, 1, 1, S], -inf at padding; None where there is none.
+        bias: float [B, 1, 1, S], -inf at padding; None if nothing is padded.
     """
 
     keys: torch.Tensor
@@ -46,17 +46,18 @@ class _Block:
     cross_out: torch.Tensor | None = None
 
 
-_VECTORS = 1 << 22  # elements of choices' vectors held at once
+# Elements of the children's vectors that are gathered at once: 16 MiB in float32, about the size of a CPU's cache.
+_VECTORS = 1 << 22
 
 _kept: weakref.WeakKeyDictionary[T5ForConditionalGeneration, dict] = weakref.WeakKeyDictionary()
 
 
 def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
-    """The model's weights packed, made once for as long as they stay what they are.
+    """The inference copy of a model, made once and again after its weights change.
 
-    What changes a weight in place counts up its version, but for fused optimizers; these move every element, so the
-    first one of each weight tells. What writes some elements through ``.data`` goes unseen, and so does a layer that
-    is replaced.
+    A change in place raises a weight's version counter. Fused optimizers don't raise it, but move every element, so
+    the first element of each weight shows their steps. Two changes go unnoticed: writing single elements through
+    ``.data``, and replacing a layer.
     """
     kept = _kept.setdefault(model, {})
     if dtype in kept and model.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -73,7 +74,7 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
 
 class PackedT5:
-    """A copy of a T5's weights to decode with; it does not follow changes of the model.
+    """An inference copy of a T5's weights; it does not follow later changes of the model.
 
     Args:
         model: on any device.
@@ -83,7 +84,7 @@ class PackedT5:
     def __init__(self, model: T5ForConditionalGeneration, dtype: torch.dtype = torch.float32):
         config = self.config = model.config
         self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
-        self.is_causal, self.among_siblings = is_causal(model), chooses_among_siblings(model)
+        self.is_causal, self.child_softmax = is_causal(model), uses_child_softmax(model)
         self._size = config.d_model
         self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)
         self._activation = model.encoder.block[0].layer[-1].DenseReluDense.act
@@ -115,22 +116,22 @@ class PackedT5:
         return norm.weight * self._size**0.5
 
     def encode(self, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
-        """Encode histories and project them for every decoder layer.
+        """Encode histories and project them to each decoder layer's cross-attention keys and values.
 
         Args:
             tokens: int64 [B, S], padded on the right; an empty history is all padding.
-            item_length: tokens an item in the history, for the causal mask.
+            item_length: tokens per item in the history, for the causal mask.
         """
-        hidden = tokens.eq(self.config.pad_token_id)
-        hidden[:, 0] = False  # an empty history still has one position to look at
+        padding = tokens.eq(self.config.pad_token_id)
+        padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
         bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
-        # Whether anything pads is asked of a CPU only: a GPU's answer costs more than the mask.
-        if tokens.device.type != "cpu" or hidden.any():
-            cross_bias = torch.zeros(hidden.shape, device=tokens.device).masked_fill_(hidden, float("-inf"))
+        # Only on a CPU is it checked whether anything is padded: waiting for a GPU's answer costs more than the mask.
+        if tokens.device.type != "cpu" or padding.any():
+            cross_bias = torch.zeros(padding.shape, device=tokens.device).masked_fill_(padding, float("-inf"))
             cross_bias = cross_bias[:, None, None, :]
             bias = bias + cross_bias
-            # On a CPU, what pads is left out of every product but that of attention.
-            layout = TokenLayout(hidden) if tokens.device.type == "cpu" else None
+            # On a CPU, padding is left out of every product except attention.
+            layout = TokenLayout(padding) if tokens.device.type == "cpu" else None
         states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings)
         for block in self._encoder:
             together = F.linear(self._norm(states), block.self_in)
@@ -160,7 +161,7 @@ class PackedT5:
         return self._biases[key]
 
     def _decoder_bias(self, written: int) -> torch.Tensor:
-        """[written + 1, 1, heads]: the last position's view of all."""
+        """Position bias of the last position against all positions so far: [written + 1, 1, heads]."""
         key = ("decoder", written)
         if key not in self._biases:
             with torch.no_grad():
@@ -169,7 +170,7 @@ class PackedT5:
         return self._biases[key]
 
     def _norm(self, states: torch.Tensor) -> torch.Tensor:
-        """T5's norm without its gain and the square root of the size, which the weights that follow hold."""
+        """T5's norm without its gain and the square root of the size; both are folded into the next weights."""
         lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         return (states / lengths.hypot(self._least)).to(self.dtype)
 
@@ -186,35 +187,36 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tenso
     if len(q) < 8 or q.device.type != "cpu":
         bias = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
         return F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
-    # The fused operator takes twice as long as its parts for many users on a CPU, half as long for one.
+    # On a CPU, the fused operator takes twice as long as its parts for many users, and half as long for one.
     scores = (q @ k.transpose(-1, -2)).float()
     return (scores if bias is None else scores.add_(bias)).softmax(-1).to(v.dtype) @ v
 
 
 class PackedDecoder:
-    """A decoder that has written some tokens for several beams of each history.
+    """Decoder state of a beam search: the tokens so far of several beams per history.
 
-    Cross-attention keys and values belong to the history, and its beams are so many queries.
+    The beams of a history share its cross-attention keys and values: each beam is one more query.
     """
 
     def __init__(self, model: PackedT5, encoded: EncodedHistories):
         self._model, self._encoded = model, encoded
         self.start_token = model.config.decoder_start_token_id
-        # Self-attention keys and values of what is written: [written, 2, layers, B * beams then, heads * d_kv].
+        # Self-attention keys and values: [tokens so far, 2, layers, B * beams of the last step, heads * d_kv].
         self._past: torch.Tensor | None = None
-        self._kept: torch.Tensor | None = None  # which of these beams go on, int64 [B * beams]
+        self._kept: torch.Tensor | None = None  # the beam of the last step that each beam continues, int64 [B * beams]
 
     @property
     def written(self) -> int:
-        """Tokens so far, the start token left out."""
+        """Number of tokens so far, without the start token."""
         return 0 if self._past is None else len(self._past)
 
     def step(self, tokens: torch.Tensor, choices: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """Every beam's last token, int64 [B, beams], to log-probabilities of what is chosen among next.
+        """Append a token to every beam; log-probabilities of the candidates for the next one.
 
         Args:
-            choices: int64 [B, beams, W], tokens; [W] where all beams have the same.
-            allowed: bool [B, beams, W], which of them may follow; it matters where ``token_choice`` is ``siblings``.
+            tokens: int64 [B, beams], the last token of every beam.
+            choices: int64 [B, beams, W], candidate tokens; [W] where all beams have the same.
+            allowed: bool [B, beams, W], which candidates may follow; used if ``output_softmax`` is ``children``.
 
         Returns:
             float32 [B, beams, W].
@@ -243,8 +245,8 @@ class PackedDecoder:
             states = model._feed_forward(states, block)
         self._past = present
         states = model._norm(states)
-        if model.among_siblings:
-            if choices.ndim == 3:  # a few users at a time: all users' vectors would fill the memory
+        if model.child_softmax:
+            if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory
                 users = max(1, _VECTORS // (choices[0].numel() * model.output.shape[1]))
                 parts = zip(states.split(users), choices.split(users))
             else:
@@ -255,6 +257,6 @@ class PackedDecoder:
         return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
 
     def keep(self, beams: torch.Tensor) -> None:
-        """Go on with these beams, int64 [B, new beams], numbers of the old ones."""
+        """Continue with beams int64 [B, new beams], positions among those of the last step."""
         before = self._past.shape[3] // len(beams)
         self._kept = (beams + before * torch.arange(len(beams), device=beams.device).unsqueeze(-1)).flatten()

@@ -1,4 +1,4 @@
-"""Where tokens start: near what is known of their items before training, or near their kin when a catalogue grows."""
+"""Initialization of the retriever: token embeddings from item vectors, for training and for items added later."""
 
 from __future__ import annotations
 
@@ -7,32 +7,40 @@ import torch
 from torch import nn
 from transformers import T5ForConditionalGeneration
 
+from tiger._moved import old_names
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+
+# Factors of the nearest-neighbor initialization. Both were set by hand and not tuned.
+HISTORY_GAIN = 3.0
+START_TOKEN_SCALE = 0.1
 
 
 @torch.no_grad()
-def start_from_items(
+def init_token_embeddings(
     model: T5ForConditionalGeneration,
     tokenizer: SemanticIdTokenizer,
     *vectors: np.ndarray,
     share: float = 1.0,
 ) -> None:
-    """Let every token start near the mean of its items' vectors, so that similar tokens start alike.
+    """Initialize each token's embedding to the mean vector of the items that have the token.
 
-    Each kind of vectors has dimensions of its own: added up, they would be noise to one another.
+    Different kinds of vectors (of texts, of the log) get separate dimensions: added up, each would be noise to the
+    other.
 
     Args:
-        vectors: what is known of the items (of their texts, of the log), each float [n, any], side by side as wide as
-            the model. Each gets unit variance as a whole; how much its dimensions differ stays.
-        share: of the variance that comes from the vectors, 0..1. The rest is random.
+        model: changed in place.
+        vectors: per kind, float [n, any]; their widths add up to ``d_model``. Each kind is centered and scaled to the
+            same variance as a whole, so the relative sizes of its dimensions stay.
+        share: share of the variance that comes from the vectors, from 0 to 1; the rest is random.
 
     Raises:
-        ValueError: not one vector an item, another width than the model's, or ``share`` lies elsewhere.
+        ValueError: the number of vectors is not that of the items, the widths don't add up to ``d_model``, or
+            ``share`` is out of range.
     """
     embeddings = model.shared.weight
     size = embeddings.shape[1]
     if any(len(part) != len(tokenizer) for part in vectors):
-        raise ValueError(f"give vectors of the tokenizer's {len(tokenizer)} items, one each")
+        raise ValueError(f"each kind of vectors needs one for each of the tokenizer's {len(tokenizer)} items")
     if sum(part.shape[1] for part in vectors) != size:
         widths = " + ".join(str(part.shape[1]) for part in vectors)
         raise ValueError(f"the model is {size} wide, the vectors are {widths or 'none'}")
@@ -52,15 +60,16 @@ def start_from_items(
 
 
 @torch.no_grad()
-def start_as_neighbours(model: T5ForConditionalGeneration, gain: float = 3.0) -> None:
-    """Let the T5 start by answering with what is near the items of the history, as their vectors have it.
+def init_nearest_neighbor(model: T5ForConditionalGeneration, gain: float = HISTORY_GAIN) -> None:
+    """Initialize so that the untrained T5 returns nearest neighbors of the history's items.
 
-    The first decoder layer's cross-attention passes on what it looks at, turned and turned back; every other layer
-    adds nothing yet. So the tokens that start near their items' vectors are of use from the first step, where random
-    matrices would have to be unlearned.
+    To be called after :func:`init_token_embeddings`. The first decoder layer's cross-attention passes on the encoder's
+    states: its value projection is a random rotation, its output projection the inverse. All other layers add zero.
+    The initialized embeddings are useful from the first step on; random matrices would have to be unlearned first.
 
     Args:
-        gain: how much louder the history is than the tokens written so far.
+        model: changed in place.
+        gain: scale of the history's states relative to those of the target's own tokens.
     """
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
@@ -71,16 +80,20 @@ def start_as_neighbours(model: T5ForConditionalGeneration, gain: float = 3.0) ->
         attention.o.weight.zero_()
     nn.init.orthogonal_(first.v.weight)
     first.o.weight.copy_(gain * first.v.weight.T)
-    model.shared.weight[model.config.decoder_start_token_id] *= 0.1  # it says nothing, so it should not be loud
+    model.shared.weight[model.config.decoder_start_token_id] *= START_TOKEN_SCALE  # it carries no information
 
 
 @torch.no_grad()
 def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
-    """Give the model the tokens that its tokenizer has won since training.
+    """Add embeddings for the tokens that items added since training have brought.
 
-    A new collision token starts at random (equal additions to equal models give equal models), a new first code in
-    the middle of the others. A longer new prefix starts where its parent is, moved by what its last code means
-    elsewhere: the mean step from parent to child over the prefixes of that level with the same code.
+    A new collision token is random, with a fixed seed: equal additions to equal models give equal models. A new prefix
+    of one code gets the mean of that level. A longer new prefix gets its parent's embedding plus the mean difference
+    between child and parent over the known prefixes of its level with the same last code.
+
+    Args:
+        model: changed in place.
+        tokenizer: with the items added.
     """
     known = model.config.vocab_size
     if tokenizer.vocab_size <= known:
@@ -100,13 +113,16 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         kinds, old = codes[first, level], tokens < known
         if old.all():
             continue
-        if level == 0:  # no other prefix has its code: in the middle of all
+        if level == 0:  # no other prefix has its code: take the mean of the level
             embeddings[tokens[~old]] = embeddings[tokens[old]].mean(dim=0)
             continue
         parents = embeddings[table[first, level - 1]]
         steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
         counts = torch.zeros(len(steps)).to(embeddings)
-        if level < tokenizer.num_codebooks:  # the collision token means nothing
+        if level < tokenizer.num_codebooks:  # a collision token carries no information
             steps.index_add_(0, kinds[old], (embeddings[tokens] - parents)[old])
             counts.index_add_(0, kinds[old], torch.ones(int(old.sum())).to(embeddings))
         embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
+
+
+__getattr__ = old_names(__name__)

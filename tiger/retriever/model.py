@@ -1,13 +1,13 @@
-"""Running T5's weights without running anything twice.
+"""The retriever's T5: training losses with T5's weights, computed once per history.
 
-The modules and weights are those of transformers' ``T5ForConditionalGeneration``; the order of work is ours. A
-history is encoded once, and its cross-attention keys and values are projected once, for all its targets in training
-and all its beams in decoding: both are just more query positions. With ``history_attention="causal"`` (a field that
-``t5_config`` puts into the T5 config) an item sees itself and the items before it, so one pass over a user's sequence
-encodes each of its prefixes. With ``token_choice="siblings"`` a token's probability is that among the tokens that may
-follow the same prefix, not among all: the vocabulary may then be as large as a catalogue's prefixes.
+Modules and weights are those of transformers' ``T5ForConditionalGeneration``; only the order of work differs. A
+history is encoded once, and projected once to cross-attention keys and values, for all its targets: each target is
+more query positions on the same keys. Two settings of :class:`tiger.retriever.config.RetrieverConfig` change what is
+computed. With ``history_attention="causal"`` an item attends to itself and to earlier items, so one pass over a user's
+sequence encodes every prefix of it. With ``output_softmax="children"`` a token's probability is normalized over the
+tokens that may follow the same prefix, so the vocabulary can hold all prefixes of a catalog.
 
-Everything follows autocast: in bfloat16, only the products are; residuals, norms and softmax stay float32.
+Under autocast in bfloat16, only matrix products are bfloat16; residuals, norms and softmax stay float32.
 """
 
 from __future__ import annotations
@@ -17,88 +17,135 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
-from tiger.retriever.config import chooses_among_siblings, history_item_length, is_causal
+from tiger._moved import old_arguments, old_names
+from tiger.retriever.config import (
+    history_item_length,
+    is_causal,
+    nested_config,
+    uses_child_softmax,
+)
 
 
 class TigerT5(T5ForConditionalGeneration):
-    """A T5 whose ``forward`` also takes many targets for one history.
+    """A T5 that proposes next items: T5's weights, the retriever's settings, and a ``forward`` with many targets.
 
-    The checkpoint is a plain T5 checkpoint and says so: ``T5ForConditionalGeneration`` opens it.
+    Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``. Its checkpoint is a T5
+    checkpoint: plain ``T5ForConditionalGeneration.from_pretrained`` opens it. That class computes T5's own attention
+    and the softmax over the whole vocabulary, so it gives the same probabilities only if ``history_attention`` is
+    ``full`` and ``output_softmax`` is ``vocabulary``; otherwise they differ (by up to .19 in log-probability on a
+    model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and ``generate`` with
+    ``custom_generate=trie_generate`` compute what the model was trained for.
+
+    Args:
+        config: of a T5. Settings that an older version saved beside T5's own are moved into ``tiger_config``, in a
+            copy.
     """
 
-    def forward(self, input_ids=None, visible=None, labels=None, siblings=None, num_items_in_batch=None, **plain):
-        """With ``visible``, the loss of :func:`next_item_loss`, as ``{"loss": ...}``; without, T5's own forward."""
-        if visible is None:
-            return super().forward(input_ids=input_ids, labels=labels, **plain)
-        return {"loss": next_item_loss(self, input_ids, visible, labels, num_items_in_batch, siblings)}
+    def __init__(self, config: T5Config):
+        super().__init__(nested_config(config))
+
+    @classmethod
+    def from_t5(cls, model: T5ForConditionalGeneration) -> TigerT5:
+        """A TigerT5 over the modules of a plain T5: training either one trains both.
+
+        Args:
+            model: left as it is. A module that is replaced later, as ``resize_token_embeddings`` does, is replaced in
+                one of them only.
+        """
+        with torch.device("meta"):  # no memory for weights that are dropped at once
+            shared = cls(model.config)
+        for name, module in model.named_children():
+            setattr(shared, name, module)
+        shared.generation_config = model.generation_config
+        return shared.train(model.training)
+
+    @old_arguments(visible="num_visible_items", siblings="children")
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        *,
+        num_visible_items=None,
+        labels=None,
+        children=None,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        """With ``num_visible_items``, ``{"loss": next_item_loss(...)}``; without, T5's own forward."""
+        if num_visible_items is None:
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        return {"loss": next_item_loss(self, input_ids, num_visible_items, labels, num_items_in_batch, children)}
 
     def save_pretrained(self, save_directory, **options):
+        """As of any model; ``config.json`` names the plain T5, so that tools without this library open it."""
         super().save_pretrained(save_directory, **options)
         if options.get("is_main_process", True):
             self.config.architectures = [T5ForConditionalGeneration.__name__]
             self.config.save_pretrained(save_directory)
 
 
+@old_arguments(visible="num_visible_items", siblings="children")
 def next_item_loss(
     model: T5ForConditionalGeneration,
     input_ids: torch.Tensor,
-    visible: torch.Tensor,
+    num_visible_items: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
-    siblings: list[Siblings] | None = None,
+    children: list[ChildTargets] | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of target tokens given the histories that precede them.
 
     Args:
+        model: a :class:`TigerT5` or a plain T5.
         input_ids: int64 [B, S], history tokens, padded on the right.
-        visible: int64 [B, T], how many items of its row's history each target may see.
+        num_visible_items: int64 [B, T], how many items of its row's history each target may attend to.
         labels: int64 [B, T, L], target tokens; -100 where a row has fewer than T targets.
-        num_items_in_batch: what to divide the sum by (default: the number of label tokens in this call).
-        siblings: one a level, for a model whose ``token_choice`` is ``siblings``.
+        num_items_in_batch: divisor of the summed loss (default: the number of label tokens in this call).
+        children: one per level, for a model whose ``output_softmax`` is ``children``.
 
     Raises:
-        ValueError: siblings are wanted and not given, or the other way round.
+        ValueError: ``children`` is missing, or given to a model with a softmax over the vocabulary.
     """
-    if (siblings is not None) != chooses_among_siblings(model):
-        raise ValueError("siblings are for a model whose config says token_choice='siblings', and it needs them")
-    states = target_states(model, input_ids, visible, labels)
+    if (children is not None) != uses_child_softmax(model):
+        raise ValueError("a model whose output_softmax is 'children' needs children, and no other model takes them")
+    states = target_states(model, input_ids, num_visible_items, labels)
     count = labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
-    if siblings is None:
+    if children is None:
         logits = model.lm_head(states).flatten(0, -2)
         total = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction="sum")
     else:
-        total = _sibling_loss(model, states, siblings)
+        total = _child_loss(model, states, children)
     return total / count
 
 
 @dataclass
-class Siblings:
-    """What the targets of a batch are chosen among on one level.
+class ChildTargets:
+    """Targets of a batch on one level, each with the tokens that may follow its prefix.
 
     Args:
-        places: int64 [Q], which of the B * T targets have a choice at all.
-        choices: int64 [Q or 1, W], the tokens that may follow the prefix of each; padded with the pad token.
-        answers: int64 [Q], which of them is the right one.
+        places: int64 [Q], positions among the batch's B * T targets; those with a single child are left out.
+        choices: int64 [Q or 1, W], the children of each prefix; padded with the pad token.
+        answers: int64 [Q], position in ``choices`` of the right one.
     """
 
     places: torch.Tensor
     choices: torch.Tensor
     answers: torch.Tensor
 
-    def to(self, *where, **how) -> Siblings:
-        """As of a tensor."""
-        return Siblings(*(part.to(*where, **how) for part in (self.places, self.choices, self.answers)))
+    def to(self, *args, **kwargs) -> ChildTargets:
+        """Like ``Tensor.to``."""
+        return ChildTargets(*(part.to(*args, **kwargs) for part in (self.places, self.choices, self.answers)))
 
 
-def _sibling_loss(model: T5ForConditionalGeneration, states: torch.Tensor, siblings: list[Siblings]) -> torch.Tensor:
-    """Sum of the cross-entropies of the states [B * T, L, d] of all levels among their siblings."""
+def _child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets]) -> torch.Tensor:
+    """Sum over levels of the cross-entropy of states [B * T, L, d] over their children."""
     # One look-up for all levels: its gradient is as large as the vocabulary.
-    vectors = model.shared(torch.cat([level.choices.flatten() for level in siblings]))
-    vectors = vectors.split([level.choices.numel() for level in siblings])
+    vectors = model.shared(torch.cat([level.choices.flatten() for level in children]))
+    vectors = vectors.split([level.choices.numel() for level in children])
     total = states.new_zeros((), dtype=torch.float32)
-    for at, (level, candidates) in enumerate(zip(siblings, vectors)):
+    for at, (level, candidates) in enumerate(zip(children, vectors)):
         if len(level.places):
             candidates = candidates.view(*level.choices.shape, -1)
             pad_token = model.config.pad_token_id
@@ -108,12 +155,12 @@ def _sibling_loss(model: T5ForConditionalGeneration, states: torch.Tensor, sibli
 
 
 def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad_token: int) -> torch.Tensor:
-    """What the output layer says of a few tokens: float32, the shape of ``choices``, -inf where they pad.
+    """Logits of some tokens: float32, the shape of ``choices``, -inf at padding.
 
     Args:
-        states: what the output layer reads, [..., d].
+        states: input of the output layer, [..., d].
         choices: int64 [..., W], or [1, W] or [W] where all states have the same.
-        vectors: of the choices in the output layer, [..., W, d].
+        vectors: rows of the output layer for ``choices``, [..., W, d].
     """
     if choices.numel() == choices.shape[-1]:
         logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
@@ -123,28 +170,30 @@ def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Te
 
 
 def target_states(
-    model: T5ForConditionalGeneration, input_ids: torch.Tensor, visible: torch.Tensor, labels: torch.Tensor
+    model: T5ForConditionalGeneration, input_ids: torch.Tensor, num_visible_items: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """What the output layer reads of the teacher-forced targets, [B * T, L, d_model]; arguments as for
-    :func:`next_item_loss`.
+    """Decoder states of the teacher-forced targets, the input of the output layer: [B * T, L, d_model].
+
+    Args:
+        input_ids, num_visible_items, labels: see :func:`next_item_loss`.
 
     Raises:
-        ValueError: several targets a row, although the encoder looks at the whole history.
+        ValueError: several targets per row, although the encoder attends to the whole history.
     """
     rows, targets, length = labels.shape
     if targets > 1 and not is_causal(model):
         raise ValueError(
-            "several targets can share a history only if history_attention is 'causal': with 'full' attention "
-            "the earlier ones would see their own answer. Train on one target an example."
+            "several targets can share a history only if history_attention is 'causal': with 'full' attention the "
+            "encoding that the earlier ones read would contain their own answer. Train on one target per example."
         )
     item_length = history_item_length(model, length)
     encoded = encode(model, input_ids, item_length)
     starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
     tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
     items = torch.arange(input_ids.shape[1], device=input_ids.device) // item_length
-    unseen = items >= visible.unsqueeze(-1)
-    unseen[..., 0] = False  # a target with no history, and the padding between targets, look at the first token
-    cross_bias = torch.zeros(unseen.shape, device=input_ids.device).masked_fill(unseen, float("-inf"))
+    masked = items >= num_visible_items.unsqueeze(-1)
+    masked[..., 0] = False  # targets without a history, and padding targets, attend to the first token
+    cross_bias = torch.zeros(masked.shape, device=input_ids.device).masked_fill(masked, float("-inf"))
     cross_bias = cross_bias.repeat_interleave(length, dim=1).unsqueeze(1)
 
     states = _dropout(model, model.shared(tokens)).view(rows * targets, length, -1)
@@ -166,25 +215,28 @@ def target_states(
 def encode(
     model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Encode histories and project them for every decoder layer: keys and values [B, heads, S, d_kv] of each.
+    """Encode histories and project them to each decoder layer's cross-attention keys and values.
 
     Args:
         tokens: int64 [B, S], padded on the right.
-        item_length: tokens an item in the history, for the causal mask.
+        item_length: tokens per item in the history, for the causal mask.
+
+    Returns:
+        ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv].
     """
     stack, length = model.encoder, tokens.shape[1]
-    hidden = tokens.eq(model.config.pad_token_id)
-    hidden[:, 0] = False  # an empty history still has one position to look at
+    padding = tokens.eq(model.config.pad_token_id)
+    padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(length, length)
     if is_causal(model):
         items = torch.arange(length, device=tokens.device) // item_length
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
-    # On a CPU, what pads is left out of every product but that of attention. A GPU would have to be asked how much,
-    # and whether anything pads at all: the question costs more than the mask.
+    # On a CPU, padding is left out of every product except attention. On a GPU, finding out where padding is, or
+    # whether there is any, would wait for the device (a host synchronization), which costs more than the mask.
     layout, by_layout = None, tokens.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not by_layout or hidden.any():
-        bias = bias.masked_fill(hidden[:, None, None, :], float("-inf"))
-        layout = TokenLayout(hidden) if by_layout else None
+    if not by_layout or padding.any():
+        bias = bias.masked_fill(padding[:, None, None, :], float("-inf"))
+        layout = TokenLayout(padding) if by_layout else None
     states = _dropout(model, model.shared(tokens if layout is None else layout.pack(tokens)))
     for block in stack.block:
         attention, feed_forward = block.layer
@@ -201,17 +253,21 @@ def encode(
 
 
 class TokenLayout:
-    """Between a padded batch [B, S, ...] and its tokens alone [T, ...]."""
+    """Converts between a padded batch [B, S, ...] and its tokens without padding [T, ...].
 
-    def __init__(self, hidden: torch.Tensor):
-        self._shape = hidden.shape
-        self._places = (~hidden).flatten().nonzero().squeeze(1)
+    Args:
+        padding: bool [B, S], True where the batch is padded.
+    """
+
+    def __init__(self, padding: torch.Tensor):
+        self._shape = padding.shape
+        self._places = (~padding).flatten().nonzero().squeeze(1)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         return padded.flatten(0, 1)[self._places]
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """Zero where the batch pads."""
+        """Back to [B, S, ...], with zeros at padding."""
         rows = packed.new_zeros(self._shape.numel(), *packed.shape[1:]).index_copy(0, self._places, packed)
         return rows.unflatten(0, self._shape)
 
@@ -247,7 +303,7 @@ def _feed_forward(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor
 def _norm(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     normed = F.rms_norm(states, (states.shape[-1],), layer.weight, layer.variance_epsilon)
     device = states.device.type
-    # One cast here, where autocast would make one a product that reads it.
+    # Cast once here; autocast would cast once for every product that reads it.
     return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
 
 
@@ -257,22 +313,23 @@ def _heads(model, states: torch.Tensor) -> torch.Tensor:
 
 
 def _output(model, states: torch.Tensor) -> torch.Tensor:
-    """What the output layer reads."""
+    """Final norm, dropout and scale: the input of the output layer."""
     states = _dropout(model, _norm(model, model.decoder.final_layer_norm, states))
     if model.config.scale_decoder_outputs:
         states = states * model.model_dim**-0.5
     return states
 
 
+# Random numbers in the CPU's pool of dropout masks: 32 MiB in float32. Not tuned; offsets need room (see `_dropout`).
 _MASK_POOL_SIZE = 1 << 23
 _mask_pools: dict[tuple[float, torch.dtype], torch.Tensor] = {}
 
 
 def _dropout(model, states: torch.Tensor) -> torch.Tensor:
-    """Dropout; on CPU the masks are slices, at random offsets, of a fixed pool of them.
+    """Dropout; on a CPU, masks are slices of a fixed random pool, at random offsets.
 
-    Drawing a fresh mask costs five times the matrix product that it follows (one number at a time from one generator).
-    The offset comes from torch's generator, so seeding and resuming work as they do for ``nn.Dropout``.
+    Drawing a fresh mask on a CPU takes five times as long as the matrix product before it. The offset comes from
+    torch's generator, so seeding and resuming work as for ``nn.Dropout``.
     """
     rate = model.config.dropout_rate
     if not model.training or rate == 0:
@@ -287,3 +344,6 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
         _mask_pools[key] = ((drawn >= rate) / (1 - rate)).to(states.dtype)
     offset = int(torch.randint(_MASK_POOL_SIZE - count, ()))
     return states * _mask_pools[key][offset : offset + count].view(states.shape)
+
+
+__getattr__ = old_names(__name__)

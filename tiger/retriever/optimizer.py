@@ -1,4 +1,4 @@
-"""AdamW, with Muon for the matrices of the T5."""
+"""AdamW for most weights of the T5, Muon for its matrices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from tiger._moved import old_names
+
+# The value of the paper and of torch.optim.Muon.
 MUON_MOMENTUM = 0.95
 # Coefficients of the quintic iteration and the size of a step, as in torch.optim.Muon ("match_rms_adamw").
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -18,13 +21,16 @@ class MuonAdamW(torch.optim.AdamW):
     """AdamW whose parameter groups with ``"muon": True`` are stepped by Muon instead.
 
     Muon (Jordan et al. 2024; scaled as in Liu et al., arXiv 2502.16982) steps along the momentum with all its singular
-    values set to about 1. Matrices of one shape are orthogonalised in one batched product: a T5 here has 64 small
+    values set to about 1. Matrices of one shape are orthogonalized in one batched product: a T5 here has 64 small
     matrices of two shapes, and a loop over them (``torch.optim.Muon``) leaves a GPU waiting for launches.
 
     Args:
-        groups: parameter groups; those of Muon hold matrices only. ``lr`` means the same in both: a step of about
-            ``0.2 * lr`` root mean square.
+        groups: parameter groups; those of Muon hold matrices only. ``lr`` means the same in both: the root mean square
+            of a step is about ``0.2 * lr``.
         options: as for ``torch.optim.AdamW``.
+
+    Raises:
+        ValueError: a Muon group holds a parameter that is not a matrix.
     """
 
     def __init__(self, groups: Iterable[dict], **options):
@@ -35,7 +41,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None):
-        """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are used up."""
+        """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are None afterwards."""
         for group in self.param_groups:
             if group.get("muon"):
                 self._muon_step(group)
@@ -48,29 +54,29 @@ class MuonAdamW(torch.optim.AdamW):
                 continue
             state = self.state[weight]
             if not state:
-                state["step"] = torch.zeros(())  # AdamW expects one in whatever state it loads
+                state["step"] = torch.zeros(())  # AdamW expects a step in every state that it loads
                 state["momentum"] = torch.zeros_like(weight)
             state["momentum"].lerp_(weight.grad, 1 - MUON_MOMENTUM)
             direction = weight.grad.lerp(state["momentum"], MUON_MOMENTUM)
             alike.setdefault(weight.shape, []).append((weight, direction))
-            weight.grad = None  # so that AdamW passes it by
+            weight.grad = None  # so that AdamW skips it
         for (rows, columns), members in alike.items():
             directions = torch.stack([direction for _, direction in members])
             tall = rows > columns
-            steps = orthogonalise(directions.mT if tall else directions)
+            steps = orthogonalize(directions.mT if tall else directions)
             scale = group["lr"] * ADAMW_STEP_RMS * max(rows, columns) ** 0.5
             for (weight, _), step in zip(members, steps.mT if tall else steps):
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-scale)
 
 
-def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
-    """Bring all singular values of each matrix near 1, by a Newton-Schulz iteration in bfloat16.
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """Orthogonalize matrices approximately, by a Newton-Schulz iteration in bfloat16.
 
     Args:
         matrices: [n, rows, columns], rows <= columns.
 
     Returns:
-        bfloat16 [n, rows, columns], singular values within about .7 and 1.2 (but for those that were almost 0).
+        bfloat16 [n, rows, columns], with singular values between about .7 and 1.2 (except those that were almost 0).
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16()
@@ -79,3 +85,6 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x
+
+
+__getattr__ = old_names(__name__)

@@ -1,6 +1,6 @@
-"""Beam search for any number of users: batches of one length, a batch a core, a bar that tells how far it is.
+"""Beam search for any number of users: batches of equal history lengths, one batch per core, a progress bar.
 
-Items that training saw and items that it never saw may be searched for apart: each kind gets its share of an answer.
+Items that were in training and items added since can be searched separately, with a quota of each in the result.
 """
 
 from __future__ import annotations
@@ -14,41 +14,23 @@ import torch
 from tqdm.auto import tqdm
 from transformers import T5ForConditionalGeneration
 
+from tiger._moved import old_names
 from tiger.data.sequences import Sequences
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.search_options import SearchOptions
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """
-    Args:
-        num_beams: candidates kept while decoding; more finds better items and costs more.
-        exclude_history: leave out items of the history.
-        temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
-        seed: of sampling.
-        batch_size: users at a time.
-        progress: show a bar.
-    """
-
-    num_beams: int = 50
-    exclude_history: bool = True
-    temperature: float | None = None
-    seed: int | None = None
-    batch_size: int = 64
-    progress: bool = False
-
-
-@dataclass(frozen=True)
-class CataloguePart:
-    """Items among which beam search chooses.
+class CatalogPart:
+    """The items that a search may return.
 
     Args:
-        chosen: bool [n]; None: all.
-        scored_levels: levels that the model knows something of; None: all.
+        chosen: bool [n], which rows of the catalog; None: all.
+        scored_levels: number of levels that the model scores, see :func:`beam_search`; None: all.
     """
 
     chosen: np.ndarray | None = None
@@ -59,22 +41,22 @@ class CataloguePart:
         return None if self.chosen is None else np.flatnonzero(self.chosen)
 
 
-def shared_places(
-    seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray], k: int, places: int
+def merge_with_quota(
+    seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarray, np.ndarray], k: int, quota: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best of two lists, so many places for each, in the order of their scores.
+    """Merge two ranked lists per user by score, with a fixed number of places for the second.
 
     Args:
-        seen, unseen: rows int [users, m], best first, -1 where none, and scores [users, m] or, the last one ordering
-            the rest, [users, m, 2].
-        k: length of the answer.
-        places: how many of them go to ``unseen``; where one list is too short, the other fills in.
+        seen, unseen: rows int [users, m], best first, -1 where there are fewer, and their scores, [users, m] or
+            [users, m, 2]; the lists are merged by the last one.
+        k: length of the result.
+        quota: how many of the ``k`` places go to ``unseen``; where one list is too short, the other takes its places.
 
     Returns:
-        Rows and scores of ``k`` places, -1 and ``-inf`` where both lists have ended.
+        Rows and scores of ``k`` places, -1 and ``-inf`` after the end of both lists.
     """
     found, found_unseen = ((rows >= 0).sum(axis=1) for rows, _ in (seen, unseen))
-    taken_unseen = np.minimum(found_unseen, np.maximum(places, k - found))
+    taken_unseen = np.minimum(found_unseen, np.maximum(quota, k - found))
     taken = np.minimum(found, k - taken_unseen)
     keep = [np.arange(part[0].shape[1]) < n[:, None] for part, n in ((seen, taken), (unseen, taken_unseen))]
     rows = np.concatenate([np.where(kept, part[0], -1) for kept, part in zip(keep, (seen, unseen))], axis=1)
@@ -93,16 +75,16 @@ def beams_of_users(
     k: int,
     options: SearchOptions,
     max_history: int,
-    part: CataloguePart = CataloguePart(),
+    part: CatalogPart = CatalogPart(),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the T5 proposes.
+    """Search the next items of every user.
 
     Args:
         trie: of the tokenizer's tokens, on the model's device.
-        histories: rows of the catalogue.
-        k: items a user, at most as many as beams.
-        max_history: items of a history that the model reads.
-        part: of the catalogue, among which to choose.
+        histories: rows of the catalog, oldest first.
+        k: items per user, at most ``options.num_beams``.
+        max_history: number of last items of a history that the model reads.
+        part: the items that may be returned.
 
     Returns:
         Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
@@ -113,11 +95,11 @@ def beams_of_users(
     generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
-    # Users with histories of one length share a batch, so that nothing is padded.
+    # Histories of equal length share a batch: little padding.
     order = examples.by_length()
     size = options.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    among = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
+    allowed_items = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
 
     def decode(users: np.ndarray) -> int:
         batch = collate([examples[user] for user in users])
@@ -131,29 +113,29 @@ def beams_of_users(
             temperature=options.temperature,
             generator=generator,
             scored_levels=part.scored_levels,
-            among=among,
+            allowed_items=allowed_items,
         )
         answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
         return len(users)
 
-    # Random numbers are drawn batch after batch, or a seed would not say what comes.
-    workers = _each_core_a_batch if device.type == "cpu" and options.temperature is None else map
+    # Sampling runs batch after batch: only then does a seed determine the random numbers.
+    workers = _one_batch_per_core if device.type == "cpu" and options.temperature is None else map
     with tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar:
         for count in workers(decode, batches):
             bar.update(count)
     return answers, scores
 
 
-def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:
-    """``map``, with as many batches at a time as torch has threads, one thread each.
+def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:
+    """``map`` with as many batches at a time as torch has threads, one thread each.
 
-    The products of a small model are too short to share: two threads on one batch take longer than one.
+    The matrix products of a small model are too short to parallelize: two threads on one batch take longer than one.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(batches) == 1:
         yield from map(decode, batches)
         return
-    # Autocast belongs to a thread, and these are new ones.
+    # Autocast is a setting of the thread: pass it on to the new ones.
     autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
 
     def run(users: np.ndarray) -> int:
@@ -166,3 +148,6 @@ def _each_core_a_batch(decode: Callable[[np.ndarray], int], batches: list[np.nda
             yield from pool.map(run, batches)
     finally:
         torch.set_num_threads(threads)
+
+
+__getattr__ = old_names(__name__)

@@ -1,7 +1,9 @@
-"""The ``Trainer`` that trains the T5 and decodes to evaluate it."""
+"""The ``Trainer`` of the retriever; its evaluation decodes items."""
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,8 +13,8 @@ from transformers.trainer_utils import EvalPrediction
 
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, chooses_among_siblings, is_causal
-from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, siblings
+from tiger.retriever.config import check_pair, is_causal, uses_child_softmax
+from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
@@ -20,25 +22,34 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 
+logger = logging.getLogger(__name__)
+
 
 class TigerTrainer(Trainer):
     """``Trainer`` for next-item generation.
 
-    Training batches hold examples of one length and about ``per_device_train_batch_size`` *targets* each. Evaluation
-    decodes under the trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items, next to the
-    loss.
+    Training batches hold examples of one length, and about ``per_device_train_batch_size`` *targets* each. Evaluation
+    decodes under the prefix trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items beside
+    the loss.
 
     Args:
-        model: a ``T5ForConditionalGeneration`` made from :func:`t5_config`.
-        args: as for ``Trainer``; ``metric_for_best_model="ndcg@10"`` selects by decoding.
+        model: a :class:`tiger.retriever.model.TigerT5` made from :func:`t5_config`. A plain
+            ``T5ForConditionalGeneration`` is wrapped by ``TigerT5.from_t5``, which shares its weights; this is logged.
+        args: as for ``Trainer``, copied; ``metric_for_best_model="ndcg@10"`` selects the best checkpoint by decoding.
         train_dataset: :class:`TrainingExamples`.
         eval_dataset: :class:`EvaluationExamples`.
         processing_class: the tokenizer, saved with every checkpoint.
-        num_beams: of evaluation.
+        num_beams: beams in evaluation.
         exclude_history: whether evaluation leaves out items of the history.
-        embedding_learning_rate: of the token embeddings; None: as ``args.learning_rate``. T5's embeddings start with
-            unit variance, where the steps that suit its matrices hardly move them.
-        muon_learning_rate: steps the matrices by Muon at this rate (:class:`MuonAdamW`); None: AdamW for all.
+        embedding_learning_rate: learning rate of the token embeddings; None: ``args.learning_rate``. T5's embeddings
+            start with unit variance: steps of the size that suits its matrices hardly move them.
+        muon_learning_rate: learning rate of the matrices, trained by Muon (:class:`MuonAdamW`); None: AdamW for all
+            weights.
+        options: other arguments of ``Trainer``.
+
+    Raises:
+        TypeError: the model is neither a ``TigerT5`` nor a plain T5.
+        ValueError: model and tokenizer don't belong together, or a setting is not supported.
     """
 
     def __init__(
@@ -56,21 +67,21 @@ class TigerTrainer(Trainer):
     ):
         if processing_class is None:
             raise ValueError("TigerTrainer needs the SemanticIdTokenizer as processing_class")
+        model = _tiger_t5(model)
         check_pair(model, processing_class)
-        if type(model) is T5ForConditionalGeneration:
-            # The same object and weights, with a forward that takes many targets a history: wrappers such as
-            # DistributedDataParallel only see gradients of what passes through forward.
-            model.__class__ = TigerT5
         if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(model):
             raise ValueError(
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
-        if args.n_gpu > 1 and chooses_among_siblings(model):
-            raise ValueError("a model of prefixes can't be split among GPUs within a process: use accelerate launch")
+        if args.n_gpu > 1 and uses_child_softmax(model):
+            raise ValueError(
+                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch"
+            )
         if args.label_smoothing_factor or args.gradient_checkpointing:
             raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
-        # What a step reads is known to the collators; Trainer need not look for it in forward's signature.
+        # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
+        args = copy.copy(args)
         args.remove_unused_columns = False
         self.num_beams = num_beams
         self.exclude_history = exclude_history
@@ -82,7 +93,7 @@ class TigerTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=TrainingCollator(processing_class, trie if chooses_among_siblings(model) else None),
+            data_collator=TrainingCollator(processing_class, trie if uses_child_softmax(model) else None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -92,7 +103,7 @@ class TigerTrainer(Trainer):
         self.label_names = ["labels"]
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """``Trainer``'s own, unless the embeddings or the matrices have a learning rate to themselves."""
+        """``Trainer``'s own, unless the embeddings or the matrices have their own learning rate."""
         if self.optimizer is not None or (self.embedding_learning_rate is None and self.muon_learning_rate is None):
             return super().create_optimizer(model)
         args, model = self.args, self.model if model is None else model
@@ -136,12 +147,11 @@ class TigerTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        # The sampler sees to it that all processes get the same number of batches; evaluation leaves that to
-        # accelerate.
+        # The sampler already gives all processes the same number of batches; in evaluation, accelerate does.
         self.accelerator.even_batches = False
         prepared = self.accelerator.prepare(loader)
         self.accelerator.even_batches = True
-        # A resumed epoch wraps this once more, and Trainer then looks no deeper for whom to tell the epoch.
+        # A resumed epoch wraps the loader once more, and Trainer's set_epoch would then not reach the sampler.
         prepared.batch_sampler.set_epoch = sampler.set_epoch
         return prepared
 
@@ -149,7 +159,7 @@ class TigerTrainer(Trainer):
         examples = self.eval_dataset if eval_dataset is None else eval_dataset
         if examples is None:
             raise ValueError("evaluation needs an eval_dataset")
-        # Metrics don't depend on the order, so take the one that pads least.
+        # Metrics don't depend on the order: take the one with the least padding.
         return self._evaluation_loader(examples, examples.by_length().tolist())
 
     def get_test_dataloader(self, test_dataset: EvaluationExamples) -> DataLoader:
@@ -167,16 +177,18 @@ class TigerTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, recommended rows [B, 10] and target rows [B] of one batch."""
+        """Evaluate one batch: its loss, the recommended rows [B, 10] and the target rows [B]."""
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
         targets = inputs["labels"]
         tokenizer = self.processing_class
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
-        visible = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
-        among = siblings(self._trie, targets) if chooses_among_siblings(model) else None
+        num_visible_items = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
+        children = child_targets(self._trie, targets) if uses_child_softmax(model) else None
         with torch.no_grad(), self.accelerator.autocast():
-            loss = next_item_loss(model, inputs["input_ids"], visible, labels.unsqueeze(1), siblings=among)
+            loss = next_item_loss(
+                model, inputs["input_ids"], num_visible_items, labels.unsqueeze(1), children=children
+            )
             beams = beam_search(
                 model,
                 self._trie,
@@ -186,6 +198,25 @@ class TigerTrainer(Trainer):
                 excluded=inputs["seen"] if self.exclude_history else None,
             )
         return loss, beams.rows.clone(), targets
+
+
+def _tiger_t5(model: T5ForConditionalGeneration) -> TigerT5:
+    """The model, or a TigerT5 over a plain T5's weights.
+
+    A step has to pass through ``forward``: wrappers such as DistributedDataParallel see no other gradients.
+    """
+    if isinstance(model, TigerT5):
+        return model
+    if type(model) is T5ForConditionalGeneration:
+        logger.warning(
+            "TigerTrainer wraps this T5ForConditionalGeneration in a TigerT5 that shares its weights; "
+            "TigerT5(t5_config(tokenizer)) makes one directly."
+        )
+        return TigerT5.from_t5(model)
+    raise TypeError(
+        f"TigerTrainer trains a TigerT5, not a {type(model).__name__}: make one by TigerT5(t5_config(tokenizer)), or "
+        "from a plain T5 by TigerT5.from_t5(model)"
+    )
 
 
 def _item_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tiger._moved import renamed_arguments
+from tiger._moved import old_arguments
 from tiger.quantizers.auto import load_quantizer, save_quantizer
 from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
@@ -101,7 +101,7 @@ class SemanticIdTokenizer:
         self._tokens = np.concatenate([table, np.full((1, self.depth), PAD_TOKEN, dtype=np.int32)])
 
     @classmethod
-    @renamed_arguments(log="cooccurrence", log_weight="cooccurrence_weight")
+    @old_arguments(log="cooccurrence", log_weight="cooccurrence_weight")
     def fit(
         cls,
         embeddings: np.ndarray,

@@ -1,1 +1,1 @@
-"""A recommender that answers: over HTTP, on a page, from file to file."""
+"""Serving: an HTTP service, a Gradio page, and batch recommendations for a whole log."""

@@ -1,6 +1,6 @@
-"""Calls that arrive one by one, answered many at a time: a bounded queue and the threads that empty it.
+"""Dynamic batching: a bounded queue of calls, and threads that run several calls at a time.
 
-Nothing here knows models or HTTP. Calls with an equal ``key`` may share a batch.
+Knows nothing of models or HTTP. Calls with an equal ``key`` may share a batch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 
 class QueueFull(Exception):
-    """There is no room for a call: it may be made again in a moment."""
+    """The queue has no room for the call; it can be repeated later."""
 
 
 class Stopped(Exception):
-    """The batcher takes no calls any more."""
+    """The batcher has been closed."""
 
 
 @dataclass(eq=False)
@@ -36,20 +36,23 @@ class _Call:
 class Batcher:
     """Collects calls into batches.
 
-    A batch begins with the call that has waited longest. It is run as soon as a thread is free and ``max_batch`` rows
-    with its key are waiting, or ``max_delay`` seconds have passed since it came, or company is not to be expected: no
-    other batch is running and the last one was a single call. Where more wait than fit, those whose ``length`` is
-    nearest to its own come along.
+    A batch starts with the call that has waited longest. When a thread is free, it runs as soon as ``max_batch`` rows
+    with its key are waiting, or ``max_delay`` seconds have passed since that call, or no other request is likely: no
+    other batch is running and the last one was a single call. If more calls wait than fit, those with the nearest
+    ``length`` are taken.
 
     Args:
         run: called in a thread of the batcher with a key and the works of one batch; returns an answer for each, or an
             exception in its place.
-        max_batch: rows a batch. A call of more rows is run alone.
-        max_delay: seconds that a call waits for company, at most, while a thread is free.
+        max_batch: rows per batch. A call with more rows is run alone.
+        max_delay: maximum seconds that a call waits for others while a thread is free.
         max_queue: rows that may wait.
-        threads: batches run at a time.
-        surroundings: a context that each thread enters once, for what belongs to a thread.
-        observe: called with the rows of each batch and the seconds that it took.
+        threads: number of batches run at a time.
+        surroundings: context manager that each thread enters once, for settings that belong to a thread.
+        observe: called with the number of rows of each batch and the seconds that it took.
+
+    Raises:
+        ValueError: a number is out of range.
 
     Example:
         >>> with Batcher(lambda key, works: [work + key for work in works]) as batcher:
@@ -75,7 +78,7 @@ class Batcher:
         self._waiting: dict[Hashable, deque[_Call]] = {}
         self._rows = 0
         self._running = 0
-        self._company = False  # whether the last batch held more than one call
+        self._shared = False  # whether the last batch had more than one call
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(threads)]
@@ -84,12 +87,12 @@ class Batcher:
 
     @property
     def queued(self) -> int:
-        """Rows that wait."""
+        """Number of waiting rows."""
         return self._rows
 
     @property
     def alive(self) -> bool:
-        """Whether calls are taken and every thread runs."""
+        """Whether calls are accepted and every thread runs."""
         return not self._stopping and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, key: Hashable, work: Any, rows: int = 1, length: int = 0) -> Future:
@@ -97,12 +100,15 @@ class Batcher:
 
         Args:
             key: calls with an equal one may share a batch.
-            work: handed to ``run``.
-            rows: what it counts for in ``max_batch`` and ``max_queue``.
-            length: calls of like lengths are run together.
+            work: passed to ``run``.
+            rows: its share of ``max_batch`` and ``max_queue``.
+            length: calls of similar lengths are preferred in a batch.
+
+        Returns:
+            The future of the answer.
 
         Raises:
-            QueueFull: fewer than ``rows`` places are free.
+            QueueFull: there is room for fewer than ``rows`` rows.
             Stopped: :meth:`close` has been called.
         """
         call = _Call(key, work, rows, length)
@@ -117,7 +123,7 @@ class Batcher:
         return call.future
 
     def close(self) -> None:
-        """Take no more calls, answer those that wait, and return when all is done."""
+        """Accept no more calls, answer the waiting ones and return."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -138,7 +144,7 @@ class Batcher:
                     self._running -= 1
 
     def _answer(self, batch: list[_Call]) -> None:
-        if not batch:  # whoever called has gone
+        if not batch:  # all its calls were cancelled
             return
         start = time.monotonic()
         try:
@@ -153,7 +159,7 @@ class Batcher:
                 call.future.set_result(answer)
 
     def _next(self) -> list[_Call]:
-        """The calls of the next batch, waited for; none: it is time to stop."""
+        """Wait for the next batch; empty: the thread has to stop."""
         with self._changed:
             while True:
                 if not self._waiting:
@@ -162,17 +168,17 @@ class Batcher:
                     self._changed.wait()
                     continue
                 group = min(self._waiting.values(), key=lambda calls: calls[0].arrived)
-                patience = group[0].arrived + self.max_delay - time.monotonic()
-                if not (self._company or self._running):
-                    patience = 0.0
-                if patience <= 0 or self._stopping or sum(call.rows for call in group) >= self.max_batch:
+                delay = group[0].arrived + self.max_delay - time.monotonic()
+                if not (self._shared or self._running):
+                    delay = 0.0
+                if delay <= 0 or self._stopping or sum(call.rows for call in group) >= self.max_batch:
                     return self._take(group)
-                self._changed.wait(patience)
+                self._changed.wait(delay)
 
     def _take(self, group: deque[_Call]) -> list[_Call]:
         first = group[0]
         batch, rows = [first], first.rows
-        # The sort is stable: among calls of one length the one that came first goes first.
+        # The sort is stable: of calls with equal lengths, the first to arrive is taken first.
         for call in sorted(list(group)[1:], key=lambda call: abs(call.length - first.length)):
             if rows + call.rows <= self.max_batch:
                 batch.append(call)
@@ -180,10 +186,10 @@ class Batcher:
         left = deque(call for call in group if call not in batch)
         if left:
             self._waiting[first.key] = left
-            self._changed.notify()  # another thread may begin on them
+            self._changed.notify()  # another thread may start on them
         else:
             del self._waiting[first.key]
         self._rows -= rows
         self._running += 1
-        self._company = len(batch) > 1
+        self._shared = len(batch) > 1
         return batch

@@ -1,7 +1,7 @@
-"""A page to try a recommender on: choose items, see what comes next, browse the tree of codes.
+"""A Gradio page to try a recommender: choose a history, see recommendations, browse the tree of codes.
 
-What is shown is made by plain functions of rows and texts; the rest wires them to Gradio. The texts of items may be
-anybody's: everything is escaped on its way into HTML. Nothing is loaded from elsewhere.
+Plain functions make the HTML; the rest connects them to Gradio. Texts of items are not trusted: all are escaped in
+HTML. Nothing is loaded from other hosts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gradio as gr  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tiger.recommender.recommender import TigerRecommender  # noqa: E402
+from tiger.retriever.search_options import option_default, option_help  # noqa: E402
 from tiger.semantic_ids.code_tree import CodeTree, Shared, shared_prefixes  # noqa: E402
 from tiger.utils.errors import DataError  # noqa: E402
 
@@ -52,7 +53,7 @@ COLUMNS = {"categories": "Categories", "brand": "Brands", "title": "Words of the
 
 
 def code_chips(semantic_id: Sequence[int], shared: int = 0, note: str = "") -> str:
-    """A semantic ID as HTML, its first ``shared`` codes highlighted, and why they are."""
+    """A semantic ID as HTML, its first ``shared`` codes highlighted; ``note`` says why."""
     chips = "".join(
         f'<span class="code{" shared" if level < shared else ""}">{int(code)}</span>'
         for level, code in enumerate(semantic_id)
@@ -65,10 +66,10 @@ def item_card(tree: CodeTree, row: int, place: str, score: str, shared: int = 0,
     """An item as an entry of a list.
 
     Args:
-        row: which.
-        place, score: what stands before and after it; nothing where they are empty.
-        shared: codes to highlight.
-        with_item: the row of the item that they are shared with; -1: none.
+        row: row of the item.
+        place, score: texts before and after it; left out if empty.
+        shared: number of codes to highlight.
+        with_item: row of the item that shares them; -1: none.
     """
     about = [tree.brands[row] if tree.brands else "", tree.categories[row] if tree.categories else ""]
     note = "" if with_item < 0 else f"as {tree.titles[with_item]}"
@@ -90,7 +91,7 @@ def history_html(tree: CodeTree, rows: Sequence[int]) -> str:
 
 
 def answer_html(tree: CodeTree, rows: Sequence[int], scores: Sequence[str], history: Sequence[int]) -> str:
-    """Recommended items, best first, with what of their semantic IDs items of the history share."""
+    """Recommended items, best first, with the codes that they share with items of the history."""
     if len(rows) == 0:
         return '<div class="tiger quiet">There is nothing left to recommend.</div>'
     lengths, who = shared_prefixes(tree.semantic_ids[list(rows)], tree.semantic_ids[list(history)])
@@ -102,7 +103,7 @@ def answer_html(tree: CodeTree, rows: Sequence[int], scores: Sequence[str], hist
 
 
 def shares_html(found: list[Shared], count: int) -> str:
-    """What items have in common, with how many of ``count`` have it and the lift."""
+    """Common properties of ``count`` items: how many of them have each, and its lift."""
     return "".join(
         f'<div class="share"><span>{escape(one.value)}</span><span class="quiet">{one.count} of {count} · '
         f"{one.lift:,.{0 if one.lift >= 10 else 1}f}×</span>"
@@ -112,7 +113,7 @@ def shares_html(found: list[Shared], count: int) -> str:
 
 
 def branch_html(tree: CodeTree, prefix: Sequence[int], examples: int = 8) -> str:
-    """What the items under a prefix are, and what they have in common."""
+    """The items under a prefix: how many, what they have in common, and some of them."""
     rows = tree.under(prefix)
     name = ", ".join([*map(str, prefix), *["*"] * (tree.codes.shape[1] - len(prefix))])
     parts = [
@@ -130,41 +131,48 @@ def branch_html(tree: CodeTree, prefix: Sequence[int], examples: int = 8) -> str
 
 
 def branch_choices(tree: CodeTree, prefix: Sequence[int]) -> list[tuple[str, int]]:
-    """The codes that may follow a prefix, as ``(label, code)``: how many items, and what is peculiar to them."""
+    """Codes that may follow a prefix, as ``(label, code)``; labels name the items' number and main property."""
     choices = []
     for code, count in tree.children(prefix):
         shared = tree.shared([*prefix, code], limit=1)
-        told = [*shared.get("categories", []), *shared.get("title", [])]
+        properties = [*shared.get("categories", []), *shared.get("title", [])]
         items = "1 item" if count == 1 else f"{count} items"
-        choices.append((f"{code}: {items}" + (f", {told[0].value}" if told else ""), code))
+        choices.append((f"{code}: {items}" + (f", {properties[0].value}" if properties else ""), code))
     return choices
 
 
-def create_page(recommender: TigerRecommender) -> gr.Blocks:
-    """The page, ready to launch."""
-    tree = CodeTree(recommender.tokenizer, recommender.items)
-    ranker = recommender.ranker is not None
-    levels = tree.codes.shape[1]
+class PageHandlers:
+    """Event handlers of the page: what its inputs hold becomes HTML and updates of other inputs."""
 
-    def rows_of(item_ids: list[str] | None) -> np.ndarray:
-        rows = recommender.tokenizer.rows(item_ids or [], missing=-1)
+    def __init__(self, recommender: TigerRecommender):
+        self.recommender = recommender
+        self.tree = CodeTree(recommender.tokenizer, recommender.items)
+        self.has_ranker = recommender.ranker is not None
+        self.levels = self.tree.codes.shape[1]
+
+    def rows_of(self, item_ids: list[str] | None) -> np.ndarray:
+        """Rows of the known items among these."""
+        rows = self.recommender.tokenizer.rows(item_ids or [], missing=-1)
         return rows[rows >= 0]
 
-    def find(query: str):
-        rows = tree.search(query)
-        choices = [(tree.titles[row], tree.item_ids[row]) for row in rows]
+    def find(self, query: str):
+        """Items whose titles or ids have the words of the query, as choices."""
+        rows = self.tree.search(query)
+        choices = [(self.tree.titles[row], self.tree.item_ids[row]) for row in rows]
         label = "Choose one" if choices or not query.strip() else "No title or id has all of these words"
         return gr.update(choices=choices, value=None, label=label, visible=bool(query.strip()))
 
-    def choose(item: str, chosen: list[str] | None):
-        rows = rows_of(list(dict.fromkeys([*(chosen or []), item])))
-        choices = [(tree.titles[row], tree.item_ids[row]) for row in rows]
+    def choose(self, item: str, chosen: list[str] | None):
+        """Append an item to the history; clear the search."""
+        rows = self.rows_of(list(dict.fromkeys([*(chosen or []), item])))
+        choices = [(self.tree.titles[row], self.tree.item_ids[row]) for row in rows]
         return gr.update(choices=choices, value=[item for _, item in choices]), "", gr.update(visible=False)
 
-    def recommend(chosen, k, beams, temperature, exclude, rank):
-        rank = ranker and rank
-        items, scores = recommender.recommend(
-            [[tree.item_ids[row] for row in rows_of(chosen)]],
+    def recommend(self, chosen, k, beams, temperature, exclude, rank) -> str:
+        """The recommended items as HTML."""
+        rank = self.has_ranker and rank
+        items, scores = self.recommender.recommend(
+            [[self.tree.item_ids[row] for row in self.rows_of(chosen)]],
             k=int(k),
             num_beams=max(int(beams), int(k)),
             temperature=temperature or None,
@@ -179,87 +187,111 @@ def create_page(recommender: TigerRecommender) -> gr.Blocks:
             ]
         else:
             lines = [f"log p {score:.2f}" for score in scores[0][: len(items[0])]]
-        return answer_html(tree, rows_of(items[0]).tolist(), lines, rows_of(chosen).tolist())
+        return answer_html(self.tree, self.rows_of(items[0]).tolist(), lines, self.rows_of(chosen).tolist())
 
-    def browse(*codes):
+    def browse(self, *codes):
+        """Choices of every level after the first, and the items under the chosen prefix."""
         prefix = []
         for code in codes:
             if code is None:
                 break
             prefix.append(code)
         updates = []
-        for level in range(1, levels):
+        for level in range(1, self.levels):
             known = level <= len(prefix)
-            choices = branch_choices(tree, prefix[:level]) if known else []
+            choices = branch_choices(self.tree, prefix[:level]) if known else []
             value = prefix[level] if len(prefix) > level and prefix[level] in dict(choices).values() else None
             if value is None:
                 prefix = prefix[:level] if known else prefix
             updates.append(gr.update(choices=choices, value=value, interactive=known))
-        return [*updates, branch_html(tree, prefix)]
+        return [*updates, branch_html(self.tree, prefix)]
 
-    def show(chosen):
-        return history_html(tree, rows_of(chosen))
+    def show(self, chosen) -> str:
+        """The history as HTML."""
+        return history_html(self.tree, self.rows_of(chosen))
 
+
+def create_page(recommender: TigerRecommender) -> gr.Blocks:
+    """The page, ready to launch."""
+    handlers = PageHandlers(recommender)
     with gr.Blocks(title="tiger", analytics_enabled=False) as page:
-        gr.Markdown(f"# tiger\n{len(tree):,} items, semantic IDs of {levels} codes and a collision token")
+        count = f"{len(handlers.tree):,} items, semantic IDs of {handlers.levels} codes and a collision token"
+        gr.Markdown(f"# tiger\n{count}")
         with gr.Tab("Recommend"):
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    query = gr.Textbox(label="Search titles and ids", placeholder="shampoo", elem_id="query")
-                    found = gr.Radio(label="Choose one", choices=[], visible=False, elem_id="found")
-                    chosen = gr.Dropdown(
-                        label="History, oldest first (ids can be pasted)",
-                        choices=[],
-                        value=[],
-                        multiselect=True,
-                        allow_custom_value=True,
-                        elem_id="chosen",
-                    )
-                    with gr.Accordion("The history's semantic IDs", open=False):
-                        history = gr.HTML(history_html(tree, []))
-                    with gr.Accordion("Settings", open=False, elem_id="settings"):
-                        k = gr.Slider(1, 50, 10, step=1, label="Items")
-                        beams = gr.Slider(1, 200, 50, step=1, label="Beams", info="More find better items, slower")
-                        temperature = gr.Slider(
-                            0, 3, 0, step=0.1, label="Temperature", info="0: the most probable; else a sample"
-                        )
-                        exclude = gr.Checkbox(True, label="Leave out items of the history", elem_id="exclude")
-                        rank = gr.Checkbox(ranker, label="Order by the ranker", visible=ranker, elem_id="rank")
-                    go = gr.Button("Recommend", variant="primary", elem_id="go")
-                with gr.Column(min_width=300, scale=2):
-                    answers = gr.HTML(elem_id="answer")
-            query.input(find, query, found, show_progress="hidden", trigger_mode="always_last")
-            # As they come: a click may be on a list that the next letter has replaced meanwhile.
-            found.input(choose, [found, chosen], [chosen, query, found], show_progress="hidden", preprocess=False)
-            chosen.change(show, chosen, history, show_progress="hidden")
-            go.click(recommend, [chosen, k, beams, temperature, exclude, rank], answers)
+            _recommend_tab(handlers)
         with gr.Tab("Tree of codes", elem_id="tree"):
-            gr.Markdown("What do items that begin with the same codes have in common?")
-            with gr.Row():
-                picks = [
-                    gr.Dropdown(
-                        label=f"Code {level + 1}",
-                        choices=branch_choices(tree, []) if level == 0 else [],
-                        value=None,
-                        interactive=level == 0,
-                        min_width=200,
-                        elem_id=f"code-{level + 1}",
-                    )
-                    for level in range(levels)
-                ]
-            branch = gr.HTML(branch_html(tree, []), elem_id="branch")
-            for pick in picks:
-                pick.input(browse, picks, [*picks[1:], branch], show_progress="hidden")
+            _tree_tab(handlers)
     return page
+
+
+def _recommend_tab(handlers: PageHandlers) -> None:
+    with gr.Row():
+        with gr.Column(min_width=300):
+            query = gr.Textbox(label="Search titles and ids", placeholder="shampoo", elem_id="query")
+            found = gr.Radio(label="Choose one", choices=[], visible=False, elem_id="found")
+            chosen = gr.Dropdown(
+                label="History, oldest first (ids can be pasted)",
+                choices=[],
+                value=[],
+                multiselect=True,
+                allow_custom_value=True,
+                elem_id="chosen",
+            )
+            with gr.Accordion("The history's semantic IDs", open=False):
+                history = gr.HTML(history_html(handlers.tree, []))
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                settings = _settings(handlers.has_ranker)
+            go = gr.Button("Recommend", variant="primary", elem_id="go")
+        with gr.Column(min_width=300, scale=2):
+            answers = gr.HTML(elem_id="answer")
+    query.input(handlers.find, query, found, show_progress="hidden", trigger_mode="always_last")
+    # No preprocessing: a click may be on a list that the next letter has replaced meanwhile.
+    found.input(handlers.choose, [found, chosen], [chosen, query, found], show_progress="hidden", preprocess=False)
+    chosen.change(handlers.show, chosen, history, show_progress="hidden")
+    go.click(handlers.recommend, [chosen, *settings], answers)
+
+
+def _settings(has_ranker: bool) -> list[gr.components.Component]:
+    """Inputs for the number of items and the search options, in the order of ``PageHandlers.recommend``."""
+    return [
+        gr.Slider(1, 50, 10, step=1, label="Items"),
+        gr.Slider(
+            1, 200, option_default("num_beams"), step=1, label="Beams", info=option_help("num_beams").capitalize()
+        ),
+        gr.Slider(0, 3, 0, step=0.1, label="Temperature", info="0: the most probable; else a sample"),
+        gr.Checkbox(
+            option_default("exclude_history"), label=option_help("exclude_history").capitalize(), elem_id="exclude"
+        ),
+        gr.Checkbox(has_ranker, label="Order by the ranker", visible=has_ranker, elem_id="rank"),
+    ]
+
+
+def _tree_tab(handlers: PageHandlers) -> None:
+    gr.Markdown("What do items that begin with the same codes have in common?")
+    with gr.Row():
+        picks = [
+            gr.Dropdown(
+                label=f"Code {level + 1}",
+                choices=branch_choices(handlers.tree, []) if level == 0 else [],
+                value=None,
+                interactive=level == 0,
+                min_width=200,
+                elem_id=f"code-{level + 1}",
+            )
+            for level in range(handlers.levels)
+        ]
+    branch = gr.HTML(branch_html(handlers.tree, []), elem_id="branch")
+    for pick in picks:
+        pick.input(handlers.browse, picks, [*picks[1:], branch], show_progress="hidden")
 
 
 def launch(recommender: TigerRecommender, host: str = "127.0.0.1", port: int = 7860, share: bool = False) -> None:
     """Show the page until interrupted.
 
     Raises:
-        DataError: the address can't be had.
+        DataError: the address is in use or invalid.
     """
-    # Fonts of the system: a theme's own would come from elsewhere.
+    # System fonts: those of a theme would be loaded from another host.
     theme = gr.themes.Base(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )

@@ -1,7 +1,7 @@
-"""A recommender that changes while it answers.
+"""A recommender whose catalog can be updated while it answers.
 
-An update is made on a copy, which takes the recommender's place when it is whole: a batch of requests sees one
-catalogue from its beginning to its end, and no update waits for it.
+An update changes a copy, which then replaces the recommender. So a batch of requests sees one catalog from start to
+end, and updates don't wait for batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tiger.utils.errors import DataError
 
 
 class UnknownItems(DataError):
-    """Items that the catalogue lacks."""
+    """Items that the catalog lacks."""
 
     def __init__(self, item_ids: Sequence[str]):
         names = ", ".join(map(repr, item_ids[:5])) + (", ..." if len(item_ids) > 5 else "")
@@ -30,10 +30,10 @@ class UnknownItems(DataError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A recommender that nobody changes any more.
+    """A recommender that is not changed any more.
 
     Args:
-        catalogue: how many updates came before it.
+        catalogue: number of updates before it.
     """
 
     recommender: TigerRecommender
@@ -42,12 +42,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did.
+    """Result of an update.
 
     Args:
-        added, known, removed: item ids; known: were to be added and there already.
-        items: how many the catalogue holds now.
-        catalogue: how many updates it has seen now.
+        items: number of items in the catalog now.
+        catalogue: number of updates so far.
+        added, known, removed: item ids; ``known`` were to be added and in the catalog already.
     """
 
     items: int
@@ -58,11 +58,11 @@ class Update:
 
 
 class LiveRecommender:
-    """The recommender that answers now, and how the next follows it.
+    """Holds the current recommender and makes updates.
 
     Args:
-        recommender: from now on changed by nobody else.
-        save: a folder that each successor is written to before it takes over; None: updates live in memory alone.
+        recommender: must not be changed by anything else from now on.
+        save: directory to which each update is written before it takes effect; None: updates stay in memory.
     """
 
     def __init__(self, recommender: TigerRecommender, save: Path | None = None):
@@ -72,7 +72,7 @@ class LiveRecommender:
         self._updating = threading.Lock()
 
     def add(self, item_ids: Sequence[str], texts: Sequence[str]) -> Update:
-        """Add items, see :meth:`TigerRecommender.add_items`: all of them or, after an error, none."""
+        """Add items, see :meth:`TigerRecommender.add_items`: all of them or, on an error, none."""
         with self._updating:
             rows = self.now.recommender.tokenizer.rows(item_ids, missing=-1)
             known = [item for item, row in zip(item_ids, rows) if row >= 0]
@@ -84,11 +84,11 @@ class LiveRecommender:
             return Update(len(self.now.recommender.tokenizer), self.now.catalogue, added=added, known=known)
 
     def remove(self, item_id: str) -> Update:
-        """Take an item out.
+        """Remove an item.
 
         Raises:
-            UnknownItems: it is unknown.
-            DataError: it is the last.
+            UnknownItems: the item is unknown.
+            DataError: it is the last item.
         """
         with self._updating:
             if unknown := _unknown(self.now.recommender, [item_id]):
@@ -103,20 +103,20 @@ class LiveRecommender:
         if self._save is not None:
             successor.save_pretrained(self._save)
         self.now = Snapshot(successor, self.now.catalogue + 1)
-        torch.clear_autocast_cache()  # it may hold on to the predecessor's weights
+        torch.clear_autocast_cache()  # it may keep the predecessor's weights in memory
 
 
 def _warm(recommender: TigerRecommender) -> None:
-    """Make what is made on first use, so that no request waits for it and no two threads make it."""
+    """Create what is created on first use, so that no request waits for it and no two threads create it."""
     recommender.recommend([recommender.tokenizer.item_ids[:1]], k=1, num_beams=1)
 
 
 @dataclass(frozen=True)
 class RecommendCall:
-    """What requests must agree in to share a beam search.
+    """Settings of a request; requests with equal settings may share a batch.
 
     Args:
-        alone: tells apart requests with a seed: random numbers are drawn for a batch as a whole.
+        alone: unique for a request with a seed, because random numbers are drawn for a whole batch; else None.
     """
 
     k: int
@@ -128,13 +128,13 @@ class RecommendCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's: an entry a history in each list.
+    """Answer to one request, with one entry per history in each list.
 
     Args:
-        catalogue: of the snapshot that answered.
-        items: ids, best first.
-        scores: as many.
-        unknown: items of the history that the catalogue lacks, left out.
+        catalogue: number of updates of the snapshot that answered.
+        items: item ids, best first.
+        scores: one per item.
+        unknown: items of the history that the catalog lacks; they were left out.
     """
 
     catalogue: int
@@ -146,7 +146,7 @@ class Answer:
 def answer_recommend(
     snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]]
 ) -> list[Answer | UnknownItems]:
-    """Answer requests ``(histories, strict)`` in one go; strict: unknown items are an error."""
+    """Answer requests ``(histories, strict)`` in one batch; if strict, unknown items are an error."""
     read = [_read(snapshot.recommender, histories, strict) for histories, strict in requests]
     histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
     if not histories:
@@ -165,7 +165,7 @@ def answer_recommend(
 def answer_rank(
     snapshot: Snapshot, requests: Sequence[tuple[list[list[str]], list[list[str]], bool]]
 ) -> list[Answer | UnknownItems]:
-    """Answer requests ``(histories, candidates, strict)`` in one go; an unknown candidate is an error."""
+    """Answer requests ``(histories, candidates, strict)`` in one batch; an unknown candidate is an error."""
     read, candidates = [], []
     for histories, given, strict in requests:
         one = _read(snapshot.recommender, histories, strict)
@@ -183,7 +183,7 @@ def answer_rank(
 
 
 def _divided(catalogue: int, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
-    """Each request's part of the answers."""
+    """Split the answers by request."""
     answers, start = [], 0
     for one in read:
         if not isinstance(one, UnknownItems):
@@ -195,7 +195,7 @@ def _divided(catalogue: int, read: list, items: list[list[str]], scores: list[li
 
 
 def _read(recommender: TigerRecommender, histories: list[list[str]], strict: bool):
-    """The histories without their unknown items, and these; or what is wrong, where there must be none."""
+    """The histories without unknown items, and the unknown ones; an error if strict and there are any."""
     unknown = [_unknown(recommender, history) for history in histories]
     if strict and any(unknown):
         return UnknownItems([item for one in unknown for item in one])

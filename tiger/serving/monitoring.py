@@ -1,4 +1,4 @@
-"""Requests counted and timed, bodies kept short, problems told in JSON."""
+"""Metrics for Prometheus, a limit on the size of request bodies, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
-MAX_BODY = 4 * 2**20
+MAX_BODY = 4 * 2**20  # bytes of a request body; not tuned
 
 
 class Metrics:
-    """What Prometheus may ask for; names begin with ``tiger_``."""
+    """The service's Prometheus metrics; their names begin with ``tiger_``."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
@@ -22,7 +22,7 @@ class Metrics:
             "tiger_requests", "Requests by path and status", ["path", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "tiger_request_seconds", "From a request to its answer", ["path"], buckets=seconds, registry=self.registry
+            "tiger_request_seconds", "Time from request to answer", ["path"], buckets=seconds, registry=self.registry
         )
         self.batch_rows = Histogram(
             "tiger_batch_histories",
@@ -31,14 +31,14 @@ class Metrics:
             registry=self.registry,
         )
         self.batch_seconds = Histogram(
-            "tiger_batch_seconds", "Running a batch", buckets=seconds, registry=self.registry
+            "tiger_batch_seconds", "Time to run a batch", buckets=seconds, registry=self.registry
         )
-        self.queued = Gauge("tiger_queued_histories", "Histories that wait", registry=self.registry)
+        self.queued = Gauge("tiger_queued_histories", "Waiting histories", registry=self.registry)
         self.rejected = Counter(
-            "tiger_rejected_requests", "Requests turned away because the queue was full", registry=self.registry
+            "tiger_rejected_requests", "Requests refused because the queue was full", registry=self.registry
         )
-        self.items = Gauge("tiger_items", "Items in the catalogue", registry=self.registry)
-        self.updates = Gauge("tiger_catalogue_updates", "Updates of the catalogue", registry=self.registry)
+        self.items = Gauge("tiger_items", "Items in the catalog", registry=self.registry)
+        self.updates = Gauge("tiger_catalogue_updates", "Updates of the catalog", registry=self.registry)
 
     def batch(self, rows: int, seconds: float) -> None:
         self.batch_rows.observe(rows)
@@ -46,7 +46,7 @@ class Metrics:
 
 
 class Edge:
-    """Counts and times requests, and stops reading a body that grows too long, whatever length it claims."""
+    """ASGI middleware: counts and times requests, and refuses bodies that are too long, whatever length they claim."""
 
     def __init__(self, app, metrics: Metrics):
         self.app, self.metrics = app, metrics
@@ -78,16 +78,17 @@ class Edge:
             else:
                 await self.app(scope, counted, noted)
         finally:
-            # The route, not what was asked for: a crawler must not make a metric a path.
+            # The route's pattern, not the requested path: otherwise a crawler would create one metric per path.
             path = scope["route"].path if "route" in scope else "other"
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
 
 def problem(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    """An error response: ``{"error": reason}``."""
     return json_response({"error": reason}, status, headers)
 
 
 def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    # ASCII only: what a client sent may hold halves of characters, which no encoding writes.
+    """A JSON response, in ASCII: clients may send lone surrogates, which UTF-8 can't encode."""
     return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")

@@ -1,8 +1,8 @@
-"""Recommendations for all users of a log, file to file: memory that doesn't grow with the users, work that isn't lost.
+"""Recommendations for all users of a log, from file to file, in bounded memory; an interrupted run can be resumed.
 
-The log is first dealt out to parts by a hash of the user, so that the events of a user meet wherever in the file they
-are. Then each part is recommended for and written, and in the end the parts are put together. All of it lies in a
-folder beside the answer until that is whole; a run that was killed goes on there.
+The log is first partitioned by a hash of the user, so that all events of a user are in one part, wherever in the file
+they were. Then recommendations are computed and written per part, and joined at the end. Intermediate files are in a
+directory beside the output until that is complete; a run that was killed resumes from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tiger.utils.files import write_atomically, written_whole
 MAX_PARTS = 1000
 SETTINGS = "settings.json"
 SCHEMA = pa.schema({"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()})
-_DEALT = pa.schema(
+_PARTITIONED = pa.schema(
     {"part": pa.int32(), "user_id": pa.string(), "row": pa.int32(), "timestamp": pa.int64(), "place": pa.int64()}
 )
 
@@ -47,23 +47,25 @@ def recommend_users(
     progress: bool = False,
     **options,
 ) -> dict[str, int]:
-    """Recommend for every user of a log. Called again after it was killed it goes on, and gives the same file.
+    """Recommend for every user of a log. After a run was killed, the same call resumes it and gives the same file.
 
     Args:
         histories: parquet file with ``user_id``, ``item_id`` and ``timestamp``, rows in any order; a user's events are
             read by time, those of one second in the order of the file.
         out: parquet file to write, best first for each user: ``user_id``, ``rank`` from 1, ``item_id``, ``score``.
-            Users come in no order that means anything.
-        part_events: about so many events are held at a time; more where the log has a thousand times as many.
+            The order of users is arbitrary.
+        part_events: approximate number of events in memory at a time; more if the log has over a thousand times as
+            many.
         bf16: decode in bfloat16.
-        progress: show a bar.
+        progress: show a progress bar.
         options: of :meth:`TigerRecommender.recommend_rows`: ``k``, ``num_beams``, ``exclude_history``, ...
 
     Returns:
-        ``events``, ``users`` and ``unknown_events``, those of items that the catalogue lacks, which are left out.
+        ``events``, ``users`` and ``unknown_events``, those of items that the catalog lacks, which are left out.
 
     Raises:
-        DataError: the log is missing, damaged or lacks a column, or ``out`` or what lies beside it is of another run.
+        DataError: the log is missing, damaged or lacks a column, or ``out`` or its intermediate files are of another
+            run.
     """
     histories, out = Path(histories), Path(out)
     if not out.parent.is_dir():
@@ -74,7 +76,7 @@ def recommend_users(
     if out.exists():
         return _counts_of_finished(out, settings)
     folder = out.parent / f".{out.name}.parts"
-    unknown = _deal_out(tiger, tables, folder, settings)
+    unknown = _partition(tiger, tables, folder, settings)
     counts = {"events": settings["log"]["events"], "users": 0, "unknown_events": unknown}
     num_parts = _num_parts(settings)
     with tqdm(total=counts["events"], desc="recommending", unit="event", disable=not progress) as bar:
@@ -84,18 +86,27 @@ def recommend_users(
             if not file.exists():
                 with torch.autocast(tiger.device.type, torch.bfloat16, enabled=bf16):
                     rows, scores = tiger.recommend_rows(sequences, **options)
-                with written_whole(file) as temporary:
-                    pq.write_table(_answers(tiger, users, rows, scores), temporary)
+                _write_part(file, _answers(tiger, users, rows, scores))
             counts["users"] += len(users)
             bar.set_postfix(users=counts["users"], refresh=False)
             bar.update(num_events)
-    schema = SCHEMA.with_metadata({"tiger": json.dumps(settings | {"counts": counts})})
+    _join_parts(folder, num_parts, out, settings | {"counts": counts})
+    return counts
+
+
+def _write_part(file: Path, answers: pa.Table) -> None:
+    with written_whole(file) as temporary:
+        pq.write_table(answers, temporary)
+
+
+def _join_parts(folder: Path, num_parts: int, out: Path, metadata: dict) -> None:
+    """Write the parts to one file, then remove their folder."""
+    schema = SCHEMA.with_metadata({"tiger": json.dumps(metadata)})
     with pq.ParquetWriter(folder / "whole", schema) as writer:
         for part in range(num_parts):
             writer.write_table(pq.read_table(folder / f"{part}.parquet"))
     os.replace(folder / "whole", out)
     shutil.rmtree(folder)
-    return counts
 
 
 def _counts_of_finished(out: Path, settings: dict) -> dict[str, int]:
@@ -115,8 +126,8 @@ def _num_parts(settings: dict) -> int:
     return min(MAX_PARTS, max(1, -(-settings["log"]["events"] // settings["part_events"])))
 
 
-def _deal_out(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path, settings: dict) -> int:
-    """Write the events to a folder a part, unless that is done; how many of them are of unknown items."""
+def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path, settings: dict) -> int:
+    """Write the events to one folder per part, unless done before; the number of events of unknown items."""
     file = folder / SETTINGS
     if file.exists():
         done = json.loads(file.read_text())
@@ -128,12 +139,12 @@ def _deal_out(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path,
             )
         return unknown
     if folder.exists():
-        shutil.rmtree(folder)  # broken off before anything was recommended
+        shutil.rmtree(folder)  # interrupted before the partition was complete
     folder.mkdir()
     unknown, num_parts = 0, _num_parts(settings)
     item_ids = pa.array(tiger.tokenizer.item_ids, pa.string())
 
-    def dealt() -> Iterator[pa.RecordBatch]:
+    def partitioned() -> Iterator[pa.RecordBatch]:
         nonlocal unknown
         start = 0
         for table in tables:
@@ -145,24 +156,24 @@ def _deal_out(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path,
             places = np.arange(start, start + len(table))
             times = table["timestamp"].cast(pa.int64()).combine_chunks()
             part = pa.array(parts.astype(np.int32)[encoded.indices.to_numpy()])
-            yield pa.record_batch([part, users, rows.fill_null(-1), times, pa.array(places)], schema=_DEALT)
+            yield pa.record_batch([part, users, rows.fill_null(-1), times, pa.array(places)], schema=_PARTITIONED)
             start += len(table)
 
     pyarrow.dataset.write_dataset(
-        pa.RecordBatchReader.from_batches(_DEALT, dealt()),
+        pa.RecordBatchReader.from_batches(_PARTITIONED, partitioned()),
         folder / "events",
         format="arrow",
         partitioning=pyarrow.dataset.partitioning(pa.schema({"part": pa.int32()}), flavor="hive"),
         max_open_files=512,
     )
-    # Written last: without it, the parts are not all there.
+    # Written last: its presence says that the partition is complete.
     write_atomically(file, json.dumps(settings | {"unknown_events": unknown}) + "\n")
     return unknown
 
 
 def _read_part(folder: Path) -> tuple[pa.Array, Sequences, int]:
-    """The users of a part, what they had of known items, and the number of all their events."""
-    if not folder.exists():  # no user's hash fell here
+    """The users of a part, their events of known items, and the number of all their events."""
+    if not folder.exists():  # no user has such a hash
         return pa.array([], pa.string()), Sequences(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
     table = pyarrow.dataset.dataset(folder, format="arrow").to_table().sort_by("place")
     encoded = table["user_id"].combine_chunks().dictionary_encode()
@@ -182,14 +193,14 @@ def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores:
 
 
 def _identity(log: Path) -> dict:
-    """What tells that a log is still the same one."""
+    """What identifies a log: its name, size, time of change and number of events."""
     found = log.stat()
     events = pq.read_metadata(log).num_rows
     return {"file": log.name, "bytes": found.st_size, "changed": found.st_mtime_ns, "events": events}
 
 
 def _fingerprint(tiger: TigerRecommender) -> str:
-    """Of the catalogue, of all weights and of all trees."""
+    """Fingerprint of the catalog, of all weights and of all trees."""
     digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
     digest.update("\0".join(tiger.tokenizer.item_ids).encode())
     for weights in tiger.model.state_dict().values():

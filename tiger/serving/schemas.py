@@ -1,20 +1,23 @@
-"""What is asked of the service over HTTP and what it answers, with all bounds."""
+"""Requests and responses of the service, with all their limits."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from tiger.retriever.search_options import option_default, option_help
+
+# Limits of a request: they bound its work and memory. Set by hand, not tuned.
 MAX_HISTORIES = 64
 MAX_HISTORY = 1000
 MAX_CANDIDATES = 1000
 MAX_NEW_ITEMS = 256
 MAX_K = 200
 MAX_BEAMS = 500
-# JSON has one kind of number: 10.0 is a whole one too.
+# JSON does not tell integers from floats: 10.0 is accepted as an integer.
 _AsWhole = BeforeValidator(lambda value: int(value) if type(value) is float and value % 1 == 0 else value)
-# The bounds come before it, or the schema would not have them.
+# Bounds come before the validator, otherwise the schema would lack them.
 Count = Annotated[int, Field(ge=1, le=MAX_K), _AsWhole]
 Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), _AsWhole]
 Seed = Annotated[int, Field(ge=0, lt=2**63), _AsWhole]
@@ -22,7 +25,7 @@ ItemId = Annotated[str, Field(min_length=1, max_length=200)]
 History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY)]
 Histories = Annotated[
     list[History],
-    Field(min_length=1, max_length=MAX_HISTORIES, description="A list of item ids a user, oldest first; may be empty"),
+    Field(min_length=1, max_length=MAX_HISTORIES, description="Item ids per user, oldest first; may be empty"),
 ]
 
 
@@ -30,20 +33,23 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _search_option(name: str, more: str = "") -> Any:
+    """A field with the default and the help text that the option has everywhere."""
+    return Field(option_default(name), description=option_help(name).capitalize() + more)
+
+
 class RecommendRequest(_Body):
-    """What may come next after each history."""
+    """Items that may come next after each history."""
 
     histories: Histories
-    k: Count = Field(10, description="Items a history")
-    num_beams: Beams = Field(50, description="Candidates kept while decoding; at least k are")
-    exclude_history: bool = Field(True, description="Leave out items of the history")
-    rank: bool = Field(True, description="Let the ranker order the beams, where there is one")
-    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
-        None, description="Sample, more varied the higher"
-    )
-    seed: Seed | None = Field(None, description="Of sampling; such a request has a batch of its own")
+    k: Count = Field(10, description="Items per history")
+    num_beams: Beams = _search_option("num_beams", "; at least k are kept")
+    exclude_history: bool = _search_option("exclude_history")
+    rank: bool = Field(True, description="Let the ranker order the candidates, where there is one")
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = _search_option("temperature")
+    seed: Seed | None = _search_option("seed", "; a request with a seed has a batch of its own")
     unseen_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Share of the places for items added since training"
+        None, description="Share of the k places for items added since training"
     )
     strict: bool = Field(False, description="Refuse unknown items (404) instead of leaving them out")
     model_config = _Body.model_config | {
@@ -56,12 +62,12 @@ class Recommendation(BaseModel):
 
     items: list[str]
     scores: list[float]
-    unknown: list[str] = Field(description="Items of the history that the catalogue lacks; they were left out")
+    unknown: list[str] = Field(description="Items of the history that the catalog lacks; they were left out")
 
 
 class RecommendAnswer(BaseModel):
     recommendations: list[Recommendation]
-    catalogue: int = Field(description="How many updates the catalogue had seen")
+    catalogue: int = Field(description="Number of updates of the catalog before this answer")
 
 
 class CandidateList(_Body):
@@ -70,7 +76,7 @@ class CandidateList(_Body):
 
 
 class RankRequest(_Body):
-    """Candidates to put in the order in which each history's owner may want them; unknown ones are an error (404)."""
+    """Candidates to order, per history; unknown candidates are an error (404)."""
 
     lists: list[CandidateList] = Field(min_length=1, max_length=MAX_HISTORIES)
     strict: bool = Field(False, description="Refuse unknown items of histories (404) instead of leaving them out")
@@ -85,7 +91,7 @@ class NewItem(_Body):
 
 
 class AddRequest(_Body):
-    """Items to recommend from now on. Those that are known already are left as they are."""
+    """Items to add to the catalog. Known items are left as they are."""
 
     items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
     model_config = _Body.model_config | {
@@ -97,21 +103,21 @@ class Updated(BaseModel):
     added: list[str]
     known: list[str] = Field(description="Items that were there before")
     removed: list[str]
-    items: int = Field(description="Items in the catalogue now")
-    catalogue: int = Field(description="How many updates it has seen")
+    items: int = Field(description="Number of items in the catalog now")
+    catalogue: int = Field(description="Number of updates of the catalog so far")
 
 
 class Health(BaseModel):
     live: bool
     ready: bool
     items: int
-    catalogue: int = Field(description="How many updates the catalogue has seen")
-    fingerprint: str = Field(description="Of the semantic IDs that the model was trained with")
+    catalogue: int = Field(description="Number of updates of the catalog so far")
+    fingerprint: str = Field(description="Fingerprint of the semantic IDs that the model was trained with")
     ranker: bool
     can_add: bool
-    queued: int = Field(description="Histories that wait")
+    queued: int = Field(description="Number of waiting histories")
     versions: dict[str, str]
 
 
 class Problem(BaseModel):
-    error: str = Field(description="What is wrong, in one line")
+    error: str = Field(description="The reason, in one line")

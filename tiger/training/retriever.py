@@ -29,7 +29,7 @@ from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
-from tiger.retriever.initialization import start_as_neighbours, start_from_items
+from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
@@ -194,8 +194,8 @@ def untrained_model(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
     if args.start_from:
-        start_from_items(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
-        start_as_neighbours(model)
+        init_token_embeddings(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
+        init_nearest_neighbor(model)
     return model
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiger._moved import renamed_arguments
+from tiger._moved import old_arguments
 from tiger.data.sequences import Sequences
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
@@ -135,7 +135,7 @@ class NegativeSampling:
     seed: int = 0
 
 
-@renamed_arguments(among="allowed")
+@old_arguments(among="allowed")
 def draw_negatives(
     sequences: Sequences,
     events: np.ndarray,

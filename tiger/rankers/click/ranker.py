@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
 from tiger.rankers.base import Ranker, best_first
@@ -216,4 +216,4 @@ def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
     return turned[:, ::-1].copy()
 
 
-__getattr__ = renamed(__name__, {"CatalogueRanker": "ClickRanker"})
+__getattr__ = old_names(__name__)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from scipy import sparse
 
-from tiger._moved import renamed
+from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences, pad_rows
 from tiger.evaluation.baselines import Content
@@ -303,4 +303,4 @@ def _logarithms(items: pa.Table, name: str) -> np.ndarray:
     return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
 
 
-__getattr__ = renamed(__name__, {"CandidateColumns": "CandidateFeatures", "Question": "RankingBatch"})
+__getattr__ = old_names(__name__)

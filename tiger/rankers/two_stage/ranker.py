@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
-from tiger._moved import renamed_arguments
+from tiger._moved import old_arguments
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
@@ -120,7 +120,7 @@ class TwoStageRanker(Ranker):
         self.record = record or {}
 
     @classmethod
-    @renamed_arguments(committee="num_seeds")
+    @old_arguments(committee="num_seeds")
     def fit(
         cls,
         candidates: Candidates,

@@ -1,0 +1,211 @@
+"""Endpoints of the service. They check requests on the event loop; a batcher's threads run the model.
+
+``app.state`` holds what they share: ``live`` (:class:`LiveRecommender`), ``batcher`` (:class:`Batcher`), ``updates``
+(the thread that updates the catalog) and ``pending_updates``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pyarrow as pa
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from safetensors import SafetensorError
+from starlette.exceptions import HTTPException  # FastAPI's own is one of these, but not the other way round
+
+from tiger import __version__
+from tiger.retriever.search_options import SearchOptions
+from tiger.serving.batcher import QueueFull, Stopped
+from tiger.serving.live import RecommendCall, UnknownItems, Update
+from tiger.serving.monitoring import Metrics, json_response, problem
+from tiger.serving.schemas import (
+    AddRequest,
+    Health,
+    ItemId,
+    Problem,
+    RankRequest,
+    RecommendAnswer,
+    RecommendRequest,
+    Updated,
+)
+from tiger.utils.errors import DataError
+
+MAX_UPDATES = 16  # updates that may wait; each holds its request body. Not tuned.
+
+_BATCH_PROBLEMS = {
+    404: {"model": Problem, "description": "Items that the catalog lacks"},
+    429: {"model": Problem, "description": "The queue is full"},
+    503: {"model": Problem, "description": "The service is stopping"},
+}
+_UPDATE_PROBLEMS = {
+    429: {"model": Problem, "description": "Too many updates are waiting"},
+    503: {"model": Problem, "description": "The update could not be saved"},
+}
+
+
+def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
+    """``POST /recommend`` and ``POST /rank``.
+
+    Args:
+        batch_size: histories per batch.
+    """
+
+    @app.post(
+        "/recommend", response_model=RecommendAnswer, responses=_BATCH_PROBLEMS, summary="Items that may come next"
+    )
+    async def recommend(body: RecommendRequest):
+        call = recommend_call(body, batch_size)
+        return await _batched(app, metrics, call, (body.histories, body.strict), body.histories)
+
+    @app.post(
+        "/rank",
+        response_model=RecommendAnswer,
+        responses=_BATCH_PROBLEMS | {409: {"model": Problem, "description": "There is no ranker"}},
+        summary="Candidates in order",
+    )
+    async def rank(body: RankRequest):
+        if app.state.live.now.recommender.ranker is None:
+            return problem(409, "this recommender has no ranker: train one with recipes/ranker.py")
+        histories = [one.history for one in body.lists]
+        request = (histories, [one.candidates for one in body.lists], body.strict)
+        return await _batched(app, metrics, None, request, histories)
+
+
+def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
+    """What a request asks for beside its histories; requests that are equal in it may share a batch."""
+    sampled = body.temperature is not None and body.seed is not None
+    search = SearchOptions(
+        num_beams=max(body.num_beams, body.k),
+        exclude_history=body.exclude_history,
+        temperature=body.temperature,
+        seed=body.seed if sampled else None,
+        batch_size=batch_size,
+    )
+    alone = id(body) if sampled else None
+    return RecommendCall(body.k, body.rank, search, alone, unseen_share=body.unseen_share)
+
+
+async def _batched(
+    app: FastAPI, metrics: Metrics, call: RecommendCall | None, request: tuple, histories: list[list[str]]
+) -> Response:
+    """Answer a request in a batch with others; ``call`` None: rank."""
+    try:
+        future = app.state.batcher.submit(call, request, len(histories), max(map(len, histories)))
+    except QueueFull:
+        metrics.rejected.inc()
+        return problem(429, "the queue is full: try again in a second", {"Retry-After": "1"})
+    except Stopped:
+        return problem(503, "the service is stopping")
+    answer = await asyncio.wrap_future(future)
+    found = zip(answer.items, answer.scores, answer.unknown)
+    rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
+    return json_response({"recommendations": rows, "catalogue": answer.catalogue})
+
+
+def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
+    """``POST /items`` and ``DELETE /items/ID``.
+
+    Args:
+        cannot_add: why items can't be added; None: they can.
+    """
+
+    @app.post(
+        "/items",
+        response_model=Updated,
+        responses=_UPDATE_PROBLEMS | {409: {"model": Problem, "description": "The recommender can't embed texts"}},
+        summary="Add items",
+    )
+    async def add_items(body: AddRequest):
+        if cannot_add is not None:
+            return problem(409, cannot_add)
+        ids = [item.item_id for item in body.items]
+        return await _updated(app, app.state.live.add, ids, [item.text for item in body.items])
+
+    @app.delete(
+        "/items/{item_id:path}",
+        response_model=Updated,
+        responses=_UPDATE_PROBLEMS
+        | {
+            404: {"model": Problem, "description": "No such item"},
+            409: {"model": Problem, "description": "It is the last"},
+        },
+        summary="Remove an item",
+    )
+    async def remove_item(item_id: ItemId):
+        try:
+            return await _updated(app, app.state.live.remove, item_id)
+        except UnknownItems:
+            raise
+        except DataError as error:
+            return problem(409, str(error))
+
+
+async def _updated(app: FastAPI, change: Callable[..., Update], *arguments) -> Response:
+    """Run an update of the catalog in its thread."""
+    if app.state.pending_updates >= MAX_UPDATES:
+        return problem(429, f"{MAX_UPDATES} updates are waiting already: try again", {"Retry-After": "1"})
+    app.state.pending_updates += 1
+    try:
+        done = await asyncio.get_running_loop().run_in_executor(app.state.updates, change, *arguments)
+    except (OSError, SafetensorError, pa.ArrowException) as error:
+        why = getattr(error, "strerror", None) or error
+        return problem(503, f"the update could not be saved ({why}), so it has not been made")
+    finally:
+        app.state.pending_updates -= 1
+    return json_response(asdict(done))
+
+
+def add_status_routes(app: FastAPI, metrics: Metrics, can_add: bool) -> None:
+    """``GET /health`` and ``GET /metrics``."""
+
+    @app.get("/health", response_model=Health, summary="Whether it answers, and what it holds")
+    async def health():
+        snapshot = app.state.live.now
+        return Health(
+            live=True,
+            ready=app.state.batcher.alive,
+            items=len(snapshot.recommender.tokenizer),
+            catalogue=snapshot.catalogue,
+            fingerprint=snapshot.recommender.tokenizer.fingerprint,
+            ranker=snapshot.recommender.ranker is not None,
+            can_add=can_add,
+            queued=app.state.batcher.queued,
+            versions={"tiger": __version__, "torch": torch.__version__},
+        )
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def prometheus():
+        metrics.queued.set(app.state.batcher.queued)
+        metrics.items.set(len(app.state.live.now.recommender.tokenizer))
+        metrics.updates.set(app.state.live.now.catalogue)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors as JSON, ``{"error": "one line"}``."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = error.errors()
+        if problems[0]["type"] == "json_invalid":
+            return problem(400, f"the body is not JSON: {problems[0]['ctx']['error']}")
+        # The place and the reason, not the input: it may be long, or something that JSON can't hold.
+        lines = [f"{'.'.join(map(str, one['loc']))[:200]}: {one['msg'][:200]}" for one in problems[:5]]
+        return problem(422, "; ".join(lines))
+
+    @app.exception_handler(DataError)
+    async def wrong(request: Request, error: DataError) -> Response:
+        return problem(422, str(error))
+
+    @app.exception_handler(UnknownItems)
+    async def unknown(request: Request, error: UnknownItems) -> Response:
+        return problem(404, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return problem(error.status_code, str(error.detail), error.headers)
