@@ -87,7 +87,7 @@ def test_old_names_and_arguments_give_the_new_ones():
     from tiger._moved import old_arguments
     from tiger.rankers.click import ranker
 
-    with pytest.warns(DeprecationWarning, match="CatalogueRanker is now ClickRanker") as caught:
+    with pytest.warns(DeprecationWarning, match="CatalogueRanker is now tiger.rankers.click.ranker.ClickRanker") as caught:
         assert ranker.CatalogueRanker is ranker.ClickRanker
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError, match="no_such_name"):
@@ -97,6 +97,6 @@ def test_old_names_and_arguments_give_the_new_ones():
     def double(new: int) -> int:
         return 2 * new
 
-    with pytest.warns(DeprecationWarning, match="double's argument old is now new") as caught:
+    with pytest.warns(DeprecationWarning, match="the argument old of .*double is now new") as caught:
         assert double(old=4) == 8
     assert caught[0].filename == __file__ and double(new=4) == double(4) == 8

@@ -58,9 +58,9 @@ def test_keys_that_changed_work_for_one_release(tmp_path):
     with pytest.warns(DeprecationWarning, match="is now") as caught:
         (found,) = parse_arguments([Settings], [str(tmp_path / "a.yaml"), "--no-yardsticks"])
     assert found == Settings(baselines=False, num_seeds=3)
-    assert [str(one.message).split(".")[0] for one in caught] == [
+    assert {str(one.message).split(".")[0] for one in caught} == {
         "committee is now num_seeds",
         "no_yardsticks is now no_baselines",
-    ]
+    }
     with pytest.raises(DataError, match="unknown key 'log_weight'"):
         parse_arguments([Settings], ["--log_weight", "1"])
