@@ -3,7 +3,7 @@
     python recipes/paper/runs.py recipes/paper/sweep.yaml --out runs/paper/sweep [--at_once 8] [--seconds 500]
 
 The YAML file names runs. Each has a ``set`` (a folder of recipes beside this file), and settings of
-``recipes/retriever.py`` that differ from that folder's; ``common`` holds settings for all of them. A small model leaves
+``recipes/retriever.py`` that differ from that folder's; ``common`` holds settings for all. A small model leaves
 most of a large GPU idle, so that many processes train in little more time than one. What a run prints goes to
 ``OUT/<run>/log.txt``; validation metrics by epoch of all runs to ``OUT/curves.json``. A run with ``evaluate: true`` is
 measured on test when it has finished; leave that out where several runs are tried, and choose by validation.
