@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tiger._moved import MOVED
+from tiger._moved import MOVED, RENAMED, old_arguments
 
 EXTRAS = {"tiger.service": "fastapi", "tiger.app": "gradio"}
 
@@ -83,20 +83,26 @@ def test_no_old_path_hides_a_module():
         import_module("tiger.no_such_module")
 
 
-def test_old_names_and_arguments_give_the_new_ones():
-    from tiger._moved import old_arguments
-    from tiger.rankers.click import ranker
-
-    with pytest.warns(DeprecationWarning, match="CatalogueRanker is now tiger.rankers.click.ranker.ClickRanker") as caught:
-        assert ranker.CatalogueRanker is ranker.ClickRanker
-    assert caught[0].filename == __file__
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_gives_the_same_object(old):
+    module, _, name = old.rpartition(".")
+    home, _, new = RENAMED[old].rpartition(".")
+    module = import_module(module)
+    with pytest.warns(DeprecationWarning, match=rf"{old} is now {RENAMED[old]}") as caught:
+        found = getattr(module, name)
+    assert found is getattr(import_module(home), new)
+    assert caught[0].filename.endswith("test_moved.py") and name not in dir(module)
     with pytest.raises(AttributeError, match="no_such_name"):
-        ranker.no_such_name
+        module.no_such_name
 
-    @old_arguments(old="new")
-    def double(new: int) -> int:
-        return 2 * new
 
-    with pytest.warns(DeprecationWarning, match="the argument old of .*double is now new") as caught:
-        assert double(old=4) == 8
-    assert caught[0].filename == __file__ and double(new=4) == double(4) == 8
+def test_old_arguments_are_passed_on():
+    @old_arguments(among="allowed")
+    def choose(count, allowed=None):
+        """Choose."""
+        return count, allowed
+
+    assert choose.__doc__ == "Choose." and choose(1, allowed=2) == choose(1, 2) == (1, 2)
+    with pytest.warns(DeprecationWarning, match="argument among of .*choose is now allowed") as caught:
+        assert choose(1, among=2) == (1, 2)
+    assert caught[0].filename.endswith("test_moved.py")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import T5ForConditionalGeneration, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
@@ -37,6 +37,7 @@ from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, 
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
+from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import parse_arguments
@@ -207,7 +208,7 @@ def make_trainer(args, settings, tokenizer, split, known, steps: int, clock: Clo
         dropout_rate=settings["dropout"],
         history_attention=settings["history_attention"],
     )
-    model = T5ForConditionalGeneration(config)
+    model = TigerT5(config)
     if settings["start"]:
         whole = sum(settings["start"].values())
         sizes = {name: part * settings["d_model"] // whole for name, part in settings["start"].items()}

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from transformers import (
     EarlyStoppingCallback,
-    T5ForConditionalGeneration,
     TrainerState,
     TrainingArguments,
     set_seed,
@@ -30,6 +29,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
+from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
@@ -146,7 +146,7 @@ def _trained(
     tokenizer: SemanticIdTokenizer,
     data: RecommendationData,
     record: RunRecord,
-) -> tuple[T5ForConditionalGeneration, TrainerState]:
+) -> tuple[TigerT5, TrainerState]:
     """The T5 after the last step, or the best if the settings say so, and what Trainer noted of the run."""
     split = data.leave_one_out(args.shuffle_ties)
     if not (split.train.lengths > 1).any():
@@ -187,10 +187,10 @@ def _trained(
 
 def untrained_model(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
-) -> T5ForConditionalGeneration:
+) -> TigerT5:
     """The T5 as training begins: random, or with embeddings that start from what is known of the items."""
     sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
-    model = T5ForConditionalGeneration(
+    model = TigerT5(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
     )
     if args.start_from:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -42,6 +44,7 @@ class RankerTrainer(Trainer):
         for impressions in (train_dataset, eval_dataset):
             if impressions is not None:
                 _check_labels(impressions, model.config)
+        args = copy.copy(args)  # the caller's own stays as it is
         args.remove_unused_columns = False
         self.table_learning_rate = table_learning_rate
         self._catalogue = (item_rows, dense)
