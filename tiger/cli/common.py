@@ -38,7 +38,7 @@ def load_recommender(name: str, revision: str | None = None, device: str = "cpu"
 
     disable_progress_bar()
     if device == "fastest":
-        device = torch.accelerator.current_accelerator() or "cpu"
+        device = str(torch.accelerator.current_accelerator() or "cpu")
     return TigerRecommender.from_pretrained(name, device, revision=revision)
 
 

@@ -219,7 +219,7 @@ def evaluate_baselines(
     """
     histories, targets = split.part(part)
     hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
-    baselines = {
+    baselines: dict[str, Popularity | Transition | Content | Hybrid] = {
         "popularity": hybrid.content.popularity,
         "transition": hybrid.transition,
         "content": hybrid.content,

@@ -112,6 +112,13 @@ def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
     return depth if length is None else length
 
 
+def pad_token(model: T5ForConditionalGeneration) -> int:
+    """The token that pads; a T5 has one."""
+    token = model.config.pad_token_id
+    assert token is not None
+    return token
+
+
 def t5_config(
     tokenizer: SemanticIdTokenizer,
     d_model: int = 128,
@@ -139,7 +146,7 @@ def t5_config(
         output_softmax="children" if tokenizer.tokens == "prefixes" else "vocabulary",
         semantic_ids=tokenizer.fingerprint,
     )
-    return T5Config(
+    return T5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size,
         d_model=d_model,
         d_kv=d_kv,

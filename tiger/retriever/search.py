@@ -136,10 +136,10 @@ def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.nd
         yield from map(decode, batches)
         return
     # Autocast is a setting of the thread: pass it on to the new ones.
-    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+    dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
     def run(users: np.ndarray) -> int:
-        with torch.autocast("cpu", **autocast):
+        with torch.autocast("cpu", dtype, enabled):
             return decode(users)
 
     torch.set_num_threads(1)

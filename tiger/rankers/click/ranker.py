@@ -196,7 +196,8 @@ class ClickRanker(Ranker):
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
         dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
-        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
+        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True)
+        ranker.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
         return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
 
     def digest(self) -> bytes:
