@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -185,4 +186,5 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
         )
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -89,4 +91,5 @@ class EvaluationCollator:
         }
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -129,4 +129,5 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

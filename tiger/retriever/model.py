@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -353,4 +353,5 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     return states * _mask_pools[key][offset : offset + count].view(states.shape)
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

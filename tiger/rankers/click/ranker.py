@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -217,4 +218,5 @@ def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
     return turned[:, ::-1].copy()
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)
