@@ -26,6 +26,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy tiger
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -50,6 +50,7 @@ def site(tmp_path_factory) -> Path:
 
 def test_it_holds_the_modules_of_the_source_tree(site):
     assert modules(site / "tiger") == modules(ROOT / "tiger") and len(modules(ROOT / "tiger")) > 80
+    assert (site / "tiger" / "py.typed").is_file()  # type checkers read its annotations
     assert not {"data", "recipes", "tests"} & {path.name for path in site.iterdir()}
 
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from tiger._moved import old_names
 from tiger.utils.errors import DataError
@@ -38,7 +39,7 @@ def load_recommender(name: str, revision: str | None = None, device: str = "cpu"
 
     disable_progress_bar()
     if device == "fastest":
-        device = torch.accelerator.current_accelerator() or "cpu"
+        device = str(torch.accelerator.current_accelerator() or "cpu")
     return TigerRecommender.from_pretrained(name, device, revision=revision)
 
 
@@ -60,4 +61,5 @@ def words(given: Sequence[str]) -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()]
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from tiger.utils.extras import require_extra
 
@@ -46,7 +47,7 @@ def run_train(args: argparse.Namespace) -> None:
     require_extra("train")
     from tiger.training.pipeline import RESULTS, read_overrides, train
 
-    overrides = read_overrides(args.set)
+    overrides: dict[str, Any] = read_overrides(args.set)
     try:
         with redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end
             train(

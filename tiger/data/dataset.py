@@ -97,7 +97,8 @@ class RecommendationData:
         columns = collect_events(log, log_file)
         if not columns:
             raise DataError(f"{log_file}: no events. Write at least one row.")
-        event_items = _item_rows(*columns.pop("item_id"), item_ids, items_file, log_file)
+        ids, index = columns.pop("item_id")
+        event_items = _item_rows(ids, index, item_ids, items_file, log_file)
         user_ids, users = columns.pop("user_id")
         timestamps = columns.pop("timestamp")
         if timestamps.max() > 10**11:

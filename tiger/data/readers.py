@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +144,8 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
             if name in batch.column_names:
                 kept.setdefault(name, []).append(batch[name].to_numpy())
         start += batch.num_rows
-    columns, parts = {}, []
+    columns: dict[str, Any] = {}
+    parts: list = []
     for name in list(kept):
         parts = kept.pop(name)
         if name.endswith("_id"):

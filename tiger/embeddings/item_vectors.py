@@ -13,6 +13,7 @@ of. Measured on Beauty by the cosine to a user's last three items, 128 dimension
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -93,4 +94,5 @@ def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
     return reduced
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

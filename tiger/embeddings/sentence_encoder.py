@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -60,7 +61,7 @@ class SentenceEncoder:
         self.device = device
         self.progress = progress
         self.cache_dir = Path(cache_dir) if cache_dir is not None else _default_cache_dir()
-        self._model = None
+        self._model: Any = None
         self._cache: _VectorCache | None = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -97,6 +98,7 @@ class SentenceEncoder:
         return cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
 
     def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
+        assert self._cache is not None  # encode opens it
         model = self._load()
         # Texts of like length share a batch, so little is padded; the longest first, so that memory runs out at once.
         keys = sorted(texts, key=lambda key: (-len(texts[key]), key))

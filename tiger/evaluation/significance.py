@@ -37,7 +37,7 @@ def bootstrap_p(differences: np.ndarray, draws: int = 2000) -> float:
 
 def two_sided(means: np.ndarray) -> float:
     """Twice the share of ``means`` on the rarer side of zero, zero belonging to both; from 2 / len(means) to 1."""
-    rarer = min(np.count_nonzero(means >= 0), np.count_nonzero(means <= 0))
+    rarer = min(int(np.count_nonzero(means >= 0)), int(np.count_nonzero(means <= 0)))
     return float(np.clip(2 * max(rarer, 1) / len(means), 0.0, 1.0))
 
 

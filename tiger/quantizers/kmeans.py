@@ -56,7 +56,8 @@ def kmeans(points: torch.Tensor, num_centers: int, *, iterations: int = 20, seed
     """
     generator = torch.Generator().manual_seed(seed)
     centers = _seeds(points, num_centers, generator)
-    previous, balanced = None, iterations // 4
+    previous: torch.Tensor | None = None
+    balanced = iterations // 4
     for iteration in range(iterations):
         labels, distances = [], []
         sums, counts = torch.zeros_like(centers), torch.zeros(num_centers, device=points.device)
@@ -70,7 +71,7 @@ def kmeans(points: torch.Tensor, num_centers: int, *, iterations: int = 20, seed
             sums.index_add_(0, label, chunk)
             counts.index_add_(0, label, torch.ones_like(distance))
         label = torch.cat(labels)
-        if iteration > balanced and torch.equal(label, previous):
+        if iteration > balanced and previous is not None and torch.equal(label, previous):
             break
         previous = label
         centers = sums / counts.clamp(min=1)[:, None]

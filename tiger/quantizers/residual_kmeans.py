@@ -45,6 +45,7 @@ class ResidualKMeans(ResidualQuantizer):
 
     kind = "residual-kmeans"
     config_class = ResidualKMeansConfig
+    mean: torch.Tensor
 
     def __init__(self, config: ResidualKMeansConfig) -> None:
         super().__init__(config)
@@ -90,7 +91,8 @@ class ResidualKMeans(ResidualQuantizer):
             ResidualKMeansConfig(
                 input_dim=embeddings.shape[1], num_codebooks=num_codebooks, codebook_size=codebook_size
             )
-        ).to(device)
+        )
+        model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
         with torch.no_grad():
             model.mean.copy_(points.mean(dim=0))
             points -= model.mean
@@ -104,7 +106,8 @@ class ResidualKMeans(ResidualQuantizer):
     def truncate(self, input_dim: int) -> ResidualKMeans:
         """The same codebooks over the first dimensions alone: it gives codes to items without interactions."""
         sizes = {"num_codebooks": self.config.num_codebooks, "codebook_size": self.config.codebook_size}
-        part = ResidualKMeans(ResidualKMeansConfig(input_dim=input_dim, **sizes)).to(self.device)
+        part = ResidualKMeans(ResidualKMeansConfig(input_dim=input_dim, **sizes))
+        part.to(self.device)  # type: ignore[arg-type]  # transformers hides that it is a method
         part.codebooks.copy_(self.codebooks[..., :input_dim])
         part.mean.copy_(self.mean[:input_dim])
         return part.eval()

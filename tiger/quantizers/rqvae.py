@@ -117,6 +117,9 @@ class RQVAE(ResidualQuantizer):
 
     kind = "rqvae"
     config_class = RQVAEConfig
+    mean: torch.Tensor
+    scale: torch.Tensor
+    initialised: torch.Tensor
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__(config)
@@ -227,7 +230,8 @@ class RQVAE(ResidualQuantizer):
             torch.manual_seed(training.seed)
             model = cls(config)
         model.fit_standardisation(embeddings)
-        model.to(training.device).train()
+        model.to(training.device)  # type: ignore[arg-type]  # transformers hides that it is a method
+        model.train()
         model._train_steps(embeddings, training)
         return model.eval()
 

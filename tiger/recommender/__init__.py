@@ -1,10 +1,15 @@
 """One object and one directory for all that recommends."""
 
+from typing import TYPE_CHECKING
+
 from tiger.utils.lazy import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "TigerRecommender": "tiger.recommender.recommender",
-    },
-)
+if TYPE_CHECKING:
+    from tiger.recommender.recommender import TigerRecommender as TigerRecommender
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "TigerRecommender": "tiger.recommender.recommender",
+        },
+    )

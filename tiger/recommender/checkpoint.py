@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,7 @@ def read_state(folder: Path, device: str | torch.device = "cpu", rank: bool = Tr
         with_ranker = rank and (folder / RANKER).is_dir()
         ranker = load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
         unseen = _read_unseen(folder / UNSEEN, len(tokenizer))
-        parts = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
+        parts: dict[str, Any] = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
         parts |= {name: manifest[name] for name in ("max_history", "training")}
         state = RecommenderState(model.eval(), tokenizer, **parts)
         state.check()
@@ -79,7 +80,7 @@ def read_state(folder: Path, device: str | torch.device = "cpu", rank: bool = Tr
         raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
     if tokenizer.fingerprint != manifest["semantic_ids"]:
         raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
     return state
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -95,8 +96,10 @@ def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitI
         )
 
 
-def is_repo_id(name: str | os.PathLike) -> bool:
+def is_repo_id(name: str | os.PathLike) -> TypeGuard[str]:
     """Whether ``name`` reads as ``owner/name``."""
+    if not isinstance(name, str):
+        return False
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -124,22 +127,30 @@ def download(
         DataError: no such repository or revision, no right to read it, not a recommender's, or neither network nor
             cache have all of it.
     """
-    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+
+    def fetch(revision: str | None, patterns: str | list[str]) -> Path:
+        cache = None if cache_dir is None else os.fspath(cache_dir)
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=patterns,
+                token=token,
+                cache_dir=cache,
+                local_files_only=local_files_only,
+            )
+        )
+
     at = f"{repo_id} at revision {revision}" if revision else repo_id
     with _download_errors(repo_id, at, revision, local_files_only):
         # The manifest first: of another library's repository, not a gigabyte is downloaded before it is refused.
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=MANIFEST, **options))
+        folder = fetch(revision, MANIFEST)
         if not (folder / MANIFEST).exists():
             raise DataError(f"{at} has no {MANIFEST}: it is not a recommender saved by tiger.")
         manifest = read_manifest(folder)
         files = [glob.escape(name) for name in manifest.get("files", {}) if name.endswith(SUFFIXES)]
         # All else from the same commit: a push that comes between does not mix two models.
-        snapshot_download(
-            repo_id,
-            revision=folder.name,
-            allow_patterns=[MANIFEST, *(files or [f"*{suffix}" for suffix in SUFFIXES])],
-            **options,
-        )
+        fetch(folder.name, [MANIFEST, *(files or [f"*{suffix}" for suffix in SUFFIXES])])
     try:
         check_files(folder, manifest)
     except DataError as error:
@@ -235,7 +246,7 @@ def upload(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         return api.upload_folder(
             repo_id=repo_id,
-            folder_path=folder,
+            folder_path=Path(folder),
             revision=revision,
             commit_message=commit_message,
             create_pr=create_pr,

@@ -54,7 +54,8 @@ class _Part(Generic[T]):
         return self if recommender is None else getattr(recommender.state, self.name)
 
     def __set__(self, recommender: TigerRecommender, value: T) -> None:
-        state = replace(recommender.state, **{self.name: value})
+        changed: dict[str, Any] = {self.name: value}
+        state = replace(recommender.state, **changed)
         state.check()
         recommender.state = state
 
@@ -208,8 +209,8 @@ class TigerRecommender:
         if unseen_share is None or not 0 < unseen.sum() < len(unseen):
             return answer(CatalogPart())
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
-        halves = (CatalogPart(~unseen), CatalogPart(unseen, state.tokenizer.num_codebooks))
-        return merge_with_quota(*map(answer, halves), k=k, quota=math.ceil(unseen_share * k - 1e-9))
+        known, new = CatalogPart(~unseen), CatalogPart(unseen, state.tokenizer.num_codebooks)
+        return merge_with_quota(answer(known), answer(new), k, quota=math.ceil(unseen_share * k - 1e-9))
 
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]

@@ -77,5 +77,6 @@ class RecommenderState:
     def trie_on(self, device: str | torch.device) -> SemanticIdTrie:
         """The trie on a device. It follows from the tokenizer, so it is kept here once it is built or moved."""
         trie = SemanticIdTrie.build(self.tokenizer.token_table) if self.trie is None else self.trie
-        object.__setattr__(self, "trie", trie.to(device))
-        return self.trie
+        trie = trie.to(device)
+        object.__setattr__(self, "trie", trie)
+        return trie

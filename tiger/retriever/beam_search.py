@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import GenerationConfig, T5ForConditionalGeneration
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from tiger._moved import old_arguments
-from tiger.retriever.config import history_item_length
+from tiger.retriever.config import history_item_length, pad_token
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.semantic_ids.trie import SemanticIdTrie
 
@@ -85,7 +86,7 @@ def beam_search(
     )
     members = None if allowed_items is None else _Members(trie, allowed_items)
     with torch.autocast(device, enabled=False):
-        for users, some in _groups(histories, model.config.pad_token_id):
+        for users, some in _groups(histories, pad_token(model)):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
             rows, scores = _search(
@@ -141,19 +142,19 @@ def trie_generate(
     rows, scores = beams.rows.flatten(), beams.scores.flatten()
     nodes = trie.paths(rows.clamp(min=0))
     tokens = torch.stack([level[nodes[:, at]] for at, level in enumerate(trie.tokens)], dim=1).long()
-    tokens = tokens.masked_fill(rows.unsqueeze(1) < 0, model.config.pad_token_id)
+    tokens = tokens.masked_fill(rows.unsqueeze(1) < 0, pad_token(model))
     sequences = torch.nn.functional.pad(tokens, (1, 0), value=model.config.decoder_start_token_id)
     if not generation_config.return_dict_in_generate:
         return sequences
-    return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+    return GenerateBeamEncoderDecoderOutput(sequences=cast(torch.LongTensor, sequences), sequences_scores=scores)
 
 
-def _groups(histories: torch.Tensor, pad_token: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
+def _groups(histories: torch.Tensor, pad: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
     """Users decoded together, and their histories: on a CPU, a few of similar length at a time (see ``CPU_USERS``)."""
     if len(histories) <= CPU_USERS or histories.device.type != "cpu":
         yield slice(None), histories
         return
-    lengths = histories.ne(pad_token).sum(-1)
+    lengths = histories.ne(pad).sum(-1)
     for users in lengths.argsort(descending=True, stable=True).split(CPU_USERS):
         yield users, histories[users, : max(1, int(lengths[users[0]]))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -112,6 +113,13 @@ def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
     return depth if length is None else length
 
 
+def pad_token(model: T5ForConditionalGeneration) -> int:
+    """The token that pads; a T5 has one."""
+    token = model.config.pad_token_id
+    assert token is not None
+    return token
+
+
 def t5_config(
     tokenizer: SemanticIdTokenizer,
     d_model: int = 128,
@@ -139,7 +147,7 @@ def t5_config(
         output_softmax="children" if tokenizer.tokens == "prefixes" else "vocabulary",
         semantic_ids=tokenizer.fingerprint,
     )
-    return T5Config(
+    return T5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size,
         d_model=d_model,
         d_kv=d_kv,
@@ -178,4 +186,5 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
         )
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

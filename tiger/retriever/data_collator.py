@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -28,14 +30,14 @@ class TrainingCollator:
         self._tokenizer = tokenizer
         self._trie = trie
 
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor | list[ChildTargets]]:
         histories = pad_rows([example["items"][:-1] for example in examples])
         targets = pad_rows([example["items"][example["first_target"] :] for example in examples])
         labels = self._tokenizer.encode(targets)
         labels[targets < 0] = -100
         firsts = np.array([example["first_target"] for example in examples])
         num_visible = np.where(targets >= 0, firsts[:, None] + np.arange(targets.shape[1]), 0)
-        batch = {
+        batch: dict[str, torch.Tensor | list[ChildTargets]] = {
             "input_ids": torch.from_numpy(self._tokenizer.encode_history(histories)),
             "num_visible_items": torch.from_numpy(num_visible),
             "labels": torch.from_numpy(labels),
@@ -89,4 +91,5 @@ class EvaluationCollator:
         }
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

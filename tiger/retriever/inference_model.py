@@ -9,14 +9,15 @@ The results are T5's: residuals, norms and softmax in float32, products in ``dty
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from tiger.retriever.config import is_causal, uses_child_softmax
+from tiger.retriever.config import is_causal, pad_token, uses_child_softmax
 from tiger.retriever.model import TokenLayout, choice_logits
 
 
@@ -42,8 +43,14 @@ class _Block:
     self_out: torch.Tensor
     inner: torch.Tensor  # with a gated activation, gate and value
     outer: torch.Tensor
-    cross_in: torch.Tensor | None = None
-    cross_out: torch.Tensor | None = None
+
+
+@dataclass
+class _DecoderBlock(_Block):
+    """With those of the cross-attention, except its keys and values."""
+
+    cross_in: torch.Tensor
+    cross_out: torch.Tensor
 
 
 # Elements of the children's vectors that are gathered at once: 16 MiB in float32, about the size of a CPU's cache.
@@ -83,25 +90,29 @@ class PackedT5:
 
     def __init__(self, model: T5ForConditionalGeneration, dtype: torch.dtype = torch.float32):
         config = self.config = model.config
+        self.pad_token = pad_token(model)
+        encoder: Any = model.encoder  # transformers leaves the types of its parts open
+        decoder: Any = model.decoder
         self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
         self.is_causal, self.child_softmax = is_causal(model), uses_child_softmax(model)
         self._size = config.d_model
         self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)
-        self._activation = model.encoder.block[0].layer[-1].DenseReluDense.act
+        self._activation = encoder.block[0].layer[-1].DenseReluDense.act
         self._gated = config.is_gated_act
-        self._tables = [stack.block[0].layer[0].SelfAttention for stack in (model.encoder, model.decoder)]
+        self._tables = [stack.block[0].layer[0].SelfAttention for stack in (encoder, decoder)]
         self._biases: dict[tuple, torch.Tensor] = {}
         with torch.no_grad():
             self.embeddings = model.shared.weight.detach()
-            self._encoder = [self._packed(block.layer) for block in model.encoder.block]
-            self._decoder = [self._packed(block.layer) for block in model.decoder.block]
-            cross = [block.layer[1].EncDecAttention for block in model.decoder.block]
+            self._encoder = [_Block(*self._packed(block.layer)) for block in encoder.block]
+            self._decoder = [_DecoderBlock(*self._packed(block.layer)) for block in decoder.block]
+            cross = [block.layer[1].EncDecAttention for block in decoder.block]
             weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
-            self._cross = (weights * self._gain(model.encoder.final_layer_norm)).to(dtype)
+            self._cross = (weights * self._gain(encoder.final_layer_norm)).to(dtype)
             scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
-            self.output = (model.lm_head.weight * (self._gain(model.decoder.final_layer_norm) * scale)).to(dtype)
+            self.output = (model.lm_head.weight * (self._gain(decoder.final_layer_norm) * scale)).to(dtype)
 
-    def _packed(self, layers: nn.ModuleList) -> _Block:
+    def _packed(self, layers: Any) -> list[torch.Tensor]:
+        """The weights of a layer in the order of the fields of :class:`_Block`."""
         attention, dense = layers[0].SelfAttention, layers[-1].DenseReluDense
         inner = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if self._gated else dense.wi.weight
         together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
@@ -110,9 +121,9 @@ class PackedT5:
         if len(layers) == 3:
             cross = layers[1].EncDecAttention
             block += [cross.q.weight * self._gain(layers[1].layer_norm), cross.o.weight]
-        return _Block(*(weight.detach().to(self.dtype) for weight in block))
+        return [weight.detach().to(self.dtype) for weight in block]
 
-    def _gain(self, norm: nn.Module) -> torch.Tensor:
+    def _gain(self, norm: Any) -> torch.Tensor:
         return norm.weight * self._size**0.5
 
     def encode(self, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
@@ -122,7 +133,7 @@ class PackedT5:
             tokens: int64 [B, S], padded on the right; an empty history is all padding.
             item_length: tokens per item in the history, for the causal mask.
         """
-        padding = tokens.eq(self.config.pad_token_id)
+        padding = tokens.eq(self.pad_token)
         padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
         bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
         # Only on a CPU is it checked whether anything is padded: waiting for a GPU's answer costs more than the mask.
@@ -227,6 +238,7 @@ class PackedDecoder:
         size = (written + 1, 2, len(model._decoder), batch * beams, model.heads * model.width)
         present = torch.empty(size, dtype=model.dtype, device=tokens.device)
         if written:
+            assert self._past is not None and self._kept is not None  # keep() comes between two steps
             torch.index_select(self._past, 3, self._kept, out=present[:written])
         bias = model._decoder_bias(written)
         states = F.embedding(tokens, model.embeddings)
@@ -248,15 +260,17 @@ class PackedDecoder:
         if model.child_softmax:
             if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory
                 users = max(1, _VECTORS // (choices[0].numel() * model.output.shape[1]))
-                parts = zip(states.split(users), choices.split(users))
+                parts: Iterable[tuple[torch.Tensor, torch.Tensor]] = zip(states.split(users), choices.split(users))
             else:
                 parts = [(states, choices)]
-            pad = model.config.pad_token_id
-            logits = torch.cat([choice_logits(*part, F.embedding(part[1], model.output), pad) for part in parts])
+            logits = torch.cat(
+                [choice_logits(*part, F.embedding(part[1], model.output), model.pad_token) for part in parts]
+            )
             return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
         return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
 
     def keep(self, beams: torch.Tensor) -> None:
         """Continue with beams int64 [B, new beams], positions among those of the last step."""
+        assert self._past is not None  # it follows a step
         before = self._past.shape[3] // len(beams)
         self._kept = (beams + before * torch.arange(len(beams), device=beams.device).unsqueeze(-1)).flatten()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -71,11 +73,13 @@ def init_nearest_neighbor(model: T5ForConditionalGeneration, gain: float = HISTO
         model: changed in place.
         gain: scale of the history's states relative to those of the target's own tokens.
     """
-    for stack in (model.encoder, model.decoder):
+    encoder: Any = model.encoder  # transformers leaves the types of its parts open
+    decoder: Any = model.decoder
+    for stack in (encoder, decoder):
         for block in stack.block:
             block.layer[0].SelfAttention.o.weight.zero_()
             block.layer[-1].DenseReluDense.wo.weight.zero_()
-    first, *others = (block.layer[1].EncDecAttention for block in model.decoder.block)
+    first, *others = (block.layer[1].EncDecAttention for block in decoder.block)
     for attention in others:
         attention.o.weight.zero_()
     nn.init.orthogonal_(first.v.weight)
@@ -108,8 +112,8 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         torch.from_numpy(part).long().to(embeddings.device) for part in (tokenizer.token_table, tokenizer.semantic_ids)
     )
     for level in range(tokenizer.depth):
-        tokens, first = np.unique(tokenizer.token_table[:, level], return_index=True)
-        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in (tokens, first))
+        unique = np.unique(tokenizer.token_table[:, level], return_index=True)
+        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in unique)
         kinds, old = codes[first, level], tokens < known
         if old.all():
             continue
@@ -125,4 +129,5 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

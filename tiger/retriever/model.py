@@ -12,10 +12,11 @@ Under autocast in bfloat16, only matrix products are bfloat16; residuals, norms 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -24,6 +25,7 @@ from tiger.retriever.config import (
     history_item_length,
     is_causal,
     nested_config,
+    pad_token,
     uses_child_softmax,
 )
 
@@ -78,10 +80,12 @@ class TigerT5(T5ForConditionalGeneration):
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
         return {"loss": next_item_loss(self, input_ids, num_visible_items, labels, num_items_in_batch, children)}
 
-    def save_pretrained(self, save_directory, **options):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **options: Any
+    ) -> None:
         """As of any model; ``config.json`` names the plain T5, so that tools without this library open it."""
-        super().save_pretrained(save_directory, **options)
-        if options.get("is_main_process", True):
+        super().save_pretrained(save_directory, is_main_process, *args, **options)
+        if is_main_process:
             self.config.architectures = [T5ForConditionalGeneration.__name__]
             self.config.save_pretrained(save_directory)
 
@@ -148,25 +152,25 @@ def _child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, childre
     for at, (level, candidates) in enumerate(zip(children, vectors)):
         if len(level.places):
             candidates = candidates.view(*level.choices.shape, -1)
-            pad_token = model.config.pad_token_id
-            logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token)
+            logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token(model))
             total = total + F.cross_entropy(logits, level.answers, reduction="sum")
     return total
 
 
-def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad_token: int) -> torch.Tensor:
+def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad: int) -> torch.Tensor:
     """Logits of some tokens: float32, the shape of ``choices``, -inf at padding.
 
     Args:
         states: input of the output layer, [..., d].
         choices: int64 [..., W], or [1, W] or [W] where all states have the same.
         vectors: rows of the output layer for ``choices``, [..., W, d].
+        pad: the token that pads ``choices``.
     """
     if choices.numel() == choices.shape[-1]:
         logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
     else:
         logits = (vectors.to(states.dtype) @ states.unsqueeze(-1)).squeeze(-1)
-    return logits.float().masked_fill(choices.eq(pad_token), float("-inf"))
+    return logits.float().masked_fill(choices.eq(pad), float("-inf"))
 
 
 def target_states(
@@ -197,10 +201,11 @@ def target_states(
     cross_bias = cross_bias.repeat_interleave(length, dim=1).unsqueeze(1)
 
     states = _dropout(model, model.shared(tokens)).view(rows * targets, length, -1)
-    self_bias = model.decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    decoder: Any = model.decoder  # transformers leaves the types of its parts open
+    self_bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
     future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
     self_bias = self_bias.masked_fill(future, float("-inf"))
-    for block, (keys, values) in zip(model.decoder.block, encoded):
+    for block, (keys, values) in zip(decoder.block, encoded):
         self_attention, cross_attention, feed_forward = block.layer
         states = _self_attention(model, self_attention, states, self_bias)
         normed = _norm(model, cross_attention.layer_norm, states)
@@ -224,8 +229,10 @@ def encode(
     Returns:
         ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv].
     """
-    stack, length = model.encoder, tokens.shape[1]
-    padding = tokens.eq(model.config.pad_token_id)
+    stack: Any = model.encoder
+    decoder: Any = model.decoder
+    length = tokens.shape[1]
+    padding = tokens.eq(pad_token(model))
     padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(length, length)
     if is_causal(model):
@@ -243,7 +250,7 @@ def encode(
         states = _feed_forward(model, feed_forward, _self_attention(model, attention, states, bias, layout))
     states = _dropout(model, _norm(model, stack.final_layer_norm, states))
     keys_values = []
-    for block in model.decoder.block:
+    for block in decoder.block:
         cross = block.layer[1].EncDecAttention
         keys, values = cross.k(states), cross.v(states)
         if layout is not None:
@@ -273,7 +280,7 @@ class TokenLayout:
 
 
 def _self_attention(
-    model, layer: nn.Module, states: torch.Tensor, bias: torch.Tensor, layout: TokenLayout | None = None
+    model, layer: Any, states: torch.Tensor, bias: torch.Tensor, layout: TokenLayout | None = None
 ) -> torch.Tensor:
     attention = layer.SelfAttention
     normed = _norm(model, layer.layer_norm, states)
@@ -290,7 +297,7 @@ def _attend(model, q, k, v, bias: torch.Tensor | None) -> torch.Tensor:
     return (_dropout(model, weights.to(v.dtype)) @ v).transpose(1, 2).flatten(2)
 
 
-def _feed_forward(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _feed_forward(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
     dense = layer.DenseReluDense
     normed = _norm(model, layer.layer_norm, states)
     if model.config.is_gated_act:
@@ -300,7 +307,7 @@ def _feed_forward(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor
     return states + _dropout(model, dense.wo(_dropout(model, inner)))
 
 
-def _norm(model, layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _norm(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
     normed = F.rms_norm(states, (states.shape[-1],), layer.weight, layer.variance_epsilon)
     device = states.device.type
     # Cast once here; autocast would cast once for every product that reads it.
@@ -346,4 +353,5 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     return states * _mask_pools[key][offset : offset + count].view(states.shape)
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ class MuonAdamW(torch.optim.AdamW):
                 raise ValueError("Muon steps matrices: leave vectors and embeddings to the other groups")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are None afterwards."""
         for group in self.param_groups:
             if group.get("muon"):
@@ -87,4 +88,5 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return x
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -136,10 +137,10 @@ def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.nd
         yield from map(decode, batches)
         return
     # Autocast is a setting of the thread: pass it on to the new ones.
-    autocast = {"dtype": torch.get_autocast_dtype("cpu"), "enabled": torch.is_autocast_enabled("cpu")}
+    dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
     def run(users: np.ndarray) -> int:
-        with torch.autocast("cpu", **autocast):
+        with torch.autocast("cpu", dtype, enabled):
             return decode(users)
 
     torch.set_num_threads(1)
@@ -150,4 +151,5 @@ def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.nd
         torch.set_num_threads(threads)
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

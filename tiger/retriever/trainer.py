@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
@@ -96,7 +98,7 @@ class TigerTrainer(Trainer):
             data_collator=TrainingCollator(processing_class, trie if uses_child_softmax(model) else None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=processing_class,
+            processing_class=processing_class,  # type: ignore[arg-type]  # needs save_pretrained alone
             compute_metrics=_item_metrics,
             **options,
         )
@@ -116,7 +118,7 @@ class TigerTrainer(Trainer):
                 matrices.append(parameter)
             else:
                 rest.append(parameter)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": embeddings, "lr": self.embedding_learning_rate or args.learning_rate},
             {"params": matrices},
             {"params": rest, "weight_decay": 0.0},
@@ -138,7 +140,10 @@ class TigerTrainer(Trainer):
             raise ValueError("training needs a train_dataset")
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         sampler = LengthBatchSampler(
-            self.train_dataset, self.args.train_batch_size, seed=seed, multiple_of=self.args.world_size
+            cast(TrainingExamples, self.train_dataset),
+            self.args.train_batch_size,
+            seed=seed,
+            multiple_of=self.args.world_size,
         )
         loader = DataLoader(
             self.train_dataset,
@@ -155,15 +160,17 @@ class TigerTrainer(Trainer):
         prepared.batch_sampler.set_epoch = sampler.set_epoch
         return prepared
 
-    def get_eval_dataloader(self, eval_dataset: EvaluationExamples | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         examples = self.eval_dataset if eval_dataset is None else eval_dataset
         if examples is None:
             raise ValueError("evaluation needs an eval_dataset")
+        examples = cast(EvaluationExamples, examples)
         # Metrics don't depend on the order: take the one with the least padding.
         return self._evaluation_loader(examples, examples.by_length().tolist())
 
-    def get_test_dataloader(self, test_dataset: EvaluationExamples) -> DataLoader:
-        return self._evaluation_loader(test_dataset, range(len(test_dataset)))
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        examples = cast(EvaluationExamples, test_dataset)
+        return self._evaluation_loader(examples, range(len(examples)))
 
     def _evaluation_loader(self, examples: EvaluationExamples, order: Sequence[int]) -> DataLoader:
         loader = DataLoader(
@@ -181,7 +188,7 @@ class TigerTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         model = self.accelerator.unwrap_model(model)
         targets = inputs["labels"]
-        tokenizer = self.processing_class
+        tokenizer = cast(SemanticIdTokenizer, self.processing_class)
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
         num_visible_items = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
         children = child_targets(self._trie, targets) if uses_child_softmax(model) else None
@@ -220,4 +227,4 @@ def _tiger_t5(model: T5ForConditionalGeneration) -> TigerT5:
 
 
 def _item_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return next_item_metrics(prediction.predictions, prediction.label_ids)
+    return next_item_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))

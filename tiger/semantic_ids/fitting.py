@@ -62,7 +62,7 @@ def fit_codes(
         DataError: the quantizer is unknown, or can't leave co-occurrence out for new items.
     """
     if cooccurrence is None:
-        fitted = fit_quantizer(quantizer, embeddings, num_codebooks, codebook_size, **options)
+        fitted: Any = fit_quantizer(quantizer, embeddings, num_codebooks, codebook_size, **options)
         return fitted.encode(embeddings), fitted
     kind = quantizer_class(quantizer)
     if not hasattr(kind, "truncate"):
@@ -71,5 +71,5 @@ def fit_codes(
             f"{kind.__name__} can't give codes to new items by their embeddings alone."
         )
     joined = cooccurrence.joined_to(embeddings)
-    fitted: Any = fit_quantizer(quantizer, joined, num_codebooks, codebook_size, **options)
+    fitted = fit_quantizer(quantizer, joined, num_codebooks, codebook_size, **options)
     return fitted.encode(joined), fitted.truncate(embeddings.shape[1])

@@ -86,6 +86,7 @@ class SemanticIdTokenizer:
         if kind not in VOCABULARIES:
             raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
         packing = self._ids.packing
+        empty: CodeVocabulary | PrefixVocabulary
         if kind == PrefixVocabulary.kind:
             empty = PrefixVocabulary()
         else:
@@ -221,18 +222,16 @@ class SemanticIdTokenizer:
         Returns:
             int64 [m], the items' rows. If :attr:`vocab_size` has grown, a model over it wants its embeddings resized.
         """
-        if (embeddings is None) == (codes is None):
-            raise ValueError("give either embeddings or codes")
-        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
+        given = _either(embeddings, codes)
+        item_ids = check_ids(item_ids, len(given))
         known = self.rows(item_ids, missing=-1)
         new = np.flatnonzero(known < 0)
         if len(new) == 0:
             return known
         if codes is None:
-            if self.quantizer is None:
-                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+            quantizer = self._own_quantizer()
             codes = np.full((len(item_ids), self.num_codebooks), 0)
-            codes[new] = self.quantizer.encode(embeddings[new])
+            codes[new] = quantizer.encode(given[new])
         new_ids = [item_ids[index] for index in new]
         self._append(self._numbered(np.asarray(codes)[new], new_ids), new_ids)
         known[new] = np.arange(len(self) - len(new), len(self))
@@ -274,19 +273,14 @@ class SemanticIdTokenizer:
         Raises:
             KeyError: an id is unknown.
         """
-        if (embeddings is None) == (codes is None):
-            raise ValueError("give either embeddings or codes")
-        item_ids = check_ids(item_ids, len(embeddings if codes is None else codes))
+        given = _either(embeddings, codes)
+        item_ids = check_ids(item_ids, len(given))
         rows = self.rows(item_ids)
-        if codes is None:
-            if self.quantizer is None:
-                raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
-            codes = self.quantizer.encode(embeddings)
-        codes = check_codes(codes, self.codebook_size)
+        codes = check_codes(self._own_quantizer().encode(given) if codes is None else given, self.codebook_size)
         known = self.codes[rows]
         told = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
-        if told.any():
-            known[told] = self.quantizer.encode(before[told])
+        if before is not None and told.any():
+            known[told] = self._own_quantizer().encode(before[told])
         changed = (codes != known).any(axis=1) & (codes != self.codes[rows]).any(axis=1)
         if changed.any():
             ids = [item for item, other in zip(item_ids, changed) if other]
@@ -344,6 +338,11 @@ class SemanticIdTokenizer:
         other._number_tokens(tokens)
         return other
 
+    def _own_quantizer(self) -> Quantizer:
+        if self.quantizer is None:
+            raise DataError("this tokenizer has no quantizer to turn embeddings into codes: pass codes instead")
+        return self.quantizer
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
         folder = Path(folder)
@@ -387,3 +386,12 @@ class SemanticIdTokenizer:
         self.learned_split = header.get("learned_split")
         self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
         return self
+
+
+def _either(embeddings: np.ndarray | None, codes: np.ndarray | None) -> np.ndarray:
+    """The one that is given."""
+    if embeddings is not None and codes is None:
+        return embeddings
+    if codes is not None and embeddings is None:
+        return codes
+    raise ValueError("give either embeddings or codes")

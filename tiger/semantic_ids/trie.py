@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -94,9 +95,10 @@ class SemanticIdTrie:
         tokens, children = [], []
         # For each new tuple, on the level above: its node's number here if it was here (``known``), else the number of
         # the node before which its own goes.
-        place = known = parents = parents_fresh = None
-        for level, old in enumerate(self.tokens):
-            old, column = old.numpy(), columns(level, None)
+        place = parents = np.zeros(0, dtype=np.int64)
+        known = fresh = parents_fresh = np.zeros(0, dtype=bool)
+        for level, present in enumerate(self.tokens):
+            old, column = present.numpy(), columns(level, None)
             if level == 0:
                 first, stop = np.zeros(len(table), dtype=np.int64), np.full(len(table), len(old))
             else:
@@ -119,8 +121,7 @@ class SemanticIdTrie:
             parents, parents_fresh = place[fresh], fresh
         if not fresh.all():
             raise ValueError(f"row {order[~fresh][0]} of the table is in the trie already, or twice in the table")
-        rows = np.insert(self.rows.numpy(), place, (len(self) + order).astype(np.int32))
-        rows = torch.from_numpy(rows)
+        rows = torch.from_numpy(np.insert(self.rows.numpy(), place, (len(self) + order).astype(np.int32)))
         return SemanticIdTrie(tokens, children, rows, _inverse(rows))
 
     def save(self, file: str | os.PathLike) -> None:
@@ -203,7 +204,9 @@ class SemanticIdTrie:
         return cls(arrays[:depth], arrays[depth:-2], arrays[-2], arrays[-1], widths)
 
 
-def _sort(table: np.ndarray):
+def _sort(
+    table: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, Callable[[int, np.ndarray | None], np.ndarray]]:
     """Sort the rows of a table of numbers >= 0.
 
     Returns:
@@ -234,11 +237,11 @@ def _sort(table: np.ndarray):
         opened[1:][change >= np.uint64(1) << shifts[level]] = level
     opened[0] = 0
 
-    def column(level: int, at: np.ndarray | None) -> np.ndarray:
+    def column_at(level: int, at: np.ndarray | None) -> np.ndarray:
         values = (key if at is None else key[at]) >> shifts[level]
         return (values & np.uint64(2 ** bits[level] - 1)).astype(np.int32)
 
-    return order, opened, column
+    return order, opened, column_at
 
 
 def _search(values: np.ndarray, wanted: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:

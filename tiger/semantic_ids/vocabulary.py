@@ -60,7 +60,7 @@ class CodeVocabulary:
     def rows(self, tokens: np.ndarray, ids: PackedIds, table: np.ndarray) -> np.ndarray:
         """As :meth:`PrefixVocabulary.rows`."""
         values = tokens - self.starts
-        valid = ((values >= 0) & (values < self._sizes)).all(axis=-1)
+        valid = np.all((values >= 0) & (values < self._sizes), axis=-1)
         return np.where(valid, ids.rows(np.where(valid[..., None], values, 0)), -1)
 
 
@@ -98,7 +98,7 @@ class PrefixVocabulary:
         """
         keys = ids.packing.pack(semantic_ids)
         tokens, size = np.zeros(semantic_ids.shape, dtype=np.int32), self.size
-        for level in range(tokens.shape[1]):
+        for level in range(semantic_ids.shape[1]):
             owners = ids.owners(keys, level)
             new = owners < 0
             tokens[~new, level] = table[owners[~new], level]

@@ -82,7 +82,7 @@ def item_card(tree: CodeTree, row: int, place: str, score: str, shared: int = 0,
     )
 
 
-def history_html(tree: CodeTree, rows: Sequence[int]) -> str:
+def history_html(tree: CodeTree, rows: Sequence[int] | np.ndarray) -> str:
     """The chosen items with their semantic IDs."""
     if len(rows) == 0:
         return '<div class="tiger quiet">Nothing chosen yet: what is shown is what anybody may like.</div>'

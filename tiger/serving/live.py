@@ -158,8 +158,8 @@ def answer_recommend(
         unseen_share=call.unseen_share,
         **asdict(call.search),
     )
-    scores = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
-    return _divided(snapshot.catalogue, read, items, scores)
+    filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
+    return _divided(snapshot.catalogue, read, items, filled)
 
 
 def answer_rank(

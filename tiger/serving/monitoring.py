@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 
 from fastapi import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -84,11 +85,11 @@ class Edge:
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
 
-def problem(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+def problem(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error response: ``{"error": reason}``."""
     return json_response({"error": reason}, status, headers)
 
 
-def json_response(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(content: dict, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response, in ASCII: clients may send lone surrogates, which UTF-8 can't encode."""
     return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")

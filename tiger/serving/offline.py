@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,11 @@ def recommend_users(
     if not out.parent.is_dir():
         raise DataError(f"{out.parent} is no directory: make it, or write somewhere else.")
     tables = read_events(histories)
-    settings = {"log": _identity(histories), "recommender": _fingerprint(tiger), "part_events": part_events}
+    settings: dict[str, Any] = {
+        "log": _identity(histories),
+        "recommender": _fingerprint(tiger),
+        "part_events": part_events,
+    }
     settings |= {"bf16": bf16, "options": options}
     if out.exists():
         return _counts_of_finished(out, settings)

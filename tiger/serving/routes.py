@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -37,12 +38,12 @@ from tiger.utils.errors import DataError
 
 MAX_UPDATES = 16  # updates that may wait; each holds its request body. Not tuned.
 
-_BATCH_PROBLEMS = {
+_BATCH_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "Items that the catalog lacks"},
     429: {"model": Problem, "description": "The queue is full"},
     503: {"model": Problem, "description": "The service is stopping"},
 }
-_UPDATE_PROBLEMS = {
+_UPDATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many updates are waiting"},
     503: {"model": Problem, "description": "The update could not be saved"},
 }

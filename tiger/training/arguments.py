@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -70,7 +71,8 @@ def read_arguments(kinds: Sequence[type], *sources: Source) -> tuple:
 
 def merged(kinds: Sequence[type], *sources: Source) -> dict:
     """The settings of YAML files and mappings in one mapping, their keys checked; what comes later wins."""
-    known, settings = known_keys(kinds), {}
+    known = known_keys(kinds)
+    settings: dict[str, Any] = {}
     for source in sources:
         found = source if isinstance(source, Mapping) else read_yaml(source)
         found = {_current(str(key), known): value for key, value in found.items()}
@@ -120,7 +122,8 @@ def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tu
     words = [*as_words(settings), *argv]
     if TrainingArguments in kinds and not torch.accelerator.is_available():
         words += ["--use_cpu", "true"]  # which Trainer wants to be told before it allows bfloat16
-    return _Parser(list(kinds)).parse_args_into_dataclasses(args=words)
+    parser = _Parser(list(kinds))  # type: ignore[arg-type]  # wants a NewType, which no dataclass is
+    return parser.parse_args_into_dataclasses(args=words)
 
 
 def _current(key: str, known: list[str]) -> str:

@@ -106,7 +106,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         ranker.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
-    if recommender is not None:
+    if recommender is not None and args.recommender:
         recommender.ranker = ClickRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
@@ -169,7 +169,8 @@ def _trained(
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
-    return ClickRanker(model.to("cpu"), features, tokenizer, dense), metrics
+    model.to("cpu")  # type: ignore[arg-type]  # transformers hides that it is a method
+    return ClickRanker(model, features, tokenizer, dense), metrics
 
 
 def _content_vectors(args: RankerArguments, data: RecommendationData) -> np.ndarray:

@@ -302,7 +302,8 @@ def write_dataset(data: RecommendationData | tuple[pa.Table, pa.Table], folder: 
         DataError: the data can't be used, or ``folder`` holds other data.
     """
     if not isinstance(data, RecommendationData):
-        data = RecommendationData.from_tables(*(pa.table(table) for table in data), source="the tables")
+        items, interactions = (pa.table(table) for table in data)
+        data = RecommendationData.from_tables(items, interactions, source="the tables")
     events = data.sequences
     log = {
         "user_id": data.user_ids.take(pa.array(np.repeat(np.arange(len(events)), events.lengths))),

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import (
@@ -100,34 +101,36 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
         FileExistsError: ``args.model_dir`` holds something else than a recommender.
     """
     training, push = copy.copy(training), training.push_to_hub
-    if push and training.hub_model_id is None:
+    hub_id = training.hub_model_id if push else None
+    if push and hub_id is None:
         raise DataError("--push_to_hub wants --hub_model_id owner/name.")
     # Trainer would push checkpoints of its own making to the same place: a T5 without item table and encoder.
     training.push_to_hub = False
     first = training.process_index == 0
     refuse_other_files(args.model_dir, MANIFEST)
     data, tokenizer = _data_and_tokenizer(args)
+    assert training.output_dir is not None  # TrainingArguments fills it in
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
     if record.finished and Path(args.model_dir, MANIFEST).exists():
         if first:
             print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
         recommender = TigerRecommender.from_pretrained(args.model_dir) if first else None
     else:
-        if push and first:  # fail now, not when the training is over
-            create_repository(training.hub_model_id, training.hub_private_repo, training.hub_token)
+        if hub_id is not None and first:  # fail now, not when the training is over
+            create_repository(hub_id, training.hub_private_repo, training.hub_token)
         model, state = _trained(args, training, tokenizer, data, record)
         if not first:
             return None
         known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
-        encoder = Path(args.tokenizer) / "encoder"
-        encoder = load_encoder(encoder) if encoder.is_dir() else None
+        folder = Path(args.tokenizer) / "encoder"
+        encoder = load_encoder(folder) if folder.is_dir() else None
         recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
         recommender.save_pretrained(args.model_dir)
         record.finish()
         history = " ".join(data.item_ids[:2])
         print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {history}")
-    if push and first:
-        publish(recommender, training)
+    if hub_id is not None and recommender is not None:
+        publish(recommender, training, hub_id)
     return recommender
 
 
@@ -203,8 +206,9 @@ def known_of_items(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
 ) -> list[np.ndarray]:
     """Vectors of all items, float32 [items, its share of d_model], one array per word of ``start_from``."""
+    quantizer: Any = tokenizer.quantizer  # None is refused below, before it is read
     sources = {
-        "codes": lambda size: principal_axes(tokenizer.quantizer.decode(tokenizer.codes), size),
+        "codes": lambda size: principal_axes(quantizer.decode(tokenizer.codes), size),
         "texts": lambda size: principal_axes(encoded_texts(args, data), size),
         "words": lambda size: tfidf_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
         "log": lambda size: cooccurrence_vectors(split.train, data.num_items, size),
@@ -253,10 +257,10 @@ def _training_record(
     }
 
 
-def publish(recommender: TigerRecommender, training: TrainingArguments) -> None:
+def publish(recommender: TigerRecommender, training: TrainingArguments, repo_id: str) -> None:
     """Push as TrainingArguments say."""
     commit = recommender.push_to_hub(
-        training.hub_model_id,
+        repo_id,
         private=training.hub_private_repo,
         token=training.hub_token,
         revision=training.hub_revision,

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.quantizers.report import REPORT, plot_code_usage, quantisation_report
+from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -67,7 +68,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     refuse_other_files(args.output_dir, REPORT)
     data = RecommendationData.load(args.dataset)
     encoder, embeddings = embedded_items(args, data)
-    learned = {}
+    learned: dict[str, Any] = {}
     if args.cooccurrence_weight:
         train = data.leave_one_out(args.shuffle_ties).train
         learned = {
@@ -87,7 +88,10 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         device=str(torch.accelerator.current_accelerator() or "cpu"),
         **learned,
     )
-    tokenizer.quantizer.to("cpu")
+    quantizer = tokenizer.quantizer
+    assert quantizer is not None  # it has just been fitted
+    if isinstance(quantizer, torch.nn.Module):
+        quantizer.to("cpu")
     seconds = time.perf_counter() - start
     report = {
         "dataset": args.dataset,
@@ -96,7 +100,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "cooccurrence_weight": args.cooccurrence_weight,
         "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
-        **quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size),
+        **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
     }
     with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)

@@ -80,9 +80,9 @@ class ImpressionsCollator:
         self._max_history = max_history
 
     def __call__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        indices = np.asarray(indices)
-        history = torch.from_numpy(self._impressions.history(indices, self._max_history))
-        candidates = torch.from_numpy(self._impressions.candidates[indices].astype(np.int64))
+        chosen = np.asarray(indices)
+        history = torch.from_numpy(self._impressions.history(chosen, self._max_history))
+        candidates = torch.from_numpy(self._impressions.candidates[chosen].astype(np.int64))
         items, numbers = torch.unique(torch.cat([history.flatten(), candidates.flatten()]), return_inverse=True)
         if items[0] < 0:
             items, numbers = items[1:], numbers - 1
@@ -91,12 +91,12 @@ class ImpressionsCollator:
             "rows": self._rows[items],
             "history": numbers[:split].view(history.shape),
             "candidates": numbers[split:].view(candidates.shape),
-            "labels": torch.from_numpy(self._impressions.labels[indices]),
+            "labels": torch.from_numpy(self._impressions.labels[chosen]),
         }
         if self._dense is not None:
             batch["dense"] = self._dense[items]
         if self._impressions.context is not None:
-            batch["context"] = torch.from_numpy(self._impressions.context[indices].astype(np.float32))
+            batch["context"] = torch.from_numpy(self._impressions.context[chosen].astype(np.float32))
         return batch
 
 

@@ -139,7 +139,7 @@ class ItemFeatures:
         known = np.zeros(len(item_ids), dtype=bool)
         if any(kind in CODE_KINDS for kind in self.kinds):
             codes = self._checked(codes, len(item_ids))
-            known = (codes >= 0).all(axis=1)
+            known = np.all(codes >= 0, axis=1)
             if not known.all() and not self.uses_dense:
                 row = int(np.flatnonzero(~known)[0])
                 raise DataError(
@@ -155,6 +155,7 @@ class ItemFeatures:
                 if kind == "random_hash":
                     block[:] = self._random_hash(item_ids[part]) + place * self.share
                 else:
+                    assert codes is not None  # checked above: the kind reads codes
                     found = getattr(self, f"_{kind}")(codes[part][known[part]])
                     block[known[part]] = np.where(found < 0, self.budget, found + place * self.share)
                 column += width
@@ -223,7 +224,7 @@ class ItemFeatures:
     def _prefix_ngram(self, codes: np.ndarray) -> np.ndarray:
         spaces = [self.codebook_size ** (level + 1) for level in range(self.num_codebooks)]
         if sum(spaces) <= self.share:
-            starts, prefix, found = np.cumsum([0, *spaces]), 0, []
+            starts, prefix, found = np.cumsum([0, *spaces]), np.zeros(len(codes), dtype=codes.dtype), []
             for level in range(self.num_codebooks):
                 prefix = prefix * self.codebook_size + codes[:, level]
                 found.append(starts[level] + prefix)
@@ -236,6 +237,7 @@ class ItemFeatures:
         return np.stack(found, axis=1)
 
     def _spm(self, codes: np.ndarray) -> np.ndarray:
+        assert self._pieces is not None  # spm has a vocabulary
         return self._pieces.cut(codes)
 
     def _fold(self, grams: np.ndarray) -> np.ndarray:
@@ -326,11 +328,11 @@ class _Pieces:
                 start_of[end][better] = start
                 piece_of[end][better] = self._ids[at[better]]
         found = np.full((count, length), -1, dtype=np.int64)
-        end, rows = np.full(count, length), np.arange(count)
+        ends, rows = np.full(count, length), np.arange(count)
         for place in reversed(range(length)):
-            left = end > 0
-            found[rows[left], place] = piece_of[end[left], rows[left]]
-            end = np.where(left, start_of[end, rows], 0)
+            left = ends > 0
+            found[rows[left], place] = piece_of[ends[left], rows[left]]
+            ends = np.where(left, start_of[ends, rows], 0)
         # What was filled from the back moves to the front.
         return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), axis=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +81,7 @@ class SemanticIdRanker(PreTrainedModel):
     and their products.
     """
 
+    config: RankerConfig
     config_class = RankerConfig
     base_model_prefix = "ranker"
     main_input_name = "history"
@@ -132,8 +134,8 @@ class SemanticIdRanker(PreTrainedModel):
         if self.training and self.config.row_dropout and rows.shape[1]:
             dropped = torch.rand(rows.shape, device=rows.device) < self.config.row_dropout
             rows = rows.masked_fill(dropped, self.config.budget)
-        vectors = self.table(rows) if rows.shape[1] else 0.0
-        return vectors if dense is None else vectors + self.dense(dense)
+        vectors: Any = self.table(rows) if rows.shape[1] else 0.0
+        return vectors if dense is None or self.dense is None else vectors + self.dense(dense)
 
     def forward(
         self,

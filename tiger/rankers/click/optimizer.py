@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ class RowwiseAdagradAdamW(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step; ``closure`` is passed on to AdamW. Gradients of tables are used up."""
         for group in self.param_groups:
             if group.get("rowwise"):

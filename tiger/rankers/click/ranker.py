@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -196,7 +197,8 @@ class ClickRanker(Ranker):
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
         dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
-        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True).to(device)
+        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True)
+        ranker.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
         return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
 
     def digest(self) -> bytes:
@@ -216,4 +218,5 @@ def _padded_left(histories: list[np.ndarray], longest: int) -> np.ndarray:
     return turned[:, ::-1].copy()
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
@@ -64,11 +65,12 @@ class RankerTrainer(Trainer):
         if self.optimizer is not None or not model.config.sparse:
             return super().create_optimizer(model)
         args, table = self.args, model.table.weight
+        groups: list[dict[str, Any]] = [
+            {"params": [table], "rowwise": True, "lr": self.table_learning_rate},
+            {"params": [parameter for parameter in model.parameters() if parameter is not table]},
+        ]
         self.optimizer = RowwiseAdagradAdamW(
-            [
-                {"params": [table], "rowwise": True, "lr": self.table_learning_rate},
-                {"params": [parameter for parameter in model.parameters() if parameter is not table]},
-            ],
+            groups,
             lr=args.learning_rate,
             betas=(args.adam_beta1, args.adam_beta2),
             eps=args.adam_epsilon,
@@ -79,18 +81,19 @@ class RankerTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         return self._loader(self.train_dataset, self.args.train_batch_size, shuffle=True)
 
-    def get_eval_dataloader(self, eval_dataset: Impressions | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         return self._loader(self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size)
 
-    def get_test_dataloader(self, test_dataset: Impressions) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         return self._loader(test_dataset, self.args.eval_batch_size)
 
-    def _loader(self, impressions: Impressions | None, batch_size: int, shuffle: bool = False) -> DataLoader:
-        if impressions is None:
+    def _loader(self, examples: Any, batch_size: int, shuffle: bool = False) -> DataLoader:
+        if examples is None:
             raise ValueError("there are no impressions to read")
-        collate = ImpressionsCollator(impressions, *self._catalogue, max_history=self.model.config.max_history)
+        max_history = cast(SemanticIdRanker, self.model).config.max_history
+        collate = ImpressionsCollator(examples, *self._catalogue, max_history=max_history)
         generator = torch.Generator().manual_seed(self.args.seed) if shuffle else None
-        loader = DataLoader(impressions, batch_size, shuffle=shuffle, collate_fn=collate, generator=generator)
+        loader: DataLoader = DataLoader(examples, batch_size, shuffle=shuffle, collate_fn=collate, generator=generator)
         return self.accelerator.prepare(loader)
 
     def _clip_grad_norm(self, model):
@@ -111,7 +114,7 @@ def _check_labels(impressions: Impressions, config: RankerConfig) -> None:
 
 
 def _click_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    logits, labels = prediction.predictions, prediction.label_ids
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     present = labels >= 0
     logits, labels = logits[present].astype(np.float64), labels[present]
     return {"auc": auc(labels, logits), "log_loss": log_loss(labels, 1 / (1 + np.exp(-logits)))}

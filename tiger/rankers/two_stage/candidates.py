@@ -132,6 +132,7 @@ class Candidates:
         """
         if beams is None:
             beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
+        assert scores is not None  # they come with the beams
         width = min(self.num_proposed, len(self)) + beams.shape[1]
         rows = np.full((len(histories), width), -1, dtype=np.int32)
         columns = np.empty((len(histories), width, len(self.names)), dtype=np.float32)

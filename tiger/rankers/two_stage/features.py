@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -303,4 +304,5 @@ def _logarithms(items: pa.Table, name: str) -> np.ndarray:
     return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
 
 
-__getattr__ = old_names(__name__)
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

@@ -164,7 +164,7 @@ class TwoStageRanker(Ranker):
             halves.append(half)
             whole.append(lightgbm.train(settings, all_users, half.best_iteration))
         answers = cls(candidates, halves, columns, fingerprint).best(proposals, 10)[0][held_out]
-        record = {
+        record: dict[str, Any] = {
             f"held out {name}": round(float(value), 5)
             for name, value in next_item_metrics(answers, targets[held_out]).items()
         }

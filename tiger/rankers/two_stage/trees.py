@@ -20,8 +20,10 @@ MAX_LEAVES = 1 << 16
 _NUMBER = re.compile(r"[-+]?(\d{1,25}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?")
 _RANGE = re.compile(rf"none|\[{_NUMBER.pattern}:{_NUMBER.pattern}\]")
 _NAME = re.compile(r"[^\s=\[\]:,\"{}]{1,200}")
-_HEADER = ("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective")
-_HEADER += ("feature_names", "feature_infos", "tree_sizes")
+_HEADER = (
+    *("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective"),
+    *("feature_names", "feature_infos", "tree_sizes"),
+)
 _FIXED = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
 # Of each tree: values a node inside, and values a leaf. What LightGBM can do without is kept where it is there.
 _NEEDED_NODES = ("split_feature", "threshold", "decision_type", "left_child", "right_child")

@@ -1,0 +1,73 @@
+"""A type checker knows the public names, and that there are no others."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """\
+import tiger
+from tiger import train
+reveal_type(tiger.TigerRecommender)
+reveal_type(train)
+tiger.NoSuchThing
+"""
+
+
+def lazy_packages() -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """Packages with lazy names: the homes of the names, as the package loads them and as a type checker reads them."""
+    found = {}
+    for file in sorted((ROOT / "tiger").rglob("__init__.py")):
+        tree = ast.parse(file.read_text())
+        tables = [
+            ast.literal_eval(node.args[1])
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_names"
+        ]
+        checked = {
+            alias.asname: statement.module
+            for block in tree.body
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for statement in block.body
+            for alias in statement.names
+            if alias.asname == alias.name  # else it would not be a public name to a type checker
+        }
+        if tables:
+            package = ".".join(file.parent.relative_to(ROOT).parts)
+            found[package] = (tables[0], checked)
+    return found
+
+
+LAZY = lazy_packages()
+
+
+def test_these_packages_have_lazy_names():
+    assert set(LAZY) == {"tiger", "tiger.data", "tiger.embeddings", "tiger.recommender", "tiger.retriever"}
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_the_names_that_load_are_those_of_the_type_checker(package):
+    loaded, checked = LAZY[package]
+    assert loaded == checked
+    module = import_module(package)
+    assert sorted(loaded) == module.__all__ and set(loaded) < set(dir(module))
+    assert all(getattr(module, name) is getattr(import_module(home), name) for name, home in loaded.items())
+    with pytest.raises(AttributeError, match="NoSuchThing"):
+        module.NoSuchThing  # noqa: B018
+
+
+def test_a_type_checker_reads_the_public_names():
+    pytest.importorskip("mypy", reason="needs mypy, see the dev extra")
+    # From the root, and with its settings: the cache is that of `make test`.
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "-c", PROGRAM]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    recommender, train, unknown = done.stdout.splitlines()
+    assert "def (" in recommender and recommender.endswith('-> tiger.recommender.recommender.TigerRecommender"')
+    assert "output_dir" in train and train.endswith('-> tiger.recommender.recommender.TigerRecommender"')
+    assert unknown == '<string>:5: error: Module has no attribute "NoSuchThing"  [attr-defined]'
