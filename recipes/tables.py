@@ -53,7 +53,7 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
 
 
 def _second_stage(content: dict) -> str:
-    """What recipes/experiments/two_stage.py found for a data set, a row a variant and setting."""
+    """Results of recipes/experiments/two_stage.py for a dataset, one row per variant and setting."""
     heads = [f"{content['dataset'].capitalize()}, second stage", "setting", "R@10 / N@10", "± over seeds of the trees"]
     heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users", "N@10 that two-stage adds"]
     rows = []

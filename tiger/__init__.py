@@ -1,4 +1,4 @@
-"""Generative retrieval for recommenders: semantic IDs, a T5 that writes them, answers that are always real items."""
+"""Generative retrieval for recommenders: semantic IDs, and a T5 that generates the semantic ID of the next item."""
 
 from tiger import _moved
 from tiger.utils.lazy import lazy_names
@@ -33,10 +33,15 @@ __getattr__, __dir__, __all__ = lazy_names(
         "TwoStageRanker": "tiger.rankers.two_stage.ranker",
         "beam_search": "tiger.retriever.beam_search",
         "drift_report": "tiger.semantic_ids.drift",
+        "evaluate": "tiger.evaluation.evaluator",
         "item_texts": "tiger.embeddings.item_text",
         "load_encoder": "tiger.embeddings.auto",
         "load_quantizer": "tiger.quantizers.auto",
+        "load_ranker": "tiger.rankers.auto",
         "next_item_metrics": "tiger.evaluation.metrics",
+        "register_encoder": "tiger.embeddings.auto",
+        "register_quantizer": "tiger.quantizers.auto",
+        "register_ranker": "tiger.rankers.auto",
         "t5_config": "tiger.retriever.config",
         "train": "tiger.training.pipeline",
         "train_click_ranker": "tiger.training.click_ranker",

@@ -1,4 +1,4 @@
-"""One object and one directory for all that recommends."""
+"""The recommender: retriever, tokenizer, encoder and ranker as one object and one directory."""
 
 from tiger.utils.lazy import lazy_names
 

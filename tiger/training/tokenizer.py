@@ -16,7 +16,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.quantizers.report import REPORT, plot_code_usage, quantisation_report
+from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -96,7 +96,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "cooccurrence_weight": args.cooccurrence_weight,
         "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
-        **quantisation_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size),
+        **quantization_report(tokenizer.codes, embeddings, tokenizer.quantizer.decode(tokenizer.codes), size),
     }
     with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)

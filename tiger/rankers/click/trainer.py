@@ -44,7 +44,7 @@ class RankerTrainer(Trainer):
                 _check_labels(impressions, model.config)
         args.remove_unused_columns = False
         self.table_learning_rate = table_learning_rate
-        self._catalogue = (item_rows, dense)
+        self._catalog = (item_rows, dense)
         super().__init__(
             model=model,
             args=args,
@@ -85,7 +85,7 @@ class RankerTrainer(Trainer):
     def _loader(self, impressions: Impressions | None, batch_size: int, shuffle: bool = False) -> DataLoader:
         if impressions is None:
             raise ValueError("there are no impressions to read")
-        collate = ImpressionsCollator(impressions, *self._catalogue, max_history=self.model.config.max_history)
+        collate = ImpressionsCollator(impressions, *self._catalog, max_history=self.model.config.max_history)
         generator = torch.Generator().manual_seed(self.args.seed) if shuffle else None
         loader = DataLoader(impressions, batch_size, shuffle=shuffle, collate_fn=collate, generator=generator)
         return self.accelerator.prepare(loader)
