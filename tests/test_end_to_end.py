@@ -196,11 +196,12 @@ def test_readme_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     results = ROOT / "recipes" / "results"
     assert readme == updated(readme, "results", results_tables(results))
-    assert readme == updated(readme, "ranking", ranking_summary(results))
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page == updated(page, "ranking", ranking_summary(results))
 
 
-def test_readme_example_runs_as_pasted(work, trained, tmp_path):
-    (code,) = re.findall(r"```python\n(# Train.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+def test_example_of_the_parts_of_training_runs_as_pasted(work, trained, tmp_path):
+    (code,) = re.findall(r"```python\n(# Train.*?)```", (ROOT / "docs" / "extend.md").read_text(), flags=re.S)
     script = tmp_path / "example.py"
     script.write_text(code)
     done = subprocess.run(
