@@ -24,7 +24,7 @@ def page(folder: Path) -> str:
     """Markdown: accuracy, what it cost, what each step of the recipe gave, and recall by beams."""
     parts = [
         "# Accuracy",
-        "Test, next item, full catalogue, printed from the files beside this page by "
+        "Test, next item, full catalog, printed from the files beside this page by "
         "`python recipes/results_page.py`. How to read the settings stands in the README of the project.",
         results_tables(folder),
         "## What it costs",
@@ -103,7 +103,7 @@ def ablation_table(content: dict) -> str:
         f"Every row to *ours* was to train for {content['seconds']:.0f} CPU seconds, by the speed of its first steps, "
         "which is less than the recipes train, and adds its step to the row above. Each row below is one change to "
         f"*ours*, for as many steps. One seed, {content['users']:,} users. The standard error of an N@10 is about "
-        ".0025, so the small steps are not told from chance. Muon helps a T5 that starts from nothing, "
+        ".0025, so the small steps may be chance. Muon helps a T5 with random initialization, "
         "and not one that starts from log and words. Several T5s together are in the table of seeds. "
         f"`{content['command']}`\n\n{markdown_table(heads, lines)}"
     )
@@ -176,11 +176,11 @@ def plot_beams(folder: Path) -> None:
     figure, (recall, cost) = plt.subplots(1, 2, figsize=(10, 3.8))
     for number, content in enumerate(found):
         beams = [row["beams"] for row in content["rows"]]
-        colour = f"C{number}"
-        recall.plot(beams, [row["recall@10"] for row in content["rows"]], "o-", color=colour, label=content["dataset"])
-        recall.plot(beams, [row["recall@beams"] for row in content["rows"]], "o:", color=colour, markersize=3)
+        color = f"C{number}"
+        recall.plot(beams, [row["recall@10"] for row in content["rows"]], "o-", color=color, label=content["dataset"])
+        recall.plot(beams, [row["recall@beams"] for row in content["rows"]], "o:", color=color, markersize=3)
         milliseconds = [1000 * row["cpu_seconds"] / content["users"] for row in content["rows"]]
-        cost.plot(beams, milliseconds, "o-", color=colour, label=content["dataset"])
+        cost.plot(beams, milliseconds, "o-", color=color, label=content["dataset"])
     recall.set_ylabel("validation recall: @10 (line), among all beams (dots)", fontsize=8)
     cost.set_ylabel("CPU milliseconds a user", fontsize=8)
     for axis in (recall, cost):

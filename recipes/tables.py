@@ -1,4 +1,4 @@
-"""Print the results files as tables, and put them into the README: ``python recipes/tables.py``."""
+"""Print the results files as tables, and put them into README.md and docs/results.md: ``python recipes/tables.py``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
 
 
 def _second_stage(content: dict) -> str:
-    """What recipes/experiments/two_stage.py found for a data set, a row a variant and setting."""
+    """Results of recipes/experiments/two_stage.py for a dataset, one row per variant and setting."""
     heads = [f"{content['dataset'].capitalize()}, second stage", "setting", "R@10 / N@10", "± over seeds of the trees"]
     heads += ["N@10, 95% over users", "p against the hybrid", "held-out validation users", "N@10 that two-stage adds"]
     rows = []
@@ -78,21 +78,22 @@ def pair(metrics: dict | None, k: int = 10) -> str:
 def ranking_summary(folder: Path) -> str:
     """Markdown: what the page of the ranking benchmark says before it comes to single data sets, but for its title."""
     text = (folder / "ranking" / "README.md").read_text().split("\n## ")[0].split("\n", 1)[1]
-    return text.replace("(ranking.png)", "(recipes/results/ranking/ranking.png)").strip() + "\n"
+    return text.replace("(ranking.png)", "(../recipes/results/ranking/ranking.png)").strip() + "\n"
 
 
-def updated(readme: str, name: str, text: str) -> str:
-    """The README with other text between the markers of that name."""
+def updated(page: str, name: str, text: str) -> str:
+    """Replace the text between the markers of that name."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, rest = readme.split(begin)
+    before, rest = page.split(begin)
     return before + begin + text + end + rest.split(end)[1]
 
 
 def main() -> None:
     readme, results = ROOT / "README.md", ROOT / "recipes" / "results"
     tables = results_tables(results)
-    text = updated(readme.read_text(), "results", tables)
-    readme.write_text(updated(text, "ranking", ranking_summary(results)))
+    readme.write_text(updated(readme.read_text(), "results", tables))
+    page = ROOT / "docs" / "results.md"
+    page.write_text(updated(page.read_text(), "ranking", ranking_summary(results)))
     print(tables)
 
 

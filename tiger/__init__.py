@@ -1,4 +1,4 @@
-"""Generative retrieval for recommenders: semantic IDs, a T5 that writes them, answers that are always real items."""
+"""Generative retrieval for recommenders: semantic IDs, and a T5 that generates the semantic ID of the next item."""
 
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from tiger.data.dataset import RecommendationData as RecommendationData
     from tiger.data.sequences import Sequences as Sequences
     from tiger.embeddings.auto import load_encoder as load_encoder
+    from tiger.embeddings.auto import register_encoder as register_encoder
     from tiger.embeddings.item_text import item_texts as item_texts
     from tiger.embeddings.lsa_encoder import LSAEncoder as LSAEncoder
     from tiger.embeddings.sentence_encoder import SentenceEncoder as SentenceEncoder
+    from tiger.evaluation.evaluator import evaluate as evaluate
     from tiger.evaluation.metrics import next_item_metrics as next_item_metrics
     from tiger.quantizers.auto import load_quantizer as load_quantizer
+    from tiger.quantizers.auto import register_quantizer as register_quantizer
     from tiger.quantizers.residual_kmeans import ResidualKMeans as ResidualKMeans
     from tiger.quantizers.rqvae import RQVAE as RQVAE
+    from tiger.rankers.auto import load_ranker as load_ranker
+    from tiger.rankers.auto import register_ranker as register_ranker
     from tiger.rankers.click.model import SemanticIdRanker as SemanticIdRanker
     from tiger.rankers.click.trainer import RankerTrainer as RankerTrainer
     from tiger.rankers.two_stage.ranker import TwoStageRanker as TwoStageRanker
@@ -71,10 +76,15 @@ else:
             "TwoStageRanker": "tiger.rankers.two_stage.ranker",
             "beam_search": "tiger.retriever.beam_search",
             "drift_report": "tiger.semantic_ids.drift",
+            "evaluate": "tiger.evaluation.evaluator",
             "item_texts": "tiger.embeddings.item_text",
             "load_encoder": "tiger.embeddings.auto",
             "load_quantizer": "tiger.quantizers.auto",
+            "load_ranker": "tiger.rankers.auto",
             "next_item_metrics": "tiger.evaluation.metrics",
+            "register_encoder": "tiger.embeddings.auto",
+            "register_quantizer": "tiger.quantizers.auto",
+            "register_ranker": "tiger.rankers.auto",
             "t5_config": "tiger.retriever.config",
             "train": "tiger.training.pipeline",
             "train_click_ranker": "tiger.training.click_ranker",

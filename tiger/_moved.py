@@ -1,4 +1,4 @@
-"""Old paths of modules and old names in them: they work for one release, with a warning that has the new ones."""
+"""Deprecated module paths and names: they work for one release, with a warning that gives the new ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable)
 
@@ -102,6 +102,7 @@ RENAMED = {
     "tiger.embeddings.item_vectors.word_vectors": "tiger.embeddings.item_vectors.tfidf_vectors",
     "tiger.evaluation.baselines.evaluate_yardsticks": "tiger.evaluation.baselines.evaluate_baselines",
     "tiger.quantizers.report.quantisation_report": "tiger.quantizers.report.quantization_report",
+    "tiger.rankers.click.dataset.labelled_impressions": "tiger.rankers.click.dataset.labeled_impressions",
     "tiger.rankers.click.ranker.CatalogueRanker": "tiger.rankers.click.ranker.ClickRanker",
     "tiger.rankers.two_stage.features.CandidateColumns": "tiger.rankers.two_stage.features.CandidateFeatures",
     "tiger.rankers.two_stage.features.Question": "tiger.rankers.two_stage.features.RankingBatch",
@@ -119,7 +120,7 @@ RENAMED = {
 
 
 class _OldModule(ModuleType):
-    """Has the names of the modules that its own went to."""
+    """Stand-in for a module that has moved: looks names up in the new modules."""
 
     def __getattr__(self, name: str):
         if not name.startswith("__"):
@@ -134,7 +135,7 @@ class _OldModule(ModuleType):
 
 
 class _OldPaths(MetaPathFinder, Loader):
-    """Asked last, so that it never hides a module that exists."""
+    """Import hook for the old paths; last in ``sys.meta_path``, so that it never hides a module that exists."""
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MOVED else None
@@ -154,13 +155,13 @@ class _OldPaths(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the old paths be imported."""
+    """Make the old paths importable."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())
 
 
 def old_names(module: str) -> Callable[[str], object]:
-    """A module's ``__getattr__``: its names in ``RENAMED``, with a warning.
+    """``__getattr__`` of a module: resolves its old names in ``RENAMED``, with a warning.
 
     Args:
         module: its ``__name__``.
@@ -177,6 +178,16 @@ def old_names(module: str) -> Callable[[str], object]:
         return getattr(import_module(home), new)
 
     return get
+
+
+def old_member(owner: object, old: str, new: str) -> Any:
+    """Return an object's attribute or method ``new`` that was read by its ``old`` name, with a warning."""
+    warnings.warn(
+        f"{type(owner).__name__}.{old} is now {new}; the old name goes with the next release.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return getattr(owner, new)
 
 
 def old_arguments(**renamed: str) -> Callable[[F], F]:

@@ -1,11 +1,11 @@
-"""Items that training never saw: what TIGER finds of them, by the share of the answer that is kept for them.
+"""Recall of items without training events, by the share of the answer that is kept for them.
 
     python recipes/experiments/cold_start.py --dataset datasets/beauty [--embeddings FILE --encoder NAME] [--epochs 22]
 
 Protocol (TIGER, arXiv 2305.05065, section 4.3): one in twenty of the items that are test targets is held out, with all
 events of it, from the items that the quantizer sees and from the training log; the recipes run on the rest; then the
 held-out items are added with ``add_items``, by their texts alone, and the test users of the whole log are answered.
-Recall is told apart by whether the target was held out. The baseline, semantic kNN, ranks items by the cosine of
+Recall is reported by whether the target was held out. The baseline, semantic kNN, ranks items by the cosine of
 their content vectors with those of the last three items of the history (.6 as much for each older one), and gets the
 same shares. (Where a held-out item was one of a user's last two, one or two events more of that user do not train.)
 
@@ -91,7 +91,7 @@ def main() -> None:
     rows = []
     answers = {
         "tiger": by_tiger(args, tiger, data, histories, held),
-        "knn": by_neighbours(embeddings, histories, held),
+        "knn": by_neighbors(embeddings, histories, held),
     }
     for model, (all_items, seen, unseen) in answers.items():
         for share in (None, *args.shares):
@@ -185,7 +185,7 @@ def by_tiger(
     return lists
 
 
-def by_neighbours(
+def by_neighbors(
     embeddings: np.ndarray, histories: Sequences, held: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The same by the cosine to what the user had last."""
@@ -239,11 +239,11 @@ def plot(content: dict, path: str | os.PathLike) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     for axes, kind in zip(figure.subplots(1, 2), ("unseen", "seen")):
-        for k, colour in zip(KS, ("#4c78a8", "#f58518", "#54a24b")):
+        for k, color in zip(KS, ("#4c78a8", "#f58518", "#54a24b")):
             for model, line in (("tiger", "-o"), ("knn", "--x")):
                 found = [r for r in content["rows"] if (r["model"], r["targets"]) == (model, kind)]
                 points = [(r["unseen_share"], r[f"recall@{k}"]) for r in found if r["unseen_share"] is not None]
-                axes.plot(*zip(*points), line, color=colour, label=f"{model}, k = {k}", markersize=4, linewidth=1.5)
+                axes.plot(*zip(*points), line, color=color, label=f"{model}, k = {k}", markersize=4, linewidth=1.5)
         count = content["users"][kind]
         axes.set(
             xlabel="share of the answer for unseen items", ylabel="recall@k", title=f"{kind} targets, {count:,} users"

@@ -1,4 +1,4 @@
-"""How large must a drift be for the report to recommend a refit? Items held out at random, and whole categories.
+"""Size of a drift at which the report recommends a refit: items held out at random, and whole categories.
 
 python recipes/experiments/drift.py --dataset datasets/beauty [--embeddings FILE]
 """

@@ -1,4 +1,4 @@
-"""How should a ranker read an item? Every representation, with as many table rows, on warm, tail and cold items.
+"""Item representations for a click ranker, compared at equal numbers of table rows on warm, tail and cold items.
 
     python recipes/experiments/ranking.py --dataset datasets/beauty [--kinds random_hash spm ...] [--seeds 0 1 2]
 
@@ -36,7 +36,7 @@ from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
     first_seen,
-    labelled_impressions,
+    labeled_impressions,
     rows_and_dense,
     sampled_impressions,
 )
@@ -84,7 +84,7 @@ class RankingArguments:
 
 @dataclass
 class Benchmark:
-    """What all representations are measured on."""
+    """The data on which all representations are measured."""
 
     item_ids: list[str]
     embeddings: np.ndarray
@@ -176,10 +176,10 @@ def prepare(args: RankingArguments) -> Benchmark:
             raise DataError(f"{args.dataset}: interactions.parquet has no column rating.")
         labels = (data.extras["rating"] >= args.rating_at_least).astype(np.float32)
         liked = only(events, labels > 0)
-        parts = [labelled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
+        parts = [labeled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
         for part in (split.valid, split.test):
             cold = part[~seen[events.items[part]]]
-            parts.append(labelled_impressions(events, cold, labels, liked, together=1))
+            parts.append(labeled_impressions(events, cold, labels, liked, together=1))
     if args.shuffle_labels:
         parts = [shuffled(part, seed) for seed, part in enumerate(parts)]
     return Benchmark(data.item_ids, embeddings, quantizer.encode(embeddings), popularity, *parts)
@@ -281,7 +281,7 @@ class KeepBest(TrainerCallback):
 
 
 def sizes(benchmark: Benchmark) -> dict[str, int]:
-    """What the benchmark consists of."""
+    """Sizes of the benchmark."""
     parts = {name: getattr(benchmark, name) for name in ("train", "valid", "test", "cold")}
     counts = {f"{name} lists": len(part) for name, part in parts.items()}
     cold = benchmark.cold.labels

@@ -99,8 +99,8 @@ def questions(found: dict[str, dict]) -> str:
             kind, size = pick(content)
             difference, p = against_baseline(content, kind, size, metric)
             certain = "" if np.isnan(p) else f" (p {p:.3f})"
-            told = "not run" if np.isnan(difference) else f"{difference:+.4f}{certain}"
-            cells.append(f"{kind}, {size:,}: {told}")
+            text = "not run" if np.isnan(difference) else f"{difference:+.4f}{certain}"
+            cells.append(f"{kind}, {size:,}: {text}")
         lines.append([question, *cells])
 
     def largest(kind: str) -> Callable[[dict], tuple[str, int]]:
@@ -199,7 +199,7 @@ def stability_table(content: dict) -> str:
 def plot(found: dict[str, dict], file: Path) -> None:
     """AUC against the table's size, overall and cold."""
     every = list(dict.fromkeys(row["kind"] for content in found.values() for row in content["runs"]))
-    colours = dict(zip(every, plt.get_cmap("tab20").colors))
+    colors = dict(zip(every, plt.get_cmap("tab20").colors))
     figure, axes = plt.subplots(2, len(found), figsize=(4.5 * len(found), 7), squeeze=False, sharex="col")
     for column, (name, content) in enumerate(found.items()):
         kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
@@ -216,7 +216,7 @@ def plot(found: dict[str, dict], file: Path) -> None:
                     markersize=4,
                     capsize=2,
                     label=kind,
-                    color="black" if kind == BASELINE else colours[kind],
+                    color="black" if kind == BASELINE else colors[kind],
                     linestyle="--" if kind == BASELINE else "-",
                 )
             axis.set_xscale("log")
@@ -241,8 +241,8 @@ def main() -> None:
         seeds = sorted({row["seed"] for row in content["runs"]})
         parts += ["", f"## {name}", "", f"{sizes}; seeds {seeds}. `{content['command']}`", "", table(content)]
         pieces = {row["budget"]: row["metrics"].get("pieces") for row in content["runs"] if row["kind"] == "spm"}
-        told = (f"{count:,.0f} of {budget:,}" for budget, count in sorted(pieces.items()) if count)
-        parts += ["", f"Rows that `spm` has pieces for: {', '.join(told)}."] if any(pieces.values()) else []
+        used = (f"{count:,.0f} of {budget:,}" for budget, count in sorted(pieces.items()) if count)
+        parts += ["", f"Rows that `spm` has pieces for: {', '.join(used)}."] if any(pieces.values()) else []
     for name, content in read(folder / "shuffled", shuffled=True).items():
         parts += ["", f"## {name}: labels dealt out anew", ""]
         parts += ["The same lists, their labels shuffled in training, validation and test: every AUC must be .5."]

@@ -1,4 +1,4 @@
-"""Where does generation win? NDCG@10 of every model on slices of the test users, from the places of their targets.
+"""NDCG@10 of every model on slices of the test users, from the ranks of their targets.
 
     python recipes/experiments/slices.py --dataset datasets/beauty --ranks tiger-paper=runs/beauty/ranks/FILE [...]
 
@@ -67,8 +67,8 @@ def main() -> None:
     draw(content, folder / f"{name}.png")
     for kind, parts in rows.items():
         for part, found in parts.items():
-            told = "  ".join(f"{model} {found[model]['ndcg@10']:.4f}" for model in places)
-            print(f"{kind}: {part} ({found['users']} users)  {told}")
+            values = "  ".join(f"{model} {found[model]['ndcg@10']:.4f}" for model in places)
+            print(f"{kind}: {part} ({found['users']} users)  {values}")
 
 
 def baseline_places(data: RecommendationData, split: LeaveOneOut) -> dict[str, np.ndarray]:

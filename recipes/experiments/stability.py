@@ -1,9 +1,9 @@
-"""How much does a ranker depend on where its codes come from? Quantizers, their training items, and their sizes.
+"""Dependence of a click ranker on its codes: quantizers, their training items, and their sizes.
 
     python recipes/experiments/stability.py --dataset datasets/beauty [--seeds 0 1 2]
 
 The lists of ``ranking.py``, one representation and table size, and codes that differ: from residual k-means, an RQ-VAE
-or product quantisation; from a quantizer that saw the older or the newer half of the training items; of several
+or product quantization; from a quantizer that saw the older or the newer half of the training items; of several
 numbers of levels and codes. Beside each: the mean cosine of items that share their first 1, 2, ... codes and how many
 items such a prefix has (Singh et al., arXiv 2306.08121, table 1). Every run is added to a file, and not repeated.
 """
@@ -73,7 +73,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         learn = half(benchmark, since, learned_on)
-        codes = quantise(quantizer, benchmark.embeddings, learn, levels, size)
+        codes = quantize(quantizer, benchmark.embeddings, learn, levels, size)
         found["prefixes"][name] = shared_prefixes(codes, benchmark.embeddings) | {
             "fit_seconds": round(time.perf_counter() - start, 1)
         }
@@ -110,7 +110,7 @@ def half(benchmark: Benchmark, since: np.ndarray, part: str) -> np.ndarray:
     return {"all": warm, "older half": ordered[:middle], "newer half": ordered[middle:]}[part]
 
 
-def quantise(quantizer: str, embeddings: np.ndarray, learn: np.ndarray, levels: int, size: int) -> np.ndarray:
+def quantize(quantizer: str, embeddings: np.ndarray, learn: np.ndarray, levels: int, size: int) -> np.ndarray:
     """Codes int32 [items, levels] of all items, from a quantizer that saw the rows ``learn`` alone."""
     if quantizer == "product":
         return product_codes(embeddings, learn, levels, size)

@@ -1,4 +1,4 @@
-"""What each source gives to the second stage: without the T5, without semantic IDs, without either, without dates.
+"""Contribution of each source to the second stage: without the T5, semantic IDs, both, or dates.
 
     python recipes/experiments/two_stage.py --recommender runs/beauty/model --dataset datasets/beauty
 
@@ -138,7 +138,7 @@ def add_row(args: TwoStageExperiment, row: dict) -> None:
 
 
 def results(args: TwoStageExperiment) -> dict:
-    """What has been measured before."""
+    """Read the results that were measured before."""
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     return json.loads(file.read_text()) if file.exists() else {"dataset": Path(args.dataset).name, "rows": []}
 

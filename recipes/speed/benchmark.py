@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: interleaved timing, the model they run, and how results are written."""
+"""Shared by the speed benchmarks: interleaved timing, the model they run, and how results are written."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def in_type(run, bfloat16: bool):
 def same_answers(model, trie, tokenizer, cornac, processor, function, histories, beams: int = 20) -> dict:
     """All find the same items with the same scores, or this raises.
 
-    cornac normalises each step over its level's tokens, T5 over the whole vocabulary: against cornac, ours is made to
+    cornac normalizes each step over its level's tokens, T5 over the whole vocabulary: against cornac, ours is made to
     do the former too.
     """
     gaps = {"generate": 0.0} | ({"cornac": 0.0} if cornac else {})
@@ -172,13 +172,13 @@ def same_answers(model, trie, tokenizer, cornac, processor, function, histories,
             found, scores = hf_generate(model, tokens, beams, trie.depth, **options)
             check("generate", tokenizer.decode(found[0].numpy()).tolist(), scores[0].numpy(), ours)
         if cornac:
-            with patch.object(PackedDecoder, "step", level_normalised(PackedDecoder.step, tokenizer)):
+            with patch.object(PackedDecoder, "step", level_normalized(PackedDecoder.step, tokenizer)):
                 ours = beam_search(model, trie, tokens, beams)
             check("cornac", *cornac.beams(*cornac.inputs([history]), beams), ours)
     return {"users": len(histories), "beams": beams, "largest_score_gap": gaps}
 
 
-def level_normalised(step, tokenizer):
+def level_normalized(step, tokenizer):
     """``PackedDecoder.step`` with probabilities among a level's tokens."""
     bounds = [*tokenizer.vocabulary.starts.tolist(), tokenizer.vocab_size]
 
@@ -192,7 +192,7 @@ def level_normalised(step, tokenizer):
 
 
 def ratios(cells: list[dict]) -> dict[str, float]:
-    """How many times less CPU time ours needs, each numeric type against the same one."""
+    """CPU time of the peers as a multiple of ours, each numeric type against the same one."""
     found: dict[str, float] = {}
     for cell in cells:
         times, where = cell["cpu_ms_per_user"], f"batch {cell['batch']}, {cell['beams']} beams"

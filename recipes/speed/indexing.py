@@ -1,9 +1,9 @@
-"""From text to a searchable catalogue at a million items: items a CPU-second of each stage, and what memory it takes.
+"""From text to a searchable catalog at a million items: items per CPU-second of each stage, and memory.
 
     python recipes/speed/indexing.py [--items 1000000]
 
 Texts are drawn word by word from a Zipf distribution, vectors from a mixture of Gaussians. Texts are embedded and
-quantised chunk by chunk; vectors lie in a file that is mapped, not read.
+quantized chunk by chunk; vectors lie in a file that is mapped, not read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BARS = {"adding 1,000 items, ms, at most": 50.0, "growth of memory while indexin
 class IndexingArguments(SpeedArguments):
     items: int = 1_000_000
     dim: int = field(default=768, metadata={"help": "of the vectors that the quantizers are fitted to"})
-    chunk: int = field(default=50_000, metadata={"help": "texts embedded and quantised at a time"})
+    chunk: int = field(default=50_000, metadata={"help": "texts embedded and quantized at a time"})
     rqvae_steps: int = field(default=2000, metadata={"help": "steps timed; the fit of a million would take 20,000"})
     new_items: int = 1000
     work_dir: str = field(default="runs/speed", metadata={"help": "for the file of vectors, removed at the end"})
@@ -141,11 +141,11 @@ def write_vectors(file: Path, count: int, dim: int, seed: int = 0) -> np.ndarray
     random = np.random.default_rng(seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     vectors = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(count, dim))
-    centres = random.standard_normal((2000, dim), dtype=np.float32)
+    centers = random.standard_normal((2000, dim), dtype=np.float32)
     for start in range(0, count, 20_000):
         size = min(20_000, count - start)
         noise = random.standard_normal((size, dim), dtype=np.float32)
-        vectors[start : start + size] = centres[random.integers(0, len(centres), size)] + 0.7 * noise
+        vectors[start : start + size] = centers[random.integers(0, len(centers), size)] + 0.7 * noise
     vectors.flush()
     return np.load(file, mmap_mode="r")
 

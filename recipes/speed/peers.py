@@ -76,7 +76,7 @@ def _without_embeddings(stack) -> dict[str, torch.Tensor]:
 
 
 class TrieProcessor(LogitsProcessor):
-    """The tuples of a table as a ``LogitsProcessor``: vectorised, so that ``generate`` is not slowed by a loop."""
+    """The tuples of a table as a ``LogitsProcessor``: vectorized, so that ``generate`` is not slowed by a loop."""
 
     def __init__(self, table: np.ndarray):
         self._sorted = []

@@ -35,7 +35,7 @@ BARS = {
 @dataclass
 class RankerSpeedArguments(SpeedArguments):
     items: int = 1_000_000
-    known: int = field(default=20_000, metadata={"help": "items of the catalogue that is ranked and trained on"})
+    known: int = field(default=20_000, metadata={"help": "items of the catalog that is ranked and trained on"})
     budget: int = 100_000
     large_budget: int = field(default=10_000_000, metadata={"help": "rows of a table that is trained on, too"})
     d_model: int = 64

@@ -1,4 +1,4 @@
-"""What the speed benchmarks found, as a page and a plot: ``python recipes/speed/report.py [results_dir]``."""
+"""Results of the speed benchmarks as a page and a plot: ``python recipes/speed/report.py [results_dir]``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib import pyplot as plt  # noqa: E402
 from tiger.utils.markdown import markdown_table  # noqa: E402
 
 AGAINST_HF, FLOOR = "against the better of HF", "better of HF over tiger's products alone"
-COLOURS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}
+COLORS = {"tiger": "#d1495b", "cornac": "#30638e", "torch-rechub": "#7a9e7e", "generate": "#edae49"}
 
 
-def colour(name: str) -> str:
-    return next((value for start, value in COLOURS.items() if name.startswith(start)), "#888888")
+def color(name: str) -> str:
+    return next((value for start, value in COLORS.items() if name.startswith(start)), "#888888")
 
 
 def read(folder: Path, name: str) -> dict | None:
@@ -29,7 +29,7 @@ def read(folder: Path, name: str) -> dict | None:
 def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
     """Horizontal bars from zero, with their values."""
     names = sorted(values, key=values.get)
-    axis.barh(names, [values[name] for name in names], color=[colour(name) for name in names])
+    axis.barh(names, [values[name] for name in names], color=[color(name) for name in names])
     axis.set_xlim(0, max(values.values()) * 1.25)
     axis.set_xticks([0])
     for place, name in enumerate(names):
@@ -103,7 +103,7 @@ def page(folder: Path) -> str:
         names = [name for name in catalogue["rows"][0] if name != "widest"]
         rows = [[f"{cell[name]:,}" for name in names] for cell in catalogue["rows"]]
         heads = [name.replace("_", " ") for name in names]
-        section("Size of the catalogue", "catalogue", [markdown_table(heads, rows, left=0)])
+        section("Size of the catalog", "catalogue", [markdown_table(heads, rows, left=0)])
     if indexing := found["indexing"]:
         rows = [[name, f"{value:,.2f}"] for name, value in indexing["cpu_seconds"].items()]
         adding = indexing["adding_ms"]
@@ -153,13 +153,13 @@ def gpu_lines(gpu: dict) -> list[str]:
     if rqvae := gpu.get("rqvae"):
         lines.append(
             f"- RQ-VAE over {rqvae['vectors']:,} vectors of 768: {rqvae['steps']} steps, k-means start and "
-            f"standardisation included, in {rqvae['fit_seconds']:.1f} s"
+            f"standardization included, in {rqvae['fit_seconds']:.1f} s"
         )
     return lines
 
 
 def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:
-    """Where ``generate`` is not beaten four times over: what the products alone would leave."""
+    """Cases below four times the speed of ``generate``, and the limit set by the matrix products alone."""
     told = []
     for cell in cells:
         where = f"batch {cell['batch']}, {cell['beams']} beams"
@@ -171,7 +171,7 @@ def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:
 
 
 def whole_fit(indexing: dict) -> str:
-    """What the run with all steps of the RQ-VAE said, where there was one."""
+    """Result of the run with all steps of the RQ-VAE, where there was one."""
     whole = indexing.get("whole_rqvae_fit")
     if whole is None:
         return ""
@@ -197,22 +197,20 @@ def main() -> None:
         bars(axes[0][2], rates, "examples a CPU-second (more is better)", "Training")
         shares = training["profile_share_of_cpu_time"]
         names = list(shares)[::-1]
-        axes[1][0].barh(names, [100 * shares[name] for name in names], color=COLOURS["tiger"])
+        axes[1][0].barh(names, [100 * shares[name] for name in names], color=COLORS["tiger"])
         axes[1][0].set_xlabel("% of CPU time")
         axes[1][0].set_title("Where a training step's time goes", fontsize=10, loc="left")
     if catalogue := read(folder, "catalogue"):
         rows = catalogue["rows"]
         sizes = [row["items"] for row in rows]
-        axes[1][1].plot(sizes, [row["decode_ms_a_step"] for row in rows], "o-", color=COLOURS["tiger"], label="step")
-        axes[1][1].plot(
-            sizes, [row["trie_ms_a_step"] for row in rows], "o-", color=COLOURS["cornac"], label="its trie"
-        )
+        axes[1][1].plot(sizes, [row["decode_ms_a_step"] for row in rows], "o-", color=COLORS["tiger"], label="step")
+        axes[1][1].plot(sizes, [row["trie_ms_a_step"] for row in rows], "o-", color=COLORS["cornac"], label="its trie")
         axes[1][1].set_xscale("log")
         axes[1][1].set_ylim(bottom=0)
-        axes[1][1].set_xlabel("items in the catalogue")
+        axes[1][1].set_xlabel("items in the catalog")
         axes[1][1].set_ylabel("CPU ms")
         axes[1][1].legend(frameon=False)
-        axes[1][1].set_title("A decoding step against the catalogue's size", fontsize=10, loc="left")
+        axes[1][1].set_title("A decoding step against the catalog's size", fontsize=10, loc="left")
     if indexing := read(folder, "indexing"):
         bars(axes[1][2], indexing["items_per_cpu_second"], "items a CPU-second", "Indexing a million items")
     for axis in axes.flat:

@@ -65,7 +65,7 @@ def ask(port: int, method: str, path: str, body: dict | None = None) -> dict:
 
 
 def load(port: int, clients: int, histories: list[list[str]], beams: int, folder: str) -> dict:
-    """What load.py found."""
+    """Run load.py and return its results."""
     file = Path(folder, "requests.json")
     file.write_text(json.dumps([{"histories": [history], "num_beams": beams} for history in histories]))
     command = [sys.executable, str(Path(__file__).with_name("load.py")), str(port), str(clients), str(file)]
@@ -79,12 +79,12 @@ def wrong(items: list[str], scores: list[float], expected: dict[str, float], las
         expected: the library's scores of more items than the answer has.
         last: its score of the last that should be in.
     """
-    told = all(abs(expected.get(item, -np.inf) - score) <= tolerance for item, score in zip(items, scores))
-    return not told or len(set(items)) < len(items) or min(scores) < last - tolerance
+    known = all(abs(expected.get(item, -np.inf) - score) <= tolerance for item, score in zip(items, scores))
+    return not known or len(set(items)) < len(items) or min(scores) < last - tolerance
 
 
 def check(found: dict, recommenders: dict, histories: list[list[str]], beams: int, tolerance: float) -> int:
-    """How many answers of :func:`load` are not those of the library over the catalogue that they name."""
+    """Count answers of :func:`load` that differ from the library's over the catalog version that they name."""
     count = 0
     for catalogue in {answer["catalogue"] for answer in found["answers"]}:
         mine = [n for n, answer in enumerate(found["answers"]) if answer["catalogue"] == catalogue]
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def under_updates(args, recommender, texts, histories, model: str, folder: str) -> dict:
-    """64 clients while items come and go; every answer is compared with the library's over the catalogue it names."""
+    """64 clients while items come and go; every answer is compared with the library's over the catalog it names."""
     recommenders, took = {0: recommender}, []
     with service(model) as (_, port):  # in float32, so that answers can be compared closely
 

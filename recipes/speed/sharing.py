@@ -1,4 +1,4 @@
-"""Does sharing the encoder's work cost accuracy? The recipe trained both ways, for as many epochs, then validated.
+"""Accuracy with and without a shared encoder pass: the recipe trained both ways for equal epochs, then validated.
 
     python recipes/speed/sharing.py --recipe recipes/beauty/retriever.yaml --dataset datasets/beauty [--epochs 2]
 

@@ -165,7 +165,7 @@ def test_bad_items_leave_the_directory_as_it_was(tiger, folder, tmp_path):
         (tmp_path / name).write_text(content)
         shown = tiger("items", "add", folder, tmp_path / name, code=2)
         assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and not shown.out
-    assert "is no directory" in tiger("items", "remove", tmp_path / "nowhere", "i1", code=2).err
+    assert "is not a directory" in tiger("items", "remove", tmp_path / "nowhere", "i1", code=2).err
     (tmp_path / "f.jsonl").write_text('{"item_id": "x", "title": "tent"}\n{"item_id": "i1", "title": "tent"}')
     assert "lacks: 'x'" in tiger("items", "update", folder, tmp_path / "f.jsonl", code=2).err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -46,9 +46,9 @@ def test_learns_and_uses_all_codes(points, fitted):
     # Far better than the same model without k-means start, training, or both.
     torch.manual_seed(0)
     untrained = RQVAE(fitted.config)
-    untrained.fit_standardisation(points)
+    untrained.fit_standardization(points)
     assert report(untrained.eval(), points)["relative_error"] > 0.95
-    untrained.initialise_codebooks(points)
+    untrained.initialize_codebooks(points)
     assert report(untrained, points)["relative_error"] > 0.9
 
 
@@ -61,7 +61,7 @@ def test_codes_are_of_the_embedding_alone(points, fitted):
     assert (near == codes).all(axis=1).mean() > 0.98
 
 
-def test_standardisation(points, fitted):
+def test_standardization(points, fitted):
     standardised = (points - fitted.mean.numpy()) / fitted.scale.numpy()
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-3)
     assert np.square(standardised).mean() == pytest.approx(1, abs=1e-3)
@@ -92,7 +92,7 @@ def test_load_quantizer_errors(tmp_path):
     with pytest.raises(DataError, match="config.json is missing"):
         load_quantizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(DataError, match="'t5' is no quantizer"):
+    with pytest.raises(DataError, match="'t5' is not a quantizer"):
         load_quantizer(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_loss_is_the_papers(points, fitted):
         residual = left
     assert torch.equal(output.codes, codes)
     assert output.reconstruction_loss.item() == pytest.approx(reconstruction.item(), rel=1e-4)
-    assert output.quantisation_loss.item() == pytest.approx(quantisation.item(), rel=1e-4)
+    assert output.quantization_loss.item() == pytest.approx(quantisation.item(), rel=1e-4)
     assert output.loss.item() == pytest.approx((reconstruction + quantisation).item(), rel=1e-4)
 
 
@@ -121,17 +121,17 @@ def test_gradients_pass_straight_through(points, fitted):
     assert fitted.encoder[0].weight.grad.abs().sum() > 0
     assert fitted.codebooks.grad is None or not fitted.codebooks.grad.any()  # the decoder's error moves no code
     fitted.zero_grad()
-    fitted(batch).quantisation_loss.backward()
+    fitted(batch).quantization_loss.backward()
     assert fitted.encoder[0].weight.grad.abs().sum() > 0 and fitted.codebooks.grad.abs().sum() > 0
     fitted.zero_grad()
 
 
-def test_trains_alone_until_initialised(points):
+def test_trains_alone_until_initialized(points):
     torch.manual_seed(0)
     model = RQVAE(RQVAEConfig(input_dim=24, hidden_sizes=(16,), latent_dim=4, codebook_size=8))
     output = model(torch.from_numpy(points[:9]))
-    assert output.codes is None and output.quantisation_loss == 0 and output.loss == output.reconstruction_loss
-    model.initialise_codebooks(points)
+    assert output.codes is None and output.quantization_loss == 0 and output.loss == output.reconstruction_loss
+    model.initialize_codebooks(points)
     assert model(torch.from_numpy(points[:9])).codes.shape == (9, 3)
 
 
@@ -182,3 +182,15 @@ def test_beauty():
     assert min(figures["codes_used_share"]) >= 0.95
     assert figures["collision_share"] <= 0.15
     assert figures["relative_error"] < 0.65
+
+
+def test_old_names_of_methods_and_fields_warn(points):
+    model = RQVAE(RQVAEConfig(input_dim=points.shape[1], num_codebooks=2, codebook_size=4))
+    with pytest.warns(DeprecationWarning, match="RQVAE.fit_standardisation is now fit_standardization") as caught:
+        model.fit_standardisation(points)
+    with pytest.warns(DeprecationWarning, match="initialise_codebooks is now initialize_codebooks"):
+        model.initialise_codebooks(points)
+    assert caught[0].filename == __file__ and model.initialised
+    output = model(torch.from_numpy(points))
+    with pytest.warns(DeprecationWarning, match="quantisation_loss is now quantization_loss"):
+        assert output.quantisation_loss is output.quantization_loss

@@ -97,7 +97,7 @@ def test_nothing_cold_and_no_ratings(tmp_path):
     args = arguments(write_dataset(tmp_path / "data"))
     benchmark = ranking.prepare(args)
     nobody = np.empty(0, dtype=np.int64)
-    none = ranking.labelled_impressions(benchmark.test.histories, nobody, nobody, benchmark.test.histories)
+    none = ranking.labeled_impressions(benchmark.test.histories, nobody, nobody, benchmark.test.histories)
     metrics = ranking.run(args, replace(benchmark, cold=none, valid_cold=none), "unigram", 60, seed=0)
     assert len(none) == 0 and "auc" in metrics and "auc_cold" not in metrics
     log = tmp_path / "data" / "interactions.parquet"

@@ -282,7 +282,7 @@ def test_other_repositories_are_refused_before_they_are_downloaded(hub, recommen
     with pytest.raises(DataError, match="me/nothing is neither a directory here nor a repository"):
         TigerRecommender.from_pretrained("me/nothing")
     for name in ("runs/nowhere/model", "model", tmp_path / "model", "me/a b"):
-        with pytest.raises(DataError, match="is no directory"):
+        with pytest.raises(DataError, match="is not a directory"):
             TigerRecommender.from_pretrained(name)
 
 

@@ -214,7 +214,7 @@ def test_codes_of_texts_and_log():
     assert len(groups) == 4 == len(np.unique(groups[:, 0]))
     (row,) = tokenizer.add_items(["new"], texts[:1])  # by its text alone
     assert tokenizer.codes[row, 0] in groups[groups[:, 1] == kind[0], 0]
-    with pytest.raises(ValueError, match="wants learned_split"):
+    with pytest.raises(ValueError, match="needs learned_split"):
         SemanticIdTokenizer.fit(texts, items, cooccurrence=log, **options)
     with pytest.raises(DataError, match="want residual-kmeans"):
         SemanticIdTokenizer.fit(texts, items, cooccurrence=Cooccurrence(log, {}), num_codebooks=1)

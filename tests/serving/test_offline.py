@@ -111,7 +111,7 @@ def test_what_belongs_to_another_run_is_left_alone(recommender, tmp_path, monkey
     with pytest.raises(ZeroDivisionError):
         recommend_users(recommender, log, out, **OPTIONS)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="broken off, of another log or with other settings"):
+    with pytest.raises(DataError, match="an interrupted run of another log or with other settings"):
         recommend_users(recommender, log, out, **(OPTIONS | {"k": 6}))
     recommend_users(recommender, log, out, **OPTIONS)
     before = out.read_bytes()
@@ -141,7 +141,7 @@ def test_bad_logs_are_named(recommender, tmp_path):
     with pytest.raises(DataError, match="is missing"):
         recommend_users(recommender, tmp_path / "nowhere.parquet", out, **OPTIONS)
     pq.write_table(good, log)
-    with pytest.raises(DataError, match="is no directory"):
+    with pytest.raises(DataError, match="is not a directory"):
         recommend_users(recommender, log, tmp_path / "nowhere" / "out.parquet", **OPTIONS)
     recommend_users(recommender, log, out, **OPTIONS)
     out.unlink()

@@ -68,7 +68,7 @@ def test_unknown_items_are_named(client):
     assert [one["unknown"] for one in found["recommendations"]] == [["nobody"], []]
     assert found["recommendations"][0]["items"] == recommend(client, ["i1", "i2"], k=3)["recommendations"][0]["items"]
     answer = client.post("/recommend", json={"histories": [["i1", "nobody"]], "strict": True})
-    assert answer.status_code == 404 and answer.json() == {"error": "items that the catalogue lacks: 'nobody'."}
+    assert answer.status_code == 404 and answer.json() == {"error": "items that the catalog lacks: 'nobody'."}
 
 
 def rank(client, *lists):

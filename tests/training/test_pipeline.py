@@ -110,9 +110,9 @@ def test_tables_and_loaded_data_in_place_of_a_directory(dataset, tmp_path):
 
 
 def test_mistakes_are_refused_before_anything_is_done(dataset, tmp_path):
-    with pytest.raises(DataError, match="nowhere is no recipe: .* default, paper"):
+    with pytest.raises(DataError, match="nowhere is not a recipe: .* default, paper"):
         train(dataset, tmp_path / "run", "nowhere")
-    with pytest.raises(DataError, match="'twostage' is no step"):
+    with pytest.raises(DataError, match="'twostage' is not a step"):
         train(dataset, tmp_path / "run", twostage={})
     with pytest.raises(DataError, match="unknown key 'sed'. Did you mean 'seed'"):
         train(dataset, tmp_path / "run", retriever={"sed": 1})

@@ -22,10 +22,10 @@ def test_what_is_no_object_is_refused(tmp_path, content):
 def test_only_regular_files_of_a_sensible_size_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"x" * 101)
-    for name, reason in {"pipe": "no regular file", "large": "more than 100", "none": "can't be read"}.items():
+    for name, reason in {"pipe": "not a regular file", "large": "more than 100", "none": "can't be read"}.items():
         with pytest.raises(DataError, match=reason):
             read_bytes(tmp_path / name, max_bytes=100)
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         read_bytes("/dev/zero")
 
 

@@ -1,4 +1,4 @@
-"""``tiger``: the library on the command line."""
+"""The command ``tiger``."""
 
 from tiger.cli.common import friendly_errors
 from tiger.cli.main import main

@@ -1,4 +1,4 @@
-"""Shared by the verbs of the command line: open a recommender, print warnings and errors as lines, read ids."""
+"""Shared by the commands: open a recommender, print warnings and errors on one line, read ids."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def print_warnings() -> Iterator[None]:
 
 
 def words(given: Sequence[str]) -> list[str]:
-    """Ids from the command line, or for ``-`` from standard input, one a line: an id may hold blanks."""
+    """Ids from the command line, or for ``-`` from standard input, one per line: an id may contain spaces."""
     if list(given) != ["-"]:
         return list(given)
     return [line.strip() for line in sys.stdin if line.strip()]

@@ -1,4 +1,4 @@
-"""``tiger items``: the catalogue of a saved recommender on the command line. The directory is replaced whole."""
+"""``tiger items``: change the catalog of a saved recommender. The directory is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ def add_items_verbs(verbs) -> None:
 
 
 def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
-    """Hold the directory's lock from reading it to replacing it: of two changes at once, none undoes the other."""
+    """Lock the directory from reading it to replacing it, so that concurrent changes don't overwrite each other."""
 
     def run(args: argparse.Namespace) -> None:
         if not Path(args.model).is_dir():
-            raise DataError(f"{args.model} is no directory: items are changed in a saved recommender on this machine.")
+            raise DataError(
+                f"{args.model} is not a directory: items are changed in a saved recommender on this machine."
+            )
         with locked(args.model):
             change(args)
 
@@ -93,12 +95,12 @@ def _report(args: argparse.Namespace) -> None:
     seen = np.flatnonzero(~tiger.unseen)
     if args.file is None:
         if not tiger.unseen.any() or tiger.items is None or args.embeddings is not None:
-            raise DataError("nothing was added since training: name a FILE of new items.")
+            raise DataError("no items were added since training: give a FILE of new items.")
         table = tiger.items.take(np.flatnonzero(tiger.unseen))
         # Items that were added by their vectors, or by texts that are in no table, can't be read again.
         table = table.filter([bool(text) for text in item_texts(table, template, required=False)])
         if len(table) == 0:
-            raise DataError("the item table has no texts of the items added since training: name a FILE of them.")
+            raise DataError("the item table has no texts of the items added since training: give a FILE of them.")
     else:
         table = read_items(args.file)
     at = tiger.tokenizer.rows(table["item_id"].to_pylist(), missing=-1)

@@ -1,4 +1,4 @@
-"""``tiger``: the library on the command line."""
+"""The command ``tiger``."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def add_recommend_verbs(verbs) -> None:
     recommend.add_argument("--no_bf16", action="store_true", help="decode logs in float32, slower")
     recommend.add_argument("--json", action="store_true", help="print JSON")
     recommend.set_defaults(run=run_recommend)
-    rank = verbs.add_parser("rank", help="order candidates by how probably a history's owner wants them")
+    rank = verbs.add_parser("rank", help="order candidates by the probability that the user wants them")
     rank.add_argument("model", metavar="RUN_OR_REPO", help="a saved recommender that holds a ranker")
     rank.add_argument("--revision", help="branch, tag or commit on the Hub")
     rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
@@ -66,7 +66,7 @@ def run_recommend(args: argparse.Namespace) -> None:
             print(json.dumps({"out": args.out} | counts))
         else:
             unknown = counts["unknown_events"]
-            more = f"; {unknown:,} events of items that the catalogue lacks were left out" if unknown else ""
+            more = f"; {unknown:,} events of items that the catalog lacks were left out" if unknown else ""
             print(f"{args.out}: recommendations for {counts['users']:,} users{more}")
         return
     if args.histories == "-":
@@ -96,7 +96,7 @@ def _history_of(number: int, line: str) -> dict:
     row = row if isinstance(row, dict) else {"history": row}
     history = row.get("history")
     if not isinstance(history, list) or not all(isinstance(item, str) for item in history):
-        raise DataError(f'standard input, line {number}: ["ID", ...] or {{"history": ["ID", ...], ...}} is wanted.')
+        raise DataError(f'standard input, line {number}: ["ID", ...] or {{"history": ["ID", ...], ...}} is needed.')
     return row
 
 

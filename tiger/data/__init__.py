@@ -1,4 +1,4 @@
-"""Tables to arrays: data sets, sequences, splits, counts of pairs."""
+"""Tables to arrays: datasets, sequences, splits, co-occurrence counts."""
 
 from typing import TYPE_CHECKING
 

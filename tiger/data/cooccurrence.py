@@ -1,4 +1,4 @@
-"""One counter of pairs of items in users' histories: which item follows which, and how often."""
+"""Co-occurrence counts: which item follows which in users' histories, and how often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import sparse
 
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 
-# Totals below it are not told apart: they would betray held-out events, see tiger.evaluation.baselines.
+# Totals below it are not distinguished: they would reveal held-out events, see tiger.evaluation.baselines.
 COUNT_FLOOR = 5
 NEAR = 3  # steps within which an item counts as a follower, with weight 1 / steps; not tuned
 
@@ -37,7 +37,7 @@ def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sp
 
 
 class PairTable:
-    """Facts about pairs of items (or of groups of items), found by a pair's key.
+    """Features of pairs of items (or of groups of items), found by a pair's key.
 
     Args:
         keys: int64 [m], ``first * size + second``, ascending.
@@ -84,7 +84,7 @@ class PairTable:
         return np.where(self.keys[at] == wanted, at, len(self.keys))
 
     def grouped(self, groups: np.ndarray) -> PairTable:
-        """The same facts about groups of items: int [items], the group of each."""
+        """The same features of groups of items: int [items], the group of each."""
         size = int(groups.max(initial=-1)) + 1
         first, second = np.divmod(self.keys, self.size)
         keys, inverse = np.unique(groups[first].astype(np.int64) * size + groups[second], return_inverse=True)

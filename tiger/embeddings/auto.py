@@ -1,4 +1,4 @@
-"""The encoder that lies in a directory, whichever it is, and a place for users' own kinds."""
+"""Encoders by kind: load from a directory, and register new kinds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENCODERS: Registry[ItemEncoder] = Registry(
 
 
 def register_encoder(kind: type[ItemEncoder]) -> type[ItemEncoder]:
-    """Let :func:`load_encoder` find an encoder of your own by its ``kind``. Usable as a decorator."""
+    """Register an encoder class under its ``kind``, for :func:`load_encoder`. Usable as a decorator."""
     ENCODERS.register(kind.kind, kind)
     return kind
 

@@ -1,4 +1,4 @@
-"""The protocol that every encoder follows; checks of embeddings; vectors that were computed elsewhere.
+"""Protocol of encoders, checks of embeddings, and loading of embeddings that were computed elsewhere.
 
 An encoder of your own: a class with the methods of :class:`ItemEncoder` (no need to inherit), whose
 ``save_pretrained`` writes ``encoder.json`` by :func:`write_json`; register it
@@ -47,7 +47,7 @@ class ItemEncoder(Protocol):
         ...
 
     def load(self) -> None:
-        """Read now what would be read with the first texts."""
+        """Load the model now instead of with the first texts."""
         ...
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
@@ -75,7 +75,7 @@ def encode_items(encoder: ItemEncoder, texts: Sequence[str]) -> np.ndarray:
 
 
 def is_local_folder(encoder: ItemEncoder) -> bool:
-    """Whether an encoder stays behind in a folder of this machine when what is saved of it goes elsewhere."""
+    """Whether the encoder lies in a local folder that is not saved with the recommender."""
     return not encoder.self_contained and Path(encoder.name).is_dir()
 
 

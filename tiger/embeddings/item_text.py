@@ -1,4 +1,4 @@
-"""A row of the item table as a text."""
+"""Item texts from rows of the item table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_TEXT = 100_000  # characters; encoders read a few thousand at most
 
 
 def item_texts(items: pa.Table, template: str | None = None, required: bool = True) -> list[str]:
-    """One text an item: ``Title: Rose soap; Price: 4.99; Brand: Acme``, without what is missing.
+    """Return one text per item: ``Title: Rose soap; Price: 4.99; Brand: Acme``; missing values are left out.
 
     Args:
         items: the item table, with ``item_id``.
@@ -53,7 +53,7 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
 
 
 def check_texts(item_ids: Sequence[str], texts: Sequence[str]) -> None:
-    """Refuse texts that no item can be known by.
+    """Raise an error for texts that can't be embedded.
 
     Raises:
         DataError: naming the item whose text is no text, blank, of more than ``MAX_TEXT`` characters or no Unicode.

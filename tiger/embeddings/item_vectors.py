@@ -1,4 +1,4 @@
-"""Vectors of items without any training: co-occurrence vectors from the log, TF-IDF vectors from the texts.
+"""Item vectors without neural training: co-occurrence vectors from the log, TF-IDF vectors from the texts.
 
 Co-occurrence vectors say which items are bought near each other, as text embeddings say which items are described
 alike. A T5 whose token embeddings are initialized with both (:mod:`tiger.retriever.initialization`) need not learn
@@ -85,12 +85,12 @@ def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.nda
 def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:
     """Vectors, float [n, any], on their ``size`` principal axes, each with unit variance, so that fine differences
     count as much as broad ones; float32 [n, size], zero beyond the axes that there are."""
-    centred = np.asarray(vectors, dtype=np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
-    strengths, axes = np.linalg.eigh(centred.T @ centred / len(centred))  # ascending
+    centered = np.asarray(vectors, dtype=np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
+    strengths, axes = np.linalg.eigh(centered.T @ centered / len(centered))  # ascending
     strengths, axes = strengths[::-1][:size], axes[:, ::-1][:, :size]
     used = strengths > 1e-6 * strengths[0]
-    reduced = np.zeros((len(centred), size), dtype=np.float32)
-    reduced[:, : used.sum()] = centred @ (axes / np.sqrt(np.where(used, strengths, 1)))[:, used]
+    reduced = np.zeros((len(centered), size), dtype=np.float32)
+    reduced[:, : used.sum()] = centered @ (axes / np.sqrt(np.where(used, strengths, 1)))[:, used]
     return reduced
 
 

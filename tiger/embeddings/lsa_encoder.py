@@ -1,4 +1,4 @@
-"""Texts to vectors by the words that they hold: latent semantic analysis."""
+"""Text encoder by latent semantic analysis (LSA)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LSAEncoder:
         self._vectorizer.idf_ = self.idf
 
     def load(self) -> None:
-        """Does nothing: the encoder is in memory."""
+        """Do nothing: the encoder is in memory already."""
 
     @property
     def dim(self) -> int:

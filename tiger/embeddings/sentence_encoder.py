@@ -1,4 +1,4 @@
-"""Texts to vectors by a SentenceTransformer, with a cache on the disk."""
+"""Text encoder by a SentenceTransformer, with a cache on disk."""
 
 from __future__ import annotations
 

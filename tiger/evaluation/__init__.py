@@ -1,1 +1,1 @@
-"""Metrics of answers, and the baselines that a model must beat."""
+"""Metrics, baselines and the evaluation of recommenders."""

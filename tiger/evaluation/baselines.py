@@ -8,7 +8,7 @@ Two things keep them honest on data sets such as the 5-core Amazon ones, where r
 
 * *Ties* are broken in a seeded random order of the catalog, never by row number, because item tables are often
   sorted by a product code that tells when an item was listed.
-* *Counts below 5* are not told apart: where every item was filtered to have five events or more, a lower training
+* *Counts below 5* are not distinguished: where every item was filtered to have five events or more, a lower training
   count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
   Transition sums over pairs of items, and no total of an item enters it.
 """
@@ -161,7 +161,7 @@ class Content:
 
 
 class Hybrid:
-    """Half of ``Transition``'s score plus ``Content``'s: above every generative model published on the Amazon sets.
+    """Training-free hybrid: half of ``Transition``'s score plus ``Content``'s.
 
     Args:
         transition_weight: factor of the transition score.

@@ -1,4 +1,4 @@
-"""One evaluation for the command line, recipes and experiments: users' next items, by any function that answers."""
+"""Next-item evaluation of any function that recommends, shared by the command line, recipes and experiments."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def evaluate(
     ks: Sequence[int] = (5, 10),
     exclude_history: bool = True,
 ) -> NextItemEvaluation:
-    """Recall and NDCG of the next item.
+    """Measure recall and NDCG of the next item.
 
     Args:
         recommend: what is measured, called once with all histories.

@@ -1,4 +1,4 @@
-"""The numbers of ``tiger.evaluation.metrics`` as ``evaluate`` metrics, for code that speaks that library.
+"""``tiger.evaluation.metrics`` as metrics of the Hugging Face ``evaluate`` library.
 
 They need no network. A file of its own, because a script in ``recipes/``, where ``evaluate.py`` lies, would import
 that one by this name.

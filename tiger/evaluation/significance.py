@@ -1,7 +1,7 @@
-"""What may be chance: intervals and p-values over users, and over users and refits together.
+"""Statistical significance: intervals and p-values over users, and over users and refits together.
 
 A bootstrap over users says how much a mean would differ with other users, for the models at hand. Models differ as
-well: the same recipe with another seed gives another mean. A claim about a *recipe* wants both.
+well: the same recipe with another seed gives another mean. A claim about a *recipe* needs both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def two_sided(means: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better one recipe is than another.
+    """Difference in quality between two recipes.
 
     Args:
         difference: of the means over fits and users.
@@ -77,7 +77,7 @@ def compare_recipes(first: np.ndarray, second: np.ndarray, draws: int = 4000, se
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{first.shape[1]} users under the first recipe, {second.shape[1]} under the second")
     if min(len(first), len(second)) < 2:
-        raise ValueError("a recipe that was fitted once says nothing of refits: fit it with another seed, too")
+        raise ValueError("a recipe that was fitted once has no variance over refits: fit it with another seed, too")
     random = np.random.default_rng(seed)
     means = bootstrap_means(first.mean(axis=0) - second.mean(axis=0), draws, seed)
     spread = []

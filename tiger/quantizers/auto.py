@@ -1,4 +1,4 @@
-"""Quantizers by name: fit one, or load the one that lies in a directory; and a place for users' own."""
+"""Quantizers by name: fit, save, load, and register new kinds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ QUANTIZERS: Registry[Quantizer] = Registry(
 
 
 def register_quantizer(kind: type[Quantizer]) -> type[Quantizer]:
-    """Let settings and :func:`load_quantizer` find a quantizer of your own by its ``kind``. Usable as a decorator."""
+    """Register a quantizer class under its ``kind``, for settings and :func:`load_quantizer`; also a decorator."""
     QUANTIZERS.register(kind.kind, kind)
     return kind
 
 
 def quantizer_class(quantizer: str | type[Quantizer] | Quantizer) -> type[Quantizer]:
-    """The class of a quantizer that is given by its name, as a class, or fitted.
+    """Return the class of a quantizer that is given by name, as a class, or fitted.
 
     Raises:
         DataError: the name is unknown.
@@ -88,6 +88,7 @@ def load_quantizer(directory: str | os.PathLike) -> Quantizer:
     kind = str(model_type).removeprefix("tiger-")
     if kind == model_type or kind not in QUANTIZERS:
         raise DataError(
-            f"{config}: model_type {model_type!r} is no quantizer. Point to what a quantizer's save_pretrained wrote."
+            f"{config}: model_type {model_type!r} is not a quantizer. "
+            "Give the directory that a quantizer's save_pretrained wrote."
         )
     return QUANTIZERS[kind].from_pretrained(directory)

@@ -112,7 +112,7 @@ class ResidualQuantizer(PreTrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: np.ndarray | torch.Tensor, batch_size: int = CHUNK) -> np.ndarray:
-        """The embeddings that codes int [n, L] stand for: float32 [n, input_dim].
+        """Reconstruct embeddings from codes int [n, L]: float32 [n, input_dim].
 
         Raises:
             DataError: another number of levels, or a code out of range.
@@ -126,7 +126,7 @@ class ResidualQuantizer(PreTrainedModel):
 
 
 def check_enough_items(embeddings: np.ndarray, codebook_size: int) -> None:
-    """Refuse fewer distinct rows than codes, which no codebook could use.
+    """Raise an error if there are fewer distinct rows than codes per level.
 
     Raises:
         DataError: with both numbers and the remedy.
@@ -137,7 +137,7 @@ def check_enough_items(embeddings: np.ndarray, codebook_size: int) -> None:
         if len(distinct) >= codebook_size:
             return
     raise DataError(
-        f"{len(embeddings)} items have {len(distinct)} distinct embeddings, fewer than the {codebook_size} codes of a "
+        f"{len(embeddings)} items have {len(distinct)} distinct embeddings, fewer than the {codebook_size} codes per "
         f"level. Give codebook_size={max(1, len(distinct) // 4)} or less, or more items."
     )
 

@@ -1,4 +1,4 @@
-"""k-means, and the arithmetic of residual codes that all quantizers share."""
+"""k-means, and arithmetic on residual codes that all quantizers share."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _seeds(points: torch.Tensor, num_centers: int, generator: torch.Generator) -
 def residual_codebooks(
     points: torch.Tensor, num_codebooks: int, codebook_size: int, *, iterations: int, seed: int, progress: bool = False
 ) -> torch.Tensor:
-    """k-means of the points, then of what it leaves over, and so on: [n, d] to codebooks [L, K, d]."""
+    """Residual k-means: cluster the points, then the residuals, level by level; [n, d] to codebooks [L, K, d]."""
     residual, codebooks = points, []
     for level in tqdm(range(num_codebooks), desc="residual k-means", unit="level", disable=not progress):
         codebooks.append(kmeans(residual, codebook_size, iterations=iterations, seed=seed + level))

@@ -18,7 +18,7 @@ REPORT = "report.json"
 def quantization_report(
     codes: np.ndarray, embeddings: np.ndarray, reconstruction: np.ndarray, codebook_size: int
 ) -> dict[str, float | int | list]:
-    """Figures of a quantization.
+    """Measure a quantization.
 
     Args:
         codes: int [n, L], without the collision token.
@@ -29,7 +29,7 @@ def quantization_report(
     Returns:
         A dict: ``mse``, mean squared error a number; ``relative_error``, ``||x - x̂||² / ||x - mean||²``, 1 for a
         quantizer that knows only the mean; ``codes_used`` and ``codes_used_share``, one per level; ``perplexity``, exp
-        of the entropy of a level's codes, ``codebook_size`` when all are used alike; ``items_per_tuple_mean`` and
+        of the entropy of the codes, per level, ``codebook_size`` when all are used alike; ``items_per_tuple_mean`` and
         ``_max``; ``collision_share``, the share of items that share all their codes with another; ``num_items``.
 
     Raises:
@@ -100,7 +100,7 @@ def _level_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def template_of(folder: str | os.PathLike) -> str | None:
-    """By what columns the items' texts were made, as the report beside a tokenizer says; None: by all."""
+    """Return the columns that the item texts were made from, from the report beside a tokenizer; None: all."""
     report = Path(folder) / REPORT
     return json.loads(report.read_text()).get("template") if report.exists() else None
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from tiger import _moved
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.base import ResidualQuantizer, check_enough_items
 from tiger.quantizers.kmeans import (
@@ -79,7 +80,7 @@ class RQVAETraining:
     progress: bool = True
 
     def resolved(self, num_items: int, codebook_size: int) -> RQVAETraining:
-        """The same with numbers in place of None."""
+        """Return these options with None replaced by the values for this number of items."""
         # With fewer items than codes in a batch, used and dead codes look alike.
         batch_size = self.batch_size or max(512, 2 * codebook_size)
         steps = self.steps or min(max(60 * num_items // batch_size, 700), 20_000)
@@ -93,16 +94,21 @@ class RQVAEOutput(ModelOutput):
     Args:
         loss: reconstruction + quantization.
         reconstruction_loss: squared error in standardized space, summed over dimensions, mean over the batch.
-        quantisation_loss: codebook + weighted commitment terms, summed over levels.
+        quantization_loss: codebook + weighted commitment terms, summed over levels.
         codes: int64 [n, L].
         latents: [n, latent_dim], before quantization.
     """
 
     loss: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
-    quantisation_loss: torch.Tensor | None = None
+    quantization_loss: torch.Tensor | None = None
     codes: torch.Tensor | None = None
     latents: torch.Tensor | None = None
+
+    @property
+    def quantisation_loss(self) -> torch.Tensor | None:
+        """Deprecated name of ``quantization_loss``."""
+        return _moved.old_member(self, "quantisation_loss", "quantization_loss")
 
 
 class RQVAE(ResidualQuantizer):
@@ -144,24 +150,24 @@ class RQVAE(ResidualQuantizer):
             nn.init.zeros_(module.initialised)
 
     def forward(self, embeddings: torch.Tensor) -> RQVAEOutput:
-        """The loss of a batch of raw embeddings [n, input_dim], before and after the codebooks are initialised.
+        """Compute the loss of a batch of raw embeddings [n, input_dim].
 
         ``||x - x̂||² + sum over levels of ||sg[r] - e||² + commitment_weight ||r - sg[e]||²`` (TIGER, section 3.1),
-        with x standardised and gradients passed straight through the quantization (van den Oord et al.,
+        with x standardized and gradients passed straight through the quantization (van den Oord et al.,
         arXiv 1711.00937).
-        Until the codebooks are initialised, the autoencoder alone is trained.
+        Until the codebooks are initialized, the autoencoder alone is trained.
         """
         inputs = self._standardize(embeddings)
         latents = self.encoder(inputs)
-        codes, quantisation_loss, quantized = None, latents.new_zeros(()), latents
+        codes, quantization_loss, quantized = None, latents.new_zeros(()), latents
         if self.initialised:
-            codes, quantisation_loss, quantized = self._quantize(latents)
+            codes, quantization_loss, quantized = self._quantize(latents)
         # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
         reconstruction_loss = (self.decoder(quantized) - inputs).square().sum(dim=1).mean()
         return RQVAEOutput(
-            loss=reconstruction_loss + quantisation_loss,
+            loss=reconstruction_loss + quantization_loss,
             reconstruction_loss=reconstruction_loss,
-            quantisation_loss=quantisation_loss,
+            quantization_loss=quantization_loss,
             codes=codes,
             latents=latents,
         )
@@ -229,16 +235,16 @@ class RQVAE(ResidualQuantizer):
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
             torch.manual_seed(training.seed)
             model = cls(config)
-        model.fit_standardisation(embeddings)
+        model.fit_standardization(embeddings)
         model.to(training.device)  # type: ignore[arg-type]  # transformers hides that it is a method
         model.train()
         model._train_steps(embeddings, training)
         return model.eval()
 
-    def fit_standardisation(self, embeddings: np.ndarray) -> None:
-        """Set ``mean`` (a dimension each) and ``scale`` (one for all): unit variance on average over dimensions.
+    def fit_standardization(self, embeddings: np.ndarray) -> None:
+        """Set ``mean`` (one per dimension) and ``scale`` (one for all): unit variance on average over dimensions.
 
-        One scale and not one a dimension: LSA's and other rotated embeddings carry meaning in their large dimensions
+        One scale and not one per dimension: LSA's and other rotated embeddings carry meaning in their large dimensions
         and noise in the small ones, which dividing by each one's own spread would blow up.
         """
         mean = embeddings.mean(axis=0, dtype=np.float64)
@@ -247,8 +253,8 @@ class RQVAE(ResidualQuantizer):
         self.mean.copy_(torch.from_numpy(mean))
         self.scale.fill_(max(float(np.sqrt(variance)), 1e-12))
 
-    def initialise_codebooks(self, embeddings: np.ndarray | torch.Tensor, seed: int = 0) -> None:
-        """Set every level's codes by k-means of the latents that the levels before leave over."""
+    def initialize_codebooks(self, embeddings: np.ndarray | torch.Tensor, seed: int = 0) -> None:
+        """Initialize the codebooks by residual k-means of the embeddings' latents."""
         latents = self._latents(torch.as_tensor(embeddings))
         config = self.config
         with torch.no_grad():
@@ -257,11 +263,19 @@ class RQVAE(ResidualQuantizer):
             )
         self.initialised.fill_(True)
 
+    def fit_standardisation(self, embeddings: np.ndarray) -> None:
+        """Deprecated name of :meth:`fit_standardization`."""
+        _moved.old_member(self, "fit_standardisation", "fit_standardization")(embeddings)
+
+    def initialise_codebooks(self, embeddings: np.ndarray | torch.Tensor, seed: int = 0) -> None:
+        """Deprecated name of :meth:`initialize_codebooks`."""
+        _moved.old_member(self, "initialise_codebooks", "initialize_codebooks")(embeddings, seed)
+
     @torch.no_grad()
     def restart_dead_codes(
         self, latents: torch.Tensor, usage: torch.Tensor, generator: torch.Generator | None = None
     ) -> int:
-        """Move codes that nearly nobody uses onto what is left of random latents; how many were moved.
+        """Move rarely used codes to residuals of random latents; return how many were moved.
 
         Args:
             latents: [n, latent_dim].
@@ -294,7 +308,7 @@ class RQVAE(ResidualQuantizer):
         with tqdm(range(steps), desc="RQ-VAE", unit="step", disable=not training.progress) as bar:
             for step in bar:
                 if step == warmup:
-                    self.initialise_codebooks(sample_rows(embeddings, MAX_POINTS, seed), seed)
+                    self.initialize_codebooks(sample_rows(embeddings, MAX_POINTS, seed), seed)
                 output = self(torch.from_numpy(embeddings[next(batches)]).to(self.device))
                 optimizer.zero_grad()
                 output.loss.backward()
@@ -330,7 +344,7 @@ def _mlp(widths: list[int]) -> nn.Sequential:
 
 
 def _batches(num_items: int, batch_size: int, generator: torch.Generator):
-    """Row numbers of one batch after another, without end; each pass in a new random order."""
+    """Yield row numbers of batches without end; each pass over the rows is in a new random order."""
     while True:
         for rows in torch.randperm(num_items, generator=generator).split(batch_size):
             if len(rows) == min(batch_size, num_items):  # a scrap of a batch gives a poor balanced assignment

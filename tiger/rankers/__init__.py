@@ -1,1 +1,1 @@
-"""Models that order candidates."""
+"""Rankers: models that order candidates."""

@@ -1,4 +1,4 @@
-"""The ranker that lies in a directory, whichever it is, and a place for users' own kinds."""
+"""Rankers by kind: save, load, and register new kinds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RANKERS: Registry[Ranker] = Registry(
 
 
 def register_ranker(kind: type[Ranker]) -> type[Ranker]:
-    """Let :func:`load_ranker` find a ranker of your own by its ``kind``. Usable as a decorator."""
+    """Register a ranker class under its ``kind``, for :func:`load_ranker`. Usable as a decorator."""
     RANKERS.register(kind.kind, kind)
     return kind
 

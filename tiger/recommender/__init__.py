@@ -1,4 +1,4 @@
-"""One object and one directory for all that recommends."""
+"""The recommender: retriever, tokenizer, encoder and ranker as one object and one directory."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A recommender as a directory: all its parts, written whole or not at all, and read back as what they were."""
+"""A recommender as a directory: all its parts, written atomically, and read back."""
 
 from __future__ import annotations
 

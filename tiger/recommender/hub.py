@@ -1,4 +1,4 @@
-"""Recommenders on the Hub: one repository holds a whole one, and one commit changes all of it."""
+"""Recommenders on the Hub: one repository per recommender, one commit per push."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def download(
 
 @contextmanager
 def _download_errors(repo_id: str, at: str, revision: str | None, local_files_only: bool) -> Iterator[None]:
-    """Errors of the Hub's client as errors in words."""
+    """Turn errors of the Hub client into readable messages."""
     try:
         yield
     except GatedRepoError as error:
@@ -178,7 +178,7 @@ def _download_errors(repo_id: str, at: str, revision: str | None, local_files_on
         raise DataError(f"{repo_id} has no revision {revision!r}: give a branch, a tag or a commit of it.") from error
     except LocalEntryNotFoundError as error:
         raise DataError(
-            f"{at} is no directory here, not in the cache as a whole, and the Hub "
+            f"{at} is not a directory here, not in the cache as a whole, and the Hub "
             f"{'was not to be asked' if local_files_only else 'could not be reached'}: load it once with a connection."
         ) from error
     except (HTTPError, OSError, RuntimeError) as error:

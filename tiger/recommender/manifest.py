@@ -1,4 +1,4 @@
-"""``tiger.json``: what a recommender's directory holds, and whether it still does."""
+"""The manifest ``tiger.json``: the files of a recommender's directory and their digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card that travels with a model: what is known of it, and nothing else."""
+"""Model cards: what is recorded of a recommender, as Markdown with YAML metadata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CARD, PLOT = "README.md", "code_usage.png"
 CARD_FILES = (CARD, PLOT)
 BASELINES = ("popularity", "transition", "content", "hybrid")
 _NEEDED = ("dataset", "model", "setting", "metrics")
-# Told in words, or of no use to a reader: folders of the machine that trained.
+# Described in words elsewhere, or of no use to a reader: folders of the machine that trained.
 _UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
 
 
@@ -46,7 +46,7 @@ def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
         found = content if isinstance(content, list) else [content]
         for row in found:
             if not isinstance(row, dict) or any(name not in row for name in _NEEDED):
-                raise DataError(f"{file} holds a result without {', '.join(_NEEDED)}: it is no results file.")
+                raise DataError(f"{file} holds a result without {', '.join(_NEEDED)}: it is not a results file.")
         rows += found
     return rows
 
@@ -103,7 +103,7 @@ def model_card(
         ("Semantic IDs", _codes(state)),
         ("Limits", _limits(state)),
         ("What is in here", _contents(state)),
-        ("Licence", _licence(license)),
+        ("License", _license_text(license)),
     )
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
     return f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"
@@ -293,7 +293,7 @@ def _limits(state: RecommenderState) -> str:
         "It knows the items and the habits of the log that it was trained on, with the log's biases; nothing is known "
         "of how it does elsewhere.",
         "Items of a history that the catalog lacks are left out of it.",
-        "Scores order the items of one user; they are no probabilities of a purchase, nor comparable between users.",
+        "Scores order the items of one user; they are not probabilities of a purchase, nor comparable between users.",
         "The beams are a search: more of them find better items and cost more.",
     ]
     if state.encoder is None:
@@ -340,9 +340,9 @@ def _contents(state: RecommenderState) -> str:
     )
 
 
-def _licence(license: str | None) -> str:
+def _license_text(license: str | None) -> str:
     if license is None:
-        return "The owner has stated no licence for this model. The tiger library itself is Apache-2.0."
+        return "The owner has stated no license for this model. The tiger library itself is Apache-2.0."
     return f"`{license}`. The tiger library itself is Apache-2.0."
 
 

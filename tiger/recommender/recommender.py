@@ -1,5 +1,4 @@
-"""One object, one directory: everything needed to recommend, and to embed new items, assign their semantic IDs and
-recommend them."""
+"""TigerRecommender: recommend items, add new ones, save and load everything together."""
 
 from __future__ import annotations
 
@@ -136,7 +135,7 @@ class TigerRecommender:
         unseen_share: float | None = None,
         **search: Any,
     ) -> tuple[list[list[str]], np.ndarray]:
-        """The items that most probably come next.
+        """Recommend the most probable next items.
 
         Args:
             histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
@@ -188,7 +187,7 @@ class TigerRecommender:
         if options.num_beams < k:
             raise ValueError(f"num_beams ({options.num_beams}) must be at least k ({k})")
         if both_scores and (self.ranker is None or not rank):
-            raise ValueError("both_scores wants a ranker that ranks: train one with recipes/ranker.py")
+            raise ValueError("both_scores needs a ranker that ranks: train one with recipes/ranker.py")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
             raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
@@ -215,7 +214,7 @@ class TigerRecommender:
     def rank(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> tuple[list[list[str]], list[np.ndarray]]:
-        """The ranker's order of given candidates, by its logits alone: the T5 is not asked.
+        """The ranker's order of given candidates, by its logits alone: the T5 is not used.
 
         Args:
             histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
@@ -307,7 +306,7 @@ class TigerRecommender:
         return changed
 
     def remove_items(self, item_ids: Sequence[str]) -> None:
-        """Take items out of every future answer.
+        """Remove items from the catalog.
 
         Raises:
             DataError: an item is unknown, or none would be left.
@@ -393,7 +392,7 @@ class TigerRecommender:
             folder = hub.download(name, revision, token, cache_dir, local_files_only)
         else:
             raise DataError(
-                f"{folder} is no directory: give the one that a recipe saved, such as runs/demo/model, or a "
+                f"{folder} is not a directory: give the one that a recipe saved, such as runs/demo/model, or a "
                 "repository on the Hub, owner/name."
             )
         return cls.from_state(read_state(folder, device, rank))

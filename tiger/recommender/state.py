@@ -1,4 +1,4 @@
-"""All that makes a recommender, as one value that never changes: a change of the catalog makes a new one."""
+"""The state of a recommender: all its parts in one frozen dataclass; a change of the catalog makes a new one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RecommenderState:
             object.__setattr__(self, "unseen", np.zeros(len(self.tokenizer), dtype=bool))
 
     def check(self) -> None:
-        """Refuse parts that don't belong together.
+        """Raise an error for parts that don't belong together.
 
         Raises:
             ValueError: other semantic IDs, or other items.

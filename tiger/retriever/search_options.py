@@ -19,7 +19,7 @@ def _option(default: Any, help: str, minimum: float | None = None) -> Any:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How the retriever searches. Each field's help text and minimum are in its ``metadata``.
+    """Options of the retriever's search. Each field's help text and minimum are in its ``metadata``.
 
     Args:
         num_beams: candidates kept while decoding; more find better items and take longer.

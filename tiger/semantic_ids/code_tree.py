@@ -1,4 +1,4 @@
-"""Search items by words, and describe the items under a prefix of codes by what they share.
+"""Search items by words, and describe the items under a prefix of codes by their common properties.
 
 Knows no model and no page.
 """

@@ -1,4 +1,4 @@
-"""Does the frozen quantizer still fit? Its error and its collisions on new items, and what a refit has changed."""
+"""Drift report: error and collisions of the frozen quantizer on new items; semantic IDs that a refit has changed."""
 
 from __future__ import annotations
 
@@ -124,6 +124,6 @@ def ids_changed(old: SemanticIdTokenizer, new: SemanticIdTokenizer) -> dict:
 def _lower_bound(share: float, count: int) -> float:
     """The lower end of Wilson's interval of a share, 95% on one side."""
     z = 1.6449
-    centre = share + z * z / (2 * count)
+    center = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, (centre - spread) / (1 + z * z / count))
+    return max(0.0, (center - spread) / (1 + z * z / count))

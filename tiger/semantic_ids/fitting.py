@@ -1,4 +1,4 @@
-"""Codes from embeddings and, if wanted, from what a log says of the items."""
+"""Fit codes to embeddings and, optionally, to co-occurrences in the log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cooccurrence:
         """
         if learned_split is None:
             raise ValueError(
-                "cooccurrence wants learned_split: codes may be used with no other split than it comes from"
+                "cooccurrence needs learned_split: codes may be used with no other split than it comes from"
             )
         return cls(vectors, learned_split, cooccurrence_weight)
 
@@ -67,7 +67,7 @@ def fit_codes(
     kind = quantizer_class(quantizer)
     if not hasattr(kind, "truncate"):
         raise DataError(
-            "co-occurrences want residual-kmeans, or another quantizer with truncate(): "
+            "co-occurrences need residual-kmeans, or another quantizer with truncate(): "
             f"{kind.__name__} can't give codes to new items by their embeddings alone."
         )
     joined = cooccurrence.joined_to(embeddings)

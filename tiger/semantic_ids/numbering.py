@@ -34,7 +34,7 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
     """
     item_ids = list(item_ids)
     if len(item_ids) != count:
-        raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one a row.")
+        raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one per row.")
     other = next((item for item in item_ids if not isinstance(item, str)), None)
     if other is not None:
         raise DataError(f"item ids must be strings, got {other!r}: turn them into text.")

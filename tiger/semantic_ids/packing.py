@@ -1,4 +1,4 @@
-"""Semantic IDs as one integer each, and a catalog's in order: what finds an item, or a prefix, by its codes."""
+"""Semantic IDs packed into one integer each, sorted, to look up items and prefixes by their codes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PackedIds:
         return len(self._keys)
 
     def insert(self, semantic_ids: np.ndarray) -> PackedIds:
-        """With the IDs of items whose rows follow those that there are."""
+        """Return a copy with the IDs of added items, whose rows follow those that there are."""
         keys = self.packing.pack(semantic_ids)
         order = np.argsort(keys)
         at = np.searchsorted(self._keys, keys[order])

@@ -1,4 +1,4 @@
-"""Item <-> semantic ID <-> tokens, both ways and in bulk.
+"""The tokenizer: items to semantic IDs to tokens, and back, in bulk.
 
 A *semantic ID* is an item's codes, one per level, and a collision token that tells apart items with the same codes.
 *Tokens* are what T5 reads and writes, one per level: codes, or prefixes of semantic IDs (see
@@ -74,7 +74,7 @@ class SemanticIdTokenizer:
         self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
 
     def _set(self, semantic_ids: np.ndarray, item_ids: list[str], codebook_size: int) -> None:
-        """All that follows from semantic IDs but their tokens."""
+        """Set everything that follows from the semantic IDs except their tokens."""
         self.semantic_ids = semantic_ids
         self.item_ids = item_ids
         self.codebook_size = codebook_size
@@ -82,7 +82,7 @@ class SemanticIdTokenizer:
         self._rows: dict[str, int] | None = None
 
     def _number_tokens(self, kind: str) -> None:
-        """A fresh vocabulary for the semantic IDs there are."""
+        """Number the tokens of the present semantic IDs, as a new vocabulary."""
         if kind not in VOCABULARIES:
             raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
         packing = self._ids.packing
@@ -212,7 +212,7 @@ class SemanticIdTokenizer:
     def add_items(
         self, item_ids: Sequence[str], embeddings: np.ndarray | None = None, codes: np.ndarray | None = None
     ) -> np.ndarray:
-        """Number new items; those that are known already keep their IDs and are left as they are.
+        """Assign semantic IDs to new items; those that are known already keep their IDs and are left as they are.
 
         Args:
             item_ids: the new items' own ids.
@@ -220,7 +220,7 @@ class SemanticIdTokenizer:
             codes: int [m, num_codebooks], where the codes are at hand.
 
         Returns:
-            int64 [m], the items' rows. If :attr:`vocab_size` has grown, a model over it wants its embeddings resized.
+            int64 [m], the items' rows. If :attr:`vocab_size` has grown, resize the embeddings of models over it.
         """
         given = _either(embeddings, codes)
         item_ids = check_ids(item_ids, len(given))
@@ -238,8 +238,7 @@ class SemanticIdTokenizer:
         return known
 
     def check_split(self, shuffle_ties: int | None) -> None:
-        """Refuse codes that were learned from the training events of another split: some of these are validated or
-        tested on here.
+        """Raise an error for codes learned from another split's training events, some of which are held out here.
 
         Raises:
             DataError: they were.
@@ -247,7 +246,7 @@ class SemanticIdTokenizer:
         if self.learned_split is not None and self.learned_split["shuffle_ties"] != shuffle_ties:
             raise DataError(
                 f"these codes were learned from the log with shuffle_ties {self.learned_split['shuffle_ties']}, which "
-                f"tells of the events tested with {shuffle_ties}: fit a tokenizer with shuffle_ties {shuffle_ties}."
+                f"includes events tested with {shuffle_ties}: fit a tokenizer with shuffle_ties {shuffle_ties}."
             )
 
     def update_items(
@@ -257,7 +256,7 @@ class SemanticIdTokenizer:
         codes: np.ndarray | None = None,
         before: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Number items anew from new embeddings or codes. Rows stay; where the codes stay, so does the whole ID.
+        """Update semantic IDs from new embeddings or codes. Rows stay; where the codes stay, so does the whole ID.
 
         Args:
             item_ids: known items.
@@ -278,9 +277,9 @@ class SemanticIdTokenizer:
         rows = self.rows(item_ids)
         codes = check_codes(self._own_quantizer().encode(given) if codes is None else given, self.codebook_size)
         known = self.codes[rows]
-        told = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
-        if before is not None and told.any():
-            known[told] = self._own_quantizer().encode(before[told])
+        has_previous = np.zeros(len(rows), dtype=bool) if before is None else ~np.isnan(before).any(axis=1)
+        if before is not None and has_previous.any():
+            known[has_previous] = self._own_quantizer().encode(before[has_previous])
         changed = (codes != known).any(axis=1) & (codes != self.codes[rows]).any(axis=1)
         if changed.any():
             ids = [item for item, other in zip(item_ids, changed) if other]
@@ -293,13 +292,13 @@ class SemanticIdTokenizer:
         return changed
 
     def _numbered(self, codes: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
-        """Semantic IDs, int32 [m, depth], for items to come: codes and the first free collision tokens."""
+        """Semantic IDs, int32 [m, depth], for new items: codes and the first free collision tokens."""
         codes = check_codes(codes, self.codebook_size)
         within = number_within_groups(self._ids.packing.pack_codes(codes), item_ids)
         return np.column_stack([codes, self._ids.next_collisions(codes) + within]).astype(np.int32)
 
     def _append(self, semantic_ids: np.ndarray, item_ids: list[str]) -> None:
-        """Do the work of :meth:`_set` for few items that are added to many."""
+        """Do the work of :meth:`_set` when few items are added to many."""
         ids = self._ids.insert(semantic_ids)  # what can fail comes first
         tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
         self._ids = ids
@@ -311,7 +310,7 @@ class SemanticIdTokenizer:
         self.item_ids = self.item_ids + item_ids
 
     def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
-        """Take items out; the rest keep their IDs and move up. A later item may get an ID that has become free.
+        """Remove items; the rest keep their IDs and move up. A later item may get an ID that has become free.
 
         Returns:
             int64 [n left]: the rows, before removal, of the items that stay.

@@ -1,4 +1,4 @@
-"""A prefix tree over tuples of tokens as flat arrays: which tokens may follow.
+"""Prefix trie over tuples of tokens, as flat arrays: which tokens may follow.
 
 The tuples are sorted, so the nodes of each level, in order, have their children side by side on the next one: a
 node's children are a range of numbers, and following a trie is two gathers. No step depends on the number of tuples.
@@ -86,7 +86,7 @@ class SemanticIdTrie:
             ValueError: a tuple is here already, or twice in the table.
         """
         if table.ndim != 2 or table.shape[1] != self.depth:
-            raise ValueError(f"a table [m, {self.depth}] is wanted, got {table.shape}")
+            raise ValueError(f"a table [m, {self.depth}] is needed, got {table.shape}")
         if len(table) == 0:
             return self
         if self.rows.device.type != "cpu":

@@ -1,11 +1,11 @@
-"""The tokens that stand for semantic IDs: which there are, and how they are numbered as a catalog grows.
+"""Vocabularies: the tokens of semantic IDs, and their numbers as the catalog grows.
 
 Token 0 pads and starts the decoder. There are two kinds of the others, each with one token per level:
 
 - :class:`CodeVocabulary`, as in TIGER: each level has a range of tokens of its own. The collision level comes last,
   so that a catalog that outgrows it extends the vocabulary at its end.
 - :class:`PrefixVocabulary`: every prefix that occurs in the catalog is a token. The last one of an item stands for
-  the whole ID, so a history takes one token an item, and what may follow a prefix are its extensions and nothing
+  the whole ID, so a history takes one token per item, and what may follow a prefix are its extensions and nothing
   else. (Prefixes as inputs of a ranker: arXiv 2504.02137.) New prefixes extend the vocabulary at its end.
 
 A vocabulary is never changed in place: :meth:`extended` gives the tokens of items and the vocabulary that has them.

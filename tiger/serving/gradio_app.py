@@ -118,8 +118,8 @@ def branch_html(tree: CodeTree, prefix: Sequence[int], examples: int = 8) -> str
     name = ", ".join([*map(str, prefix), *["*"] * (tree.codes.shape[1] - len(prefix))])
     parts = [
         f'<div class="tiger"><h3>({name}): {len(rows):,} of {len(tree):,} items</h3>'
-        '<div class="quiet">What they have more often than the whole catalogue: in how many of them, and how many '
-        'times as often</div><div class="groups">'
+        '<div class="quiet">Properties that are more frequent here than in the whole catalog: in how many '
+        'items, and how many times as often</div><div class="groups">'
     ]
     for column, found in tree.shared(prefix).items():
         if found:

@@ -25,7 +25,7 @@ class UnknownItems(DataError):
 
     def __init__(self, item_ids: Sequence[str]):
         names = ", ".join(map(repr, item_ids[:5])) + (", ..." if len(item_ids) > 5 else "")
-        super().__init__(f"items that the catalogue lacks: {names}.")
+        super().__init__(f"items that the catalog lacks: {names}.")
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ def answer_rank(
     return _divided(snapshot.catalogue, read, items, [values.tolist() for values in scores])
 
 
-def _divided(catalogue: int, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
+def _divided(updates: int, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
     """Split the answers by request."""
     answers, start = [], 0
     for one in read:
         if not isinstance(one, UnknownItems):
             part = slice(start, start + len(one[0]))
             start = part.stop
-            one = Answer(catalogue, items[part], scores[part], one[1])
+            one = Answer(updates, items[part], scores[part], one[1])
         answers.append(one)
     return answers
 

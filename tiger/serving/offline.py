@@ -70,7 +70,7 @@ def recommend_users(
     """
     histories, out = Path(histories), Path(out)
     if not out.parent.is_dir():
-        raise DataError(f"{out.parent} is no directory: make it, or write somewhere else.")
+        raise DataError(f"{out.parent} is not a directory: make it, or write somewhere else.")
     tables = read_events(histories)
     settings: dict[str, Any] = {
         "log": _identity(histories),
@@ -139,7 +139,7 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
         unknown = done.pop("unknown_events")
         if done != settings:
             raise DataError(
-                f"{folder} holds a run that was broken off, of another log or with other settings: "
+                f"{folder} holds an interrupted run of another log or with other settings: "
                 "go on with those, or remove the folder."
             )
         return unknown
@@ -198,7 +198,7 @@ def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores:
 
 
 def _identity(log: Path) -> dict:
-    """What identifies a log: its name, size, time of change and number of events."""
+    """Identity of a log: its name, size, time of change and number of events."""
     found = log.stat()
     events = pq.read_metadata(log).num_rows
     return {"file": log.name, "bytes": found.st_size, "changed": found.st_mtime_ns, "events": events}

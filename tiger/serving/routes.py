@@ -78,7 +78,7 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
 
 
 def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
-    """What a request asks for beside its histories; requests that are equal in it may share a batch."""
+    """Settings of a request beside its histories; requests with equal settings may share a batch."""
     sampled = body.temperature is not None and body.seed is not None
     search = SearchOptions(
         num_beams=max(body.num_beams, body.k),

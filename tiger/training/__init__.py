@@ -1,1 +1,1 @@
-"""What training scripts share: settings from YAML and the command line, runs that go on where they were."""
+"""Training: recipes as functions, settings from YAML and the command line, resumable runs."""

@@ -1,4 +1,4 @@
-"""Recipe settings: YAML files, then the command line, into dataclasses; a key that nobody knows is an error."""
+"""Recipe settings: YAML files, then the command line, into dataclasses; an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def read_yaml(file: str | os.PathLike) -> dict:
 
 
 def as_words(settings: Mapping) -> list[str]:
-    """Settings as a command line has them, which argparse turns into the field's own type: YAML reads 1e-3 as text."""
+    """Settings as command-line arguments, which argparse converts to the fields' types: YAML reads 1e-3 as text."""
     words = []
     for key, value in settings.items():
         if value is None or value == []:
@@ -121,7 +121,7 @@ def as_words(settings: Mapping) -> list[str]:
 def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tuple:
     words = [*as_words(settings), *argv]
     if TrainingArguments in kinds and not torch.accelerator.is_available():
-        words += ["--use_cpu", "true"]  # which Trainer wants to be told before it allows bfloat16
+        words += ["--use_cpu", "true"]  # Trainer allows bfloat16 on a CPU only with it
     parser = _Parser(list(kinds))  # type: ignore[arg-type]  # wants a NewType, which no dataclass is
     return parser.parse_args_into_dataclasses(args=words)
 

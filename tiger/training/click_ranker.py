@@ -1,4 +1,4 @@
-"""Train a ranker over the semantic IDs of a recommender, and put it into that recommender."""
+"""Train the click ranker of a saved recommender, over its semantic IDs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     data = RecommendationData.load(args.dataset)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
     if tokenizer.item_ids != data.item_ids:
-        raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+        raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")
     tokenizer.check_split(args.shuffle_ties)
     recommender = TigerRecommender.from_pretrained(args.recommender, rank=False) if args.recommender else None
     if recommender is not None:
@@ -123,7 +123,7 @@ def _check_recommender(args: RankerArguments, recommender: TigerRecommender, tok
     if recommender.training.get("shuffle_ties") != args.shuffle_ties:
         raise DataError(
             f"{args.recommender} was trained with shuffle_ties {recommender.training.get('shuffle_ties')}, which "
-            f"tells of the events validated with {args.shuffle_ties}: give the same."
+            f"includes events validated with {args.shuffle_ties}: give the same."
         )
 
 
@@ -184,7 +184,7 @@ def _content_vectors(args: RankerArguments, data: RecommendationData) -> np.ndar
 def lists(
     args: RankerArguments, sequences: Sequences, events: np.ndarray, popularity: np.ndarray, seed: int
 ) -> Impressions:
-    """Events, each with what might have been shown instead."""
+    """Make lists for training: each event with sampled negatives."""
     negatives = draw_negatives(
         sequences,
         events,

@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for one dataset.
+    """The steps to run for one dataset, and their settings.
 
     Args:
         recipe: folder of YAML files.
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def steps(self) -> list[str]:
-        """All that the recipe has."""
+        """Names of the recipe's steps."""
         return [step for step in STEPS if step not in OPTIONAL or (self.recipe / f"{step}.yaml").exists()]
 
     @property
@@ -95,7 +95,7 @@ def train(
     steps: Sequence[str] | None = None,
     **overrides: Mapping,
 ) -> TigerRecommender:
-    """Train a recommender for a dataset, by a recipe that needs to know nothing else of it.
+    """Train a recommender on a dataset; the recipe contains nothing that depends on the data.
 
     A call that was interrupted goes on where it was when it is made again: a finished tokenizer, T5 or second stage is
     left alone, and a killed training goes on from its last checkpoint.
@@ -145,7 +145,7 @@ def make_plan(
     processes: int = 1,
     overrides: Mapping[str, Mapping] | None = None,
 ) -> Plan:
-    """The settings of all steps; arguments as for :func:`train`.
+    """Collect the settings of all steps; arguments as for :func:`train`.
 
     Raises:
         DataError: there is no such recipe or step, or a key is unknown.
@@ -153,7 +153,7 @@ def make_plan(
     folder, out = find_recipe(recipe), Path(output_dir)
     overrides = dict(overrides or {})
     if unknown := [step for step in overrides if step not in STEPS]:
-        raise DataError(f"{unknown[0]!r} is no step: settings are for {', '.join(STEPS)}.")
+        raise DataError(f"{unknown[0]!r} is not a step: settings are for {', '.join(STEPS)}.")
     data, model = str(dataset), str(out / "model")
     fixed: dict[str, dict] = {
         "tokenizer": {"dataset": data, "output_dir": str(out / "tokenizer")},
@@ -182,7 +182,7 @@ def make_plan(
 
 
 def find_recipe(recipe: str | os.PathLike) -> Path:
-    """The folder of a recipe that comes with the library, by its name, or of one's own.
+    """Find a recipe's folder: by the name of one that comes with the library, or by its path.
 
     Raises:
         DataError: there is none.
@@ -191,12 +191,12 @@ def find_recipe(recipe: str | os.PathLike) -> Path:
     if str(recipe) in names:
         return RECIPES / str(recipe)
     if not Path(recipe).is_dir():
-        raise DataError(f"{recipe} is no recipe: give a folder of YAML files, or one of {', '.join(names)}.")
+        raise DataError(f"{recipe} is not a recipe: give a folder of YAML files, or one of {', '.join(names)}.")
     return Path(recipe)
 
 
 def read_overrides(texts: Iterable[str]) -> dict[str, dict]:
-    """Settings by step from ``step.key=value``, as the command line has them.
+    """Parse ``step.key=value`` from the command line into settings per step.
 
     Raises:
         DataError: one of them reads otherwise.
@@ -212,7 +212,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, dict]:
 
 
 def run_step(plan: Plan, step: str) -> None:
-    """Do one step, unless it was finished before with the same settings."""
+    """Run one step, unless it was finished before with the same settings."""
     runs = {
         "tokenizer": _run_tokenizer,
         "retriever": _run_retriever,
@@ -220,12 +220,12 @@ def run_step(plan: Plan, step: str) -> None:
         "evaluate": _run_evaluation,
     }
     if step not in runs:
-        raise DataError(f"{step!r} is no step: there are {', '.join(STEPS)}.")
+        raise DataError(f"{step!r} is not a step: there are {', '.join(STEPS)}.")
     runs[step](plan)
 
 
 def _run_tokenizer(plan: Plan) -> None:
-    """The settings of the tokenizer that is there are kept beside it."""
+    """Fit the tokenizer; its settings are kept beside it."""
     (args,) = read_arguments(KINDS["tokenizer"], plan.settings["tokenizer"])
     file, there = plan.out / "tokenizer.json", (plan.out / "tokenizer" / REPORT).exists()
     if there and file.exists() and _recorded(file) != args:
@@ -239,7 +239,7 @@ def _run_tokenizer(plan: Plan) -> None:
 
 
 def _recorded(file: Path) -> TokenizerArguments:
-    """What a tokenizer was fitted with; runs of older versions noted the YAML's text and a command line."""
+    """Read the settings that a tokenizer was fitted with; older versions recorded the YAML text and a command line."""
     record = json.loads(file.read_text())
     if "settings" in record:
         return read_arguments(KINDS["tokenizer"], record["settings"])[0]
@@ -256,14 +256,14 @@ def _run_retriever(plan: Plan) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
     command += ["--num_cpu_threads_per_process", "1", "--module", "tiger.training", "retriever"]
     try:
-        told = sys.stdout.fileno()  # where prints of this process go, redirected or not
+        output = sys.stdout.fileno()  # where prints of this process go, redirected or not
     except (AttributeError, OSError):
-        told = None
-    subprocess.run([*command, *as_words(plan.settings["retriever"])], check=True, stdout=told)
+        output = None
+    subprocess.run([*command, *as_words(plan.settings["retriever"])], check=True, stdout=output)
 
 
 def _run_two_stage(plan: Plan) -> None:
-    """What the second stage was trained with is kept beside the model; a T5 that is trained anew is without one."""
+    """Train the second stage; its settings are kept beside the model. A newly trained T5 has no second stage."""
     (args,) = read_arguments(KINDS["two_stage"], plan.settings["two_stage"])
     file, record = plan.out / "two_stage.json", {"settings": asdict(args)}
     there = (Path(args.recommender) / RANKER / SETTINGS).exists()
@@ -285,7 +285,7 @@ def _run_evaluation(plan: Plan) -> None:
 
 
 def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, float]:
-    """How well a saved recommender finds the last items of its dataset's users, and how many users there are."""
+    """Measure a saved recommender on the last items of its dataset's users; also return the number of users."""
     tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
     split = RecommendationData.load(dataset).leave_one_out(tiger.training.get("shuffle_ties"))
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):

@@ -1,4 +1,4 @@
-"""Train a T5 to write the semantic ID of the next item."""
+"""Train the retriever: a T5 that generates the semantic ID of the next item."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     training, push = copy.copy(training), training.push_to_hub
     hub_id = training.hub_model_id if push else None
     if push and hub_id is None:
-        raise DataError("--push_to_hub wants --hub_model_id owner/name.")
+        raise DataError("--push_to_hub needs --hub_model_id owner/name.")
     # Trainer would push checkpoints of its own making to the same place: a T5 without item table and encoder.
     training.push_to_hub = False
     first = training.process_index == 0
@@ -138,7 +138,7 @@ def _data_and_tokenizer(args: RetrieverArguments) -> tuple[RecommendationData, S
     data = RecommendationData.load(args.dataset)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
     if tokenizer.item_ids != data.item_ids:
-        raise DataError(f"{args.tokenizer} numbers other items than {args.dataset} holds: fit it on this dataset.")
+        raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")
     tokenizer.check_split(args.shuffle_ties)
     return data, tokenizer
 
@@ -150,7 +150,7 @@ def _trained(
     data: RecommendationData,
     record: RunRecord,
 ) -> tuple[TigerT5, TrainerState]:
-    """The T5 after the last step, or the best if the settings say so, and what Trainer noted of the run."""
+    """Run the training; return the last T5, or the best if the settings say so, and the Trainer's log."""
     split = data.leave_one_out(args.shuffle_ties)
     if not (split.train.lengths > 1).any():
         raise DataError(
@@ -191,7 +191,7 @@ def _trained(
 def untrained_model(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
 ) -> TigerT5:
-    """The T5 as training begins: random, or with embeddings that start from what is known of the items."""
+    """Create the untrained T5: random, or with token embeddings initialized from item vectors."""
     sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
     model = TigerT5(
         t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
@@ -205,7 +205,7 @@ def untrained_model(
 def known_of_items(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
 ) -> list[np.ndarray]:
-    """Vectors of all items, float32 [items, its share of d_model], one array per word of ``start_from``."""
+    """Return item vectors, float32 [items, share of d_model], one array per source in ``start_from``."""
     quantizer: Any = tokenizer.quantizer  # None is refused below, before it is read
     sources = {
         "codes": lambda size: principal_axes(quantizer.decode(tokenizer.codes), size),
@@ -240,7 +240,7 @@ def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndar
 def _training_record(
     args: RetrieverArguments, training: TrainingArguments, state: TrainerState, seconds: float
 ) -> dict:
-    """How the model was made, kept with it."""
+    """Training record that is saved with the model."""
     best = state.best_metric
     return {
         "dataset": args.dataset,
@@ -253,7 +253,7 @@ def _training_record(
         "seconds": round(seconds),
         f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
         "arguments": asdict(args) | training_settings(training),
-        "template": template_of(args.tokenizer),  # for the texts of items to come
+        "template": template_of(args.tokenizer),  # for the texts of new items
     }
 
 
@@ -280,7 +280,7 @@ def training_settings(training: TrainingArguments) -> dict:
 def run_settings(
     args: RetrieverArguments, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
 ) -> dict:
-    """What a run can't change half-way: the data, the semantic IDs, the model and how it is trained."""
+    """Settings that a resumed run can't change: the data, the semantic IDs, the model and how it is trained."""
     settings = training_settings(training) | asdict(args)
     del settings["model_dir"]
     return settings | {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}

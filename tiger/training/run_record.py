@@ -1,4 +1,4 @@
-"""What a training run was begun with, how long it has taken, whether it is done: ``run.json`` by its checkpoints."""
+"""Record of a training run beside its checkpoints, ``run.json``: settings, seconds, whether it has finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiger.utils.files import write_atomically
 
 
 class RunRecord(TrainerCallback):
-    """Decides whether a run starts, goes on or is finished, and counts its seconds over all its starts.
+    """Decide whether a run starts, resumes or is finished, and count its seconds over all starts.
 
     Args:
         output_dir: of the run's checkpoints.
@@ -51,7 +51,7 @@ class RunRecord(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Spent on the run so far, the time before a resume included."""
+        """Seconds spent on the run so far, including those before a resume."""
         return self._earlier + time.time() - self._began
 
     def on_save(self, args, state, control, **kwargs) -> None:
@@ -59,7 +59,7 @@ class RunRecord(TrainerCallback):
             self._write(finished=False)
 
     def finish(self) -> None:
-        """Note that nothing is left to do."""
+        """Record that the run is finished."""
         self._write(finished=True)
 
     def _write(self, finished: bool) -> None:

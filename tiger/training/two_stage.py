@@ -1,4 +1,4 @@
-"""Learn the order of the T5's beams and of what the log and the texts propose, into a saved recommender."""
+"""Train the two-stage ranker of a saved recommender: trees over candidates from the T5, the log and the texts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TwoStageArguments:
 
 
 def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
-    """Fit trees to validation items, which the T5 must not have seen, and save them with the recommender.
+    """Fit trees to the validation items, which the T5 must not have seen, and save them with the recommender.
 
     Returns:
         The ranker; None where the validation items teach it nothing, and the recommender stays as it is.
@@ -52,7 +52,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
     data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
-        raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
+        raise DataError(f"{args.recommender} has other items than {args.dataset} holds.")
     split = data.leave_one_out(tiger.training.get("shuffle_ties"))
     start = time.perf_counter()
     if tiger.items is None:  # which the second stage reads
@@ -102,6 +102,6 @@ def _content_vectors(args: TwoStageArguments, tiger: TigerRecommender, data: Rec
     if quantizer is not None and vectors.shape[1] != quantizer.input_dim:
         raise DataError(
             f"{args.embeddings} has {vectors.shape[1]} dimensions, the recommender's encoder "
-            f"{quantizer.input_dim}: give its vectors, or items to come could not be compared with these."
+            f"{quantizer.input_dim}: give its vectors, or new items could not be compared with these."
         )
     return vectors

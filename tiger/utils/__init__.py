@@ -1,1 +1,1 @@
-"""What every other package may use: errors, files, Markdown."""
+"""Utilities for all other packages: errors, files, Markdown, registries."""

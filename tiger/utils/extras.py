@@ -1,4 +1,4 @@
-"""Packages that only an extra of the installation brings."""
+"""Optional dependencies: checks that name the missing extra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def require_extra(extra: str) -> None:
-    """Refuse to begin what would end, hours later perhaps, at a package that is missing.
+    """Raise an error now if a package is missing that is needed later, perhaps after hours.
 
     Raises:
         DataError: a package of the extra is not installed.
@@ -29,7 +29,7 @@ def require_extra(extra: str) -> None:
 
 @contextmanager
 def extras_named() -> Iterator[None]:
-    """Say which extra to install where a package of it is missing.
+    """Context manager: turn the error for a missing package into one that names its extra.
 
     Raises:
         DataError: the block imports what an extra would bring.

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or Ctrl-C never leaves half of one where a whole one was."""
+"""Atomic writes: a crash, a full disk or Ctrl-C never leaves half a file in place of a whole one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def refuse_other_files(path: str | os.PathLike, marker: str) -> None:
-    """Stop before a folder that holds something else is replaced.
+    """Raise an error before a folder with other files is replaced.
 
     Args:
         path: the folder to be written.

@@ -1,4 +1,4 @@
-"""JSON from files that may be damaged, or come from a stranger: no pipe is waited for, nothing is read without end."""
+"""JSON from untrusted or damaged files: regular files only, with a size limit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_regular(path: str | os.PathLike, max_bytes: int | None = None) -> None
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}).") from error
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} is no regular file.")
+        raise DataError(f"{path} is not a regular file.")
     if max_bytes is not None and status.st_size > max_bytes:
         raise DataError(
             f"{path} has {status.st_size:,} bytes, more than {max_bytes:,}: it is damaged or no such file."
@@ -64,4 +64,4 @@ def check_regular(path: str | os.PathLike, max_bytes: int | None = None) -> None
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

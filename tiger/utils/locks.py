@@ -1,4 +1,4 @@
-"""One writer at a time for a folder: a lock beside it, from reading it to putting the new one in its place."""
+"""Locks: one writer at a time for a folder, from reading it to replacing it."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _acquire(lock: FileLock, path: Path, holder: Path, wait: float) -> None:
 
 def _who(holder: Path) -> str:
     try:
-        told = json.loads(holder.read_text())
-        return f"process {told['pid']} on {told['host']} ({told['what']})"
+        owner = json.loads(holder.read_text())
+        return f"process {owner['pid']} on {owner['host']} ({owner['what']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

@@ -1,4 +1,4 @@
-"""Classes by the name that a setting or a saved directory gives them, so that users can add their own."""
+"""Registries: classes by the name in a setting or a saved directory; users can add their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Registry(Generic[T]):
         self.what, self._own, self._registered = what, dict(own), dict[str, type[T]]()
 
     def register(self, name: str, kind: type[T]) -> None:
-        """Let settings and saved directories find ``kind`` under a name.
+        """Register a class under a name, for settings and saved directories.
 
         Raises:
             ValueError: another class has this name.

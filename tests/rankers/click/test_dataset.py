@@ -7,7 +7,7 @@ from tiger.rankers.click.dataset import (
     draw_negatives,
     first_seen,
     history_ends,
-    labelled_impressions,
+    labeled_impressions,
     sampled_impressions,
 )
 from tiger.utils.errors import DataError
@@ -91,11 +91,11 @@ def test_histories_end_before_the_time_of_the_event():
     assert (lists.labels[:, 1] == -100).all() and (lists.labels[:, 0] == 1).all()
 
 
-def test_labelled_lists_keep_users_and_order():
+def test_labeled_lists_keep_users_and_order():
     sequences = make_sequences()
     labels = np.arange(len(sequences.items)) % 2
     events = np.flatnonzero(sequences.timestamps < 40)
-    lists = labelled_impressions(sequences, events, labels, sequences, together=3)
+    lists = labeled_impressions(sequences, events, labels, sequences, together=3)
     present = lists.labels >= 0
     assert lists.candidates[present].tolist() == sequences.items[events].tolist()
     assert lists.labels[present].tolist() == labels[events].tolist()

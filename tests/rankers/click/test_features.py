@@ -138,7 +138,7 @@ def test_bad_settings():
         ItemFeatures("spm", 300, LEVELS, SIZE)
     with pytest.raises(DataError, match="codes go up to"):
         ItemFeatures("unigram", 100, LEVELS, 8).rows(IDS, codes)
-    with pytest.raises(DataError, match="wants codes"):
+    with pytest.raises(DataError, match="needs codes"):
         ItemFeatures("unigram", 100, LEVELS, SIZE).rows(IDS)
 
 

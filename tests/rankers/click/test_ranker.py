@@ -115,5 +115,5 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
         ClickRanker(SemanticIdRanker(wide), ranker.features, tokenizer, dense)
     with pytest.raises(DataError, match="no ranker"):
         TigerRecommender(recommender.model, tokenizer).rank([["i1"]], [["i2"]])
-    with pytest.raises(ValueError, match="wants a ranker"):
+    with pytest.raises(ValueError, match="needs a ranker"):
         recommender.recommend([["i1"]], rank=False, both_scores=True)

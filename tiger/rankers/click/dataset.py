@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiger._moved import old_arguments
+from tiger._moved import old_arguments, old_names
 from tiger.data.sequences import Sequences
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
@@ -42,11 +42,11 @@ class Impressions:
         return len(self.users)
 
     def __getitem__(self, index: int) -> int:
-        """The number itself: the collator reads whole batches at once."""
+        """Return the number itself: the collator reads whole batches at once."""
         return index
 
     def select(self, rows: np.ndarray) -> Impressions:
-        """Some of the lists."""
+        """Return some of the lists."""
         context = None if self.context is None else self.context[rows]
         return Impressions(
             self.histories, self.users[rows], self.ends[rows], self.candidates[rows], self.labels[rows], context
@@ -62,7 +62,7 @@ class Impressions:
 
 
 class ImpressionsCollator:
-    """Numbers of impressions to what :class:`SemanticIdRanker` reads.
+    """Collator: numbers of impressions to the inputs of :class:`SemanticIdRanker`.
 
     Args:
         impressions: that the numbers are of.
@@ -144,7 +144,7 @@ def draw_negatives(
     sampling: NegativeSampling | None = None,
     **fields: Any,
 ) -> np.ndarray:
-    """Items that a user might have been shown instead.
+    """Draw items that a user might have been shown instead.
 
     Args:
         sequences: all events.
@@ -192,7 +192,7 @@ def draw_negatives(
 
 
 def _first_interactions(sequences: Sequences, num_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a user and an item as ``user * num_items + item``, ascending, and since when the user has had it."""
+    """Pairs of user and item as ``user * num_items + item``, ascending, and the time of each pair's first event."""
     keys = sequences.users.astype(np.int64) * num_items + sequences.items
     order = np.lexsort((sequences.timestamps, keys))
     keys, since = keys[order], sequences.timestamps[order]
@@ -216,10 +216,10 @@ def sampled_impressions(
     )
 
 
-def labelled_impressions(
+def labeled_impressions(
     sequences: Sequences, events: np.ndarray, labels: np.ndarray, histories: Sequences, together: int = 10
 ) -> Impressions:
-    """Lists of up to ``together`` labelled events of one user that follow each other, over what came before the first.
+    """Lists of up to ``together`` labeled events of one user that follow each other, over what came before the first.
 
     Args:
         labels: 0 or 1 for every event of ``sequences``.
@@ -251,7 +251,10 @@ def labelled_impressions(
 def rows_and_dense(
     features: ItemFeatures, item_ids: list[str], codes: np.ndarray | None, embeddings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The catalog as a collator wants it."""
+    """Return the catalog in the form that a collator reads."""
     if features.uses_dense and embeddings is None:
         raise DataError(f"{features.kind} reads content vectors, and none are given.")
     return features.rows(item_ids, codes), embeddings if features.uses_dense else None
+
+
+__getattr__ = old_names(__name__)

@@ -1,8 +1,8 @@
-"""Items as a few rows of one embedding table, whose vectors are added up.
+"""Item features: each item is a few rows of one embedding table, whose vectors are summed.
 
-Hashing gives each item rows of its own choosing, so a new item knows nothing. Codes, their n-grams, their prefixes or
-the pieces of a learned vocabulary (Singh et al., arXiv 2306.08121; Zheng et al., arXiv 2504.02137) are shared by items
-that are alike, so a new item arrives with what its like have taught. All of them get by with the same number of rows.
+Hashing gives each item random rows, so the rows of a new item are untrained. Codes, their n-grams, their prefixes or
+the pieces of a learned vocabulary (Singh et al., arXiv 2306.08121; Zheng et al., arXiv 2504.02137) are shared by
+similar items, so the rows of a new item are trained already. All kinds can use the same number of rows.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class ItemFeatures:
     def _checked(self, codes: np.ndarray | None, count: int) -> np.ndarray:
         if codes is None or np.shape(codes) != (count, self.num_codebooks):
             raise DataError(
-                f"{self.kind} wants codes [{count}, {self.num_codebooks}], "
+                f"{self.kind} needs codes [{count}, {self.num_codebooks}], "
                 f"got {None if codes is None else np.shape(codes)}."
             )
         codes = np.asarray(codes)
@@ -256,7 +256,7 @@ class ItemFeatures:
 
 
 def _mix(keys: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: every bit of the answer depends on every bit of the key."""
+    """SplitMix64's finalizer: every bit of the answer depends on every bit of the key."""
     with np.errstate(over="ignore"):
         keys = keys + np.uint64(0x9E3779B97F4A7C15)
         keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

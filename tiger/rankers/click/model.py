@@ -1,4 +1,4 @@
-"""The ranker: how probable a click is, given a history and a candidate, both read through the same item features."""
+"""The click model: probability of a click, given a history and a candidate that share item features."""
 
 from __future__ import annotations
 

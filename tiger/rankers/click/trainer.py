@@ -48,7 +48,7 @@ class RankerTrainer(Trainer):
         args = copy.copy(args)  # the caller's own stays as it is
         args.remove_unused_columns = False
         self.table_learning_rate = table_learning_rate
-        self._catalogue = (item_rows, dense)
+        self._catalog = (item_rows, dense)
         super().__init__(
             model=model,
             args=args,
@@ -91,7 +91,7 @@ class RankerTrainer(Trainer):
         if examples is None:
             raise ValueError("there are no impressions to read")
         max_history = cast(SemanticIdRanker, self.model).config.max_history
-        collate = ImpressionsCollator(examples, *self._catalogue, max_history=max_history)
+        collate = ImpressionsCollator(examples, *self._catalog, max_history=max_history)
         generator = torch.Generator().manual_seed(self.args.seed) if shuffle else None
         loader: DataLoader = DataLoader(examples, batch_size, shuffle=shuffle, collate_fn=collate, generator=generator)
         return self.accelerator.prepare(loader)

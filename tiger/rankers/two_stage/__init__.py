@@ -1,1 +1,1 @@
-"""Candidates of several sources, and trees that order them."""
+"""Two-stage ranker: candidates from several sources, ordered by LambdaRank trees."""

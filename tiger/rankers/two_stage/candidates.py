@@ -51,7 +51,7 @@ class Proposals:
 
 
 class Candidates:
-    """Proposes items after a history, and says what there is to say about each.
+    """Proposes candidates after a history and computes their features.
 
     Made by :meth:`fit`.
 
@@ -99,7 +99,7 @@ class Candidates:
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
-        """Count what there is to count in a training log."""
+        """Count events and co-occurrences in a training log."""
         # What is before 1970 is as if it had no day: 0.
         days = np.maximum(train.timestamps // SECONDS_PER_DAY, 0)
         events = np.sort(train.items.astype(np.int64) * DAYS + days)
@@ -148,7 +148,7 @@ class Candidates:
         return Proposals(rows, columns)
 
     def without_beams(self, proposals: Proposals) -> Proposals:
-        """The same as if there had been no T5."""
+        """Return the candidates as they would be without the T5."""
         own, columns = min(self.num_proposed, len(self)), proposals.columns.copy()
         columns[..., [number for number, name in enumerate(self.names) if name.startswith("t5")]] = np.nan
         return Proposals(proposals.rows[:, :own], columns[:, :own])
@@ -188,7 +188,7 @@ class Candidates:
     def moved(
         self, items: pa.Table, where: np.ndarray, codes: np.ndarray | None, new_vectors: np.ndarray | None
     ) -> Candidates:
-        """The same knowledge over another item table.
+        """Return the same counts over another item table.
 
         Args:
             where: int [items], the row that each of its items had here; -1: it is new.
@@ -239,8 +239,11 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
 
 
 def _directions(cooccurrence: np.ndarray) -> np.ndarray:
-    """Of unit length, and the others' mean in place of zeros: a short vector would tell of few events, zeros of none,
-    and on 5-core data the others are held out."""
+    """Scale vectors to unit length; zero vectors become the mean direction of the others.
+
+    A vector's length, or zeros, would reveal that an item has few training events, which on 5-core data means that
+    the others are held out.
+    """
     vectors = _unit(cooccurrence)
     return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, vectors.sum(axis=0)))
 

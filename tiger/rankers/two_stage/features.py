@@ -91,7 +91,7 @@ class RankingBatch:
 
 
 class CandidateFeatures:
-    """Computes the features.
+    """Computes the features of candidates.
 
     Args:
         items: the item table, ``item_id`` first.

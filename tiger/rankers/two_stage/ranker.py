@@ -1,4 +1,4 @@
-"""The second stage that is learned from next items: candidates of several sources, and trees that order them.
+"""The two-stage ranker: candidates from several sources, and trees that order them.
 
 Gradient-boosted trees (LightGBM, LambdaRank: Burges, MSR-TR-2010-82) over what
 :mod:`tiger.rankers.two_stage.candidates` says of each candidate, the T5's log-probability among it. They are learned
@@ -89,7 +89,7 @@ class TwoStageOptions:
 
 
 class TwoStageRanker(Ranker):
-    """Joins the T5's beams with what the log and the texts propose, and orders them all.
+    """Ranker over the T5's beams and candidates from the log and the texts.
 
     Made by :meth:`fit`.
 
@@ -115,7 +115,7 @@ class TwoStageRanker(Ranker):
     ):
         unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
-            raise DataError(f"the trees read columns that the candidates lack: {', '.join(unknown)}.")
+            raise DataError(f"the trees read features that the candidates lack: {', '.join(unknown)}.")
         self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
         self.record = record or {}
 

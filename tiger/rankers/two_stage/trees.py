@@ -1,4 +1,4 @@
-"""LightGBM's text of a model, read as one reads a stranger's file: every number is checked before LightGBM sees it.
+"""Validation of LightGBM models from untrusted files: every number is checked before LightGBM reads the text.
 
 LightGBM trusts its text. A feature number out of range, a tree whose children form a circle or fewer leaves than the
 tree names read memory that is not theirs, and the process is gone. :func:`checked_model` parses the text, walks every
@@ -43,7 +43,7 @@ def checked_model(text: str, num_features: int) -> str:
         DataError: it is no such text, or a number in it is out of range.
     """
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS or not text.isascii():
-        raise DataError("the trees are no text of LightGBM's")
+        raise DataError("the trees are not a LightGBM model text")
     head, *blocks = re.split(r"\n+(?=Tree=\d+\n|end of trees\n)", text)
     if not blocks or not blocks[-1].startswith("end of trees"):
         raise DataError("the trees' text ends early")
