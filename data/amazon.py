@@ -286,7 +286,7 @@ def _write_items(
 ) -> tuple[int, int]:
     """Write the rows of ``item_ids``, in that order; returns how many lack metadata and how many a title.
 
-    The dump has another order, and descriptions of a large catalogue don't fit in memory, so records are put on disk
+    The dump has another order, and descriptions of a large catalog don't fit in memory, so records are put on disk
     as they come and fetched back by where they begin.
     """
     names = ["title", "brand", "categories", "price"] + (["description"] if description else [])

@@ -4,7 +4,7 @@
 
 For trying out, teaching and testing without a download. What a shopper buys next follows from what was bought before,
 in ways that the product text shows: a tent calls for a sleeping bag, often of the same brand and series, in a similar
-price band; now and then the shopper wanders to a neighbouring department. So popularity alone does badly, and a model
+price band; now and then the shopper wanders to a neighboring department. So popularity alone does badly, and a model
 that reads histories and texts does well. A part of the range is launched during the two years, so that there are cold
 items too.
 
@@ -316,7 +316,7 @@ def _simulate(
 
 
 def _next_type(types: ProductTypes, kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Most often a successor; else the same type, its department, a neighbouring one, or anything."""
+    """Most often a successor; else the same type, its department, a neighboring one, or anything."""
     users = len(kind)
     draw = rng.integers(0, 100, users)
     successor = types.successors[kind, np.array([0, 0, 0, 1, 1, 2])[rng.integers(0, 6, users)]]
@@ -329,7 +329,7 @@ def _next_type(types: ProductTypes, kind: np.ndarray, rng: np.random.Generator) 
 
 
 def _type_of(types: ProductTypes, departments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A product type of each of these departments; types of a department are neighbours in the table."""
+    """A product type of each of these departments; types of a department are neighbors in the table."""
     starts = np.searchsorted(types.departments, departments)
     ends = np.searchsorted(types.departments, departments, side="right")
     return rng.integers(starts, ends)

@@ -23,7 +23,9 @@ from tiger.training.pipeline import STEPS, Plan, make_plan, read_overrides, run_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("recipes", help="a folder of YAML files, one a step, or the name of a recipe of the library's")
+    parser.add_argument(
+        "recipes", help="a folder of YAML files, one per step, or the name of a recipe of the library's"
+    )
     parser.add_argument("--dataset", required=True, help="dataset directory")
     parser.add_argument("--out", type=Path, required=True, help="where tokenizer, training, model and results go")
     parser.add_argument("--encoder", help="a SentenceTransformer, or lsa; default: as the YAML has it")

@@ -73,7 +73,7 @@ def default_table(folder: Path) -> str:
 
 
 def ensemble_table(content: dict) -> str:
-    """Markdown: a row a seed, their mean and deviation, and what merging their answers gives."""
+    """Markdown: one row per seed, their mean and deviation, and what merging their answers gives."""
     alone = [row for row in content["rows"] if row["model"] == "alone"]
     named = [(f"seed {row['seed']}", row) for row in alone]
     for name, statistic in (("mean", np.mean), ("standard deviation", partial(np.std, ddof=1))):
@@ -88,7 +88,7 @@ def ensemble_table(content: dict) -> str:
 
 
 def ablation_table(content: dict) -> str:
-    """Markdown: a row a step, and what it gives: to the row above, or to "ours" where it is a change of that."""
+    """Markdown: one row per step, and what it gives: to the row above, or to "ours" where it is a change of that."""
     heads = ["step", "epochs", "CPU seconds", "parameters", "validation R@10 / N@10", "test R@10 / N@10"]
     heads += [f"N@10 that it adds, {name}" for name in ("validation", "test")]
     lines, before = [], None

@@ -15,7 +15,7 @@ OTHERS = ("as published, history kept", "ties shuffled, history removed", "ties 
 
 
 def results_tables(folder: Path) -> str:
-    """Markdown: a table a data set, weakest model first; the headline setting in full, the others by R@10 / N@10."""
+    """Markdown: one table per dataset, weakest model first; the main setting in full, others by R@10 / N@10."""
     if not folder.is_dir():
         return ""
     tables = []

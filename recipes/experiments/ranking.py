@@ -70,11 +70,11 @@ class RankingArguments:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     quantizer: str = field(default="residual-kmeans", metadata={"help": "rqvae or residual-kmeans"})
     num_codebooks: int = 4
-    codebook_size: int = field(default=64, metadata={"help": "codes a level"})
+    codebook_size: int = field(default=64, metadata={"help": "codes per level"})
     d_model: int = 32
     row_dropout: float = 0.0
     epochs: int = 2
-    batch: int = field(default=512, metadata={"help": "lists a step"})
+    batch: int = field(default=512, metadata={"help": "lists per step"})
     learning_rate: float = 3e-3
     table_learning_rate: float = 0.05
     weight_decay: float = 0.01

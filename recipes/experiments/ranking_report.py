@@ -90,7 +90,7 @@ def chosen(content: dict, kinds: Sequence[str], metric: str, sizes: Sequence[int
 
 
 def questions(found: dict[str, dict]) -> str:
-    """Markdown: what was asked of the benchmark, a row a question, a column a data set."""
+    """Markdown: what was asked of the benchmark, one row per question, one column per dataset."""
     lines = []
 
     def ask(question: str, pick: Callable[[dict], tuple[str, int]], metric: str) -> None:
@@ -127,7 +127,7 @@ def questions(found: dict[str, dict]) -> str:
 
 
 def table(content: dict) -> str:
-    """Markdown: a row a representation and size."""
+    """Markdown: one row per representation and size."""
     kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
     budgets = sorted({row["budget"] for row in content["runs"]})
     heads = ["representation", "rows", *METRICS.values(), "AUC - hash", "p", "cold - hash", "p"]
@@ -157,7 +157,7 @@ def table(content: dict) -> str:
 
 
 def epochs_table(content: dict, fewer: dict | None) -> str:
-    """Markdown: a row a representation: validation and test with the epochs of this file, and as in ``fewer``."""
+    """Markdown: one row per representation: validation and test with the epochs of this file, and as in ``fewer``."""
     lines = []
     for row in content["runs"]:
         cells = [row["kind"], f"{row['budget']:,}", row["epochs"], f"{row['metrics']['best_epoch']:.0f}"]
@@ -174,7 +174,7 @@ def epochs_table(content: dict, fewer: dict | None) -> str:
 
 
 def stability_table(content: dict) -> str:
-    """Markdown: a row a way to make the codes: the ranker's AUC, and how alike items are that share a prefix."""
+    """Markdown: one row per way to make the codes: the ranker's AUC, and how alike items are that share a prefix."""
     lengths = max(len(found["mean_cosine"]) for found in content["prefixes"].values())
     heads = ["codes", "AUC", "warm", "cold", "seeds", "fit, s"]
     heads += [f"cosine, {length} shared (items a prefix)" for length in range(1, lengths + 1)]

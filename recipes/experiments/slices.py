@@ -130,7 +130,7 @@ def metrics(places: np.ndarray) -> dict[str, float]:
 
 
 def draw(content: dict, file: Path) -> None:
-    """A panel a kind of slice, bars of all models in each slice."""
+    """One panel per kind of slice, bars of all models in each slice."""
     slices = content["slices"]
     figure, axes = plt.subplots(1, len(slices), figsize=(5 * len(slices), 4.2))
     for axis, (kind, parts) in zip(np.atleast_1d(axes), slices.items()):

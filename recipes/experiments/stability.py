@@ -45,7 +45,7 @@ class StabilityArguments(RankingArguments):
     kinds: list[str] = field(default_factory=lambda: ["ngram"])
     budgets: list[int] = field(default_factory=lambda: [30_000])
     levels: list[int] = field(default_factory=lambda: [2, 4, 8])
-    sizes: list[int] = field(default_factory=lambda: [256, 1024, 2048], metadata={"help": "codes a level"})
+    sizes: list[int] = field(default_factory=lambda: [256, 1024, 2048], metadata={"help": "codes per level"})
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def variants(args: StabilityArguments) -> list[tuple[str, str, int, int]]:
-    """Quantizer, what it learns from, levels and codes a level: each is varied about the setting of the arguments."""
+    """Quantizer, what it learns from, levels and codes per level: varied about the arguments."""
     levels, size = args.num_codebooks, args.codebook_size
     chosen = [(quantizer, "all", levels, size) for quantizer in QUANTIZERS]
     chosen += [(quantizer, part, levels, size) for quantizer in QUANTIZERS[:2] for part in LEARNED_ON[1:]]

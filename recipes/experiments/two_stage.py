@@ -153,7 +153,7 @@ def measure(
     ties: int | None,
     variants: dict[str, tuple[str, ...]] = VARIANTS,
 ) -> None:
-    """A row a variant, beside the hybrid's."""
+    """One row per variant, beside the hybrid's."""
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
     if beams["valid"] is None:
         variants = {name: without for name, without in variants.items() if "t5" in without}

@@ -1,4 +1,4 @@
-"""Validation NDCG@10 over epochs of the paper's recipe, a panel a set: ``python recipes/paper/report.py [FILE]``.
+"""Validation NDCG@10 of the paper's recipe by epoch, one panel per dataset: ``python recipes/paper/report.py [FILE]``.
 
 Reads what ``recipes/paper/runs.py`` left (``recipes/results/paper/final.json``) and draws ``curves.png`` beside it.
 """

@@ -49,7 +49,7 @@ class Cornac:
 
     @torch.no_grad()
     def copy_weights(self, model: T5ForConditionalGeneration) -> None:
-        """Take over a T5's weights. Its tied output layer becomes one head a level."""
+        """Take over a T5's weights. Its tied output layer becomes one head per level."""
         shared, sizes = model.shared.weight, self.level_sizes
         self.model.encoder.load_state_dict(_without_embeddings(model.encoder), strict=False)
         self.model.decoder.load_state_dict(_without_embeddings(model.decoder), strict=False)

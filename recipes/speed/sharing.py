@@ -3,7 +3,7 @@
     python recipes/speed/sharing.py --recipe recipes/beauty/retriever.yaml --dataset datasets/beauty [--epochs 2]
 
 ``causal`` lets an item of the history see what came before it, so that one pass over a user encodes the histories of
-all its targets; ``full`` is T5 as it stands, one pass a target. Everything else is equal: seed, targets a step, steps.
+all its targets; ``full`` is plain T5, one pass per target. Seed, targets per step and steps are equal.
 """
 
 from __future__ import annotations

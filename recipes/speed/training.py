@@ -49,7 +49,7 @@ KINDS = {
 
 @dataclass
 class TrainingSpeedArguments(SpeedArguments):
-    batch: int = field(default=256, metadata={"help": "targets a step"})
+    batch: int = field(default=256, metadata={"help": "targets per step"})
     steps: int = field(default=4, metadata={"help": "steps of ours in a timed run; peers run one"})
 
 

@@ -63,7 +63,7 @@ def test_codes_of_texts_and_log(tmp_path, monkeypatch):
 
 def test_wrong_settings(tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path / "data")
-    with pytest.raises(DataError, match="want residual-kmeans"):
+    with pytest.raises(DataError, match="need residual-kmeans"):
         fit(monkeypatch, dataset, tmp_path / "no", "--quantizer", "rqvae", "--cooccurrence_weight", 1)
     fit(monkeypatch, dataset, tmp_path / "codes", "--quantizer", "residual-kmeans", "--cooccurrence_weight", 1)
     tokenizer = SemanticIdTokenizer.from_pretrained(tmp_path / "codes").with_tokens("prefixes")

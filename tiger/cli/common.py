@@ -25,7 +25,7 @@ def friendly_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has seen enough (`| head`): there is nobody left to tell.
+        # The reader has seen enough (`| head`): no message is needed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 

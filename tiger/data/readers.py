@@ -42,7 +42,7 @@ def item_table(rows: pa.Table | Sequence[dict]) -> pa.Table:
 
 
 def read_items(file: str | os.PathLike) -> pa.Table:
-    """Items from a file: ``.parquet``, ``.csv`` with a header, or ``.jsonl``, an object a line.
+    """Items from a file: ``.parquet``, ``.csv`` with a header, or ``.jsonl`` with one object per line.
 
     Returns:
         A table with ``item_id``, text and never null, and the file's other columns.

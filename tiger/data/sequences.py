@@ -67,7 +67,7 @@ class Sequences:
     def shuffle_ties(self, seed: int) -> Sequences:
         """Events of one user and one day in random order; days keep theirs.
 
-        Timestamps of day precision say nothing of the order within a day, and files often hold an order that betrays
+        Timestamps of day precision say nothing of the order within a day, and files often hold an order that reveals
         the answer: results are reported with ties as published and with ties shuffled.
         """
         order = np.lexsort(

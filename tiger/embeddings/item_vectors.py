@@ -33,7 +33,7 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
 
     A pair counts 1 / gap, either way round, and is divided by both items' totals to the power of 3/8, so that a few
     popular items don't drown the rest. Totals below 5 count as 5: where every item was filtered to have five events,
-    a lower one betrays an event that was held out (for the same reason no vector is stretched beyond its due).
+    a lower one reveals an event that was held out (for the same reason no vector is scaled up further).
 
     Args:
         train: the training log.

@@ -29,7 +29,7 @@ class SentenceEncoder:
     Args:
         name: of a model on the Hub, or a local folder.
         revision: branch, tag or commit on the Hub.
-        batch_size: texts a step.
+        batch_size: texts per step.
         device: such as ``"cuda"``; None: the best there is.
         cache_dir: where vectors are kept; None: ``$XDG_CACHE_HOME/tiger``, by default ``~/.cache/tiger``.
         progress: show a bar while embedding.

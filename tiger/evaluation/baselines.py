@@ -1,15 +1,14 @@
 """Baselines that a model must beat: popularity, transition, content, and their training-free hybrid.
 
-All four count or compare; nothing is trained. They are fitted on the training log alone, for the test too: by then
-the validation item belongs to a user's history, but transitions and popularity are not counted anew, as no model is
-retrained.
+Nothing is trained by gradients. All four are fitted on the training log alone, for the test too: the validation item
+then belongs to the history, but counts are not updated, as no model is retrained.
 
-Two things keep them honest on data sets such as the 5-core Amazon ones, where rows and counts betray the answer:
+Two rules prevent leakage on datasets such as the 5-core Amazon ones, where row numbers and counts reveal the answer:
 
 * *Ties* are broken in a seeded random order of the catalog, never by row number, because item tables are often
-  sorted by a product code that tells when an item was listed.
+  sorted by a product code that reveals when an item was listed.
 * *Counts below 5* are not distinguished: where every item was filtered to have five events or more, a lower training
-  count betrays that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
+  count reveals that an event was held out. Popularity reads ``max(count, 5)``, also for items that the log lacks.
   Transition sums over pairs of items, and no total of an item enters it.
 """
 

@@ -25,7 +25,7 @@ class NextItemMetrics(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Recall and NDCG at k of the next item, one true item a row.",
+            description="Recall and NDCG at k of the next item, one true item per row.",
             citation="",
             inputs_description="predictions: int [n, K], item rows, best first, -1 pads; references: int [n]; ks.",
             features=datasets.Features(

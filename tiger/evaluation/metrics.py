@@ -1,6 +1,6 @@
 """Metrics of rankings: recall and NDCG of the next item, AUC, grouped AUC and log loss, in plain numpy.
 
-Next-item metrics count *items*: one true item a row, and a hit is that very row number of the item table, never a
+Next-item metrics count *items*: one true item per row, and a hit is that very row number of the item table, never a
 semantic ID that several items share. What is undefined (no rows, labels all alike) is ``nan``; what is wrong (shapes,
 duplicates, labels other than 0 and 1) is a ``ValueError``.
 
@@ -19,7 +19,7 @@ def hit_ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
     Args:
         ranked: int [n, K], item rows, best first, padded with -1 at the end of short lists.
-        targets: int [n], one true item a row.
+        targets: int [n], one true item per row.
 
     Raises:
         ValueError: the shapes disagree, a target is negative, or a target occurs twice in its list. Other duplicates
@@ -49,7 +49,7 @@ def next_item_metrics_per_user(
 
     Args:
         ranked: int [n, K], item rows, best first, padded with -1 at the end of short lists.
-        targets: int [n], one true item a row.
+        targets: int [n], one true item per row.
         ks: cut-offs, each between 1 and K.
 
     Returns:

@@ -86,7 +86,7 @@ class ItemBatch:
         Args:
             rows: of the item table, see :meth:`rows_of`.
             encoder: of texts.
-            template: how a row becomes a text.
+            template: the columns that make an item's text.
 
         Raises:
             DataError: an empty or an endless text, or no encoder.

@@ -68,15 +68,15 @@ class TigerRecommender:
         encoder: embeds the texts of new items.
         items: the item table, a row per item in the tokenizer's order, with ``item_id`` and for instance ``title``.
         max_history: how many items of a history the model reads.
-        training: what is known of the training, kept as it is (any JSON object).
-        ranker: orders what the T5 proposes; None: the T5's own order stands.
+        training: a record of the training, saved unchanged (any JSON object).
+        ranker: orders the T5's candidates; None: the T5's own order.
 
     Attributes:
         state: all of these, and ``unseen`` and ``trie``, as one :class:`tiger.recommender.state.RecommenderState`.
-        unseen: bool [items], whose semantic ID training never saw: items added, or with a new ID, since.
+        unseen: bool [items]: True for items added, or given a new semantic ID, since training.
 
-    A state never changes: each update of the catalog makes a new one and takes it all at once or, after an error, not
-    at all. ``copy.copy`` of a recommender is therefore a snapshot, and costs nothing.
+    A state never changes: each update of the catalog makes a new one, which replaces the old one only if the update
+    succeeds. ``copy.copy`` of a recommender is therefore a cheap snapshot.
 
     Example::
 
@@ -111,7 +111,7 @@ class TigerRecommender:
 
     @classmethod
     def from_state(cls, state: RecommenderState) -> TigerRecommender:
-        """A recommender of parts that are known to belong together."""
+        """Create a recommender from a checked state."""
         recommender = cls.__new__(cls)
         recommender.state = state
         return recommender
@@ -138,20 +138,20 @@ class TigerRecommender:
         """Recommend the most probable next items.
 
         Args:
-            histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
+            histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
             k: items per user.
             rank: let the ranker order the beams, where there is one.
             both_scores: give the T5's scores and the ranker's.
-            unseen_share: what share of the ``k`` places goes to items that training never saw, from 0 to 1, rounded up
+            unseen_share: share of the ``k`` places for items that training never saw, from 0 to 1, rounded up
                 to whole places (TIGER's epsilon, arXiv 2305.05065, section 4.3); the rest goes to the others, and
-                either kind fills in where the other has too few. The T5 knows nothing of the collision tokens of such
-                items: they score by their codes, in equal parts where several share them. None: no shares, all items
-                compete. Decoding takes twice as long.
+                either kind fills in where the other has too few. The T5 has not learned the collision tokens of such
+                items: they score by their codes, in equal parts where several share them. Decoding takes twice as
+                long. None: all items compete.
             search: fields of :class:`tiger.retriever.search.SearchOptions`: ``num_beams``, ``exclude_history``,
                 ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
         Returns:
-            Item ids, a list per user (shorter than ``k`` only where the catalog is), and scores, float32 [users, k],
+            Item ids, one list per user (shorter than ``k`` only where the catalog is), and scores, float32 [users, k],
             ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
@@ -217,11 +217,11 @@ class TigerRecommender:
         """The ranker's order of given candidates, by its logits alone: the T5 is not used.
 
         Args:
-            histories: a list of item ids a user, oldest first. Unknown ids are named in a warning and left out.
-            candidates: a list of item ids a user.
+            histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
+            candidates: a list of item ids per user.
 
         Returns:
-            The candidates, best first, and their logits, a list and a float32 array a user.
+            The candidates, best first, and their logits, one list and one float32 array per user.
 
         Raises:
             DataError: there is no ranker, or a candidate is unknown.

@@ -25,7 +25,7 @@ class RecommenderState:
         tokenizer: items and their semantic IDs.
         encoder: embeds the texts of new items; None: new items come with their vectors.
         items: the item table in the tokenizer's order, with ``item_id``; None: there is none.
-        ranker: orders what the T5 proposes; None: the T5's own order stands.
+        ranker: orders the T5's candidates; None: the T5's own order.
         unseen: bool [n], items whose semantic ID training never saw: added, or with a new ID, since; default: none.
         trie: of the tokenizer's tokens; None: built when it is first needed, see :meth:`trie_on`.
         max_history: items of a history that the model reads.

@@ -59,7 +59,7 @@ class CodeTree:
         self.brands = [_text(brand) for brand in columns.get("brand", [])]
         self.categories = [_text(categories) for categories in columns.get("categories", [])]
         self._lower = [f"{title} {item}".lower() for title, item in zip(self.titles, self.item_ids)]
-        # Which item has which property, a sparse 0/1 matrix a column.
+        # One sparse 0/1 matrix per column: which item has which property.
         self._has = {}
         for name, values, split in (
             ("categories", self.categories, _categories),

@@ -27,12 +27,12 @@ def drift_report(quantizer: Quantizer, old: np.ndarray, new: np.ndarray) -> dict
       follows the very items that it was fitted to: of Amazon Beauty with 3 levels of 256 codes, 12% to 14% when items
       at random are held out of the fit, but 34% to 85% when a whole category is (recipes/experiments/drift.py); or
     * the share of new items that collide is above that of the old ones by more than a quarter of all: the codes no
-      longer tell the new ones apart.
+      longer distinguish the new ones.
 
     Args:
-        quantizer: what numbered the old items.
+        quantizer: the one that was fitted to the old items.
         old: float [n, d], embeddings of items that it was fitted to, or of a sample of them.
-        new: float [m, d], embeddings of items that it was not.
+        new: float [m, d], embeddings of items that it was not fitted to.
 
     Returns:
         ``old`` and ``new``: ``num_items``, ``codes_used`` and ``perplexity`` (one per level), ``collision_share``, and

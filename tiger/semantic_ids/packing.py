@@ -103,7 +103,7 @@ class PackedIds:
         return grown
 
     def rows(self, semantic_ids: np.ndarray) -> np.ndarray:
-        """int64 [...]: whose these IDs [..., depth] are; -1 where nobody's."""
+        """int64 [...]: whose these IDs [..., depth] are; -1 where there is no such item."""
         return self.owners(self.packing.pack(semantic_ids), self.packing.num_codebooks)
 
     def owners(self, keys: np.ndarray, level: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The tokenizer: items to semantic IDs to tokens, and back, in bulk.
 
-A *semantic ID* is an item's codes, one per level, and a collision token that tells apart items with the same codes.
-*Tokens* are what T5 reads and writes, one per level: codes, or prefixes of semantic IDs (see
+A *semantic ID* is an item's codes, one per level, and a collision token that distinguishes items with the same codes.
+*Tokens* are the T5's inputs and outputs, one per level: codes, or prefixes of semantic IDs (see
 :mod:`tiger.semantic_ids.vocabulary`).
 """
 
@@ -31,14 +31,14 @@ QUANTIZER_FOLDER = "quantizer"
 
 
 class SemanticIdTokenizer:
-    """The two-way map between a catalog's items and their tokens.
+    """Map between a catalog's items, their semantic IDs and their tokens.
 
     Args:
         codes: integers [n, num_codebooks], each from 0 to ``codebook_size`` - 1.
         item_ids: the ``n`` items' own ids, distinct.
         codebook_size: codes per level.
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
-        quantizer: what made the codes, wanted by :meth:`add_items` with embeddings.
+        quantizer: the one that made the codes; :meth:`add_items` needs it for embeddings.
         tokens: ``codes`` or ``prefixes``.
         learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events the codes were
             learned from; None: from no events.
@@ -115,7 +115,7 @@ class SemanticIdTokenizer:
     ) -> SemanticIdTokenizer:
         """Fit a quantizer to item embeddings and give each item its semantic ID.
 
-        With ``cooccurrence`` the codes also say which items are bought together. Items without interactions have
+        With ``cooccurrence`` the codes also reflect which items are bought together. Items without interactions have
         no such vector, so the quantizer that is kept reads the embeddings' part of the codebooks alone.
 
         Args:
@@ -125,7 +125,7 @@ class SemanticIdTokenizer:
             codebook_size: codes per level.
             quantizer: a name (``rqvae``, ``residual-kmeans`` or one that you registered), a class with the methods of
                 :class:`tiger.quantizers.base.Quantizer`, or one that is fitted already.
-            cooccurrence: what the training log says of the items; also the bare vectors, with
+            cooccurrence: vectors from the training log and their weight; or the vectors alone, with
                 ``cooccurrence_weight`` and ``learned_split`` as options.
             options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
 

@@ -39,15 +39,15 @@ class RankerArguments:
     """Settings of :func:`train_click_ranker` beside ``TrainingArguments``; the keys of a recipe's ``ranker.yaml``."""
 
     dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
-    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
-    ranker_dir: str = field(metadata={"help": "where the ranker goes"})
-    recommender: str | None = field(default=None, metadata={"help": "a saved recommender that it also goes into"})
+    tokenizer: str = field(metadata={"help": "directory of a fitted tokenizer"})
+    ranker_dir: str = field(metadata={"help": "output directory for the ranker"})
+    recommender: str | None = field(
+        default=None, metadata={"help": "a saved recommender to save the ranker into as well"}
+    )
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors with content vectors, in place of running the encoder"}
     )
-    features: str = field(
-        default="spm+dense", metadata={"help": "how it reads an item, see tiger/rankers/click/features.py"}
-    )
+    features: str = field(default="spm+dense", metadata={"help": "item features, see tiger/rankers/click/features.py"})
     budget: int = field(default=20_000, metadata={"help": "rows of the embedding table"})
     n: int = field(default=2, metadata={"help": "codes of an n-gram"})
     num_hashes: int = field(default=2, metadata={"help": "rows of an item under random_hash"})
@@ -56,16 +56,14 @@ class RankerArguments:
     head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
     loss: str = field(default="binary", metadata={"help": "binary or listwise"})
     dropout: float = field(default=0.1, metadata={"help": "of the head"})
-    row_dropout: float = field(default=0.0, metadata={"help": "share of an item's table rows that are left out"})
-    max_history: int = field(default=20, metadata={"help": "items of a history that the model reads"})
-    uniform_negatives: int = field(default=2, metadata={"help": "items per event, any as likely as another"})
-    popular_negatives: int = field(default=2, metadata={"help": "items per event, drawn by popularity"})
-    sparse: bool = field(default=True, metadata={"help": "gradients of the table hold the rows that were read alone"})
-    table_learning_rate: float = field(
-        default=0.05, metadata={"help": "of a sparse table; a dense one learns as the rest"}
-    )
-    weigh_users: int = field(default=3000, metadata={"help": "users whose beams choose the weight of the T5"})
-    num_beams: int = field(default=50, metadata={"help": "of these"})
+    row_dropout: float = field(default=0.0, metadata={"help": "share of an item's table rows that training drops"})
+    max_history: int = field(default=20, metadata={"help": "maximum number of history items that the model reads"})
+    uniform_negatives: int = field(default=2, metadata={"help": "negatives per event, sampled uniformly"})
+    popular_negatives: int = field(default=2, metadata={"help": "negatives per event, sampled by popularity"})
+    sparse: bool = field(default=True, metadata={"help": "sparse gradients of the embedding table"})
+    table_learning_rate: float = field(default=0.05, metadata={"help": "learning rate of a sparse table"})
+    weigh_users: int = field(default=3000, metadata={"help": "number of users on which the T5's weight is tuned"})
+    num_beams: int = field(default=50, metadata={"help": "beams of the T5 while tuning its weight"})
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
 
 

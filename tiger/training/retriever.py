@@ -43,45 +43,53 @@ class RetrieverArguments:
     """Settings of :func:`train_retriever` beside ``TrainingArguments``; the keys of a recipe's ``retriever.yaml``."""
 
     dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
-    tokenizer: str = field(metadata={"help": "what recipes/tokenizer.py wrote"})
-    model_dir: str = field(metadata={"help": "where the recommender goes"})
+    tokenizer: str = field(metadata={"help": "directory of a fitted tokenizer"})
+    model_dir: str = field(metadata={"help": "output directory for the recommender"})
     shuffle_ties: int | None = field(
         default=None, metadata={"help": "seed: events of one day in random order; default: as published"}
     )
-    max_history: int = field(default=20, metadata={"help": "items of a history that the model reads"})
+    max_history: int = field(default=20, metadata={"help": "maximum number of history items that the model reads"})
     history_attention: str = field(default="causal", metadata={"help": "causal (fast) or full (as in the paper)"})
     tokens: str = field(
-        default="codes", metadata={"help": "codes: T5 reads and writes codes, as in the paper; or prefixes of them"}
+        default="codes", metadata={"help": "tokens of the T5: codes, as in the paper, or prefixes (of semantic IDs)"}
     )
     d_model: int = field(default=128, metadata={"help": "dimensions of a token"})
     d_kv: int = field(default=64, metadata={"help": "dimensions of an attention head"})
     d_ff: int = field(default=1024, metadata={"help": "hidden units of a feed-forward layer"})
     num_heads: int = field(default=6, metadata={"help": "attention heads of a layer"})
-    num_layers: int = field(default=4, metadata={"help": "of the encoder"})
-    num_decoder_layers: int | None = field(default=None, metadata={"help": "default: as many as of the encoder"})
-    dropout_rate: float = field(default=0.1, metadata={"help": "of all layers"})
+    num_layers: int = field(default=4, metadata={"help": "layers of the encoder"})
+    num_decoder_layers: int | None = field(
+        default=None, metadata={"help": "layers of the decoder; default: as many as the encoder has"}
+    )
+    dropout_rate: float = field(default=0.1, metadata={"help": "dropout of all layers"})
     start_from: str = field(
         default="",
         metadata={
-            "help": "what tokens start from, with shares of the dimensions, such as log:3, words:3, texts:2 (or codes)"
+            "help": "embedding initialization: sources and their shares of the dimensions, such as log:3, words:3, "
+            "texts:2 (or codes); default: random"
         },
     )
-    start_share: float = field(default=1.0, metadata={"help": "of the embeddings' variance that comes from it"})
+    start_share: float = field(
+        default=1.0, metadata={"help": "share of the embeddings' variance that comes from start_from"}
+    )
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors with the tokenizer's encoder's vectors, in place of running it"}
     )
     embedding_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the token embeddings; default: learning_rate"}
+        default=None, metadata={"help": "learning rate of the token embeddings; default: learning_rate"}
     )
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
     )
     min_steps: int = field(
-        default=0, metadata={"help": "where num_train_epochs are fewer steps, more epochs make so many"}
+        default=0,
+        metadata={"help": "minimum number of steps: small datasets train for more epochs than num_train_epochs"},
     )
-    eval_users: int | None = field(default=None, metadata={"help": "validate on so many users; default: all"})
+    eval_users: int | None = field(default=None, metadata={"help": "number of validation users; default: all"})
     eval_beams: int = field(default=20, metadata={"help": "beams while validating"})
-    patience: int | None = field(default=None, metadata={"help": "stop after so many evaluations without a gain"})
+    patience: int | None = field(
+        default=None, metadata={"help": "stop after this number of evaluations without improvement"}
+    )
 
 
 def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> TigerRecommender | None:

@@ -30,7 +30,7 @@ class TokenizerArguments:
     """Settings of :func:`train_tokenizer`; the keys of a recipe's ``tokenizer.yaml``."""
 
     dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
-    output_dir: str = field(metadata={"help": "where the tokenizer goes"})
+    output_dir: str = field(metadata={"help": "output directory for the tokenizer"})
     encoder: str = field(
         default="sentence-transformers/sentence-t5-base",
         metadata={"help": "a SentenceTransformer by name or folder, or 'lsa'"},
@@ -39,20 +39,22 @@ class TokenizerArguments:
         default=None, metadata={"help": "safetensors with the encoder's vectors, in place of running it"}
     )
     template: str | None = field(default=None, metadata={"help": "columns of an item's text, comma-separated"})
-    embedding_dim: int = field(default=256, metadata={"help": "of the LSA encoder"})
+    embedding_dim: int = field(default=256, metadata={"help": "dimensions of the LSA encoder"})
     quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
-    num_codebooks: int = field(default=3, metadata={"help": "levels of codes; a collision token comes after them"})
+    num_codebooks: int = field(default=3, metadata={"help": "levels of codes, without the collision token"})
     codebook_size: int | None = field(
         default=None, metadata={"help": "codes per level; default: 256, fewer in a catalog of under 1,024 items"}
     )
     cooccurrence_weight: float = field(
         default=0.0,
-        metadata={"help": "let codes say what is bought together, too: this vector's length, where the text's is 1"},
+        metadata={
+            "help": "weight of co-occurrences in the codes: length of their vectors, where text vectors have length 1"
+        },
     )
     shuffle_ties: int | None = field(
-        default=None, metadata={"help": "with cooccurrence_weight: the split, see retriever.py"}
+        default=None, metadata={"help": "the split for cooccurrence_weight, as for the retriever"}
     )
-    seed: int = field(default=0, metadata={"help": "of the quantizer's start"})
+    seed: int = field(default=0, metadata={"help": "seed of the quantizer's initialization"})
 
 
 def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:

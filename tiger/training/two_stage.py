@@ -22,7 +22,7 @@ from tiger.utils.errors import DataError
 class TwoStageArguments:
     """Settings of :func:`train_two_stage`; the keys of a recipe's ``two_stage.yaml``."""
 
-    recommender: str = field(metadata={"help": "a saved recommender, which gets the ranker"})
+    recommender: str = field(metadata={"help": "a saved recommender; the ranker is saved into it"})
     dataset: str = field(metadata={"help": "the dataset directory that it was trained on"})
     embeddings: str | None = field(
         default=None, metadata={"help": "safetensors file of content vectors; default: the recommender's encoder"}
@@ -30,12 +30,15 @@ class TwoStageArguments:
     num_beams: int = field(default=50, metadata={"help": "beams of the T5 that are ranked too"})
     num_proposed: int = field(default=150, metadata={"help": "candidates from the log and the texts"})
     users: int = field(
-        default=50_000, metadata={"help": "to learn from, 40 kB each, drawn at random if there are more"}
+        default=50_000,
+        metadata={"help": "maximum number of users to train on (40 kB each), sampled if there are more"},
     )
-    max_trees: int = field(default=600, metadata={"help": "at most; users kept apart choose how many"})
-    learning_rate: float = field(default=0.04, metadata={"help": "of the trees"})
-    num_leaves: int = field(default=31, metadata={"help": "of a tree, at most"})
-    seed: int = field(default=0, metadata={"help": "of the trees, and of the users if they are drawn"})
+    max_trees: int = field(
+        default=600, metadata={"help": "maximum number of trees; the number is chosen on held-out users"}
+    )
+    learning_rate: float = field(default=0.04, metadata={"help": "learning rate of the trees"})
+    num_leaves: int = field(default=31, metadata={"help": "maximum leaves per tree"})
+    seed: int = field(default=0, metadata={"help": "seed of the trees, and of the sample of users"})
     num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
 
 
@@ -43,7 +46,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     """Fit trees to the validation items, which the T5 must not have seen, and save them with the recommender.
 
     Returns:
-        The ranker; None where the validation items teach it nothing, and the recommender stays as it is.
+        The ranker; None if no validation item is among its candidates; the recommender is then unchanged.
 
     Raises:
         DataError: the recommender, the dataset and the vectors don't belong together.

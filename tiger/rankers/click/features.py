@@ -25,7 +25,7 @@ FILE_NAME = "item_features.json"
 FORMAT = 1
 KINDS = ("random_hash", "unigram", "ngram", "prefix_ngram", "spm", "dense")
 CODE_KINDS = ("unigram", "ngram", "prefix_ngram", "spm")
-PRIVATE_USE = 0xF0000  # where Unicode keeps 65,534 characters for whoever wants them: one for each code of each level
+PRIVATE_USE = 0xF0000  # where Unicode keeps 65,534 characters for private use: one for each code of each level
 _CHUNK = 50_000
 
 
@@ -43,7 +43,7 @@ class ItemFeatures:
         n: length of an n-gram.
         num_hashes: rows of an item under ``random_hash``.
         seed: of the hashes.
-        pieces: the vocabulary of ``spm``: each piece, a character a code, and its score.
+        pieces: the vocabulary of ``spm``: each piece, one character per code, and its score.
 
     Example:
         >>> features = ItemFeatures("prefix_ngram", budget=1000, num_codebooks=2, codebook_size=4)
@@ -134,7 +134,7 @@ class ItemFeatures:
             codes: int [n, num_codebooks]; a row that holds -1 is an item without codes.
 
         Raises:
-            DataError: an item without codes, and no content vector to speak for it.
+            DataError: an item without codes, and no content vector in its place.
         """
         known = np.zeros(len(item_ids), dtype=bool)
         if any(kind in CODE_KINDS for kind in self.kinds):

@@ -88,7 +88,7 @@ class ClickRanker(Ranker):
         """
         device = self.ranker.device
         if self._embedded is None:
-            # Every item once: what remains a user is attention and the head.
+            # Embed every item once: the work per user is attention and the head.
             dense = None if self._dense is None else self._dense.to(device)
             self._embedded = self.ranker.embed(self._rows.to(device), dense)
         longest = self.ranker.config.max_history

@@ -1,10 +1,9 @@
 """Candidates for the next item, from the T5's beams, the log and the texts, with one feature per column for each.
 
-The first stage proposes: the T5's beams, and what the training-free hybrid finds. Each proposal is then described by
-features (:mod:`tiger.rankers.two_stage.features`): how often it followed, preceded or accompanied the items of the
-history, how near its text is, how alike its codes are, how often the log moves between their prefixes, when it was
-bought, what the T5 thinks of it. A ranker that is learned from targets (:mod:`tiger.rankers.two_stage.ranker`) makes
-an order of that.
+The first stage proposes the T5's beams and the best items of the training-free hybrid. The features of each candidate
+(:mod:`tiger.rankers.two_stage.features`) are co-occurrence counts with the items of the history, similarities of texts
+and codes, transitions between code prefixes, the time of its last events and the T5's log-probability. A ranker
+(:mod:`tiger.rankers.two_stage.ranker`) learns to order the candidates from targets.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Proposals:
     """Candidates and their features.
 
     Args:
-        rows: int32 [n, C], item rows, each at most once a history; -1: none. Best first by the source, so that equals
-            of the ranker keep a sensible order.
+        rows: int32 [n, C], item rows, each at most once per history; -1: none. Best first by the source, which breaks
+            the ranker's ties.
         columns: float32 [n, C, F]; NaN: unknown.
     """
 
@@ -57,7 +56,7 @@ class Candidates:
 
     Args:
         items: the item table, ``item_id`` first.
-        pairs: what the log says about pairs of items.
+        pairs: co-occurrence counts of pairs of items.
         events: int64 [m], ``item row * DAYS + day`` of each event of the log, ascending.
         cooccurrence: float [items, D], see :func:`tiger.embeddings.item_vectors.cooccurrence_vectors`. Only the
             direction is read, of zeros that of the others' mean.

@@ -2,13 +2,13 @@
 
 Four rules keep the features honest; a test guards each:
 
-* *No item order.* Row numbers are addresses and nothing else: item tables are often sorted by a product code.
-* *No count below 5.* Where every item was filtered to have five events, a lower count in training betrays that an
+* *No item order.* Row numbers never enter a feature: item tables are often sorted by a product code.
+* *No count below 5.* Where every item was filtered to have five events, a lower count in training reveals that an
   event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and co-occurrence
   vectors, which are short where events are few, have unit length.
-* *Training's log alone.* A history is read up to its end; everything else comes from a log that was counted before.
-* *Days end with the history.* A log that is split by leaving out each user's last items goes on after most histories.
-  What is bought then is known to no one who is batch for the next item today, so features of days don't count it.
+* *Training log only.* A history is read up to its end; everything else is counted in the training log.
+* *Days end with the history.* A log that is split by leaving out each user's last items continues after most
+  histories. A deployed system would not know those events, so features of days don't count them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RankingBatch:
 
     Args:
         histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
-        rows: int [n, C], candidates of each; -1: none.
+        rows: int [n, C], candidates per history; -1: none.
         words: scores [n, items] of the training-free stages, columns in popularity's order.
         beams, scores: int and float [n, K], the T5's proposals.
     """

@@ -36,7 +36,7 @@ def checked_model(text: str, num_features: int) -> str:
     """The text of a model whose trees can be followed, from every node to a leaf.
 
     Args:
-        text: as ``lightgbm.Booster.model_to_string`` writes it: one score a row, splits at thresholds.
+        text: as ``lightgbm.Booster.model_to_string`` writes it: one score per row, splits at thresholds.
         num_features: features a row has.
 
     Raises:
