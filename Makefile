@@ -1,6 +1,8 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: setup demo test lint tables speed clean
 

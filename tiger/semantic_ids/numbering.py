@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 
 from tiger.utils.errors import DataError
 
@@ -32,6 +31,8 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
     Raises:
         DataError: other than ``count``, no text, half a character, or one of them twice.
     """
+    import pandas as pd  # loaded on use: most who recommend don't need it
+
     item_ids = list(item_ids)
     if len(item_ids) != count:
         raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one per row.")
@@ -54,6 +55,8 @@ def number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarra
     The order is that of a fixed hash of the item ids: the same for every order of the rows, and without the order of
     the ids themselves, which in product codes tells when an item came to the shop.
     """
+    import pandas as pd  # loaded on use: most who recommend don't need it
+
     hashes = pd.util.hash_array(np.asarray(item_ids, dtype=object), categorize=False)
     order = np.lexsort((hashes, keys))
     first = np.ones(len(keys), dtype=bool)
