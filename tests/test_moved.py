@@ -87,7 +87,9 @@ def test_old_names_and_arguments_give_the_new_ones():
     from tiger._moved import old_arguments
     from tiger.rankers.click import ranker
 
-    with pytest.warns(DeprecationWarning, match="CatalogueRanker is now tiger.rankers.click.ranker.ClickRanker") as caught:
+    with pytest.warns(
+        DeprecationWarning, match="CatalogueRanker is now tiger.rankers.click.ranker.ClickRanker"
+    ) as caught:
         assert ranker.CatalogueRanker is ranker.ClickRanker
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError, match="no_such_name"):
