@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from tiger._moved import old_names
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import check_fields, optional, text
 
 REPORT = "report.json"
 
@@ -101,7 +102,11 @@ def _level_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 def template_of(folder: str | os.PathLike) -> str | None:
     """By what columns the items' texts were made, as the report beside a tokenizer says; None: by all."""
     report = Path(folder) / REPORT
-    return json.loads(report.read_text()).get("template") if report.exists() else None
+    if not report.exists():
+        return None
+    saved = read_json(report)
+    check_fields(saved, {}, report, template=optional(text(10_000)))
+    return saved.get("template")
 
 
 __getattr__ = old_names(__name__)

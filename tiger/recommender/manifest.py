@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from tiger import __version__
+from tiger.utils.digests import sha256
 from tiger.utils.errors import DataError
-from tiger.utils.json_files import check_regular, read_json
+from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, optional, shown, text, whole
 
 MANIFEST = "tiger.json"
@@ -45,7 +45,7 @@ def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: in
         "training": training,
         "parts": sorted(path.name for path in folder.iterdir()),
         "files": {
-            path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -105,7 +105,10 @@ def check_own_files(folder: str | os.PathLike, manifest: dict) -> None:
         top = folder / name
         for path in [top, *(top.rglob("*") if top.is_dir() and not top.is_symlink() else ())]:
             if path.is_symlink():
-                target = path.resolve()
+                try:
+                    target = path.resolve()
+                except (OSError, RuntimeError) as error:  # a link to itself
+                    raise DataError(f"{path} is a link that leads nowhere: put the file itself there.") from error
                 if not any(target.is_relative_to(place) for place in within) or target.is_dir():
                     raise DataError(f"{path} is a link that leads out of {folder}: put the file itself there.")
             if path.exists() and not path.is_file() and not path.is_dir():
@@ -132,10 +135,4 @@ def check_files(folder: str | os.PathLike, manifest: dict) -> None:
 def changed_files(folder: str | os.PathLike, manifest: dict) -> list[str]:
     """Names of files that are there, but not as they were when the manifest was written."""
     files = {name: Path(folder) / name for name in manifest.get("files", {})}
-    return [name for name, file in files.items() if file.exists() and _sha256(file) != manifest["files"][name]]
-
-
-def _sha256(path: Path) -> str:
-    check_regular(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [name for name, file in files.items() if file.exists() and sha256(file) != manifest["files"][name]]

@@ -84,6 +84,7 @@ CONFIG_RULES: dict[str, Rule] = {
     "d_ff": whole(1, 1 << 20),
     "num_layers": whole(1, 256),
     "num_heads": whole(1, 4096),
+    "decoder_start_token_id": one_of(PAD_TOKEN),
 }
 OPTIONAL_RULES: dict[str, Rule] = {
     "num_decoder_layers": optional(whole(1, 256)),
@@ -100,7 +101,6 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "tie_word_embeddings": boolean,
     "scale_decoder_outputs": boolean,
     "pad_token_id": one_of(PAD_TOKEN),
-    "decoder_start_token_id": one_of(PAD_TOKEN),
     "eos_token_id": optional(whole(0, 1 << 31)),
     "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(1, 65)(value)), 20),
     "history_attention": one_of(*HISTORY_ATTENTION),
