@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tiger.utils import json_files
 from tiger.utils.errors import DataError
+from tiger.utils.schema import check_fields, text
 
 CHUNK = 8192
 
@@ -148,9 +150,22 @@ def read_json(directory: str | os.PathLike) -> dict:
     """Read ``encoder.json``.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is damaged.
     """
     file = Path(directory) / "encoder.json"
-    if not file.is_file():
+    if not file.exists():
         raise DataError(f"{file} is missing: {directory} holds no saved encoder.")
-    return json.loads(file.read_text(encoding="utf-8"))
+    saved = json_files.read_json(file)
+    check_fields(saved, {"kind": text(100)}, file, name=text(4096))
+    return saved
+
+
+def note_place(directory: str | os.PathLike, place: str | os.PathLike) -> None:
+    """Tell an encoder that was saved to ``directory`` that this is going to be ``place``.
+
+    A name that is a folder of this machine is followed only where it was saved, see
+    :class:`tiger.embeddings.sentence_encoder.SentenceEncoder`.
+    """
+    saved = read_json(directory)
+    if "saved_in" in saved:
+        write_json(directory, saved | {"saved_in": str(Path(place).resolve())})

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy import sparse
 
 from tiger.embeddings.base import CHUNK, read_json, write_json
 from tiger.utils.errors import DataError
+from tiger.utils.schema import check_fields, list_of, text
+from tiger.utils.tensor_files import read_arrays
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -113,12 +115,25 @@ class LSAEncoder:
     def from_pretrained(
         cls, directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
     ) -> LSAEncoder:
-        """Read what :meth:`save_pretrained` wrote. It computes on the CPU and keeps no vectors."""
+        """Read what :meth:`save_pretrained` wrote. It computes on the CPU and keeps no vectors.
+
+        Raises:
+            DataError: a file is missing, damaged or another encoder's.
+        """
         saved = read_json(directory)
         if saved["kind"] != cls.kind:
             raise DataError(f"{Path(directory) / 'encoder.json'} is a {saved['kind']!r} encoder: use load_encoder.")
-        tensors = load_file(Path(directory) / "encoder.safetensors")
-        return cls(saved["vocabulary"], tensors["idf"], tensors["components"])
+        rules = {"vocabulary": list_of(text(10_000), longest=10_000_000)}
+        check_fields(saved, rules, Path(directory) / "encoder.json")
+        vocabulary = saved["vocabulary"]
+        if not vocabulary or len(set(vocabulary)) < len(vocabulary):
+            raise DataError(f"{Path(directory) / 'encoder.json'} is damaged: no terms, or one of them twice.")
+        size = len(vocabulary)
+        shapes = {"idf": ("F32", (size,)), "components": ("F32", (None, size))}
+        tensors = read_arrays(Path(directory) / "encoder.safetensors", shapes)
+        if not len(tensors["components"]):
+            raise DataError(f"{Path(directory) / 'encoder.safetensors'} is damaged: vectors without dimensions.")
+        return cls(vocabulary, tensors["idf"], tensors["components"])
 
 
 def _vectorizer(**settings) -> TfidfVectorizer:

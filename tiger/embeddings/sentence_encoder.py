@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from tiger.embeddings.base import CHUNK, read_json, write_json
 from tiger.utils.errors import DataError
+from tiger.utils.schema import check_fields, optional, text
 
 DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
 
@@ -63,6 +64,7 @@ class SentenceEncoder:
         self.cache_dir = Path(cache_dir) if cache_dir is not None else _default_cache_dir()
         self._model: Any = None
         self._cache: _VectorCache | None = None
+        self._refused: str | None = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of the texts: float32 [n, d], in their order.
@@ -72,6 +74,7 @@ class SentenceEncoder:
         """
         if len(texts) == 0:
             raise DataError("no texts to embed.")
+        self._check_trusted()
         if self._cache is None:
             slug = re.sub(r"[^A-Za-z0-9.-]+", "-", self.name).strip("-.")[-60:]
             self._cache = _VectorCache(self.cache_dir / f"{slug}-{self._fingerprint()[:16]}")
@@ -84,18 +87,35 @@ class SentenceEncoder:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
-        write_json(directory, {"kind": self.kind, "name": self.name, "revision": self.revision})
+        saved = {"kind": self.kind, "name": self.name, "revision": self.revision}
+        if self._refused is None and _is_local(self.name):
+            saved["saved_in"] = str(Path(directory).resolve())
+        write_json(directory, saved)
 
     @classmethod
     def from_pretrained(
         cls, directory: str | os.PathLike, *, device: str | None = None, cache_dir: str | os.PathLike | None = None
     ) -> SentenceEncoder:
-        """Read what :meth:`save_pretrained` wrote; the model itself is loaded when it is needed."""
+        """Read what :meth:`save_pretrained` wrote; the model itself is loaded when it is needed.
+
+        A name that leads out of the working directory is followed only where it was saved: elsewhere, it is that of
+        somebody else's folder, and :meth:`load` and :meth:`encode` refuse it.
+
+        Raises:
+            DataError: damaged, another encoder's, or it names a folder that came with it.
+        """
         saved = read_json(directory)
         if saved["kind"] != cls.kind:
             file = Path(directory) / "encoder.json"
             raise DataError(f"{file} is a {saved['kind']!r} encoder: use load_encoder.")
-        return cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
+        place = Path(directory).resolve()
+        rules = {"name": lambda value: text(4096)(value) and value.isprintable() and value.strip() != ""}
+        check_fields(
+            saved, rules, place / "encoder.json", revision=optional(text(300)), saved_in=optional(text(10_000))
+        )
+        encoder = cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
+        encoder._refused = _refusal(saved["name"], place, saved.get("saved_in"))
+        return encoder
 
     def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
         assert self._cache is not None  # encode opens it
@@ -124,7 +144,12 @@ class SentenceEncoder:
         """
         self._load()
 
+    def _check_trusted(self) -> None:
+        if self._refused is not None:
+            raise DataError(self._refused)
+
     def _load(self):
+        self._check_trusted()
         if self._model is None:
             from sentence_transformers import SentenceTransformer  # seconds to import, not needed on a cache hit
 
@@ -219,6 +244,35 @@ class _VectorCache:
             for file in files:
                 if written is not None and file != written:
                     file.unlink(missing_ok=True)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name is a path of this machine, there or not, and can't be a model's on the Hub."""
+    path = Path(name)
+    return path.is_absolute() or name.startswith("~") or ".." in path.parts or path.is_symlink() or path.exists()
+
+
+def _refusal(name: str, place: Path, saved_in: str | None) -> str | None:
+    """Why a name in the ``encoder.json`` of a folder is not followed; None: it is.
+
+    Raises:
+        DataError: it names what came with the folder: a stranger's model, which may run code when it is loaded.
+    """
+    if not _is_local(name):
+        return None
+    path, file = Path(name), place / "encoder.json"
+    # A recommender's or a tokenizer's folder holds the encoder's.
+    within = place.parent if (place.parent / "semantic_ids.safetensors").exists() else place
+    if path.resolve().is_relative_to(within):
+        raise DataError(f"{file} names {name!r}, a folder that came with it: don't trust {within}.")
+    plain = path.is_dir() and not path.is_symlink()
+    outside = path.is_absolute() or name.startswith("~") or ".." in path.parts
+    if plain and (not outside or saved_in == str(place)):
+        return None
+    return (
+        f"{file} names the encoder {name!r}, a path that was not saved here: it may be another's. If it is yours, "
+        "give it yourself: recommender.encoder = SentenceEncoder(...), and save."
+    )
 
 
 def _default_cache_dir() -> Path:

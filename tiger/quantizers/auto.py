@@ -12,7 +12,9 @@ import numpy as np
 from tiger.quantizers.base import Quantizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.json_files import read_json
 from tiger.utils.registry import Registry
+from tiger.utils.schema import check_fields, shown, text
 
 KIND_FILE = "quantizer.json"
 
@@ -74,21 +76,23 @@ def load_quantizer(directory: str | os.PathLike) -> Quantizer:
     """Read what :func:`save_quantizer`, or ``save_pretrained`` of one of the library's own, wrote.
 
     Raises:
-        DataError: there is none, or it is of an unknown kind.
+        DataError: there is none, it is damaged, or of an unknown kind.
     """
     file, config = Path(directory) / KIND_FILE, Path(directory) / "config.json"
-    if file.is_file():
-        kind = json.loads(file.read_text(encoding="utf-8"))["kind"]
+    if file.exists():
+        saved = read_json(file)
+        check_fields(saved, {"kind": text(100)}, file)
+        kind = saved["kind"]
         if kind not in QUANTIZERS:
             raise DataError(f"{file}: unknown kind {kind!r}. Import the module that registers it first.")
         return QUANTIZERS[kind].from_pretrained(directory)
-    if not config.is_file():
+    if not config.exists():
         raise DataError(f"{config} is missing: {directory} holds no saved quantizer.")
-    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    model_type = read_json(config).get("model_type")
     kind = str(model_type).removeprefix("tiger-")
     if kind == model_type or kind not in QUANTIZERS:
         raise DataError(
-            f"{config}: model_type {model_type!r} is not a quantizer. "
+            f"{config}: model_type {shown(model_type)} is not a quantizer. "
             "Give the directory that a quantizer's save_pretrained wrote."
         )
     return QUANTIZERS[kind].from_pretrained(directory)

@@ -8,6 +8,7 @@ be loaded.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,6 +19,15 @@ from transformers import PreTrainedModel
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.kmeans import CHUNK, nearest_codes, sum_of_codes
 from tiger.utils.errors import DataError
+from tiger.utils.model_files import load_model
+from tiger.utils.schema import Rule, whole
+
+# Sizes that a config may have; tensors of these shapes must be in the file beside it.
+SIZES: dict[str, Rule] = {
+    "input_dim": whole(1, 1 << 20),
+    "num_codebooks": whole(1, 64),
+    "codebook_size": whole(1, 1 << 24),
+}
 
 
 class Quantizer(Protocol):
@@ -78,6 +88,20 @@ class ResidualQuantizer(PreTrainedModel):
     base_model_prefix = "quantizer"
     main_input_name = "embeddings"
     codebooks: nn.Parameter
+    config_rules: ClassVar[dict[str, Rule]] = {}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:
+        """Read what ``save_pretrained`` wrote; a directory is checked before anything is built.
+
+        Raises:
+            DataError: a file of the directory is missing, damaged or doesn't fit its config.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if args or "config" in options or not folder.is_dir():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        largest = torch.finfo(torch.float32).max  # embeddings may be of any scale
+        return load_model(cls, folder, SIZES, cls.config_rules, largest, **options)
 
     def project(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings [n, input_dim] to points [n, d], on the model's device."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ import numpy as np
 
 from tiger._moved import old_names
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import check_fields, optional, text
 
 REPORT = "report.json"
 
@@ -102,7 +103,11 @@ def _level_counts(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 def template_of(folder: str | os.PathLike) -> str | None:
     """Return the columns that the item texts were made from, from the report beside a tokenizer; None: all."""
     report = Path(folder) / REPORT
-    return json.loads(report.read_text()).get("template") if report.exists() else None
+    if not report.exists():
+        return None
+    saved = read_json(report)
+    check_fields(saved, {}, report, template=optional(text(10_000)))
+    return saved.get("template")
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

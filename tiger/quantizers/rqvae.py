@@ -29,6 +29,7 @@ from tiger.quantizers.kmeans import (
     sample_rows,
     squared_distances,
 )
+from tiger.utils.schema import list_of, number, whole
 
 _SIZES = {"hidden_sizes", "latent_dim", "commitment_weight", "sinkhorn_epsilon", "sinkhorn_iterations"}
 
@@ -126,6 +127,14 @@ class RQVAE(ResidualQuantizer):
     mean: torch.Tensor
     scale: torch.Tensor
     initialised: torch.Tensor
+
+    config_rules = {
+        "hidden_sizes": list_of(whole(1, 1 << 20), longest=64),
+        "latent_dim": whole(1, 1 << 20),
+        "commitment_weight": number(0, 1e6),
+        "sinkhorn_epsilon": number(0, 1e6),
+        "sinkhorn_iterations": whole(0, 10_000),
+    }
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__(config)

@@ -13,7 +13,9 @@ from tiger.rankers.base import Ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.json_files import read_json
 from tiger.utils.registry import Registry
+from tiger.utils.schema import check_fields, text
 
 KIND_FILE = "ranker.json"
 
@@ -52,7 +54,9 @@ def load_ranker(
     """
     file = Path(folder) / KIND_FILE
     if file.exists():
-        kind = json.loads(file.read_text())["kind"]
+        saved = read_json(file)
+        check_fields(saved, {"kind": text(100)}, file)
+        kind = saved["kind"]
     else:  # written before kinds were
         kind = "two-stage" if (Path(folder) / "two_stage.json").exists() else "click"
     if kind not in RANKERS:

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
 
 from tiger.embeddings.auto import load_encoder
+from tiger.embeddings.base import note_place
 from tiger.rankers.auto import load_ranker, save_ranker
-from tiger.recommender.manifest import MANIFEST, own_files, read_manifest, write_manifest
+from tiger.recommender.manifest import (
+    MANIFEST,
+    check_files,
+    check_own_files,
+    own_files,
+    read_manifest,
+    write_manifest,
+)
+from tiger.recommender.saved_items import read_items, read_unseen
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.config import CONFIG_RULES, GENERATION_RULES, OPTIONAL_RULES
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 from tiger.utils.files import replaced_folder, write_atomically
+from tiger.utils.json_files import read_json
+from tiger.utils.locks import locked
+from tiger.utils.model_files import check_finite, load_model
+from tiger.utils.schema import check_fields
 
 TRIE = "trie.safetensors"
 UNSEEN = "unseen.safetensors"
 RANKER, ENCODER, ITEMS = "ranker", "encoder", "items.parquet"
+GENERATION = "generation_config.json"
 
 
 def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
-    """Write a directory. What it held before stays whole until the new one is; other files in it are kept."""
+    """Write a directory. What it held before stays whole until the new one is; other files in it are kept.
+
+    Raises:
+        DataError: the model's weights are NaN or infinite.
+    """
+    check_finite(state.model, f"{folder} is not written")
     with replaced_folder(folder, MANIFEST, ours=own_files) as fresh:
         state.model.save_pretrained(fresh)
         state.tokenizer.save_pretrained(fresh)
         state.trie_on(state.model.device).save(fresh / TRIE)
         if state.encoder is not None:
             state.encoder.save_pretrained(fresh / ENCODER)
+            note_place(fresh / ENCODER, Path(folder) / ENCODER)
         if state.items is not None:
             pq.write_table(state.items, fresh / ITEMS)
         if state.unseen.any():
@@ -47,49 +67,90 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
         write_manifest(fresh, state.tokenizer.fingerprint, state.max_history, state.training)
 
 
-def read_state(folder: Path, device: str | torch.device = "cpu", rank: bool = True) -> RecommenderState:
-    """Read what :func:`write_state` wrote.
+def read_state(
+    folder: Path, device: str | torch.device = "cpu", rank: bool = True, verify: bool = False
+) -> RecommenderState:
+    """Read what :func:`write_state` wrote. What a save replaces meanwhile is read again, never mixed.
 
     Args:
         device: of the model and the ranker.
         rank: read the ranker, where there is one.
+        verify: compare the files with the manifest first.
 
     Raises:
         DataError: half-written, damaged, of another version, or its parts don't belong together.
     """
-    manifest = read_manifest(folder)
+    for last in (False, False, True):
+        # Where saves come faster than they can be read, they have to wait for the third try.
+        with _saves_waiting(folder) if last else nullcontext():
+            before = _stamp(folder)
+            try:
+                state = _read_once(folder, device, rank, verify)
+            except DataError:
+                if last or _stamp(folder) == before:
+                    raise
+                continue
+            if _stamp(folder) == before:
+                return state
+    raise DataError(f"{folder} is replaced again and again while it is read: wait for that, then try again.")
+
+
+def _stamp(folder: Path) -> tuple:
+    """What changes with every save: the folder itself, and its manifest."""
     try:
-        tokenizer = SemanticIdTokenizer.from_pretrained(folder)
-        # Directories from before the trie was saved have none: it is built when it is needed.
-        trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
-        model = TigerT5.from_pretrained(folder, use_safetensors=True)
-        encoder = load_encoder(folder / ENCODER) if (folder / ENCODER).is_dir() else None
-        items = pq.read_table(folder / ITEMS) if (folder / ITEMS).exists() else None
-        with_ranker = rank and (folder / RANKER).is_dir()
-        ranker = load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
-        unseen = _read_unseen(folder / UNSEEN, len(tokenizer))
-        parts: dict[str, Any] = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
-        parts |= {name: manifest[name] for name in ("max_history", "training")}
-        state = RecommenderState(model.eval(), tokenizer, **parts)
-        state.check()
-    except DataError:
+        there, manifest = os.stat(folder), os.stat(folder / MANIFEST)
+        content = (folder / MANIFEST).read_bytes() if stat.S_ISREG(manifest.st_mode) else b""
+    except OSError:
+        return ()
+    return there.st_ino, there.st_mtime_ns, manifest.st_ino, manifest.st_mtime_ns, content
+
+
+@contextmanager
+def _saves_waiting(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        # Where nobody may write, or somebody writes for a minute, there is no lock to be had.
+        with suppress(OSError, DataError):
+            stack.enter_context(locked(folder))
+        yield
+
+
+def _read_once(folder: Path, device: str | torch.device, rank: bool, verify: bool) -> RecommenderState:
+    manifest = read_manifest(folder)
+    check_own_files(folder, manifest)
+    if verify:
+        check_files(folder, manifest)
+    try:
+        state = _read_parts(folder, manifest, device, rank)
+    except (DataError, MemoryError):
         raise
-    except (OSError, SafetensorError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-        raise DataError(f"{folder} can't be read ({error}). Save the recommender again.") from error
     except ValueError as error:
         raise DataError(f"{folder}: its parts come from different models ({error}). Save it again.") from error
-    if tokenizer.fingerprint != manifest["semantic_ids"]:
+    except Exception as error:  # a stranger's files have met a part that trusts them
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{folder} can't be read ({type(error).__name__}: {reason}). Save it again.") from error
+    if state.tokenizer.fingerprint != manifest["semantic_ids"]:
         raise DataError(f"{folder}: semantic IDs and {MANIFEST} come from different models. Save it again.")
-    model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
     return state
 
 
-def _read_unseen(file: Path, count: int) -> np.ndarray:
-    """bool [count]; where nothing has been added since training, there is no such file."""
-    unseen = np.zeros(count, dtype=bool)
-    if file.exists():
-        rows = load_file(file)["rows"]
-        if rows.max(initial=-1) >= count:
-            raise ValueError(f"{file.name} names row {rows.max()} of {count} items")
-        unseen[rows] = True
-    return unseen
+def _read_parts(folder: Path, manifest: dict, device: str | torch.device, rank: bool) -> RecommenderState:
+    tokenizer = SemanticIdTokenizer.from_pretrained(folder)
+    # Directories from before the trie was saved have none: it is built when it is needed.
+    trie = SemanticIdTrie.load(folder / TRIE) if (folder / TRIE).exists() else None
+    if (folder / GENERATION).exists():
+        check_fields(read_json(folder / GENERATION, max_bytes=1 << 20), {}, folder / GENERATION, **GENERATION_RULES)
+    model = load_model(TigerT5, folder, CONFIG_RULES, OPTIONAL_RULES)
+    encoder = load_encoder(folder / ENCODER) if (folder / ENCODER).is_dir() else None
+    template = manifest["training"].get("template")
+    items = read_items(folder / ITEMS, len(tokenizer), template) if (folder / ITEMS).exists() else None
+    with_ranker = rank and (folder / RANKER).is_dir()
+    ranker = load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
+    unseen = read_unseen(folder / UNSEEN, len(tokenizer))
+    parts: dict[str, Any] = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
+    parts |= {name: manifest[name] for name in ("max_history", "training")}
+    state = RecommenderState(model.eval(), tokenizer, **parts)
+    state.check()
+    if trie is not None:
+        trie.check_table(tokenizer.token_table)
+    model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
+    return state

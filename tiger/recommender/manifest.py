@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from tiger import __version__
+from tiger.utils.digests import sha256
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import check_fields, optional, shown, text, whole
 
 MANIFEST = "tiger.json"
 # 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
 FORMAT = 2
 READABLE = (1, 2)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
+# All that a load opens, whether the manifest names it or not.
+_READ = ("config.json", "generation_config.json", "model.safetensors", "semantic_ids.safetensors", "trie.safetensors")
+_READ += ("unseen.safetensors", "items.parquet", "quantizer", "encoder", "ranker", MANIFEST)
+_RULES = {
+    "semantic_ids": text(64),
+    "max_history": whole(1, 1 << 20),
+    "training": lambda value: isinstance(value, dict) and optional(text(10_000))(value.get("template")),
+}
 
 
 def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: int, training: dict) -> None:
@@ -35,7 +45,7 @@ def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: in
         "training": training,
         "parts": sorted(path.name for path in folder.iterdir()),
         "files": {
-            path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -50,25 +60,23 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     file = Path(folder) / MANIFEST
     if not file.exists():
         raise DataError(f"{folder} has no {MANIFEST}: it is half-written or no saved recommender. Save it again.")
-    try:
-        manifest = json.loads(file.read_text())
-    except ValueError as error:  # no JSON, or no text at all
-        raise DataError(f"{file} is damaged ({error}): save the recommender again.") from error
-    if not isinstance(manifest, dict) or not _KEYS <= manifest.keys():
+    manifest = read_json(file)
+    if not _KEYS <= manifest.keys():
         raise DataError(f"{file} is not that of a recommender: {folder} belongs to something else.")
-    if manifest["format"] not in READABLE:
+    if type(manifest["format"]) is not int or manifest["format"] not in READABLE:
         raise DataError(
-            f"{folder} has format {manifest['format']} (written by tiger {manifest.get('tiger')}), this is "
-            f"tiger {__version__}, which reads formats {READABLE[0]} to {READABLE[-1]}: install that version, or "
+            f"{folder} has format {shown(manifest['format'])} (written by tiger {shown(manifest.get('tiger'))}), this "
+            f"is tiger {__version__}, which reads formats {READABLE[0]} to {READABLE[-1]}: install that version, or "
             "train again."
         )
+    check_fields(manifest, _RULES, file)
     parts, files = manifest["parts"], manifest.get("files", {})
     listed = isinstance(parts, list) and isinstance(files, dict)
     if not listed or not all(isinstance(name, str) for name in [*parts, *files, *files.values()]):
         raise DataError(f"{file} is damaged (its lists of files are none): save the recommender again.")
     for name in [*parts, *files]:
         # It may come from a stranger, and files that it names are read and, in a cache, removed.
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise DataError(f"{file} names {name!r}, outside its directory: don't trust {folder}.")
     return manifest
 
@@ -79,6 +87,32 @@ def own_files(folder: Path) -> set[str]:
         return {MANIFEST, *read_manifest(folder)["parts"]}
     except DataError:
         return {path.name for path in folder.iterdir()}
+
+
+def check_own_files(folder: str | os.PathLike, manifest: dict) -> None:
+    """Refuse what a load would read and is no regular file of the directory. A snapshot in the Hub's cache has links
+    to the blobs beside it.
+
+    Raises:
+        DataError: a pipe or a device, which would keep the load waiting, or a link that leads elsewhere.
+    """
+    folder = Path(folder)
+    within = [folder.resolve()]
+    if within[0].parent.name == "snapshots":
+        within.append(within[0].parents[1] / "blobs")
+    names = {Path(name).parts[0] for name in [*manifest["parts"], *manifest.get("files", {}), *_READ] if name}
+    for name in sorted(names):
+        top = folder / name
+        for path in [top, *(top.rglob("*") if top.is_dir() and not top.is_symlink() else ())]:
+            if path.is_symlink():
+                try:
+                    target = path.resolve()
+                except (OSError, RuntimeError) as error:  # a link to itself
+                    raise DataError(f"{path} is a link that leads nowhere: put the file itself there.") from error
+                if not any(target.is_relative_to(place) for place in within) or target.is_dir():
+                    raise DataError(f"{path} is a link that leads out of {folder}: put the file itself there.")
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise DataError(f"{path} is no regular file: don't trust {folder}.")
 
 
 def check_files(folder: str | os.PathLike, manifest: dict) -> None:
@@ -101,9 +135,4 @@ def check_files(folder: str | os.PathLike, manifest: dict) -> None:
 def changed_files(folder: str | os.PathLike, manifest: dict) -> list[str]:
     """Names of files that are there, but not as they were when the manifest was written."""
     files = {name: Path(folder) / name for name in manifest.get("files", {})}
-    return [name for name, file in files.items() if file.exists() and _sha256(file) != manifest["files"][name]]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [name for name, file in files.items() if file.exists() and sha256(file) != manifest["files"][name]]

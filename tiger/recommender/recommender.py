@@ -28,7 +28,6 @@ from tiger.recommender.catalog_updates import (
     without_items,
 )
 from tiger.recommender.checkpoint import read_state, write_state
-from tiger.recommender.manifest import check_files, read_manifest
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -387,7 +386,7 @@ class TigerRecommender:
         """
         folder = Path(name)
         if folder.is_dir():
-            check_files(folder, read_manifest(folder))
+            return cls.from_state(read_state(folder, device, rank, verify=True))
         elif hub.is_repo_id(name):
             folder = hub.download(name, revision, token, cache_dir, local_files_only)
         else:

@@ -12,6 +12,7 @@ from tiger._moved import old_names
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 from tiger.utils.errors import DataError
+from tiger.utils.schema import Rule, boolean, dict_of, number, one_of, optional, text, whole
 
 HISTORY_ATTENTION = ("causal", "full")
 OUTPUT_SOFTMAX = ("vocabulary", "children")
@@ -76,6 +77,47 @@ class RetrieverConfig:
         return asdict(self)
 
 
+# Values that a saved config.json may have. Sizes are those of tensors beside it.
+CONFIG_RULES: dict[str, Rule] = {
+    "vocab_size": whole(2, 1 << 31),
+    "d_model": whole(1, 1 << 16),
+    "d_kv": whole(1, 1 << 16),
+    "d_ff": whole(1, 1 << 20),
+    "num_layers": whole(1, 256),
+    "num_heads": whole(1, 4096),
+    "decoder_start_token_id": one_of(PAD_TOKEN),
+}
+OPTIONAL_RULES: dict[str, Rule] = {
+    "num_decoder_layers": optional(whole(1, 256)),
+    "relative_attention_num_buckets": whole(4, 1 << 16),
+    "relative_attention_max_distance": whole(4, 1 << 20),
+    "dropout_rate": number(0, 1),
+    "classifier_dropout": number(0, 1),
+    "layer_norm_epsilon": number(1e-12, 1),
+    "initializer_factor": number(0, 1e6),
+    "feed_forward_proj": one_of("relu", "gelu", "gelu_new", "silu", "gated-relu", "gated-gelu", "gated-silu"),
+    "is_encoder_decoder": one_of(True),
+    "is_decoder": one_of(False),
+    "use_cache": boolean,
+    "tie_word_embeddings": boolean,
+    "scale_decoder_outputs": boolean,
+    "pad_token_id": one_of(PAD_TOKEN),
+    "eos_token_id": optional(whole(0, 1 << 31)),
+    "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(1, 65)(value)), 20),
+    "history_attention": one_of(*HISTORY_ATTENTION),
+    "history_item_length": optional(whole(1, 65)),
+    "semantic_ids": optional(text(64)),
+    "token_choice": one_of(*_TOKEN_CHOICES),
+}
+
+# generation_config.json: single values and short lists; what they mean is up to who generates by them.
+GENERATION_RULES: dict[str, Rule] = {
+    "pad_token_id": optional(whole(0, 1 << 31)),
+    "decoder_start_token_id": optional(whole(0, 1 << 31)),
+    "num_beams": optional(whole(1, 10_000)),
+    "max_length": optional(whole(1, 1 << 31)),
+    "max_new_tokens": optional(whole(1, 1 << 31)),
+}
 _FIELDS = frozenset(field.name for field in fields(RetrieverConfig))
 
 

@@ -23,6 +23,7 @@ from tiger.retriever.optimizer import MuonAdamW
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
+from tiger.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class TigerTrainer(Trainer):
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
         args = copy.copy(args)
         args.remove_unused_columns = False
+        args.logging_nan_inf_filter = False
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.embedding_learning_rate = embedding_learning_rate
@@ -103,6 +105,21 @@ class TigerTrainer(Trainer):
             **options,
         )
         self.label_names = ["labels"]
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """``Trainer``'s own; stops where the loss is no number.
+
+        Raises:
+            DataError: naming the step.
+        """
+        loss = super().training_step(*args, **kwargs)
+        # Trainer would replace it by the mean so far, and look at it as often.
+        if not bool(torch.isfinite(loss)):
+            raise DataError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: the training diverged. Lower "
+                "--learning_rate / --muon_learning_rate and start again."
+            )
+        return loss
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """``Trainer``'s own, unless the embeddings or the matrices have their own learning rate."""

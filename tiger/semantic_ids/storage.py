@@ -6,14 +6,27 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from tiger.semantic_ids.numbering import check_ids
+from tiger.semantic_ids.packing import Packing
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.schema import check_fields, dict_of, one_of, optional, shown, text, whole
+from tiger.utils.tensor_files import header_json, read_arrays, read_header
 
 FORMAT = 1
 PREFIX_TABLE = "prefix_tokens"
+MAX_LEVELS = 64
+# Collision tokens go up to the number of items that ever shared their codes: some of them may have left the catalog.
+MAX_REMOVED = 1 << 24
+_RULES = {"codebook_size": whole(1, 1 << 31), "fingerprint": text(64)}
+_OPTIONAL = {
+    "tokens": one_of("codes", "prefixes"),
+    "collision_size": optional(whole(0, 1 << 31)),
+    "num_prefixes": whole(1, 1 << 28),
+    "learned_split": optional(dict_of(optional(whole(-(1 << 63), 1 << 63)), 10)),
+}
 
 
 def write_semantic_ids(file: Path, arrays: dict[str, np.ndarray], item_ids: list[str], header: dict) -> None:
@@ -29,18 +42,69 @@ def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], list[str], dic
     """Read what :func:`write_semantic_ids` wrote.
 
     Raises:
-        DataError: the file is cut short or of another version.
+        DataError: the file is damaged or of another version: a type, a shape or a value isn't what it should be.
     """
+    found = read_header(file)
+    header = header_json(file, found, "tokenizer")
+    if header.get("format") != FORMAT:
+        raise DataError(
+            f"{file} has format {shown(header.get('format'))}, this version of tiger reads {FORMAT}: "
+            "fit the tokenizer again or install the version that wrote it."
+        )
+    check_fields(header, _RULES, file, **_OPTIONAL)
+    by_prefixes = header.get("tokens", "codes") == "prefixes"
+    if by_prefixes and "num_prefixes" not in header:
+        raise DataError(f"{file} is damaged: it lacks num_prefixes.")
+    matrix = ("I32", (None, None))
+    wanted = {"semantic_ids": matrix, "item_id_bytes": ("U8", (None,)), "item_id_ends": ("I64", (None,))}
+    arrays = read_arrays(file, wanted | ({PREFIX_TABLE: matrix} if by_prefixes else {}))
+    item_ids = _item_ids(file, arrays.pop("item_id_bytes"), arrays.pop("item_id_ends"))
+    _check_ids(file, arrays["semantic_ids"], len(item_ids), header["codebook_size"])
+    if by_prefixes:
+        _check_prefixes(file, arrays[PREFIX_TABLE], arrays["semantic_ids"], header)
+    return arrays, item_ids, header
+
+
+def _item_ids(file: Path, joined: np.ndarray, ends: np.ndarray) -> list[str]:
+    if not len(ends) or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(joined):
+        raise DataError(f"{file} is damaged: the places where item ids end are not those of their text.")
+    text, places = joined.tobytes(), ends.tolist()
     try:
-        with safe_open(file, "np") as opened:
-            header = json.loads((opened.metadata() or {}).get("tokenizer", "{}"))
-            if header.get("format") != FORMAT:
-                raise DataError(
-                    f"{file} has format {header.get('format')}, this version of tiger reads {FORMAT}: "
-                    "fit the tokenizer again or install the version that wrote it."
-                )
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}
-    except SafetensorError as error:
-        raise DataError(f"{file} is damaged ({error}): restore it or fit the tokenizer again.") from error
-    text, ends = arrays.pop("item_id_bytes").tobytes(), arrays.pop("item_id_ends").tolist()
-    return arrays, [text[start:end].decode() for start, end in zip([0, *ends], ends)], header
+        return check_ids([text[start:end].decode() for start, end in zip([0, *places], places)], len(ends))
+    except (UnicodeDecodeError, DataError) as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+
+
+def _check_ids(file: Path, semantic_ids: np.ndarray, count: int, codebook_size: int) -> None:
+    """Codes in range, IDs distinct."""
+    rows, depth = semantic_ids.shape
+    if rows != count or not 2 <= depth <= MAX_LEVELS + 1:
+        raise DataError(f"{file} is damaged: semantic IDs {[rows, depth]} of {count} items.")
+    codes, collisions = semantic_ids[:, :-1], semantic_ids[:, -1]
+    if semantic_ids.min() < 0 or codes.max() >= codebook_size or collisions.max() >= count + MAX_REMOVED:
+        raise DataError(f"{file} is damaged: a code or a collision token is out of range.")
+    try:
+        packed = np.sort(Packing(depth - 1, codebook_size).pack(semantic_ids))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+    if (packed[1:] == packed[:-1]).any():
+        raise DataError(f"{file} is damaged: two items have one semantic ID.")
+
+
+def _check_prefixes(file: Path, table: np.ndarray, semantic_ids: np.ndarray, header: dict) -> None:
+    """One token for each prefix, and one prefix for each token."""
+    if table.shape != semantic_ids.shape or table.min() < 1 or table.max() > header["num_prefixes"]:
+        raise DataError(f"{file} is damaged: a prefix token is out of range.")
+    packing = Packing(table.shape[1] - 1, header["codebook_size"])
+    keys = packing.pack(semantic_ids)
+    order = np.argsort(keys)
+    keys, table, used = keys[order], table[order], []
+    for level in range(table.shape[1]):
+        prefixes, tokens = keys >> packing.bits_below(level), table[:, level]
+        same = prefixes[1:] == prefixes[:-1]
+        if (tokens[1:] != tokens[:-1])[same].any():
+            raise DataError(f"{file} is damaged: one prefix has two tokens.")
+        used.append(tokens[np.append(True, ~same)])
+    tokens = np.sort(np.concatenate(used))
+    if (tokens[1:] == tokens[:-1]).any():
+        raise DataError(f"{file} is damaged: two prefixes have one token.")

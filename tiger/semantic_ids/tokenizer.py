@@ -384,6 +384,11 @@ class SemanticIdTokenizer:
         self.fingerprint = header["fingerprint"]
         self.learned_split = header.get("learned_split")
         self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
+        if self.quantizer is not None and self.quantizer.codebook_size != self.codebook_size:
+            raise DataError(
+                f"{quantizer} has codebooks of {self.quantizer.codebook_size}, {file} of {self.codebook_size}: they "
+                "come from different tokenizers."
+            )
         return self
 
 

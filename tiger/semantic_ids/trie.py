@@ -15,7 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.tensor_files import check_tensors, read_header
+
+MAX_DEPTH = 65  # 64 levels of codes and the collision token
 
 
 class SemanticIdTrie:
@@ -131,11 +135,40 @@ class SemanticIdTrie:
 
     @classmethod
     def load(cls, file: str | os.PathLike) -> SemanticIdTrie:
-        """Map what :meth:`save` wrote into memory: nothing is rebuilt, pages are read when they are needed."""
+        """Map what :meth:`save` wrote into memory: nothing is rebuilt, every link is checked.
+
+        Raises:
+            DataError: missing, damaged, or no trie: a search in it could leave it.
+        """
+        header = read_header(file)
+        depth = sum(name.startswith("tokens.") for name in header.tensors)
+        if not 1 <= depth <= MAX_DEPTH:
+            raise DataError(f"{file} is damaged: a trie of {depth} levels.")
+        names = cls._names(depth)
+        check_tensors(file, header, {name: ("I32", (None,)) for name in names})
         with safe_open(file, "pt") as opened:
-            widths = json.loads(opened.metadata()["trie"])["widths"]
-            arrays = [opened.get_tensor(name) for name in cls._names(len(widths))]
-        return cls._from_arrays(arrays, widths)
+            arrays = [opened.get_tensor(name) for name in names]
+        found = [array.numpy() for array in arrays]
+        reason = trie_fault(found[:depth], found[depth:-2], found[-2], found[-1])
+        if reason:
+            raise DataError(f"{file} is damaged: {reason}. Save the recommender again.")
+        return cls(arrays[:depth], arrays[depth:-2], arrays[-2], arrays[-1])
+
+    def check_table(self, table: np.ndarray) -> None:
+        """
+        Raises:
+            DataError: it was built from another table than this one, int [n, depth].
+        """
+        same = table.shape == (len(self), self.depth)
+        path, rows = np.arange(len(self)), self.rows.cpu().numpy()
+        for level in reversed(range(self.depth if same else 0)):
+            if level < self.depth - 1:
+                sizes = np.diff(self.children[level].cpu().numpy())
+                # The node on this level above each node of the next one, and above each leaf.
+                path = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[path]
+            same = same and np.array_equal(self.tokens[level].cpu().numpy()[path], table[rows, level])
+        if not same:
+            raise DataError("the trie was built from other semantic IDs than the tokenizer's. Save the two together.")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -252,6 +285,31 @@ def _search(values: np.ndarray, wanted: np.ndarray, first: np.ndarray, stop: np.
         right = (first < stop) & (values[np.minimum(middle, len(values) - 1)] < wanted)
         first, stop = np.where(right, middle + 1, first), np.where(right, stop, np.minimum(middle, stop))
     return first
+
+
+def trie_fault(
+    tokens: list[np.ndarray], children: list[np.ndarray], rows: np.ndarray, leaves: np.ndarray
+) -> str | None:
+    """Why these arrays are no trie, see :class:`SemanticIdTrie`; None: they are one."""
+    count = len(tokens[-1])
+    if not count or len(rows) != count or len(leaves) != count:
+        return f"{count} leaves, {len(rows)} rows"
+    for level, values in enumerate(tokens):
+        if not len(values) or values.min() < 0:
+            return f"a token below 0 on level {level}"
+        first = np.zeros(len(values) + 1, dtype=bool)  # where a node's children begin
+        if level:
+            starts = children[level - 1]
+            if len(starts) != len(tokens[level - 1]) + 1 or starts[0] != 0 or starts[-1] != len(values):
+                return f"children of level {level - 1} are not those of level {level}"
+            if (starts[1:] <= starts[:-1]).any():
+                return f"a node of level {level - 1} without children"
+            first[starts] = True
+        if not ((values[1:] > values[:-1]) | first[1:-1]).all():
+            return f"siblings out of order on level {level}"
+    if rows.min() < 0 or rows.max() >= count or not np.array_equal(leaves[rows], np.arange(count)):
+        return "its rows and leaves are not each other's inverse"
+    return None
 
 
 def _inverse(permutation: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.digests import check_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
@@ -80,6 +81,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     """
     refuse_other_files(args.ranker_dir, REPORT)
     data = RecommendationData.load(args.dataset)
+    check_digests(args.tokenizer)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")

@@ -34,6 +34,7 @@ from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
+from tiger.utils.digests import check_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
 
@@ -144,6 +145,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
 
 def _data_and_tokenizer(args: RetrieverArguments) -> tuple[RecommendationData, SemanticIdTokenizer]:
     data = RecommendationData.load(args.dataset)
+    check_digests(args.tokenizer)
     tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
     if tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")

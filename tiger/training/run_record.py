@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import boolean, check_fields, dict_of, number
 
 
 class RunRecord(TrainerCallback):
@@ -33,7 +37,7 @@ class RunRecord(TrainerCallback):
         self._file = Path(output_dir) / "run.json"
         self._settings = settings | {"processes": processes}
         self.checkpoint = last_whole_checkpoint(output_dir, processes)
-        record = json.loads(self._file.read_text()) if self._file.exists() and self.checkpoint else {}
+        record = self._read() if self._file.exists() and self.checkpoint else {}
         before = record.get("settings", self._settings)
         changed = [
             f"{name}: {before.get(name)} -> {value}"
@@ -54,8 +58,18 @@ class RunRecord(TrainerCallback):
         """Seconds spent on the run so far, including those before a resume."""
         return self._earlier + time.time() - self._began
 
+    def _read(self) -> dict:
+        record = read_json(self._file)
+        rules = {"settings": dict_of(lambda value: True, 1000), "seconds": number(0, 1e12), "finished": boolean}
+        check_fields(record, rules, self._file)
+        return record
+
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
+            folder = self._file.parent / f"checkpoint-{getattr(state, 'global_step', None)}"
+            if folder.is_dir():
+                # Other processes may still be writing their random states.
+                write_digests(folder, lambda name: not name.startswith("rng_state_") or name == "rng_state_0.pth")
             self._write(finished=False)
 
     def finish(self) -> None:
@@ -68,12 +82,15 @@ class RunRecord(TrainerCallback):
 
 
 def last_whole_checkpoint(folder: str | os.PathLike, processes: int = 1) -> str | None:
-    """The newest checkpoint that all ``processes`` wrote to its end, or None: a killed one may leave half of it."""
+    """The newest checkpoint that all ``processes`` wrote to its end, or None. A killed run may leave half of one, a
+    disk may damage one: that is named in a warning."""
     numbered = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text())  # what Trainer writes last
-        except (OSError, json.JSONDecodeError):
+            read_json(path / "trainer_state.json")  # what Trainer writes last
+            check_digests(path)
+        except DataError as error:
+            warnings.warn(f"checkpoint left out, the one before is used: {error}", stacklevel=3)
             continue
         if len(list(path.glob("rng_state*.pth"))) >= processes:
             return str(path)

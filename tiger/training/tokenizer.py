@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
-from tiger.embeddings.base import load_embeddings
+from tiger.embeddings.base import load_embeddings, note_place
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.digests import write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
@@ -107,8 +108,10 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     with replaced_folder(args.output_dir, REPORT) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
+        note_place(folder / "encoder", Path(args.output_dir) / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
+        write_digests(folder)
     print(json.dumps(report, indent=1))
     print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
     return tokenizer

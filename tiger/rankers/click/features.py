@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
 
+from tiger.rankers.click.saved_features import read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -173,14 +174,19 @@ class ItemFeatures:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> ItemFeatures:
-        """Read what :meth:`save_pretrained` wrote."""
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            DataError: the file is missing, damaged or of another version.
+        """
         file = Path(folder) / FILE_NAME
         if not file.exists():
             raise DataError(f"{file} is missing: {folder} holds no item features.")
-        settings = json.loads(file.read_text())
-        if settings.pop("format", None) != FORMAT:
-            raise DataError(f"{file} is of another version, this one reads format {FORMAT}: fit the features again.")
-        return cls(**settings)
+        settings = read_settings(file, FORMAT, PRIVATE_USE)
+        features = cls(**settings)
+        if features.num_pieces and features.num_pieces >= features.share:
+            raise DataError(f"{file} is damaged: {features.num_pieces} pieces in {features.share} rows.")
+        return features
 
     def _to_json(self) -> str:
         names = ("kind", "budget", "num_codebooks", "codebook_size", "n", "num_hashes", "seed")

@@ -12,9 +12,29 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from tiger.rankers.click.features import ItemFeatures
+from tiger.utils.schema import boolean, list_of, number, one_of, optional, text, whole
 
 HEADS = ("mlp", "dcn")
 LOSSES = ("binary", "listwise")
+# Values that a saved config may have.
+CONFIG_RULES = {
+    "budget": whole(1, 1 << 31),
+    "dense_dim": whole(0, 1 << 20),
+    "d_model": whole(1, 1 << 16),
+    "hidden_sizes": list_of(whole(1, 1 << 20), longest=64),
+    "max_history": whole(1, 1 << 16),
+}
+OPTIONAL_RULES = {
+    "head": one_of(*HEADS),
+    "loss": one_of(*LOSSES),
+    "num_context": whole(0, 1 << 20),
+    "dropout": number(0, 1),
+    "row_dropout": number(0, 1),
+    "sparse": boolean,
+    "t5_weight": number(-1e6, 1e6),
+    "item_features": optional(text(64)),
+    "semantic_ids": optional(text(64)),
+}
 
 
 class RankerConfig(PreTrainedConfig):

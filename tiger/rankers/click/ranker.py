@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
 from tiger.rankers.base import Ranker, best_first
-from tiger.rankers.click.features import ItemFeatures
-from tiger.rankers.click.model import SemanticIdRanker, check_ranker
+from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
+from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.model_files import load_model
+from tiger.utils.tensor_files import read_arrays
 
 DENSE = "dense.safetensors"
 T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -192,19 +194,39 @@ class ClickRanker(Ranker):
         items: pa.Table | None = None,
         device: str | torch.device = "cpu",
     ) -> ClickRanker:
-        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items; ``items`` are not read."""
+        """Read what :meth:`save_pretrained` wrote, over a tokenizer with the same items; ``items`` are not read.
+
+        Raises:
+            DataError: a file is missing, damaged, or made for other features or other semantic IDs.
+        """
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
-        dense = load_file(folder / DENSE)["dense"] if (folder / DENSE).exists() else None
-        ranker = SemanticIdRanker.from_pretrained(folder, use_safetensors=True)
+        ranker = load_model(SemanticIdRanker, folder, CONFIG_RULES, OPTIONAL_RULES)
         ranker.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
-        return cls(ranker, ItemFeatures.from_pretrained(folder), tokenizer, dense)
+        features = ItemFeatures.from_pretrained(folder)
+        dense = None
+        if (folder / DENSE).exists():
+            shape = (len(tokenizer), ranker.config.dense_dim)
+            dense = read_arrays(folder / DENSE, {"dense": (("F16", "F32"), shape)})["dense"]
+        _check_sizes(folder, ranker.config, features, tokenizer)
+        return cls(ranker, features, tokenizer, dense)
 
     def digest(self) -> bytes:
         """All weights."""
         weights = self.ranker.state_dict().values()
         return b"".join(one.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for one in weights)
+
+
+def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tokenizer: SemanticIdTokenizer) -> None:
+    """Refuse features whose rows the ranker's table doesn't have, or that read other codes."""
+    sizes = (features.num_codebooks, features.codebook_size)
+    reads_codes = any(kind in CODE_KINDS for kind in features.kinds)
+    fine = config.budget == (features.budget if features.tables else 1)
+    fine &= features.uses_dense == (config.dense_dim > 0)
+    fine &= not reads_codes or sizes == (tokenizer.num_codebooks, tokenizer.codebook_size)
+    if not fine:
+        raise DataError(f"{folder}: ranker, item features and semantic IDs have different sizes. Save it again.")
 
 
 def _weighted_sums(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> np.ndarray:

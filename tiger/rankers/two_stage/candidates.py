@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from scipy import sparse
 from tqdm.auto import tqdm
 
@@ -25,6 +26,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.evaluation.baselines import Content, Hybrid, Transition, recency
 from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch
+from tiger.rankers.two_stage.saved import read_counts
 from tiger.utils.files import write_atomically
 
 # Of the candidates, the first two thirds are the hybrid's best. The rest are the best by texts plus weighted damped
@@ -217,8 +219,12 @@ class Candidates:
 
     @classmethod
     def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:
-        """Read what :meth:`save` wrote; the rest as for the class."""
-        counted = load_file(file)
+        """Read what :meth:`save` wrote; the rest as for the class.
+
+        Raises:
+            DataError: the file is missing, damaged, or of other items.
+        """
+        counted = read_counts(Path(file), items.num_rows)
         pairs = PairTable(counted["keys"], counted["values"], items.num_rows)
         return cls(items, pairs, counted["events"], counted["company"], **options)
 

@@ -17,13 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from tiger._moved import old_arguments
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.rankers.two_stage.saved import (
+    COUNTS,
+    SETTINGS,
+    TREES,
+    VECTORS,
+    read_settings,
+    read_trees,
+    read_vectors,
+)
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -31,7 +40,6 @@ from tiger.utils.files import write_atomically
 if TYPE_CHECKING:
     import lightgbm
 
-TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
 FORMAT = 4
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
@@ -307,28 +315,17 @@ class TwoStageRanker(Ranker):
         Raises:
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
         """
-        import lightgbm
-
         folder = Path(folder)
-        settings = json.loads((folder / SETTINGS).read_text())
-        if settings["format"] != FORMAT:
-            raise DataError(
-                f"{folder / SETTINGS} has format {settings['format']}, this tiger reads {FORMAT}: run "
-                "recipes/two_stage.py again."
-            )
+        settings = read_settings(folder / SETTINGS, FORMAT)
         if items is None:
             raise DataError(f"{folder}: the second stage reads the item table, which is not there. Save it again.")
         if settings["semantic_ids"] != tokenizer.fingerprint:
             raise DataError(f"{folder}: the ranker was made for other semantic IDs: run recipes/two_stage.py again.")
-        vectors = load_file(folder / VECTORS)["vectors"] if (folder / VECTORS).exists() else None
+        trees = read_trees(folder / TREES, len(settings["columns"]))
+        vectors = read_vectors(folder / VECTORS, len(tokenizer))
         candidates = Candidates.load(
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
         )
-        try:
-            texts = json.loads((folder / TREES).read_text())["lightgbm"]
-            trees = [lightgbm.Booster(model_str=text) for text in texts]
-        except lightgbm.basic.LightGBMError as error:
-            raise DataError(f"{folder / TREES} is damaged ({error}): run recipes/two_stage.py again.") from error
         return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])
 
 
