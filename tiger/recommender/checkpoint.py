@@ -96,7 +96,7 @@ def read_state(
 
 
 def _stamp(folder: Path) -> tuple:
-    """What changes with every save: the folder itself, and its manifest."""
+    """Stamp of a folder, another one after every save: of the folder itself and of its manifest."""
     try:
         there, manifest = os.stat(folder), os.stat(folder / MANIFEST)
         content = (folder / MANIFEST).read_bytes() if stat.S_ISREG(manifest.st_mode) else b""
@@ -152,5 +152,5 @@ def _read_parts(folder: Path, manifest: dict, device: str | torch.device, rank: 
     state.check()
     if trie is not None:
         trie.check_table(tokenizer.token_table)
-    model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
+    model.to(device)
     return state

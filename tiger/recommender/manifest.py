@@ -18,8 +18,10 @@ FORMAT = 2
 READABLE = (1, 2)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 # All that a load opens, whether the manifest names it or not.
-_READ = ("config.json", "generation_config.json", "model.safetensors", "semantic_ids.safetensors", "trie.safetensors")
-_READ += ("unseen.safetensors", "items.parquet", "quantizer", "encoder", "ranker", MANIFEST)
+_READ = (
+    *("config.json", "generation_config.json", "model.safetensors", "semantic_ids.safetensors", "trie.safetensors"),
+    *("unseen.safetensors", "items.parquet", "quantizer", "encoder", "ranker", MANIFEST),
+)
 _RULES = {
     "semantic_ids": text(64),
     "max_history": whole(1, 1 << 20),

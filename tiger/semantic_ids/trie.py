@@ -160,7 +160,8 @@ class SemanticIdTrie:
             DataError: it was built from another table than this one, int [n, depth].
         """
         same = table.shape == (len(self), self.depth)
-        path, rows = np.arange(len(self)), self.rows.cpu().numpy()
+        path: np.ndarray = np.arange(len(self))
+        rows = self.rows.cpu().numpy()
         for level in reversed(range(self.depth if same else 0)):
             if level < self.depth - 1:
                 sizes = np.diff(self.children[level].cpu().numpy())

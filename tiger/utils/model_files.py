@@ -46,6 +46,7 @@ def load_model(
             infinite or as good as infinite.
     """
     folder = Path(folder)
+    assert kind.config_class is not None  # every model of ours names one
     config = read_config(kind.config_class, folder, rules, optional_rules or {})
     for name in _INSTEAD:
         if (folder / name).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ MAX_DIMENSION = 1 << 40  # a shape like [10^18, 0] takes no bytes, and says how 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says of itself.
+    """The header of a safetensors file.
 
     Args:
         tensors: type, as safetensors spells it, and shape by name.
@@ -55,7 +55,7 @@ def read_header(file: str | os.PathLike) -> TensorHeader:
 
 def read_arrays(
     file: str | os.PathLike,
-    wanted: dict[str, tuple[str | tuple[str, ...], tuple[int | None, ...]]],
+    wanted: Mapping[str, tuple[str | tuple[str, ...], tuple[int | None, ...]]],
     optional: Iterable[str] = (),
 ) -> dict[str, np.ndarray]:
     """All tensors of a file, as arrays.
@@ -84,7 +84,7 @@ def read_arrays(
 def check_tensors(
     file: str | os.PathLike,
     header: TensorHeader,
-    wanted: dict[str, tuple[str | tuple[str, ...], tuple[int | None, ...]]],
+    wanted: Mapping[str, tuple[str | tuple[str, ...], tuple[int | None, ...]]],
     optional: Iterable[str] = (),
 ) -> None:
     """Compare a header with what is wanted, see :func:`read_arrays`.

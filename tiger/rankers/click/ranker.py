@@ -203,7 +203,7 @@ class ClickRanker(Ranker):
         if not (folder / "config.json").exists():
             raise DataError(f"{folder} holds no ranker: train one with recipes/ranker.py.")
         ranker = load_model(SemanticIdRanker, folder, CONFIG_RULES, OPTIONAL_RULES)
-        ranker.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
+        ranker.to(device)
         features = ItemFeatures.from_pretrained(folder)
         dense = None
         if (folder / DENSE).exists():
