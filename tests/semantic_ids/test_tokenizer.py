@@ -216,7 +216,7 @@ def test_codes_of_texts_and_log():
     assert tokenizer.codes[row, 0] in groups[groups[:, 1] == kind[0], 0]
     with pytest.raises(ValueError, match="needs learned_split"):
         SemanticIdTokenizer.fit(texts, items, cooccurrence=log, **options)
-    with pytest.raises(DataError, match="want residual-kmeans"):
+    with pytest.raises(DataError, match="need residual-kmeans"):
         SemanticIdTokenizer.fit(texts, items, cooccurrence=Cooccurrence(log, {}), num_codebooks=1)
     with pytest.warns(DeprecationWarning, match="log is now cooccurrence"):
         old = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)

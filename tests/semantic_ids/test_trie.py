@@ -81,7 +81,7 @@ def test_insert_refuses_what_is_there():
         trie.insert(np.array([[3, 5], [3, 4]]))
     with pytest.raises(ValueError, match="twice in the table"):
         trie.insert(np.array([[3, 5], [3, 5]]))
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises(ValueError, match="needed"):
         trie.insert(np.array([[3]]))
 
 
