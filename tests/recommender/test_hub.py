@@ -338,7 +338,7 @@ def test_the_card_tells_what_is_known(recommender, tmp_path):
 def test_the_card_invents_nothing(recommender):
     recommender.training, recommender.encoder = {}, None
     text = model_card(recommender.state, REPO)
-    assert "model-index" not in text and "license" not in text
+    assert "model-index" not in text and "license:" not in text
     for sentence in (
         "No test results were given",
         "Nothing is recorded of the training",

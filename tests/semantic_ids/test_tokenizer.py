@@ -218,6 +218,6 @@ def test_codes_of_texts_and_log():
         SemanticIdTokenizer.fit(texts, items, cooccurrence=log, **options)
     with pytest.raises(DataError, match="need residual-kmeans"):
         SemanticIdTokenizer.fit(texts, items, cooccurrence=Cooccurrence(log, {}), num_codebooks=1)
-    with pytest.warns(DeprecationWarning, match="log is now cooccurrence"):
+    with pytest.warns(DeprecationWarning, match="log of .* is now cooccurrence"):
         old = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)
     assert old.fingerprint == tokenizer.fingerprint and old.learned_split == tokenizer.learned_split
