@@ -338,12 +338,12 @@ def test_the_card_tells_what_is_known(recommender, tmp_path):
 def test_the_card_invents_nothing(recommender):
     recommender.training, recommender.encoder = {}, None
     text = model_card(recommender.state, REPO)
-    assert "model-index" not in text and "license" not in text
+    assert "model-index" not in text and "license:" not in text
     for sentence in (
         "No test results were given",
         "Nothing is recorded of the training",
         "The data set is not recorded",
-        "The owner has stated no licence",
+        "The owner has stated no license",
         "saved without a text encoder",
     ):
         assert sentence in text
@@ -357,7 +357,7 @@ def test_results_that_do_not_belong(recommender, tmp_path):
         model_card(recommender.state, REPO, [result("tiger", float("nan"), training=recommender.training)])
     with pytest.raises(DataError, match="of other models"):  # whose they are is not said
         model_card(recommender.state, REPO, [result("sasrec", 0.5)])
-    for content, message in (("{", "not JSON"), ("[1]", "no results file"), ('{"model": "x"}', "without dataset")):
+    for content, message in (("{", "not JSON"), ("[1]", "not a results file"), ('{"model": "x"}', "without dataset")):
         (tmp_path / "file.json").write_text(content)
         with pytest.raises(DataError, match=message):
             read_results([tmp_path / "file.json"])

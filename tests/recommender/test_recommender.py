@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_old_model_whole(recommender, tmp_path, monkeypat
 
 def test_half_written_or_foreign_directories_are_named(recommender, tmp_path):
     folder = tmp_path / "model"
-    with pytest.raises(DataError, match="no directory"):
+    with pytest.raises(DataError, match="not a directory"):
         TigerRecommender.from_pretrained(folder)
     recommender.save_pretrained(folder)
 

@@ -362,7 +362,7 @@ def test_command_line_says_what_is_wrong(recommender, tmp_path, capsys, monkeypa
         assert stop.value.code == 2
         return capsys.readouterr().err
 
-    assert "no directory" in fails(tmp_path / "nowhere")
+    assert "not a directory" in fails(tmp_path / "nowhere")
     recommender.save_pretrained(tmp_path / "model")
     assert "max_queue" in fails(tmp_path / "model", "--max_queue", 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -65,3 +65,16 @@ def number_within_groups(keys: np.ndarray, item_ids: Sequence[str]) -> np.ndarra
     numbers = np.empty(len(keys), dtype=np.int64)
     numbers[order] = at - np.maximum.accumulate(np.where(first, at, 0))
     return numbers
+
+
+def either_of(embeddings: np.ndarray | None, codes: np.ndarray | None) -> np.ndarray:
+    """Return the one that is given.
+
+    Raises:
+        ValueError: neither is, or both are.
+    """
+    if embeddings is not None and codes is None:
+        return embeddings
+    if codes is not None and embeddings is None:
+        return codes
+    raise ValueError("give either embeddings or codes")

@@ -20,7 +20,7 @@ from tiger._moved import old_arguments
 from tiger.quantizers.auto import load_quantizer, save_quantizer
 from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
-from tiger.semantic_ids.numbering import check_codes, check_ids, number_within_groups
+from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.storage import PREFIX_TABLE, read_semantic_ids, write_semantic_ids
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
@@ -222,7 +222,7 @@ class SemanticIdTokenizer:
         Returns:
             int64 [m], the items' rows. If :attr:`vocab_size` has grown, resize the embeddings of models over it.
         """
-        given = _either(embeddings, codes)
+        given = either_of(embeddings, codes)
         item_ids = check_ids(item_ids, len(given))
         known = self.rows(item_ids, missing=-1)
         new = np.flatnonzero(known < 0)
@@ -272,7 +272,7 @@ class SemanticIdTokenizer:
         Raises:
             KeyError: an id is unknown.
         """
-        given = _either(embeddings, codes)
+        given = either_of(embeddings, codes)
         item_ids = check_ids(item_ids, len(given))
         rows = self.rows(item_ids)
         codes = check_codes(self._own_quantizer().encode(given) if codes is None else given, self.codebook_size)
@@ -390,12 +390,3 @@ class SemanticIdTokenizer:
                 "come from different tokenizers."
             )
         return self
-
-
-def _either(embeddings: np.ndarray | None, codes: np.ndarray | None) -> np.ndarray:
-    """The one that is given."""
-    if embeddings is not None and codes is None:
-        return embeddings
-    if codes is not None and embeddings is None:
-        return codes
-    raise ValueError("give either embeddings or codes")
