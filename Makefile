@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint tables speed clean
+.PHONY: setup demo test lint tables speed chaos clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -47,6 +47,9 @@ speed: setup
 	$(BIN)/python recipes/speed/service.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/gpu.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/report.py
+
+chaos: setup
+	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python tests/faults/chaos.py
 
 clean:
 	rm -rf .venv runs datasets/demo build *.egg-info
