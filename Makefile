@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo test lint tables speed clean
+.PHONY: setup demo test lint tables speed chaos clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -50,6 +50,9 @@ speed: setup
 	$(BIN)/python recipes/speed/service.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/gpu.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/report.py
+
+chaos: setup
+	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python tests/faults/chaos.py
 
 clean:
 	rm -rf .venv runs datasets/demo build *.egg-info
