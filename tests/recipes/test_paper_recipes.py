@@ -1,0 +1,78 @@
+"""The paper's recipe on a shop so small that it proves nothing but that everything runs and adds up."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from data.demo import write_demo
+from tiger.data.dataset import RecommendationData
+from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SETTING = "as published, history removed"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Two runs at once by ``recipes/paper/gpu.sh`` without a GPU; the better one is measured."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_demo(folder / "data", num_items=200, num_users=300, seed=0)
+    tokenizer = TokenizerArguments(str(folder / "data"), str(folder / "tokenizer"), encoder="lsa", embedding_dim=16)
+    tokenizer.quantizer, tokenizer.codebook_size = "residual-kmeans", 8
+    train_tokenizer(tokenizer)
+    settings = {"max_steps": 4, "dataset": folder / "data", "tokenizer": folder / "tokenizer", "num_layers": 1}
+    settings |= {"d_model": 16, "d_ff": 16, "d_kv": 8}
+    (folder / "out").mkdir()
+    command = ["bash", str(RECIPES / "paper" / "gpu.sh"), "final.yaml", str(folder / "out"), "--only", "toys-100"]
+    command += ["toys-40", "--evaluate_best", "--set", *(f"{key}={value}" for key, value in settings.items())]
+    environment = os.environ | {"DEVICE": "cpu", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=RECIPES.parent, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    subprocess.run(
+        "tar xzf results.tgz && tar xzf ranks.tgz && cat models.tgz.* | tar xz",
+        shell=True,
+        check=True,
+        cwd=folder / "out",
+    )
+    return folder
+
+
+def test_all_runs_have_curves_and_the_best_one_is_measured(trained):
+    curves = json.loads((trained / "out" / "curves.json").read_text())
+    assert set(curves) == {"toys-100", "toys-40"} and all(curves.values())
+    (best,) = (trained / "out" / "best.txt").read_text().split()
+    (rows,) = [json.loads(file.read_text()) for file in (trained / "out").glob("*/results/*.json")]
+    assert {row["model"] for row in rows} == {"tiger-paper"}
+    assert (trained / "out" / best / "model" / "tiger.json").exists()
+
+
+def test_the_ranks_give_the_means_of_the_table(trained):
+    (rows,) = [json.loads(file.read_text()) for file in (trained / "out").glob("*/results/*.json")]
+    (file,) = (trained / "out").glob("*/ranks/*.safetensors")
+    for row in rows:
+        places = load_file(file)[row["setting"]].astype(float)
+        assert row["metrics"]["recall@10"] == pytest.approx((places < 10).mean(), abs=1e-5)
+        gains = np.where(places < 10, 1 / np.log2(places + 2), 0)
+        assert row["metrics"]["ndcg@10"] == pytest.approx(gains.mean(), abs=1e-5)
+
+
+def test_slices_share_out_all_users(trained, monkeypatch):
+    (file,) = (trained / "out").glob("*/ranks/*.safetensors")
+    command = [sys.executable, str(RECIPES / "experiments" / "slices.py"), "--dataset", str(trained / "data")]
+    command += ["--ranks", f"tiger-paper={file}", "--results_dir", str(trained / "slices")]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    content = json.loads((trained / "slices" / "data.json").read_text())
+    users = len(RecommendationData.load(trained / "data").leave_one_out().users)
+    whole = (load_file(file)[SETTING] < 10).mean()
+    for kind in ("step", "target in training", "history"):
+        parts = content["slices"][kind].values()
+        assert sum(part["users"] for part in parts) == users
+        hits = sum(part["users"] * part["tiger-paper"].get("recall@10", 0) for part in parts)
+        assert hits / users == pytest.approx(whole, abs=1e-4)
+    assert (trained / "slices" / "data.png").stat().st_size > 10_000
