@@ -2,6 +2,7 @@
 # The paper's T5 on one GPU: several trainings at a time, results and models in one folder of small files.
 #   bash recipes/paper/gpu.sh sweep.yaml OUT [--set key=value ...]    what validation on Beauty says of settings
 #   bash recipes/paper/gpu.sh final.yaml OUT [...]                    all three sets, evaluated on test
+#   bash recipes/paper/gpu.sh long.yaml OUT [...]                     longer runs of them, a second seed, random codes
 # Wants datasets/<set> and runs/paper/<set>/tokenizer (recipes/tokenizer.py recipes/paper/<set>/tokenizer.yaml).
 # DEVICE=cpu bash recipes/paper/gpu.sh final.yaml OUT --set max_steps=20    tries it without a GPU
 set -euo pipefail

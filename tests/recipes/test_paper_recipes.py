@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
+from transformers import TrainingArguments
 
 from data.demo import write_demo
 from tiger.data.dataset import RecommendationData
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.arguments import read_arguments
+from tiger.training.retriever import RetrieverArguments
 from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SETTING = "as published, history removed"
+NEEDED = {"dataset": "data", "tokenizer": "tokenizer", "model_dir": "model", "output_dir": "training"}
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +82,20 @@ def test_slices_share_out_all_users(trained, monkeypatch):
         hits = sum(part["users"] * part["tiger-paper"].get("recall@10", 0) for part in parts)
         assert hits / users == pytest.approx(whole, abs=1e-4)
     assert (trained / "slices" / "data.png").stat().st_size > 10_000
+
+
+def test_random_codes_are_of_the_same_lengths(trained):
+    command = [sys.executable, str(RECIPES / "paper" / "random_codes.py"), str(trained / "tokenizer")]
+    subprocess.run([*command, str(trained / "random")], check=True, timeout=300)
+    given, drawn = (SemanticIdTokenizer.from_pretrained(trained / name) for name in ("tokenizer", "random"))
+    assert drawn.item_ids == given.item_ids and drawn.codes.shape == given.codes.shape
+    assert drawn.codebook_size == given.codebook_size and (drawn.codes != given.codes).any()
+
+
+@pytest.mark.parametrize("name", ["sweep", "final", "long"])
+def test_the_runs_name_sets_and_settings_that_exist(name):
+    runs = yaml.safe_load((RECIPES / "paper" / f"{name}.yaml").read_text())
+    common = runs.pop("common")
+    for run in runs.values():
+        assert (RECIPES / "paper" / run.pop("set") / "retriever.yaml").exists()
+        read_arguments([RetrieverArguments, TrainingArguments], NEEDED | common | run)
