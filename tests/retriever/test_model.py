@@ -221,7 +221,8 @@ def test_old_arguments_work_with_a_warning():
 def test_compiles_to_one_graph(tokens):
     """Training steps of several shapes: no graph break, and the loss and gradients of eager mode."""
     tokenizer = make_tokenizer(30, tokens=tokens)
-    model, trie = make_model(tokenizer).train(), SemanticIdTrie.build(tokenizer.token_table)
+    # One layer: each more is traced like the first, ten seconds of it.
+    model, trie = make_model(tokenizer, num_layers=1).train(), SemanticIdTrie.build(tokenizer.token_table)
     torch._dynamo.reset()
     compiled = torch.compile(next_item_loss, dynamic=True, backend="aot_eager", fullgraph=True)
     counters = torch._dynamo.utils.counters
@@ -239,6 +240,5 @@ def test_compiles_to_one_graph(tokens):
             loss.backward()
             gradients.append([loss.detach()] + [p.grad.clone() for p in model.parameters()])
         torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    # With fullgraph a break is an error; the count says how often a shape made another graph.
     assert not counters["graph_break"] and counters["stats"]["unique_graphs"] <= 3
-    explained = torch._dynamo.explain(next_item_loss)(model, histories, visible, labels, children=children)
-    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
