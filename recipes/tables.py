@@ -14,18 +14,51 @@ HEADLINE = "as published, history removed"
 OTHERS = ("as published, history kept", "ties shuffled, history removed", "ties shuffled, history kept")
 
 
+def rows_of(dataset: Path) -> dict[str, dict[str, dict]]:
+    """Rows of a dataset's results files, by model and setting."""
+    rows: dict[str, dict[str, dict]] = {}
+    for file in sorted(dataset.glob("*.json")):
+        content = json.loads(file.read_text())
+        for row in content if isinstance(content, list) else [content]:
+            rows.setdefault(row["model"], {})[row["setting"]] = row
+    return rows
+
+
+def summary_table(folder: Path) -> str:
+    """Markdown for the README: R@10 / N@10 of a few models, with the history removed and kept."""
+    settings = {"removed": HEADLINE, "kept": OTHERS[0]}
+    heads = ["R@10 / N@10, history", *(f"{name.capitalize()}, {way}" for name in PAPER for way in settings)]
+    models = ("tiger-paper", "tiger", "hybrid")
+    found = {name: rows_of(folder / name) for name in PAPER}
+    lines = [
+        [
+            f"`{model}`",
+            *(
+                pair(found[name][model].get(setting, {}).get("metrics"))
+                for name in PAPER
+                for setting in settings.values()
+            ),
+        ]
+        for model in models
+    ]
+    second = ["`two-stage`"]
+    for name in PAPER:
+        content = json.loads((folder / "two_stage" / f"{name}.json").read_text())
+        (row,) = [row for row in content["rows"] if (row["model"], row["setting"]) == ("two-stage", "as published")]
+        second += [pair(row["test"]), ""]
+    paper = ["*TIGER, the paper; it does not say which*"]
+    for recall, ndcg in PAPER.values():
+        paper += [f"{recall:.4f} / {ndcg:.4f}", ""]
+    return markdown_table(heads, [paper, *lines, second]) + "\n"
+
+
 def results_tables(folder: Path) -> str:
     """Markdown: one table per dataset, weakest model first; the main setting in full, others by R@10 / N@10."""
     if not folder.is_dir():
         return ""
     tables = []
     for dataset in sorted(path for path in folder.iterdir() if path.name in PAPER):
-        rows: dict[str, dict[str, dict]] = {}
-        for file in sorted(dataset.glob("*.json")):
-            content = json.loads(file.read_text())
-            for row in content if isinstance(content, list) else [content]:
-                rows.setdefault(row["model"], {})[row["setting"]] = row
-        tables.append(_table(dataset.name, rows))
+        tables.append(_table(dataset.name, rows_of(dataset)))
     for file in sorted(folder.glob("two_stage/*.json")):
         tables.append(_second_stage(json.loads(file.read_text())))
     return "\n\n".join(tables) + "\n"
@@ -89,11 +122,10 @@ def updated(page: str, name: str, text: str) -> str:
 
 
 def main() -> None:
-    readme, results = ROOT / "README.md", ROOT / "recipes" / "results"
+    readme, page, results = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "recipes" / "results"
     tables = results_tables(results)
-    readme.write_text(updated(readme.read_text(), "results", tables))
-    page = ROOT / "docs" / "results.md"
-    page.write_text(updated(page.read_text(), "ranking", ranking_summary(results)))
+    readme.write_text(updated(readme.read_text(), "summary", summary_table(results)))
+    page.write_text(updated(updated(page.read_text(), "results", tables), "ranking", ranking_summary(results)))
     print(tables)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.demo import write_demo
-from recipes.tables import ROOT, ranking_summary, results_tables, updated
+from recipes.tables import ROOT, ranking_summary, results_tables, summary_table, updated
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.recommender.recommender import TigerRecommender
@@ -192,11 +192,12 @@ def test_a_tokenizer_fitted_anew_does_not_go_on_with_old_weights(work, trained, 
     assert "semantic_ids: " in done.stderr
 
 
-def test_readme_tables_are_those_of_the_results_files():
+def test_tables_of_the_pages_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     results = ROOT / "recipes" / "results"
-    assert readme == updated(readme, "results", results_tables(results))
+    assert readme == updated(readme, "summary", summary_table(results))
     page = (ROOT / "docs" / "results.md").read_text()
+    assert page == updated(page, "results", results_tables(results))
     assert page == updated(page, "ranking", ranking_summary(results))
 
 
@@ -216,8 +217,8 @@ def test_example_of_the_parts_of_training_runs_as_pasted(work, trained, tmp_path
     assert (work / "my-tiger" / "tiger.json").exists()
 
 
-def test_readme_files_can_be_read_and_are_too_few_to_train_on(tmp_path):
-    (code,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+def test_files_of_the_page_can_be_read_and_are_too_few_to_train_on(tmp_path):
+    (code,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.S)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     mine = tmp_path / "datasets" / "mine"
     assert RecommendationData.load(mine).num_items == 3
