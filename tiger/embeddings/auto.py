@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from tiger.embeddings.base import ItemEncoder, read_json
-from tiger.utils.errors import DataError
 from tiger.utils.registry import Registry
 
 ENCODERS: Registry[ItemEncoder] = Registry(
@@ -37,10 +36,5 @@ def load_encoder(
     Raises:
         DataError: no ``encoder.json``, or an unknown kind.
     """
-    kind = read_json(directory)["kind"]
-    if kind not in ENCODERS:
-        raise DataError(
-            f"{Path(directory) / 'encoder.json'}: unknown kind {kind!r}. Import the module that registers it, or "
-            "update the library."
-        )
-    return ENCODERS[kind].from_pretrained(directory, device=device, cache_dir=cache_dir)
+    kind = ENCODERS.saved(read_json(directory)["kind"], Path(directory) / "encoder.json")
+    return kind.from_pretrained(directory, device=device, cache_dir=cache_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import numpy as np
 
 from tiger.quantizers.base import Quantizer
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
 from tiger.utils.json_files import read_json
 from tiger.utils.registry import Registry
-from tiger.utils.schema import check_fields, shown, text
+from tiger.utils.schema import shown
 
 KIND_FILE = "quantizer.json"
 
@@ -69,7 +67,7 @@ def save_quantizer(quantizer: Quantizer, directory: str | os.PathLike) -> None:
     """Write a quantizer and, as ``quantizer.json``, its kind."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     quantizer.save_pretrained(directory)
-    write_atomically(Path(directory) / KIND_FILE, json.dumps({"kind": quantizer.kind}) + "\n")
+    QUANTIZERS.write_kind(Path(directory) / KIND_FILE, quantizer.kind)
 
 
 def load_quantizer(directory: str | os.PathLike) -> Quantizer:
@@ -80,12 +78,7 @@ def load_quantizer(directory: str | os.PathLike) -> Quantizer:
     """
     file, config = Path(directory) / KIND_FILE, Path(directory) / "config.json"
     if file.exists():
-        saved = read_json(file)
-        check_fields(saved, {"kind": text(100)}, file)
-        kind = saved["kind"]
-        if kind not in QUANTIZERS:
-            raise DataError(f"{file}: unknown kind {kind!r}. Import the module that registers it first.")
-        return QUANTIZERS[kind].from_pretrained(directory)
+        return QUANTIZERS.saved(QUANTIZERS.read_kind(file), file).from_pretrained(directory)
     if not config.exists():
         raise DataError(f"{config} is missing: {directory} holds no saved quantizer.")
     model_type = read_json(config).get("model_type")

@@ -6,13 +6,12 @@ and rows are quantized a chunk at a time, so that a million items need little mo
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from tiger._moved import old_member
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.base import ResidualQuantizer, check_enough_items
 from tiger.quantizers.kmeans import MAX_POINTS, nearest_codes, residual_codebooks, sample_rows
@@ -114,8 +113,7 @@ class ResidualKMeans(ResidualQuantizer):
 
     def of_first(self, dimensions: int) -> ResidualKMeans:
         """Deprecated name of :meth:`truncate`."""
-        warnings.warn("of_first is now truncate; this name goes with the next release", DeprecationWarning, 2)
-        return self.truncate(dimensions)
+        return old_member(self, "of_first", "truncate")(dimensions)
 
     def project(self, embeddings: torch.Tensor) -> torch.Tensor:
         return embeddings - self.mean

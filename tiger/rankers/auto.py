@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,11 +10,7 @@ import torch
 
 from tiger.rankers.base import Ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
-from tiger.utils.json_files import read_json
 from tiger.utils.registry import Registry
-from tiger.utils.schema import check_fields, text
 
 KIND_FILE = "ranker.json"
 
@@ -38,7 +33,7 @@ def save_ranker(ranker: Ranker, folder: str | os.PathLike) -> None:
     """Write a ranker and, as ``ranker.json``, its kind."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     ranker.save_pretrained(folder)
-    write_atomically(Path(folder) / KIND_FILE, json.dumps({"kind": ranker.kind}) + "\n")
+    RANKERS.write_kind(Path(folder) / KIND_FILE, ranker.kind)
 
 
 def load_ranker(
@@ -54,11 +49,7 @@ def load_ranker(
     """
     file = Path(folder) / KIND_FILE
     if file.exists():
-        saved = read_json(file)
-        check_fields(saved, {"kind": text(100)}, file)
-        kind = saved["kind"]
+        kind = RANKERS.read_kind(file)
     else:  # written before kinds were
         kind = "two-stage" if (Path(folder) / "two_stage.json").exists() else "click"
-    if kind not in RANKERS:
-        raise DataError(f"{file}: unknown kind {kind!r}. Import the module that registers it, or update the library.")
-    return RANKERS[kind].from_pretrained(folder, tokenizer, items, device)
+    return RANKERS.saved(kind, file).from_pretrained(folder, tokenizer, items, device)

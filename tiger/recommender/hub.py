@@ -27,9 +27,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from tiger.embeddings.base import is_local_folder
 from tiger.recommender.checkpoint import write_state
-from tiger.recommender.manifest import MANIFEST, changed_files, check_files, read_manifest
+from tiger.recommender.manifest import MANIFEST, check_files, read_manifest
 from tiger.recommender.model_card import CARD_FILES, model_card, write_card
 from tiger.recommender.state import RecommenderState
+from tiger.utils.digests import changed_files
 from tiger.utils.errors import DataError
 
 # Nothing else is ever fetched: no pickle, no code.
@@ -155,7 +156,7 @@ def download(
         check_files(folder, manifest)
     except DataError as error:
         # The client compares sizes alone, and never fetches again what is in the cache.
-        for name in changed_files(folder, manifest):
+        for name in changed_files(folder, manifest.get("files", {})):
             (folder / name).resolve().unlink()
             (folder / name).unlink(missing_ok=True)
         raise DataError(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tiger import __version__
-from tiger.utils.digests import sha256
+from tiger.utils.digests import changed_files, file_digests, leads_out
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, optional, shown, text, whole
@@ -46,9 +46,7 @@ def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: in
         "max_history": max_history,
         "training": training,
         "parts": sorted(path.name for path in folder.iterdir()),
-        "files": {
-            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        },
+        "files": file_digests(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -78,7 +76,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
         raise DataError(f"{file} is damaged (its lists of files are none): save the recommender again.")
     for name in [*parts, *files]:
         # It may come from a stranger, and files that it names are read and, in a cache, removed.
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        if leads_out(name):
             raise DataError(f"{file} names {name!r}, outside its directory: don't trust {folder}.")
     return manifest
 
@@ -127,14 +125,8 @@ def check_files(folder: str | os.PathLike, manifest: dict) -> None:
     missing = [name for name in manifest.get("files", manifest["parts"]) if not (folder / name).exists()]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
-    if changed := changed_files(folder, manifest):
+    if changed := changed_files(folder, manifest.get("files", {})):
         raise DataError(
             f"{folder}: {', '.join(changed)} {'is' if len(changed) == 1 else 'are'} not as saved, but damaged, cut "
             "short or tampered with. Save the recommender again."
         )
-
-
-def changed_files(folder: str | os.PathLike, manifest: dict) -> list[str]:
-    """Names of files that are there, but not as they were when the manifest was written."""
-    files = {name: Path(folder) / name for name in manifest.get("files", {})}
-    return [name for name, file in files.items() if file.exists() and sha256(file) != manifest["files"][name]]

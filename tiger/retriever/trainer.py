@@ -86,7 +86,7 @@ class TigerTrainer(Trainer):
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
         args = copy.copy(args)
         args.remove_unused_columns = False
-        args.logging_nan_inf_filter = False
+        args.logging_nan_inf_filter = False  # it would hide a loss that is no number, and ask for it after every step
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.embedding_learning_rate = embedding_learning_rate
@@ -94,6 +94,7 @@ class TigerTrainer(Trainer):
         trie = SemanticIdTrie.build(processing_class.token_table)
         self._trie = trie.to(args.device)
         self._eval_collator = EvaluationCollator(processing_class)
+        self._first_bad: torch.Tensor | None = None  # float32 [2]: the first loss that is no number, and its step
         super().__init__(
             model=model,
             args=args,
@@ -107,19 +108,42 @@ class TigerTrainer(Trainer):
         self.label_names = ["labels"]
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """``Trainer``'s own; stops where the loss is no number.
+        """``Trainer``'s own; notes the first loss that is no number, and stops there.
+
+        On an accelerator the note stays on the device until the next log or save: to read it after every step would
+        make the host wait for each.
 
         Raises:
             DataError: naming the step.
         """
         loss = super().training_step(*args, **kwargs)
-        # Trainer would replace it by the mean so far, and look at it as often.
-        if not bool(torch.isfinite(loss)):
+        loss = loss.detach()
+        noted = torch.stack([loss.float(), torch.full_like(loss, self.state.global_step + 1, dtype=torch.float32)])
+        if self._first_bad is None:
+            self._first_bad = torch.zeros_like(noted)
+        is_first = ~torch.isfinite(noted[0]) & (self._first_bad[1] == 0)
+        self._first_bad = torch.where(is_first, noted, self._first_bad)
+        if loss.device.type == "cpu":
+            self._stop_if_diverged()
+        return loss
+
+    def log(self, *args, **kwargs) -> None:
+        self._stop_if_diverged()
+        super().log(*args, **kwargs)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        self._stop_if_diverged()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _stop_if_diverged(self) -> None:
+        if self._first_bad is None:
+            return
+        loss, step = self._first_bad.tolist()
+        if step:
             raise DataError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: the training diverged. Lower "
+                f"the loss is {loss} at step {int(step)}: the training diverged. Lower "
                 "--learning_rate / --muon_learning_rate and start again."
             )
-        return loss
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """``Trainer``'s own, unless the embeddings or the matrices have their own learning rate."""

@@ -31,8 +31,6 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
     Raises:
         DataError: other than ``count``, no text, half a character, or one of them twice.
     """
-    import pandas as pd  # loaded on use: most who recommend don't need it
-
     item_ids = list(item_ids)
     if len(item_ids) != count:
         raise DataError(f"{len(item_ids)} item ids for {count} rows: there must be one per row.")
@@ -44,8 +42,11 @@ def check_ids(item_ids: Iterable[str], count: int) -> list[str]:
     except UnicodeEncodeError as error:
         raise DataError(f"item ids hold half a character, {error.object[error.start]!r}: drop it.") from error
     if len(set(item_ids)) < len(item_ids):
-        twice = pd.Series(item_ids).duplicated().to_numpy().argmax()
-        raise DataError(f"item id {item_ids[twice]!r} occurs more than once: keep one row per item.")
+        seen: set[str] = set()
+        for item in item_ids:
+            if item in seen:
+                raise DataError(f"item id {item!r} occurs more than once: keep one row per item.")
+            seen.add(item)
     return item_ids
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 from transformers import TrainingArguments, set_seed
@@ -12,10 +11,7 @@ from transformers import TrainingArguments, set_seed
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.embeddings.auto import load_encoder
-from tiger.embeddings.base import load_embeddings
-from tiger.embeddings.item_text import item_texts
-from tiger.quantizers.report import REPORT, template_of
+from tiger.quantizers.report import REPORT
 from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
@@ -30,7 +26,7 @@ from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.utils.digests import check_digests
+from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
@@ -80,12 +76,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         FileExistsError: ``args.ranker_dir`` holds something else than a ranker.
     """
     refuse_other_files(args.ranker_dir, REPORT)
-    data = RecommendationData.load(args.dataset)
-    check_digests(args.tokenizer)
-    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer)
-    if tokenizer.item_ids != data.item_ids:
-        raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")
-    tokenizer.check_split(args.shuffle_ties)
+    data, tokenizer = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
     recommender = TigerRecommender.from_pretrained(args.recommender, rank=False) if args.recommender else None
     if recommender is not None:
         _check_recommender(args, recommender, tokenizer)
@@ -145,7 +136,7 @@ def _trained(
         n=args.n,
         num_hashes=args.num_hashes,
     )
-    embeddings = _content_vectors(args, data) if features.uses_dense else None
+    embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if features.uses_dense else None
     rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
     set_seed(training.seed)
     sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
@@ -171,14 +162,6 @@ def _trained(
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
     model.to("cpu")  # type: ignore[arg-type]  # transformers hides that it is a method
     return ClickRanker(model, features, tokenizer, dense), metrics
-
-
-def _content_vectors(args: RankerArguments, data: RecommendationData) -> np.ndarray:
-    """Vectors of the items' texts, float32 [items, dimensions]."""
-    if args.embeddings:
-        return load_embeddings(args.embeddings, data.num_items)
-    texts = item_texts(data.items, template_of(args.tokenizer))
-    return load_encoder(Path(args.tokenizer) / "encoder").encode(texts)
 
 
 def lists(

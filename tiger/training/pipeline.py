@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import yaml
 from transformers import TrainingArguments
 
 from tiger.data.dataset import RecommendationData
-from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.evaluator import evaluate
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
 from tiger.recommender.checkpoint import RANKER
@@ -288,11 +289,10 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, fl
     """Measure a saved recommender on the last items of its dataset's users; also return the number of users."""
     tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
     split = RecommendationData.load(dataset).leave_one_out(tiger.training.get("shuffle_ties"))
+    recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
-        answers, _ = tiger.recommend_rows(split.test_histories, num_beams=args.num_beams, progress=True)
-    return {"users": len(answers)} | {
-        name: round(float(value), 5) for name, value in next_item_metrics(answers, split.test_targets).items()
-    }
+        found = evaluate(recommend, split.test_histories, split.test_targets)
+    return {"users": len(split.test_targets)} | {name: round(value, 5) for name, value in found.metrics.items()}
 
 
 def write_dataset(data: RecommendationData | tuple[pa.Table, pa.Table], folder: Path) -> Path:

@@ -20,7 +20,6 @@ from transformers import (
 from tiger.data.dataset import RecommendationData
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
-from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.quantizers.report import template_of
@@ -34,7 +33,7 @@ from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
-from tiger.utils.digests import check_digests
+from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
 
@@ -117,7 +116,8 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     training.push_to_hub = False
     first = training.process_index == 0
     refuse_other_files(args.model_dir, MANIFEST)
-    data, tokenizer = _data_and_tokenizer(args)
+    data, tokenizer = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
+    tokenizer = tokenizer.with_tokens(args.tokens)
     assert training.output_dir is not None  # TrainingArguments fills it in
     record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
     if record.finished and Path(args.model_dir, MANIFEST).exists():
@@ -141,16 +141,6 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     if hub_id is not None and recommender is not None:
         publish(recommender, training, hub_id)
     return recommender
-
-
-def _data_and_tokenizer(args: RetrieverArguments) -> tuple[RecommendationData, SemanticIdTokenizer]:
-    data = RecommendationData.load(args.dataset)
-    check_digests(args.tokenizer)
-    tokenizer = SemanticIdTokenizer.from_pretrained(args.tokenizer).with_tokens(args.tokens)
-    if tokenizer.item_ids != data.item_ids:
-        raise DataError(f"{args.tokenizer} has other items than {args.dataset} holds: fit it on this dataset.")
-    tokenizer.check_split(args.shuffle_ties)
-    return data, tokenizer
 
 
 def _trained(
@@ -239,12 +229,9 @@ def known_of_items(
 
 def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:
     """The items' texts by the tokenizer's encoder, float32 [items, dimensions]."""
-    if args.embeddings:
-        return load_embeddings(args.embeddings, data.num_items)
-    folder = Path(args.tokenizer) / "encoder"
-    if not folder.is_dir():
+    if not args.embeddings and not (Path(args.tokenizer) / "encoder").is_dir():
         raise DataError(f"{args.tokenizer} was saved without an encoder: start_from can't read texts. Leave them out.")
-    return load_encoder(folder).encode(item_texts(data.items, template_of(args.tokenizer), required=False))
+    return saved_vectors(args.tokenizer, args.embeddings, data, required=False)
 
 
 def _training_record(

@@ -6,20 +6,21 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
+from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.base import load_embeddings, note_place
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
-from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
+from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
+from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.utils.digests import write_digests
+from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
@@ -71,14 +72,10 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     refuse_other_files(args.output_dir, REPORT)
     data = RecommendationData.load(args.dataset)
     encoder, embeddings = embedded_items(args, data)
-    learned: dict[str, Any] = {}
+    cooccurrence = None
     if args.cooccurrence_weight:
-        train = data.leave_one_out(args.shuffle_ties).train
-        learned = {
-            "cooccurrence": cooccurrence_vectors(train, data.num_items),
-            "cooccurrence_weight": args.cooccurrence_weight,
-            "learned_split": {"shuffle_ties": args.shuffle_ties},
-        }
+        vectors = cooccurrence_vectors(data.leave_one_out(args.shuffle_ties).train, data.num_items)
+        cooccurrence = Cooccurrence(vectors, {"shuffle_ties": args.shuffle_ties}, args.cooccurrence_weight)
     size = args.codebook_size or codes_per_level(data.num_items)
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
@@ -87,9 +84,9 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         num_codebooks=args.num_codebooks,
         codebook_size=size,
         quantizer=args.quantizer,
+        cooccurrence=cooccurrence,
         seed=args.seed,
         device=str(torch.accelerator.current_accelerator() or "cpu"),
-        **learned,
     )
     quantizer = tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted
@@ -129,6 +126,39 @@ def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[
         print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
     encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
     return encoder, encoder.encode(texts)
+
+
+def load_data_and_tokenizer(
+    dataset: str, tokenizer: str, shuffle_ties: int | None
+) -> tuple[RecommendationData, SemanticIdTokenizer]:
+    """Read a dataset and the tokenizer that was fitted on it.
+
+    Raises:
+        DataError: either is damaged, the tokenizer is of other items, or its codes were learned from another split.
+    """
+    data = RecommendationData.load(dataset)
+    check_digests(tokenizer)
+    fitted = SemanticIdTokenizer.from_pretrained(tokenizer)
+    if fitted.item_ids != data.item_ids:
+        raise DataError(f"{tokenizer} has other items than {dataset} holds: fit it on this dataset.")
+    fitted.check_split(shuffle_ties)
+    return data, fitted
+
+
+def saved_vectors(
+    tokenizer: str, embeddings: str | None, data: RecommendationData, required: bool = True
+) -> np.ndarray:
+    """Vectors of the items' texts, float32 [items, dimensions], by the encoder that was saved with a tokenizer.
+
+    Args:
+        tokenizer: the folder that :func:`train_tokenizer` wrote.
+        embeddings: a safetensors file of the vectors, in place of running the encoder.
+        required: refuse items without text.
+    """
+    if embeddings:
+        return load_embeddings(embeddings, data.num_items)
+    texts = item_texts(data.items, template_of(tokenizer), required=required)
+    return load_encoder(Path(tokenizer) / "encoder").encode(texts)
 
 
 def codes_per_level(num_items: int) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tiger.utils.errors import DataError
+from tiger.utils.files import write_atomically
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import check_fields, text
 
 T = TypeVar("T")
 
@@ -31,6 +36,32 @@ class Registry(Generic[T]):
         if name in self._own or self._registered.get(name, kind) is not kind:
             raise ValueError(f"{self.what} {name!r} is another class already: choose another name")
         self._registered[name] = kind
+
+    def write_kind(self, file: Path, name: str) -> None:
+        """Write the file that names a saved object's class."""
+        write_atomically(file, json.dumps({"kind": name}) + "\n")
+
+    def read_kind(self, file: Path) -> str:
+        """Read what :meth:`write_kind` wrote.
+
+        Raises:
+            DataError: damaged.
+        """
+        saved = read_json(file)
+        check_fields(saved, {"kind": text(100)}, file)
+        return saved["kind"]
+
+    def saved(self, name: str, file: Path) -> type[T]:
+        """The class of a saved object whose file names it.
+
+        Raises:
+            DataError: the name is unknown.
+        """
+        if name not in self:
+            raise DataError(
+                f"{file}: unknown kind {name!r}. Import the module that registers it, or update the library."
+            )
+        return self[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._registered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import save
 
-from tiger._moved import old_names
+from tiger._moved import old_member, old_names
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
 from tiger.rankers.base import Ranker, best_first
@@ -146,8 +145,7 @@ class ClickRanker(Ranker):
 
     def weigh_t5(self, *args, **kwargs) -> dict[float, float]:
         """Deprecated name of :meth:`tune_t5_weight`."""
-        warnings.warn("weigh_t5 is now tune_t5_weight; this name goes with the next release", DeprecationWarning, 2)
-        return self.tune_t5_weight(*args, **kwargs)
+        return old_member(self, "weigh_t5", "tune_t5_weight")(*args, **kwargs)
 
     def add_items(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None, vectors: np.ndarray) -> None:
         """Append the items that the tokenizer has gained; see :meth:`tiger.rankers.base.Ranker.add_items`."""
