@@ -25,7 +25,8 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition
-from tiger.evaluation.metrics import hit_ranks
+from tiger.evaluation.evaluator import evaluate, rank_bytes
+from tiger.evaluation.metrics import metrics_of_ranks
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -80,8 +81,8 @@ def baseline_places(data: RecommendationData, split: LeaveOneOut) -> dict[str, n
         "content": Content().fit(split.train, texts),
         "hybrid": Hybrid().fit(split.train, texts),
     }
-    found = {name: hit_ranks(model.recommend(histories, 10, True)[0], targets) for name, model in fitted.items()}
-    return {name: np.where(ranks < 10, ranks, MISS).astype(np.uint8) for name, ranks in found.items()}
+    found = {name: evaluate(model.recommend, histories, targets, (10,)) for name, model in fitted.items()}
+    return {name: rank_bytes(evaluation, 10) for name, evaluation in found.items()}
 
 
 def given_places(ranks: list[str], users: int) -> dict[str, np.ndarray]:
@@ -124,9 +125,8 @@ def slices_of(data: RecommendationData, split: LeaveOneOut) -> dict[str, dict[st
 
 def metrics(places: np.ndarray) -> dict[str, float]:
     """Recall and NDCG at 10 of places, uint8 [users]."""
-    hits = places < 10
-    gains = np.where(hits, 1 / np.log2(places.astype(float) + 2), 0.0)
-    return {"recall@10": round(float(hits.mean()), 5), "ndcg@10": round(float(gains.mean()), 5)} if len(hits) else {}
+    found = metrics_of_ranks(places.astype(int), MISS, (10,))
+    return {name: round(float(values.mean()), 5) for name, values in found.items()} if len(places) else {}
 
 
 def draw(content: dict, file: Path) -> None:

@@ -14,7 +14,7 @@ overlay=()
 if [ "${DEVICE:-cuda}" = cuda ]; then overlay=(--overlay recipes/gpu.yaml); fi
 status=0
 "${PYTHON:-python3}" "$here/runs.py" "$here/$runs" --out "$work" "${overlay[@]}" "$@" 2>&1 | tee "$out/table.txt" || status=$?
-# Everything but models; then the best model of each set, or where none is finished the newest checkpoints, in pieces.
+# Everything but models; then the best finished model of each set, in pieces.
 (cd "$work" && tar czf "$out/results.tgz" --exclude='*.safetensors' --exclude='*.pt' --exclude='*.pth' \
     --exclude='*.bin' --exclude=quantizer --exclude=encoder --exclude='*.parquet' .)
 (cd "$work" && find . -path '*/ranks/*.safetensors' -print0 | tar czf "$out/ranks.tgz" --null -T -)

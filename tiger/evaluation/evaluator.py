@@ -10,7 +10,7 @@ import numpy as np
 
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.metrics import hit_ranks, next_item_metrics_per_user
+from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
 
 # Called with n histories, and with ``k`` and ``exclude_history`` by keyword; returns int [n, k], best first, -1 where
 # there are no more items, and scores [n, k]: ``TigerRecommender.recommend_rows`` or a baseline's ``recommend``.
@@ -45,9 +45,9 @@ class NextItemEvaluation:
         Raises:
             ValueError: see :func:`tiger.evaluation.metrics.hit_ranks`.
         """
-        per_user = next_item_metrics_per_user(ranked, targets, ks)
-        empty = float(np.mean(np.asarray(ranked)[:, : max(ks)] < 0)) if len(targets) else float("nan")
-        return cls(per_user, hit_ranks(ranked, targets), empty, seconds)
+        ranks, ranked = hit_ranks(ranked, targets), np.asarray(ranked)
+        empty = float(np.mean(ranked[:, : max(ks)] < 0)) if len(targets) else float("nan")
+        return cls(metrics_of_ranks(ranks, ranked.shape[1], ks), ranks, empty, seconds)
 
     @property
     def metrics(self) -> dict[str, float]:

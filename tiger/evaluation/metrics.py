@@ -58,7 +58,20 @@ def next_item_metrics_per_user(
     Raises:
         ValueError: as ``hit_ranks``, or a cut-off is out of range.
     """
-    ranks, width = hit_ranks(ranked, targets), np.asarray(ranked).shape[1]
+    return metrics_of_ranks(hit_ranks(ranked, targets), np.asarray(ranked).shape[1], ks)
+
+
+def metrics_of_ranks(ranks: np.ndarray, width: int, ks: Sequence[int] = (5, 10)) -> dict[str, np.ndarray]:
+    """:func:`next_item_metrics_per_user` from the places of the targets.
+
+    Args:
+        ranks: int [n], as :func:`hit_ranks` gives them; ``width`` or more for a miss.
+        width: length of the lists.
+        ks: cut-offs, each between 1 and ``width``.
+
+    Raises:
+        ValueError: a cut-off is out of range.
+    """
     gains = 1.0 / np.log2(ranks + 2.0)
     metrics = {}
     for k in ks:

@@ -231,7 +231,6 @@ def labeled_impressions(
         candidates = np.empty((0, together), dtype=np.int32)
         return Impressions(histories, none, none, candidates, np.empty(candidates.shape, dtype=np.float32))
     users = sequences.users[events]
-    run = np.zeros(len(events), dtype=np.int64)
     opens = np.ones(len(events), dtype=bool)
     opens[1:] = (users[1:] != users[:-1]) | (events[1:] != events[:-1] + 1)
     starts = np.flatnonzero(opens)
