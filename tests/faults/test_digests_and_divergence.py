@@ -68,3 +68,15 @@ def test_training_stops_where_the_loss_is_no_number(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=30, learning_rate=1e20)
     with pytest.raises(DataError, match=r"the loss is (nan|inf) at step \d+: .*Lower --learning_rate"):
         trainer.train()
+
+
+@pytest.mark.parametrize("noticed", ["logging_steps", "save_steps"])
+def test_on_an_accelerator_it_stops_at_the_next_log_or_save(tmp_path, noticed):
+    """The host reads the note there alone, and still names the step."""
+    every = {"logging_steps": 1000, "save_steps": 1000} | {noticed: 10}
+    every |= {"eval_strategy": "no", "load_best_model_at_end": False}  # an evaluation is a log, too
+    trainer = make_trainer(tmp_path, max_steps=30, learning_rate=1e20, **every)
+    trainer._reads_every_step = False
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at step [1-9]: "):
+        trainer.train()
+    assert trainer.state.global_step == 10 and not list(tmp_path.rglob("checkpoint-*"))

@@ -95,6 +95,7 @@ class TigerTrainer(Trainer):
         self._trie = trie.to(args.device)
         self._eval_collator = EvaluationCollator(processing_class)
         self._first_bad: torch.Tensor | None = None  # float32 [2]: the first loss that is no number, and its step
+        self._reads_every_step = args.device.type == "cpu"
         super().__init__(
             model=model,
             args=args,
@@ -123,7 +124,7 @@ class TigerTrainer(Trainer):
             self._first_bad = torch.zeros_like(noted)
         is_first = ~torch.isfinite(noted[0]) & (self._first_bad[1] == 0)
         self._first_bad = torch.where(is_first, noted, self._first_bad)
-        if loss.device.type == "cpu":
+        if self._reads_every_step:
             self._stop_if_diverged()
         return loss
 
