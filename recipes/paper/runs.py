@@ -58,7 +58,9 @@ class Run:
         self._log = None
 
     def evaluate(self) -> None:
-        """Measure the model on test, when what is running has ended."""
+        """Measure the model on test, when what is running has ended; once."""
+        if any(self.folder.glob("results/*.json")):
+            return
         self._commands.append(
             [f"{RECIPES}/evaluate.py", "--dataset", self._dataset, "--models", f"{self.folder}/model"]
             + ["--results_dir", f"{self.folder}/results", "--ranks_dir", f"{self.folder}/ranks"]

@@ -85,7 +85,7 @@ def test_slices_share_out_all_users(trained, monkeypatch):
 
 
 def test_random_codes_are_of_the_same_lengths(trained):
-    command = [sys.executable, str(RECIPES / "paper" / "random_codes.py"), str(trained / "tokenizer")]
+    command = [sys.executable, str(RECIPES / "paper" / "codes.py"), "random", str(trained / "tokenizer")]
     subprocess.run([*command, str(trained / "random")], check=True, timeout=300)
     given, drawn = (SemanticIdTokenizer.from_pretrained(trained / name) for name in ("tokenizer", "random"))
     assert drawn.item_ids == given.item_ids and drawn.codes.shape == given.codes.shape

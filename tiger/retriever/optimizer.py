@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from tiger._moved import old_names
 
@@ -49,25 +48,33 @@ class MuonAdamW(torch.optim.AdamW):
         return super().step(closure)
 
     def _muon_step(self, group: dict) -> None:
-        alike: dict[tuple, list[tuple[nn.Parameter, torch.Tensor]]] = {}
-        for weight in group["params"]:
-            if weight.grad is None:
-                continue
-            state = self.state[weight]
-            if not state:
-                state["step"] = torch.zeros(())  # AdamW expects a step in every state that it loads
-                state["momentum"] = torch.zeros_like(weight)
-            state["momentum"].lerp_(weight.grad, 1 - MUON_MOMENTUM)
-            direction = weight.grad.lerp(state["momentum"], MUON_MOMENTUM)
-            alike.setdefault(weight.shape, []).append((weight, direction))
+        """Step all matrices of a group with a few launches for each shape; a transposed shape counts as the same."""
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        if not weights:
+            return
+        for weight in weights:
+            if not self.state[weight]:
+                # AdamW expects a step in every state that it loads.
+                self.state[weight].update(step=torch.zeros(()), momentum=torch.zeros_like(weight))
+        gradients = [weight.grad for weight in weights]
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
+        directions = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        alike: dict[tuple, list[int]] = {}
+        for at, weight in enumerate(weights):
             weight.grad = None  # so that AdamW skips it
-        for (rows, columns), members in alike.items():
-            directions = torch.stack([direction for _, direction in members])
-            tall = rows > columns
-            steps = orthogonalize(directions.mT if tall else directions)
-            scale = group["lr"] * ADAMW_STEP_RMS * max(rows, columns) ** 0.5
-            for (weight, _), step in zip(members, steps.mT if tall else steps):
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-scale)
+            alike.setdefault(tuple(sorted(weight.shape)), []).append(at)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        for (short, long), members in alike.items():
+            # Wide ones, then tall ones, transposed; lists contiguous, for foreach is slow where strides differ.
+            members.sort(key=lambda at: weights[at].shape[0] != short)
+            number = sum(weights[at].shape[0] == short for at in members)
+            parts = [[directions[at] for at in part] for part in (members[:number], members[number:])]
+            stacks = [torch.stack(part).mT if tall else torch.stack(part) for tall, part in enumerate(parts) if part]
+            steps = orthogonalize(torch.cat(stacks)).to(weights[0].dtype)
+            steps_of = [*steps[:number].unbind(), *steps[number:].mT.contiguous().unbind()]
+            scale = group["lr"] * ADAMW_STEP_RMS * long**0.5
+            torch._foreach_add_([weights[at] for at in members], steps_of, alpha=-scale)
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -84,7 +91,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 

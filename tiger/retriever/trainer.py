@@ -20,6 +20,7 @@ from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, 
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
+from tiger.retriever.training_graph import TrainingGraphs
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
@@ -48,6 +49,8 @@ class TigerTrainer(Trainer):
             start with unit variance: steps of the size that suits its matrices hardly move them.
         muon_learning_rate: learning rate of the matrices, trained by Muon (:class:`MuonAdamW`); None: AdamW for all
             weights.
+        cuda_graphs: replay forward and backward as CUDA graphs (:class:`TrainingGraphs`), several times faster where
+            the model is small; ignored on other devices.
         options: other arguments of ``Trainer``.
 
     Raises:
@@ -66,6 +69,7 @@ class TigerTrainer(Trainer):
         exclude_history: bool = True,
         embedding_learning_rate: float | None = None,
         muon_learning_rate: float | None = None,
+        cuda_graphs: bool = False,
         **options,
     ):
         if processing_class is None:
@@ -83,6 +87,8 @@ class TigerTrainer(Trainer):
             )
         if args.label_smoothing_factor or args.gradient_checkpointing:
             raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
+        if cuda_graphs:
+            _check_graphs(model, args)
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
         args = copy.copy(args)
         args.remove_unused_columns = False
@@ -96,6 +102,8 @@ class TigerTrainer(Trainer):
         self._eval_collator = EvaluationCollator(processing_class)
         self._first_bad: torch.Tensor | None = None  # float32 [2]: the first loss that is no number, and its step
         self._reads_every_step = args.device.type == "cpu"
+        self._uses_graphs = cuda_graphs and args.device.type == "cuda"
+        self._graphs: TrainingGraphs | None = None
         super().__init__(
             model=model,
             args=args,
@@ -108,8 +116,8 @@ class TigerTrainer(Trainer):
         )
         self.label_names = ["labels"]
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """``Trainer``'s own; notes the first loss that is no number, and stops there.
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """``Trainer``'s own, or a CUDA graph's; notes the first loss that is no number, and stops there.
 
         On an accelerator the note stays on the device until the next log or save: to read it after every step would
         make the host wait for each.
@@ -117,8 +125,10 @@ class TigerTrainer(Trainer):
         Raises:
             DataError: naming the step.
         """
-        loss = super().training_step(*args, **kwargs)
-        loss = loss.detach()
+        if self._uses_graphs:
+            loss = self._graph_step(model, inputs, num_items_in_batch)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch).detach()
         noted = torch.stack([loss.float(), torch.full_like(loss, self.state.global_step + 1, dtype=torch.float32)])
         if self._first_bad is None:
             self._first_bad = torch.zeros_like(noted)
@@ -127,6 +137,22 @@ class TigerTrainer(Trainer):
         if self._reads_every_step:
             self._stop_if_diverged()
         return loss
+
+    def _graph_step(self, model, inputs, num_items_in_batch) -> torch.Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        if num_items_in_batch is not None:
+            inputs["num_items_in_batch"] = torch.as_tensor(num_items_in_batch, device=self.args.device)
+        if self._graphs is None:
+            own = self.accelerator.unwrap_model(model)
+            enabled, dtype = self.args.bf16, torch.bfloat16
+
+            def loss_of(**batch):
+                with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
+                    return next_item_loss(own, **batch)
+
+            self._graphs = TrainingGraphs(own, loss_of)
+        return self._graphs.step(inputs)
 
     def log(self, *args, **kwargs) -> None:
         self._stop_if_diverged()
@@ -193,6 +219,8 @@ class TigerTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers and self.args.dataloader_num_workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
         )
         # The sampler already gives all processes the same number of batches; in evaluation, accelerate does.
         self.accelerator.even_batches = False
@@ -247,6 +275,18 @@ class TigerTrainer(Trainer):
                 excluded=inputs["seen"] if self.exclude_history else None,
             )
         return loss, beams.rows.clone(), targets
+
+
+def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
+    """Raises ValueError: a setting that CUDA graphs can't replay."""
+    if uses_child_softmax(model):
+        raise ValueError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off")
+    several = args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1
+    if several or args.fp16 or args.torch_compile:
+        raise ValueError(
+            "cuda_graphs works on one GPU, without gradient accumulation, fp16 (use bf16) and torch_compile: turn it "
+            "or them off"
+        )
 
 
 def _tiger_t5(model: T5ForConditionalGeneration) -> TigerT5:

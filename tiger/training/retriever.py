@@ -81,6 +81,9 @@ class RetrieverArguments:
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
     )
+    cuda_graphs: bool = field(
+        default=False, metadata={"help": "on one GPU: replay training steps as CUDA graphs; code tokens only"}
+    )
     min_steps: int = field(
         default=0,
         metadata={"help": "minimum number of steps: small datasets train for more epochs than num_train_epochs"},
@@ -182,6 +185,7 @@ def _trained(
         num_beams=args.eval_beams,
         embedding_learning_rate=args.embedding_learning_rate,
         muon_learning_rate=args.muon_learning_rate or None,
+        cuda_graphs=args.cuda_graphs,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
