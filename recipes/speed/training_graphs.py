@@ -58,8 +58,8 @@ def main() -> None:
 
 def train(model: TigerT5, batches: list[dict], steps: int, graphs: bool) -> tuple[list[float], float]:
     """Losses by step, and seconds a step of the second half, the optimizer's included."""
-    embeddings = model.shared.weight
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and p is not embeddings and "bias" not in name]
+    named = model.named_parameters()
+    matrices = [p for name, p in named if p.ndim == 2 and p is not model.shared.weight and "bias" not in name]
     own = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in own]
     optimizer = MuonAdamW([{"params": matrices, "muon": True}, {"params": rest}], lr=1e-3, fused=True)
