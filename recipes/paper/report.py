@@ -1,6 +1,6 @@
-"""Validation NDCG@10 of the paper's recipe by epoch, one panel per dataset: ``python recipes/paper/report.py [FILE]``.
+"""Validation NDCG@10 of the paper's recipe by epoch, one panel per dataset: ``python recipes/paper/report.py``.
 
-Reads what ``recipes/paper/runs.py`` left (``recipes/results/paper/final.json``) and draws ``curves.png`` beside it.
+Reads what ``recipes/paper/runs.py`` left (``final.json`` and ``long.json``) and draws ``curves.png`` beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ SETS = ("beauty", "sports", "toys")
 
 
 def main() -> None:
-    file = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/paper/final.json")
-    runs = json.loads(file.read_text())["runs"]
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/paper")
+    runs = {}
+    for name in ("final", "long"):
+        runs |= json.loads((folder / f"{name}.json").read_text())["runs"]
     figure, axes = plt.subplots(1, len(SETS), figsize=(15, 4.5))
     for axis, name in zip(axes, SETS):
         for run, curve in runs.items():
@@ -27,6 +29,7 @@ def main() -> None:
                 label = (
                     run.removeprefix(f"{name}-")
                     .replace("dropout2", "dropout .2")
+                    .replace("dropout05", "dropout .05")
                     .replace("random", "random codes")
                     .replace("-", ", ")
                 )
@@ -40,8 +43,8 @@ def main() -> None:
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_ylabel("NDCG@10 on validation, history removed")
     figure.tight_layout()
-    figure.savefig(file.parent / "curves.png", dpi=110)
-    print(file.parent / "curves.png")
+    figure.savefig(folder / "curves.png", dpi=110)
+    print(folder / "curves.png")
 
 
 if __name__ == "__main__":

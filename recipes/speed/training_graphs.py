@@ -1,6 +1,6 @@
 """Training steps eager and as CUDA graphs: are the losses the same, and how long does a step take?
 
-python recipes/speed/training_graphs.py [--targets 2048] [--steps 64]
+python recipes/speed/training_graphs.py [--targets 2048] [--steps 64] [--profile]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--items", type=int, default=12_101)
+    parser.add_argument("--profile", action="store_true", help="print the kernels that take most of a replayed step")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no GPU on this machine: CUDA graphs were not measured")
@@ -54,6 +55,10 @@ def main() -> None:
             found[f"{way}, dropout {dropout}, ms a step"] = round(1e3 * seconds, 2)
         found[f"dropout {dropout}, losses"] = {way: values[:: args.steps // 4] for way, values in losses.items()}
     print(json.dumps(found, indent=1))
+    if args.profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            train(first, batches, 16, True)
+        print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=70))
 
 
 def train(model: TigerT5, batches: list[dict], steps: int, graphs: bool) -> tuple[list[float], float]:
