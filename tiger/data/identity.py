@@ -145,6 +145,6 @@ def _add_bytes(digest: Any, array: pa.Array) -> None:
         return
     _, ends, values = array.buffers()
     ends = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
-    digest.update(ends - ends[0])
+    digest.update((ends - ends[0]).tobytes())
     if values is not None:
         digest.update(memoryview(values)[ends[0] : ends[-1]])
