@@ -99,7 +99,7 @@ def _log_digest(
     _add_array(digest, user_ids.take(pa.array(order)))
     _add_array(digest, data.items["item_id"].take(pa.array(rows)))
     for values in (places.offsets, renumbered[numbers.reshape(-1)], places.timestamps):
-        digest.update(np.ascontiguousarray(values, dtype=np.int64))
+        digest.update((np.ascontiguousarray(values, dtype=np.int64)).tobytes())
     for name in sorted(extras):
         digest.update(json.dumps(name).encode())
         _add_array(digest, pa.array(extras[name][places.items]))

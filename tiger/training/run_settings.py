@@ -61,10 +61,12 @@ def model_settings(training: TrainingArguments, choosing: bool = False) -> dict[
 def recorded_settings(training: TrainingArguments) -> dict[str, Any]:
     """Settings that are recorded with a model: the main ones, and those that are no defaults."""
     defaults = {field.name: field.default for field in fields(training) if field.default is not MISSING}
-    defaults["accelerator_config"] = AcceleratorConfig().to_dict()
+    settings, accelerator = model_settings(training), AcceleratorConfig().to_dict()
+    if all(accelerator.get(name) == value for name, value in settings["accelerator_config"].items()):
+        del settings["accelerator_config"]  # Trainer fills in its defaults
     return {
         name: value
-        for name, value in model_settings(training).items()
+        for name, value in settings.items()
         if name in _ALWAYS or (value != defaults.get(name) and value is not None)
     }
 
