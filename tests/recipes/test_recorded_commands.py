@@ -55,7 +55,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_command_of_a_row_makes_the_row(place, tmp_path, monkeypatch):
-    given = ["retriever.seed=3", "retriever.label_smoothing_factor=0.1", "two_stage.seed=2", "evaluate.num_beams=12"]
+    given = ["retriever.seed=3", "retriever.max_grad_norm=0.5", "two_stage.seed=2", "evaluate.num_beams=12"]
     words = ["recipes/pipeline.py", "small", "--dataset", "data", "--out", f"{place}/runs/mine", "--set", *given]
     monkeypatch.setattr(sys, "argv", words)
     pipeline.main()
@@ -63,7 +63,7 @@ def test_the_command_of_a_row_makes_the_row(place, tmp_path, monkeypatch):
     assert set(rows) == {"tiger", "two-stage"}
     (command,) = {row["command"] for row in rows.values()}
     assert command == f"python recipes/pipeline.py small --dataset data --out runs/mine --set {' '.join(given)}"
-    assert rows["tiger"]["num_beams"] == 12 and rows["tiger"]["training"]["arguments"]["label_smoothing_factor"] == 0.1
+    assert rows["tiger"]["num_beams"] == 12 and rows["tiger"]["training"]["arguments"]["max_grad_norm"] == 0.5
     assert "second_stage" not in rows["tiger"]
     fitted = rows["two-stage"]["second_stage"]
     assert len(fitted["trees"]) == fitted["arguments"]["num_seeds"] == 1 and fitted["arguments"]["seed"] == 2
@@ -79,7 +79,7 @@ def test_the_command_of_a_row_makes_the_row(place, tmp_path, monkeypatch):
     assert {name: row["metrics"] for name, row in again.items()} == {
         name: row["metrics"] for name, row in rows.items()
     }
-    assert again["tiger"]["training"]["run"] == rows["tiger"]["training"]["run"]
+    assert again["tiger"]["training"]["data"] == rows["tiger"]["training"]["data"]
 
     # Measured by itself, a model's row names the evaluation alone; so does a pipeline that made nothing else.
     words = ["evaluate.py", "small/evaluate.yaml", "--dataset", "data", "--models", "runs/mine/model"]

@@ -59,7 +59,7 @@ def train_digest(data: RecommendationData, split: LeaveOneOut) -> str:
 
 
 def differing(recorded: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
-    """What error messages call the data whose digests differ; what only one side has is not compared."""
+    """Names, for error messages, of data whose digests differ; what only one side has is not compared."""
     return [_CALLED.get(name, name) for name, value in found.items() if recorded.get(name, value) != value]
 
 
