@@ -29,6 +29,7 @@ from tiger.evaluation.results import (
     results_table,
     write_results,
 )
+from tiger.evaluation.training_split import OTHER_LOG, split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
@@ -48,6 +49,12 @@ class EvaluateArguments:
     examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
     baselines: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
+    allow_other_log: bool = field(
+        default=False, metadata={"help": "measure on another log than a model was trained on, and say so in its rows"}
+    )
+    command: str | None = field(
+        default=None, metadata={"help": "the command that makes the rows, to be recorded; default: this one"}
+    )
     ranks_dir: str | None = field(
         default=None, metadata={"help": "where the place of every user's target goes, a safetensors file per model"}
     )
@@ -61,7 +68,8 @@ def main() -> None:
     texts = item_texts(data.items, required=False) if args.baselines else None
     results = []
     for seed in (None, *args.tie_seeds) if texts is not None else ():
-        measured = Measured(Path(args.dataset).name, args.part, seed, () if seed is None else (seed,))
+        seeds = () if seed is None else (seed,)
+        measured = Measured(Path(args.dataset).name, args.part, seed, seeds, command=args.command)
         results += baseline_results(measured, data.leave_one_out(seed), texts)
     for recommender in recommenders:
         results += measure(args, data, recommender, texts)
@@ -79,6 +87,8 @@ def measure(
     """Results of the T5 alone and, where there is a ranker, of both stages."""
     if recommender.tokenizer.item_ids != data.item_ids:
         raise DataError(f"the model knows other items than {args.dataset} holds: evaluate it on its own dataset.")
+    rows_of_items = np.arange(data.num_items)
+    split, same = split_of_model(data, rows_of_items, recommender.training, args.dataset, args.allow_other_log)
     training, ranker = recommender.training, recommender.ranker
     if ranker is not None and ranker.learned_from == args.part:
         print("The second stage learned from validation items: only the T5 is measured on them.")
@@ -96,6 +106,9 @@ def measure(
             yield name, ranker.order(histories, beams, scores, 10, exclude_history)[0]
 
     facts = {"training": training, "num_beams": args.num_beams} | ({"note": args.note} if args.note else {})
+    if same is False:
+        print(f"measured on {OTHER_LOG}")
+        facts["other_log"] = True
     measured = Measured(
         Path(args.dataset).name,
         args.part,
@@ -103,8 +116,12 @@ def measure(
         (training.get("seed"),),
         None if recommender.encoder is None else recommender.encoder.name,
         tuple(facts.items()),
+        args.command,
     )
-    rows, alone = model_results(measured, stages, data.leave_one_out(training.get("shuffle_ties")), texts)
+    rows, alone = model_results(measured, stages, split, texts)
+    for row in rows:
+        if row["model"] != args.name:
+            row["second_stage"] = getattr(ranker, "record", {})  # how many fits, and with which settings
     if args.ranks_dir is not None:
         Path(args.ranks_dir).mkdir(parents=True, exist_ok=True)
         ranks = {setting: rank_bytes(evaluation, width) for setting, evaluation in alone.items()}

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from tiger.cli.common import friendly_errors
+from tiger.evaluation.results import command_line
 from tiger.training.arguments import as_words
 from tiger.training.pipeline import STEPS, Plan, make_plan, read_overrides, run_step
 
@@ -53,7 +54,9 @@ def main() -> None:
         try:
             for step in args.steps or plan.steps:
                 if step == "evaluate":
-                    evaluate(plan, args.dataset, given.get("evaluate", {}))
+                    whole = args.steps is None or set(args.steps) >= set(plan.steps)
+                    command = {"command": recorded_command(args)} if whole else {}
+                    evaluate(plan, args.dataset, command | given.get("evaluate", {}))
                 else:
                     run_step(plan, step)
         except subprocess.CalledProcessError as error:
@@ -65,6 +68,15 @@ def evaluate(plan: Plan, dataset: str, given: dict) -> None:
     settings = {"dataset": dataset, "models": plan.model, "results_dir": plan.out / "results"} | given
     script = Path(__file__).parent / "evaluate.py"
     subprocess.run([sys.executable, script, plan.recipe / "evaluate.yaml", *as_words(settings)], check=True)
+
+
+def recorded_command(args: argparse.Namespace) -> str:
+    """The command line that makes the rows and the model that they are of; all steps have just been taken by it."""
+    words = [sys.argv[0], args.recipes, "--dataset", args.dataset, "--out", str(args.out)]
+    for name in ("encoder", "embeddings"):
+        words += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
+    words += ["--processes", str(args.processes)] if args.processes > 1 else []
+    return command_line([*words, *(["--set", *args.set] if args.set else [])])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
@@ -41,8 +42,8 @@ def main() -> None:
     data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
-    histories, targets = data.leave_one_out(tiger.training.get("shuffle_ties")).part("valid")
-    users = EvaluationExamples(histories, targets).sample(args.users)
+    split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+    users = EvaluationExamples(*split.part("valid")).sample(args.users)
     rows = []
     for beams in args.beams:
         start = time.perf_counter(), time.process_time()

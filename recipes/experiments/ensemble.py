@@ -20,6 +20,7 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
@@ -48,7 +49,7 @@ def main() -> None:
         if number and tiger.training.get("shuffle_ties") != ties:
             raise DataError(f"{name} was trained on another split than {args.models[0]}.")
         ties = tiger.training.get("shuffle_ties")
-        split = data.leave_one_out(ties)
+        split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
         row = {"model": "alone", "seed": tiger.training.get("seed")}
         for part in PARTS:
             histories, targets = split.part(part)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import sys
 import time
 from contextlib import ExitStack
@@ -35,7 +34,9 @@ from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid
 from tiger.evaluation.metrics import next_item_metrics_per_user
+from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
+from tiger.evaluation.training_split import split_of_model
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.features import WINDOWS
 from tiger.rankers.two_stage.ranker import TwoStageRanker
@@ -87,6 +88,8 @@ def main() -> None:
     device = torch.accelerator.current_accelerator() or "cpu"
     tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
     data, vectors = RecommendationData.load(args.dataset), None
+    if tiger.tokenizer.item_ids != data.item_ids:
+        raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     if args.embeddings:
         vectors = load_embeddings(args.embeddings, data.num_items)
     elif tiger.encoder is not None:
@@ -95,6 +98,7 @@ def main() -> None:
         split = data.leave_one_out(ties)
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
+            split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
             beams = {part: proposed(args, tiger, split, part) for part in beams}
         codes = tiger.tokenizer.codes
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
@@ -130,8 +134,8 @@ def proposed(
 
 def add_row(args: TwoStageExperiment, row: dict) -> None:
     content = results(args)
-    content["rows"].append(row)
-    content["command"] = shlex.join(["python", *sys.argv])
+    # Of the row, not of the file: rows of other seeds and variants come from other calls.
+    content["rows"].append(row | {"command": command_line(sys.argv)})
     file = Path(args.results_dir) / f"{content['dataset']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1) + "\n")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from functools import partial
 
-from tiger.cli.common import load_recommender
+from tiger.cli.common import load_recommender, print_warnings
 from tiger.cli.search_options import add_search_options
 from tiger.utils.errors import DataError
 
@@ -22,6 +21,12 @@ def add_evaluate_verb(verbs) -> None:
     add_search_options(evaluate, "num_beams")
     evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
     evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
+    evaluate.add_argument(
+        "--allow-other-log",
+        "--allow_other_log",
+        action="store_true",
+        help="measure on another log than the model was trained on; targets may be what it has seen",
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(run=run_evaluate)
 
@@ -30,21 +35,16 @@ def run_evaluate(args: argparse.Namespace) -> None:
     import torch
 
     from tiger.data.dataset import RecommendationData
-    from tiger.data.sequences import Sequences
     from tiger.evaluation.evaluator import evaluate
+    from tiger.evaluation.training_split import OTHER_LOG, split_of_model
     from tiger.retriever.dataset import EvaluationExamples
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
     tiger, data = load_recommender(args.model, device="fastest"), RecommendationData.load(args.dataset)
-    rows, events = tiger.tokenizer.rows(data.item_ids, missing=-1), data.sequences
-    if (rows < 0).any():
-        raise DataError(
-            f"the model lacks {(rows < 0).sum()} items of {args.dataset}: it was trained on another dataset."
-        )
-    # The model's rows: items may have been added to it since.
-    events = Sequences(events.offsets, rows[events.items].astype(events.items.dtype), events.timestamps)
-    split = replace(data, sequences=events).leave_one_out(tiger.training.get("shuffle_ties"))
+    rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
+    with print_warnings():
+        split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
     rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
     if not rank:
@@ -54,7 +54,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
         found = evaluate(recommend, examples.histories, examples.targets, exclude_history=not args.keep_history)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:
-        print(json.dumps(metrics))
+        print(json.dumps(metrics | ({"other_log": True} if same is False else {})))
         return
+    if same is False:
+        print(f"measured on {OTHER_LOG}")
     for name, value in metrics.items():
         print(f"{name:>9}  {value:{'d' if name == 'users' else '.4f'}}")

@@ -36,6 +36,7 @@ class Measured:
         seeds: of the model's training.
         encoder: that its codes come from.
         facts: other entries of a row, such as ``num_beams``.
+        command: that makes the row; None: this process's command line.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Measured:
     seeds: tuple = ()
     encoder: str | None = None
     facts: tuple[tuple[str, object], ...] = ()
+    command: str | None = None
 
     def setting(self, exclude_history: bool) -> str:
         """``ties shuffled, history removed``, for instance."""
@@ -65,8 +67,18 @@ class Measured:
             "std": {},
             "seconds": round(seconds, 1),
             "hardware": f"{machine}, {torch.get_num_threads()} threads",
-            "command": shlex.join(["python", *sys.argv]),
+            "command": self.command or command_line(sys.argv),
         }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return a command line to be pasted into another checkout: paths below the working directory are relative."""
+    here = f"{Path.cwd()}{os.sep}"
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        words.append(f"{option}{equals}{value.removeprefix(here)}")
+    return shlex.join(["python", *words])
 
 
 def baseline_results(measured: Measured, split: LeaveOneOut, texts: list[str]) -> list[dict]:

@@ -9,8 +9,10 @@ import numpy as np
 from transformers import TrainingArguments, set_seed
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.identity import ITEMS, TRAIN, check_same_data
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
+from tiger.evaluation.training_split import known_digests
 from tiger.quantizers.report import REPORT
 from tiger.rankers.click.dataset import (
     Impressions,
@@ -26,6 +28,7 @@ from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.run_settings import check_folders
 from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -75,11 +78,16 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         DataError: the dataset, the tokenizer and the recommender don't belong together.
         FileExistsError: ``args.ranker_dir`` holds something else than a ranker.
     """
+    assert training.output_dir is not None  # TrainingArguments fills it in
+    check_folders(training.output_dir, args.ranker_dir, args.tokenizer, "ranker_dir")
     refuse_other_files(args.ranker_dir, REPORT)
-    data, tokenizer = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
+    data, tokenizer, found = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
     recommender = TigerRecommender.from_pretrained(args.recommender, rank=False) if args.recommender else None
     if recommender is not None:
         _check_recommender(args, recommender, tokenizer)
+        learned = {name: found[name] for name in (ITEMS, TRAIN)}
+        remedy = "give the dataset that it was trained on"
+        check_same_data(known_digests(recommender.training), learned, args.dataset, args.recommender, remedy)
     if args.num_beams < 10:
         raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)

@@ -22,14 +22,22 @@ import yaml
 from transformers import TrainingArguments
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.identity import data_digests, differing
 from tiger.evaluation.evaluator import evaluate
+from tiger.evaluation.training_split import split_of_model
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
 from tiger.recommender.checkpoint import RANKER
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import as_words, known_keys, merged, read_arguments, read_yaml
 from tiger.training.retriever import RetrieverArguments, train_retriever
-from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
+from tiger.training.tokenizer import (
+    TokenizerArguments,
+    check_fitted_on,
+    digests_of,
+    embeddings_digest,
+    train_tokenizer,
+)
 from tiger.training.two_stage import TwoStageArguments, train_two_stage
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
@@ -232,6 +240,8 @@ def _run_tokenizer(plan: Plan) -> None:
     if there and file.exists() and _recorded(file) != args:
         raise DataError(f"{plan.out / 'tokenizer'} was fitted with other settings: remove it, or give another --out.")
     if there:
+        data = RecommendationData.load(args.dataset)
+        check_fitted_on(plan.out / "tokenizer", digests_of(args, data), args.dataset)
         print(f"{plan.out / 'tokenizer'} is there")
         return
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -266,9 +276,12 @@ def _run_retriever(plan: Plan) -> None:
 def _run_two_stage(plan: Plan) -> None:
     """Train the second stage; its settings are kept beside the model. A newly trained T5 has no second stage."""
     (args,) = read_arguments(KINDS["two_stage"], plan.settings["two_stage"])
-    file, record = plan.out / "two_stage.json", {"settings": asdict(args)}
+    file = plan.out / "two_stage.json"
+    digests = data_digests(RecommendationData.load(args.dataset)) | embeddings_digest(args.embeddings)
+    record = {"settings": asdict(args), "data": digests}
     there = (Path(args.recommender) / RANKER / SETTINGS).exists()
-    if there and file.exists() and json.loads(file.read_text()) == record:
+    before = json.loads(file.read_text()) if there and file.exists() else {}
+    if before.get("settings") == record["settings"] and not differing(before.get("data", {}), digests):
         print(f"{args.recommender} ranks with a second stage of these settings")
         return
     file.unlink(missing_ok=True)
@@ -288,7 +301,9 @@ def _run_evaluation(plan: Plan) -> None:
 def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, float]:
     """Measure a saved recommender on the last items of its dataset's users; also return the number of users."""
     tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
-    split = RecommendationData.load(dataset).leave_one_out(tiger.training.get("shuffle_ties"))
+    data = RecommendationData.load(dataset)
+    rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
+    split, _ = split_of_model(data, rows, tiger.training, dataset)
     recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
         found = evaluate(recommend, split.test_histories, split.test_targets)

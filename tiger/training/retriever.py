@@ -24,7 +24,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.quantizers.report import template_of
 from tiger.recommender.hub import create_repository
-from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
@@ -33,7 +33,8 @@ from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
-from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
+from tiger.training.run_settings import check_folders, recorded_settings, run_settings
+from tiger.training.tokenizer import embeddings_digest, load_data_and_tokenizer, saved_vectors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
 
@@ -108,7 +109,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
 
     Raises:
         DataError: the dataset and the tokenizer don't belong together, there is nothing to train on, or
-            ``training.output_dir`` holds a run with other settings.
+            ``training.output_dir`` holds a run with other settings or of other data, or lies in ``args.model_dir``.
         FileExistsError: ``args.model_dir`` holds something else than a recommender.
     """
     training, push = copy.copy(training), training.push_to_hub
@@ -118,22 +119,30 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     # Trainer would push checkpoints of its own making to the same place: a T5 without item table and encoder.
     training.push_to_hub = False
     first = training.process_index == 0
-    refuse_other_files(args.model_dir, MANIFEST)
-    data, tokenizer = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
-    tokenizer = tokenizer.with_tokens(args.tokens)
     assert training.output_dir is not None  # TrainingArguments fills it in
-    record = RunRecord(training.output_dir, run_settings(args, training, tokenizer, data), training.world_size)
-    if record.finished and Path(args.model_dir, MANIFEST).exists():
+    check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
+    refuse_other_files(args.model_dir, MANIFEST)
+    data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
+    tokenizer = tokenizer.with_tokens(args.tokens)
+    digests |= embeddings_digest(args.embeddings)
+    facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
+    record = RunRecord(training.output_dir, run_settings(args, training, **facts), training.world_size, digests)
+    before = _model_before(args.model_dir)
+    if record.finished and before is not None:
+        _check_model_of_run(args, training, record, before)
         if first:
             print(f"{training.output_dir} is a finished run, saved in {args.model_dir}. Remove it to train anew.")
         recommender = TigerRecommender.from_pretrained(args.model_dir) if first else None
     else:
         if hub_id is not None and first:  # fail now, not when the training is over
             create_repository(hub_id, training.hub_private_repo, training.hub_token)
+        if first and before is not None and before.get("run") != record.identity:
+            print(f"{args.model_dir} holds the model of another run, which this training will replace.")
         model, state = _trained(args, training, tokenizer, data, record)
         if not first:
             return None
         known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
+        known |= {"run": record.identity, "data": digests}
         folder = Path(args.tokenizer) / "encoder"
         encoder = load_encoder(folder) if folder.is_dir() else None
         recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
@@ -144,6 +153,29 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     if hub_id is not None and recommender is not None:
         publish(recommender, training, hub_id)
     return recommender
+
+
+def _model_before(folder: str) -> dict | None:
+    """The training record of the model in a folder, empty where the model is damaged; None: there is no model."""
+    if not Path(folder, MANIFEST).exists():
+        return None
+    try:
+        return read_manifest(folder)["training"]
+    except DataError:
+        return {}
+
+
+def _check_model_of_run(args: RetrieverArguments, training: TrainingArguments, record: RunRecord, known: dict) -> None:
+    """Refuse to take another run's model for that of a finished run.
+
+    Raises:
+        DataError: the model says that it is of another one; those of older versions don't say.
+    """
+    if None not in (record.finished_as, known.get("run")) and known["run"] != record.finished_as:
+        raise DataError(
+            f"{args.model_dir} holds the model of another run than {training.output_dir}, which is finished: give the "
+            "--model_dir of that run, or an empty one to save its model again."
+        )
 
 
 def _trained(
@@ -253,7 +285,7 @@ def _training_record(
         "best_step": state.best_global_step,
         "seconds": round(seconds),
         f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
-        "arguments": asdict(args) | training_settings(training),
+        "arguments": asdict(args) | recorded_settings(training),
         "template": template_of(args.tokenizer),  # for the texts of new items
     }
 
@@ -267,21 +299,3 @@ def publish(recommender: TigerRecommender, training: TrainingArguments, repo_id:
         revision=training.hub_revision,
     )
     print(f"pushed: {commit.commit_url}")
-
-
-def training_settings(training: TrainingArguments) -> dict:
-    """The part of ``TrainingArguments`` on which the model depends."""
-    names = (
-        *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "bf16", "seed"),
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
-    )
-    return {name: getattr(training, name) for name in names}
-
-
-def run_settings(
-    args: RetrieverArguments, training: TrainingArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
-) -> dict:
-    """Settings that a resumed run can't change: the data, the semantic IDs, the model and how it is trained."""
-    settings = training_settings(training) | asdict(args)
-    del settings["model_dir"]
-    return settings | {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}

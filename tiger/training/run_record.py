@@ -1,20 +1,24 @@
-"""Record of a training run beside its checkpoints, ``run.json``: settings, seconds, whether it has finished."""
+"""Record of a training run beside its checkpoints, ``run.json``: settings, data, seconds, whether it has finished."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
+from tiger.data.identity import check_same_data
 from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 from tiger.utils.json_files import read_json
-from tiger.utils.schema import boolean, check_fields, dict_of, number
+from tiger.utils.schema import boolean, check_fields, dict_of, number, text
 
 
 class RunRecord(TrainerCallback):
@@ -22,36 +26,58 @@ class RunRecord(TrainerCallback):
 
     Args:
         output_dir: of the run's checkpoints.
-        settings: what makes it this run, JSON values by name.
+        settings: what makes it this run, JSON values by name. Those that an older version didn't record are not
+            compared.
         processes: how many train together.
+        data: digests of what it learns from, see :func:`tiger.data.identity.data_digests`; compared likewise.
 
     Attributes:
         checkpoint: where to go on from; None: from the start.
-        finished: the run was trained to its end.
+        finished: the run was trained to its end. It says so without checkpoints, too.
+        identity: digest of settings and data, in hexadecimal; the model keeps it too.
+        finished_as: the identity under which the run was finished; None: it was not, or by an older version.
 
     Raises:
-        DataError: checkpoints are there, of a run with other settings.
+        DataError: the folder holds a run with other settings, or of other data.
     """
 
-    def __init__(self, output_dir: str | os.PathLike, settings: dict, processes: int = 1):
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        settings: dict,
+        processes: int = 1,
+        data: Mapping[str, str] | None = None,
+    ):
         self._file = Path(output_dir) / "run.json"
         self._settings = settings | {"processes": processes}
+        self._data = dict(data or {})
         self.checkpoint = last_whole_checkpoint(output_dir, processes)
-        record = self._read() if self._file.exists() and self.checkpoint else {}
-        before = record.get("settings", self._settings)
+        record = self._read() if self._file.exists() else {}
+        self._check(output_dir, record)
+        self.finished = record.get("finished", False)
+        content = json.dumps([self._settings, self._data], sort_keys=True, default=str)
+        self.identity = hashlib.sha256(content.encode()).hexdigest()
+        self.finished_as = record.get("identity") if self.finished else None
+        # Where nothing is left to go on from, the time that was spent on it doesn't count.
+        self._earlier = record.get("seconds", 0.0) if self.checkpoint else 0.0
+        self._began = time.time()
+
+    def _check(self, output_dir: str | os.PathLike, record: Mapping[str, Any]) -> None:
+        """Compare with what was recorded."""
+        dataset = self._settings.get("dataset", "the dataset")
+        remedy = "put back what it was, or train into another folder (--output_dir; of tiger train, --out)"
+        check_same_data(record.get("data", {}), self._data, dataset, f"the run in {output_dir}", remedy)
+        before = record.get("settings", {})
         changed = [
-            f"{name}: {before.get(name)} -> {value}"
+            f"{name}: {before[name]} -> {value}"
             for name, value in self._settings.items()
-            if before.get(name) != value
+            if name in before and before[name] != value
         ]
         if changed:
             raise DataError(
                 f"{output_dir} holds a run with other settings ({'; '.join(changed)}): "
                 "give another --output_dir, or remove that one."
             )
-        self.finished = record.get("finished", False)
-        self._earlier = record.get("seconds", 0.0)
-        self._began = time.time()
 
     @property
     def seconds(self) -> float:
@@ -61,7 +87,8 @@ class RunRecord(TrainerCallback):
     def _read(self) -> dict:
         record = read_json(self._file)
         rules = {"settings": dict_of(lambda value: True, 1000), "seconds": number(0, 1e12), "finished": boolean}
-        check_fields(record, rules, self._file)
+        kept = {"data": dict_of(text(64), 100), "identity": text(64)}
+        check_fields(record, rules, self._file, **kept)
         return record
 
     def on_save(self, args, state, control, **kwargs) -> None:
@@ -77,7 +104,9 @@ class RunRecord(TrainerCallback):
         self._write(finished=True)
 
     def _write(self, finished: bool) -> None:
-        record = {"settings": self._settings, "seconds": round(self.seconds, 1), "finished": finished}
+        record: dict[str, Any] = {"settings": self._settings, "data": self._data, "identity": self.identity}
+        record |= {"seconds": round(self.seconds, 1), "finished": finished}
+        self._file.parent.mkdir(parents=True, exist_ok=True)  # a Trainer that saves nothing may have made none
         write_atomically(self._file, json.dumps(record, indent=1) + "\n")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.identity import EMBEDDINGS, ITEMS, TRAIN, check_same_data, data_digests
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.base import load_embeddings, note_place
 from tiger.embeddings.item_text import item_texts
@@ -20,9 +23,11 @@ from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.utils.digests import check_digests, write_digests
+from tiger.utils.digests import check_digests, sha256, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
+from tiger.utils.json_files import read_json
+from tiger.utils.schema import check_fields, dict_of, text
 
 Encoder = SentenceEncoder | LSAEncoder
 
@@ -100,6 +105,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "cooccurrence_weight": args.cooccurrence_weight,
         "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
+        "data": digests_of(args, data),
         **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
     }
     with replaced_folder(args.output_dir, REPORT) as folder:
@@ -128,13 +134,47 @@ def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[
     return encoder, encoder.encode(texts)
 
 
-def load_data_and_tokenizer(
-    dataset: str, tokenizer: str, shuffle_ties: int | None
-) -> tuple[RecommendationData, SemanticIdTokenizer]:
-    """Read a dataset and the tokenizer that was fitted on it.
+def digests_of(args: TokenizerArguments, data: RecommendationData) -> dict[str, str]:
+    """Digests of both tables and of all else that a tokenizer is fitted on: kept in its report, compared later."""
+    split = data.leave_one_out(args.shuffle_ties) if args.cooccurrence_weight else None
+    return data_digests(data, split) | embeddings_digest(args.embeddings)
+
+
+def embeddings_digest(file: str | None) -> dict[str, str]:
+    """Digest of a file of vectors; none where there is no such file, which is for those to say who read it."""
+    return {EMBEDDINGS: sha256(file)} if file and Path(file).exists() else {}
+
+
+def check_fitted_on(tokenizer: str | os.PathLike, found: Mapping[str, str], dataset: str) -> None:
+    """Refuse a tokenizer that was fitted on other data; those of older versions don't know theirs.
+
+    The log counts only where the codes were learned from it, and there its training part: texts alone may serve a log
+    that goes on.
+
+    Args:
+        tokenizer: the folder that :func:`train_tokenizer` wrote.
+        found: digests of the present data.
+        dataset: where that lies.
 
     Raises:
-        DataError: either is damaged, the tokenizer is of other items, or its codes were learned from another split.
+        DataError: naming the table that differs.
+    """
+    report = Path(tokenizer) / REPORT
+    saved = read_json(report) if report.exists() else {}
+    check_fields(saved, {}, report, data=dict_of(text(64), 100))
+    counting = {name: found[name] for name in (ITEMS, TRAIN, EMBEDDINGS) if name in found}
+    remedy = "put back what it was, or fit a tokenizer on this data, into another folder"
+    check_same_data(saved.get("data", {}), counting, dataset, f"the tokenizer in {tokenizer}", remedy)
+
+
+def load_data_and_tokenizer(
+    dataset: str, tokenizer: str, shuffle_ties: int | None
+) -> tuple[RecommendationData, SemanticIdTokenizer, dict[str, str]]:
+    """Read a dataset and the tokenizer that was fitted on it; also return digests of both tables and of the split.
+
+    Raises:
+        DataError: either is damaged, the tokenizer is of other items or other texts, or its codes were learned from
+            another split.
     """
     data = RecommendationData.load(dataset)
     check_digests(tokenizer)
@@ -142,7 +182,9 @@ def load_data_and_tokenizer(
     if fitted.item_ids != data.item_ids:
         raise DataError(f"{tokenizer} has other items than {dataset} holds: fit it on this dataset.")
     fitted.check_split(shuffle_ties)
-    return data, fitted
+    found = data_digests(data, data.leave_one_out(shuffle_ties))
+    check_fitted_on(tokenizer, found, dataset)
+    return data, fitted, found
 
 
 def saved_vectors(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.identity import ITEMS, TRAIN
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.training_split import split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
@@ -56,7 +58,8 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} has other items than {args.dataset} holds.")
-    split = data.leave_one_out(tiger.training.get("shuffle_ties"))
+    rows = tiger.tokenizer.rows(data.item_ids)
+    split, _ = split_of_model(data, rows, tiger.training, args.dataset, tables=(TRAIN, ITEMS))
     start = time.perf_counter()
     if tiger.items is None:  # which the second stage reads
         tiger.items = data.items
@@ -87,6 +90,8 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     except NothingToLearn as error:
         print(f"no second stage, {args.recommender} stays as it is: {error}")
         return None
+    places = ("recommender", "dataset", "embeddings")
+    ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
     ranker.record["seconds"] = round(time.perf_counter() - start)
     print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))
     tiger.ranker = ranker

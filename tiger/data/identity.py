@@ -1,0 +1,150 @@
+"""Digests of a dataset, kept with what is made from it, so that other data is not taken for the same.
+
+They are of values, not of files: how a table is compressed, split into row groups or encoded does not matter, and
+neither does the order of users in the log. The order of items and of columns does: tokenizers and texts follow it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.utils.errors import DataError
+
+# Names of digests in the files that keep them, and what error messages call the data.
+ITEMS, INTERACTIONS, TRAIN, EMBEDDINGS = "items", "interactions", "train", "embeddings"
+_CALLED = {
+    ITEMS: "items.parquet",
+    INTERACTIONS: "interactions.parquet",
+    TRAIN: "the training part of interactions.parquet",
+    EMBEDDINGS: "the file of embeddings",
+}
+
+
+def data_digests(data: RecommendationData, split: LeaveOneOut | None = None) -> dict[str, str]:
+    """SHA-256 of the two tables, ``items`` and ``interactions``, and of the training part of a split, ``train``.
+
+    Args:
+        data: the dataset.
+        split: of this dataset; None: without ``train``.
+    """
+    found = {
+        ITEMS: items_digest(data.items),
+        INTERACTIONS: _log_digest(data, data.user_ids, data.sequences, data.extras),
+    }
+    return found if split is None else found | {TRAIN: train_digest(data, split)}
+
+
+def items_digest(items: pa.Table) -> str:
+    """SHA-256 of a table's values, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in items.column_names:
+        digest.update(json.dumps(name).encode())
+        _add_array(digest, items[name])
+    return digest.hexdigest()
+
+
+def train_digest(data: RecommendationData, split: LeaveOneOut) -> str:
+    """SHA-256 of what a model trained on a split has seen: users, and all their events but the last two."""
+    return _log_digest(data, data.user_ids.take(pa.array(split.users)), split.train, {})
+
+
+def differing(recorded: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+    """Names, for error messages, of data whose digests differ; what only one side has is not compared."""
+    return [_CALLED.get(name, name) for name, value in found.items() if recorded.get(name, value) != value]
+
+
+def check_same_data(
+    recorded: Mapping[str, Any], found: Mapping[str, str], dataset: object, made: object, remedy: str
+) -> None:
+    """Raise an error for other data than something was made from.
+
+    Args:
+        recorded: digests that were kept with it; nothing where it is older than digests.
+        found: those of the present data.
+        dataset: what error messages call the present data.
+        made: what error messages call the thing that was made.
+        remedy: what to do.
+
+    Raises:
+        DataError: naming the table that differs.
+    """
+    if changed := differing(recorded, found):
+        verb = "is" if len(changed) == 1 else "are"
+        raise DataError(f"{dataset}: {' and '.join(changed)} {verb} not what {made} was made from: {remedy}.")
+
+
+def _log_digest(
+    data: RecommendationData, user_ids: pa.Array, events: Sequences, extras: Mapping[str, np.ndarray]
+) -> str:
+    """SHA-256 of sequences by the users' and the items' own ids, the users sorted by id."""
+    order = pc.sort_indices(user_ids).to_numpy()
+    places = Sequences(events.offsets, np.arange(len(events.items)), events.timestamps).select(order)
+    _, first, numbers = np.unique(events.items[places.items], return_index=True, return_inverse=True)
+    # Numbered by first appearance: rows of the item table would change with items that nobody has touched.
+    by_place = np.argsort(first)
+    renumbered = np.empty(len(by_place), dtype=np.int64)
+    renumbered[by_place] = np.arange(len(by_place))
+    rows = events.items[places.items][first[by_place]]
+    digest = hashlib.sha256()
+    _add_array(digest, user_ids.take(pa.array(order)))
+    _add_array(digest, data.items["item_id"].take(pa.array(rows)))
+    for values in (places.offsets, renumbered[numbers.reshape(-1)], places.timestamps):
+        digest.update((np.ascontiguousarray(values, dtype=np.int64)).tobytes())
+    for name in sorted(extras):
+        digest.update(json.dumps(name).encode())
+        _add_array(digest, pa.array(extras[name][places.items]))
+    return digest.hexdigest()
+
+
+def _add_array(digest: Any, array: pa.Array | pa.ChunkedArray) -> None:
+    """Add values and nulls to a digest, whatever the chunks, widths and encodings that they are kept in."""
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if _is_text(array.type):
+        array = array.cast(pa.large_binary())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    digest.update(f"{len(array)};".encode())
+    digest.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)))
+    kind = array.type
+    if _is_text(kind):
+        _add_bytes(digest, array.fill_null(b""))
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        digest.update(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
+        _add_array(digest, pc.list_flatten(array))
+    elif pa.types.is_struct(kind):
+        for place, part in enumerate(array.flatten()):
+            digest.update(json.dumps(kind.field(place).name).encode())
+            _add_array(digest, part)
+    elif pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        digest.update(array.fill_null(0 if kind != pa.bool_() else False).to_numpy(zero_copy_only=False).astype("<i8"))
+    elif pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        digest.update(array.fill_null(0.0).to_numpy(zero_copy_only=False).astype("<f8"))
+    else:  # dates, decimals: rare and small
+        digest.update(json.dumps([str(value) for value in array.to_pylist()]).encode())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in tests)
+
+
+def _add_bytes(digest: Any, array: pa.Array) -> None:
+    """Add a large_binary array without nulls: where its values end, then the values."""
+    if not len(array):
+        return
+    _, ends, values = array.buffers()
+    ends = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
+    digest.update((ends - ends[0]).tobytes())
+    if values is not None:
+        digest.update(memoryview(values)[ends[0] : ends[-1]])
