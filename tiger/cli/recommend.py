@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from itertools import islice
 
-from tiger.cli.common import load_recommender, print_warnings, words
+from tiger.cli.common import input_lines, load_recommender, print_warnings, words
 from tiger.cli.search_options import add_search_options, search_options
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import parse_json
 
 
 def add_recommend_verbs(verbs) -> None:
@@ -79,7 +79,7 @@ def run_recommend(args: argparse.Namespace) -> None:
 
 def _answer_lines(tiger, options: dict) -> None:
     """Read histories as JSON lines, write answers as JSON lines, a batch at a time."""
-    lines = enumerate(sys.stdin, start=1)
+    lines = enumerate(input_lines(), start=1)
     while batch := list(islice(lines, options["batch_size"])):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
         with print_warnings():
@@ -89,10 +89,7 @@ def _answer_lines(tiger, options: dict) -> None:
 
 
 def _history_of(number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"standard input, line {number} is not JSON ({error.msg}).") from error
+    row = parse_json(line, f"standard input, line {number}")
     row = row if isinstance(row, dict) else {"history": row}
     history = row.get("history")
     if not isinstance(history, list) or not all(isinstance(item, str) for item in history):
