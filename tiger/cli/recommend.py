@@ -8,6 +8,7 @@ from itertools import islice
 
 from tiger.cli.common import input_lines, load_recommender, print_warnings, words
 from tiger.cli.search_options import add_search_options, search_options
+from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import parse_json
 
@@ -49,8 +50,8 @@ def add_recommend_verbs(verbs) -> None:
 
 
 def run_recommend(args: argparse.Namespace) -> None:
-    if args.k < 1 or args.part_events < 1:
-        raise DataError("-k and --part_events must be at least 1.")
+    check_value("-k", args.k, int, 1, MAX_BEAMS)
+    check_value("--part_events", args.part_events, int, 1)
     if args.unseen_share is not None and not 0 <= args.unseen_share <= 1:
         raise DataError("--unseen_share must be from 0 to 1.")
     options = {"k": args.k, "unseen_share": args.unseen_share} | search_options(args, at_least=args.k)

@@ -100,5 +100,5 @@ def id_lists(given: Iterable[Iterable[str]], name: str) -> list[list[str]]:
     """
     lists = [] if isinstance(given, str) else list(given)
     if isinstance(given, str) or any(isinstance(ids, str) for ids in lists):
-        raise TypeError(f'{name} is a list of lists: [["item-1", "item-2"]], not ["item-1", "item-2"]')
+        raise TypeError(f'{name} is a list of {name}: [["item-1", "item-2"]], not ["item-1", "item-2"]')
     return [list(ids) for ids in lists]

@@ -241,7 +241,7 @@ class _VectorCache:
                     os.replace(Path(temporary) / "vectors", file)
         except (OSError, SafetensorError) as error:
             # They have cost hours, perhaps: they are used, and computed again the next time.
-            warnings.warn(f"embeddings can't be cached in {self.folder} ({error})", stacklevel=5)
+            warnings.warn(f"embeddings can't be cached: {error}", stacklevel=5)
             return None
         return file
 

@@ -91,10 +91,11 @@ class ItemBatch:
         try:
             return pc.coalesce(new.cast(field.type), old)
         except pa.ArrowException as error:
-            where = f" of item {self.item_ids[row]!r}" if (row := _first_misfit(new, field.type)) is not None else ""
+            row = _first_misfit(new, field.type)
+            where = "" if row is None else f", first at item {self.item_ids[row]!r}"
             reason = str(error).splitlines()[0]
             raise DataError(
-                f"column {field.name!r}{where} does not fit the item table's, which is {field.type}: {reason}."
+                f"column {field.name!r} does not fit the item table's, which is {field.type}{where}: {reason}."
             ) from error
 
     def _warn_of_unknown(self, schema: pa.Schema) -> None:

@@ -30,7 +30,7 @@ from tiger.recommender.catalog_updates import (
 from tiger.recommender.checkpoint import read_state, write_state
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
-from tiger.retriever.search_options import check_value
+from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -184,13 +184,13 @@ class TigerRecommender:
             search: fields of :class:`tiger.retriever.search.SearchOptions`.
         """
         options = SearchOptions(**search)
-        check_value("k", k, int, minimum=1)
+        check_value("k", k, int, 1, MAX_BEAMS)
         if options.num_beams < k:
-            raise ValueError(f"num_beams ({options.num_beams}) must be at least k ({k})")
+            raise DataError(f"num_beams ({options.num_beams}) must be at least k ({k})")
         if both_scores and (self.ranker is None or not rank):
             raise ValueError("both_scores needs a ranker that ranks: train one with recipes/ranker.py")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
-            raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
+            raise DataError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
         state, trie = self.state, self.trie  # of one moment, whatever becomes of the catalog meanwhile
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tiger.utils.errors import DataError
 
+MAX_BEAMS = 1_000_000  # more would be a slip: their arrays alone take gigabytes
 MIN_TEMPERATURE = 1e-3  # below, log-probabilities divided by it leave float32
 
 
@@ -60,7 +61,9 @@ class SearchOptions:
         DataError: a value is of another type, or out of range.
     """
 
-    num_beams: int = _option(50, "candidates kept while decoding; more find better items and take longer", int, 1)
+    num_beams: int = _option(
+        50, "candidates kept while decoding; more find better items and take longer", int, 1, MAX_BEAMS
+    )
     exclude_history: bool = _option(True, "leave out items of the history", bool)
     temperature: float | None = _option(
         None, "sample items, more varied the higher; by default, the most probable ones", float, MIN_TEMPERATURE

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
 from tiger.recommender.recommender import TigerRecommender
-from tiger.retriever.search_options import check_value
+from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
@@ -73,7 +73,7 @@ def recommend_users(
     """
     histories, out = Path(histories), Path(out)
     check_value("part_events", part_events, int, minimum=1)
-    check_value("k", options.get("k", 10), int, minimum=1)
+    check_value("k", options.get("k", 10), int, 1, MAX_BEAMS)
     if not out.parent.is_dir():
         raise DataError(f"{out.parent} is not a directory: make it, or write somewhere else.")
     tables = read_events(histories)

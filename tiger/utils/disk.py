@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,18 +14,35 @@ from tiger.utils.errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_REMEDIES = dict.fromkeys(FULL, "Free some space, or write elsewhere.")
+_REMEDIES[errno.EFBIG] = "Raise the limit of a file's size (ulimit -f), or write elsewhere."
 # Libraries in Rust and C++ say the number in their text: "No space left on device (os error 28)", "[Errno 28] ...".
 _NUMBER = re.compile(r"\b(?:os error|errno) (\d+)\b", re.IGNORECASE)
 _TORCH = re.compile(r"PytorchStreamWriter failed|inline_container.*unexpected pos", re.DOTALL)  # without a number
 
 
 class DiskError(DataError, OSError):
-    """A file that could not be written, for its disk is full, read-only or denied; ``errno`` says which."""
+    """A file that could not be written, for its disk is full, read-only or denied.
+
+    Args:
+        path: what was being written; None: not known.
+        number: the system's, as ``errno`` has it.
+        details: what else there is to say of it, such as bytes.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, number: int, details: Sequence[str] = ()):
+        remedy = _REMEDIES.get(number, "Write to a place where you may.")
+        reason = ", ".join([os.strerror(number), *details])
+        super().__init__(f"{path or 'the output'} is not written: {reason}. {remedy}")
+        self.path, self.details = path, tuple(details)
+        self.errno = number
 
 
 @contextmanager
 def disk_errors(path: str | os.PathLike, wanted: int | None = None) -> Iterator[None]:
     """Turn the errors of a disk, which each library raises in its own way, into one line.
+
+    Blocks may lie within each other: the outermost says what is not written, the innermost how much was wanted.
 
     Args:
         path: what the block writes.
@@ -36,8 +53,9 @@ def disk_errors(path: str | os.PathLike, wanted: int | None = None) -> Iterator[
     """
     try:
         yield
-    except DiskError:
-        raise
+    except DiskError as error:
+        assert error.errno is not None  # it has one from the start
+        raise DiskError(path, error.errno, error.details) from error.__cause__
     except Exception as error:
         translated = as_disk_error(error, path, wanted)
         if translated is None:
@@ -58,19 +76,14 @@ def as_disk_error(
     if number is None:
         return None
     named = getattr(error, "filename", None)
-    path = path or (named if isinstance(named, str) else None)
-    parts = [f"{path or 'the output'} is not written: {os.strerror(number)}"]
+    named = named if isinstance(named, str) else None
+    path, details = path or named, []
     if number in FULL:
-        parts += [] if wanted is None else [f"{wanted:,} bytes are wanted"]
-        parts += [] if path is None else [f"{free_bytes(path):,} bytes are free"]
-        remedy = "Free some space, or write elsewhere."
-    else:
-        beside = path is None or not isinstance(named, str) or named.startswith(str(Path(path).parent))
-        parts += [] if beside else [f"for {named}"]
-        remedy = "Write to a place where you may."
-    translated = DiskError(f"{', '.join(parts)}. {remedy}")
-    translated.errno = number
-    return translated
+        details += [] if wanted is None else [f"{wanted:,} bytes are wanted"]
+        details += [] if path is None else [f"{free_bytes(path):,} bytes are free"]
+    elif path is not None and named is not None and not named.startswith(str(Path(path).parent)):
+        details.append(f"for {named}")
+    return DiskError(path, number, details)
 
 
 def free_bytes(path: str | os.PathLike) -> int:

@@ -122,7 +122,8 @@ def replaced_folder(
         _clear_stale(path)
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
         try:
-            yield fresh
+            with disk_errors(path):  # before it is cleared away, to count what is free
+                yield fresh
             for part in (*fresh.rglob("*"), fresh):  # temporary files that were renamed are their owner's alone
                 os.chmod(part, 0o755 if part.is_dir() else 0o644)
                 sync(part)

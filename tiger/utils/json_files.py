@@ -81,8 +81,10 @@ def parse_json(text: str, source: str) -> Any:
         return json.loads(text, object_pairs_hook=_unlike_names)
     except json.JSONDecodeError as error:
         raise DataError(f"{source} is not JSON ({error.msg}).") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} is JSON that can't be read ({str(error)[:100]}).") from error
+    except RecursionError as error:
+        raise DataError(f"{source} is JSON that is nested too deeply.") from error
+    except ValueError as error:  # a number of 5,000 digits
+        raise DataError(f"{source} is JSON that can't be read ({str(error).split(';')[0]}).") from error
 
 
 def _unlike_names(pairs: list[tuple[str, Any]]) -> dict:

@@ -43,7 +43,7 @@ def nearest(path: str | os.PathLike) -> Path | None:
         except OSError:
             return None
         by_lower = {name.lower(): name for name in names}
-        found = difflib.get_close_matches(part.lower(), by_lower, n=1, cutoff=0.7)
+        found = difflib.get_close_matches(part.lower(), by_lower, n=1)
         if not found:
             return None
         here /= by_lower[found[0]]
