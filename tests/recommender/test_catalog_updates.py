@@ -366,8 +366,8 @@ def test_items_are_read_from_three_kinds_of_files(tmp_path):
 
 def test_ids_and_texts_of_csv_files_stay_as_they_stand(tmp_path):
     """No inference, blanks and a byte order mark around names and values left out, commas in quotes."""
-    text = '\ufeff item_id, title,sku , size\n007, "Tent, small" ,0042,1e5\n\n1e5,23:59,1.50,\n NA ,"a\nb",true,2020-01-02\n'
-    (tmp_path / "items.csv").write_text(text)
+    lines = ["\ufeff item_id, title,sku , size", '007, "Tent, small",0042,1e5', "", "1e5,23:59,1.50,"]
+    (tmp_path / "items.csv").write_text("\n".join([*lines, ' NA ,"a\nb",true,2020-01-02\n']))
     assert read_items(tmp_path / "items.csv").to_pylist() == [
         {"item_id": "007", "title": "Tent, small", "sku": "0042", "size": "1e5"},
         {"item_id": "1e5", "title": "23:59", "sku": "1.50", "size": None},
@@ -375,7 +375,7 @@ def test_ids_and_texts_of_csv_files_stay_as_they_stand(tmp_path):
     ]
 
 
-def test_columns_are_cast_to_the_types_of_the_item_table(fitted):
+def test_columns_are_cast_to_the_types_of_the_item_table(fitted):  # noqa: F811
     """Text of a CSV file to numbers, lists and dates; columns that the item table lacks are named."""
     tokenizer, encoder, items = fitted
     items = pa.table(
@@ -405,7 +405,7 @@ def test_columns_are_cast_to_the_types_of_the_item_table(fitted):
             tiger.add_items(["x"], table=[{"title": value}])
 
 
-def test_iterators_are_read_once(fitted):
+def test_iterators_are_read_once(fitted):  # noqa: F811
     tokenizer, encoder, items = fitted
     tiger = TigerRecommender(make_model(tokenizer), tokenizer, encoder, items, max_history=5)
     tiger.add_items((item for item in ["x", "y"]), table=({"title": word} for word in ("tent", "map")))

@@ -70,7 +70,7 @@ def test_what_it_learned_from_is_kept_where_the_best_weight_is_none(recommender,
     """Validation chose the weight 0: the ranker is not measured there, now or after a reload."""
     ranker = recommender.ranker
     assert ranker.learned_from == "train"
-    histories, beams = Sequences.from_rows([np.array([1])] * 2), np.array([[2, 3, 4], [5, 6, 7]])
+    histories, beams = Sequences.from_rows([np.array([1])] * 2), np.arange(2, 26).reshape(2, 12)
     logits = ranker.score(list(histories), beams)
     scores = np.where(logits == logits.max(axis=1, keepdims=True), -1e6, 0.0)  # the T5 puts the ranker's first last
     ranker.tune_t5_weight(histories, beams, scores, beams[np.arange(2), logits.argmax(axis=1)])
