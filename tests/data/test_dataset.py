@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
 
@@ -125,7 +126,7 @@ def test_load_orders_by_time_and_keeps_the_file_order_of_ties(tmp_path):
 
 def test_ties_stay_in_file_order_in_a_long_log(tmp_path):
     rng = np.random.default_rng(0)
-    users, seconds = rng.integers(0, 30, 5000), rng.integers(-3, 3, 5000) * 3 * 10**10
+    users, seconds = rng.integers(0, 30, 5000), rng.integers(0, 4, 5000) * 3 * 10**10
     data = RecommendationData.from_tables(
         pa.table({"item_id": [str(row) for row in range(5000)]}),
         pa.table({"user_id": users.astype(str), "item_id": np.arange(5000).astype(str), "timestamp": seconds}),
@@ -141,6 +142,27 @@ def test_milliseconds_are_not_taken_for_seconds():
         RecommendationData.from_tables(pa.table({"item_id": ["a"]}), log)
 
 
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (pa.array([3, -5, -9]), "row 2: timestamp -9 is before 1970"),
+        (
+            pa.array([3, 4, 2**64 - 1], pa.uint64()),
+            "row 2: timestamp 18446744073709551615 is thousands of years ahead",
+        ),
+        (pa.array([10**12, 3, 4]), "row 0: timestamp 1000000000000 is thousands .*Divide milliseconds by 1000"),
+    ],
+)
+def test_times_out_of_range_are_refused_with_their_row(tmp_path, times, message):
+    log = pa.table({"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": times})
+    with pytest.raises(DataError, match=message):
+        RecommendationData.from_tables(pa.table(ITEMS), log)
+    with pytest.raises(DataError, match=rf"interactions.parquet, {message}"):
+        RecommendationData.load(write(tmp_path, log=log))
+    with pytest.raises(DataError, match=message):
+        list(read_events(tmp_path / "interactions.parquet"))
+
+
 def test_extras_follow_their_events(tmp_path):
     log = {
         **LOG,
@@ -154,7 +176,9 @@ def test_extras_follow_their_events(tmp_path):
     assert data.extras["label"].sum() == 5
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_id_columns_may_be_any_text(tmp_path, kind):
     log = pa.table(LOG)
     for index, name in enumerate(("user_id", "item_id")):
@@ -221,6 +245,22 @@ def test_what_is_no_place_is_refused(path):
         RecommendationData.load(path)
 
 
+def test_mistyped_places_are_named(tmp_path, monkeypatch):
+    (tmp_path / "datasets" / "beauty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"neither a directory \(is datasets/beauty meant\?\) nor owner/name"):
+        RecommendationData.load("./datasets/Beuty")
+
+    def absent(*args, **options):
+        raise ConnectionError("Couldn't reach it\nat all")
+
+    monkeypatch.setattr(datasets, "load_dataset", absent)
+    with pytest.raises(
+        DataError, match=r"directory here \(is datasets/beauty meant\?\) .*reach it\)\. Check the name"
+    ):
+        RecommendationData.load("datasets/beuty")
+
+
 @pytest.mark.parametrize("name", ["items", "interactions"])
 def test_missing_empty_and_truncated_files_are_refused(tmp_path, name):
     file = write(tmp_path) / f"{name}.parquet"
@@ -265,6 +305,15 @@ def test_missing_empty_and_truncated_files_are_refused(tmp_path, name):
             r"interactions.parquet, row 0: item 'c' is not in .*\(3 events in all\). Add the items or drop the events",
         ),
         (replaced(ITEMS, "item_id", 1, "a"), LOG, r"items.parquet: 1 item ids occur more than once, 'a' for one"),
+        (
+            pa.Table.from_arrays([pa.array(["a"])] * 3, names=["item_id", "title", "title"]),
+            LOG,
+            r"items.parquet has the column 'title' twice",
+        ),
+        (ITEMS, pa.table(LOG).append_column("timestamp", pa.array([1] * 9)), r"has the column 'timestamp' twice"),
+        (ITEMS, {**LOG, "rating": [[1]] * 9}, r"interactions.parquet: column 'rating' is list<.*>, expected a number"),
+        (ITEMS, {**LOG, "label": ["a"] * 9}, r"interactions.parquet: column 'label' is string, expected a number"),
+        ({"item_id": [b"a"]}, LOG, r"items.parquet: column 'item_id' is binary, expected text"),
         (pa.table(ITEMS).slice(0, 0), LOG, r"items.parquet: no items. Write at least one row"),
         (ITEMS, pa.table(LOG).slice(0, 0), r"interactions.parquet: no events. Write at least one row"),
     ],

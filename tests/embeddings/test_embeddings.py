@@ -1,10 +1,13 @@
+import errno
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -49,6 +52,39 @@ def test_template_names_columns_in_order(items):
 def test_dictionary_encoded_and_chunked_columns():
     table = pa.table({"item_id": ["a", "b"], "brand": pa.array(["x", "y"]).dictionary_encode()})
     assert item_texts(pa.concat_tables([table, table])) == ["Brand: x", "Brand: y"] * 2
+
+
+def test_text_of_every_kind_of_column_is_read():
+    """Views, dictionaries, run ends, bytes of UTF-8 as Spark writes them, and lists of these."""
+    words = ["x", "y"]
+    columns = {
+        "view": pa.array(words, pa.string_view()),
+        "large": pa.array(words, pa.large_string()),
+        "of_views": pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(words, pa.string_view())),
+        "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(words)),
+        "bytes": pa.array([b"x", b"y"]),
+        "bytes_view": pa.array([b"x", b"y"], pa.binary_view()),
+        "lists": pa.array([["x"], ["y"]], pa.list_view(pa.string())),
+        "large_lists": pa.array([["x"], ["y"]], pa.large_list_view(pa.string_view())),
+        "fixed": pa.array([["x"], ["y"]], pa.list_(pa.string(), 1)),
+    }
+    table = pa.table({"item_id": ["a", "b"], **columns, "picture": [b"\xff", b"\x00"], "facts": [{"a": 1}] * 2})
+    labels = [name.replace("_", " ").capitalize() for name in columns]
+    assert item_texts(table) == ["; ".join(f"{label}: {word}" for label in labels) for word in words]
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, b"\xff", [{"a": 1}]])
+def test_columns_that_make_no_text_are_named(value):
+    table = pa.table({"item_id": ["a"], "title": pa.array([value])})
+    with pytest.raises(DataError, match="no text can be made of column 'title', which is .*Convert, rename or drop"):
+        item_texts(table)
+    with pytest.raises(DataError, match="'facts'"):
+        item_texts(table.rename_columns(["item_id", "facts"]), "facts")
+
+
+def test_a_column_twice_is_named():
+    with pytest.raises(DataError, match="column 'title' twice"):
+        item_texts(pa.Table.from_arrays([pa.array(["a"])] * 3, names=["item_id", "title", "title"]))
 
 
 @pytest.mark.parametrize("template", ["title,colour", "item_id", ""])
@@ -222,6 +258,72 @@ def test_unwritable_cache_only_warns(sentence_t5, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.warns(UserWarning, match="can't be cached"):
         assert make(sentence_t5, tmp_path / "file").encode(TEXTS).shape == (5, 24)
+
+
+class Constant:
+    """A model that gives every text a vector of one number, NaN where the text says so."""
+
+    def encode(self, texts, **settings):
+        return np.array([[float("nan") if text == "bad" else 0.5] * 64 for text in texts], np.float32)
+
+
+def constant(cache):
+    encoder = SentenceEncoder("nobody/constant", cache_dir=cache, progress=False)
+    encoder._model = Constant()
+    return encoder
+
+
+def test_vectors_that_are_not_finite_are_refused_and_not_kept(tmp_path):
+    with pytest.raises(DataError, match=r"vectors of nobody/constant: 1 of 3 rows hold NaN or infinity \(rows 1\)"):
+        constant(tmp_path).encode(["a", "bad", "b"])
+    (file,) = tmp_path.rglob("*.safetensors")
+    stored = load_file(file)
+    assert stored["vectors"].shape == (2, 64) and np.isfinite(stored["vectors"]).all()
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        constant(tmp_path).encode(["bad"])
+    assert list(tmp_path.rglob("*.safetensors")) == [file]
+
+
+FAILURES = {
+    "full": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    "read-only": OSError(errno.EROFS, "Read-only file system"),
+    "denied": PermissionError(errno.EACCES, "Permission denied"),
+    "other": SafetensorError("Error while serializing: no reason"),
+}
+
+
+SAID = {"full": "No space", "read-only": "Read-only file system", "denied": "Permission denied", "other": "no reason"}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_embeddings_are_used_though_they_can_not_be_kept(tmp_path, monkeypatch, kind):
+    def fail(*args):
+        raise FAILURES[kind]
+
+    monkeypatch.setattr(module, "save_file", fail)
+    with pytest.warns(UserWarning, match=f"can't be cached.*{SAID[kind]}") as warned:
+        assert (constant(tmp_path).encode(["a", "b"]) == 0.5).all()
+    if kind == "full":
+        assert "No space left on device, 576 bytes are wanted, " in str(warned[0].message)  # 2 * (32 + 64 * 4)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not [path for path in tmp_path.rglob("*") if path.name != "nobody-constant" and path.is_file()]
+
+
+def test_a_limit_of_the_system_on_the_cache(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.warns(UserWarning, match="can't be cached.*File too large"):
+            vectors = constant(tmp_path).encode(["a"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert vectors.shape == (1, 64)
+
+
+def test_encoders_that_are_clearly_paths_are_not_asked_for_on_the_hub(tmp_path):
+    (tmp_path / "models" / "gtr").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no sentence encoder .*gtt \(is .*models/gtr meant\?\)"):
+        SentenceEncoder(tmp_path / "models" / "gtt", cache_dir=tmp_path / "cache").encode(["a"])
 
 
 def test_sentence_encoder_saves_its_name_only(sentence_t5, tmp_path):

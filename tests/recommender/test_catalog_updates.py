@@ -325,8 +325,9 @@ def test_items_are_read_from_three_kinds_of_files(tmp_path):
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     lines = ["item_id,title,price", *(f"{r['item_id']},{r['title']},{r['price'] or ''}" for r in rows)]
     (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
-    for kind in ("parquet", "jsonl", "csv"):
+    for kind in ("parquet", "jsonl"):
         assert read_items(tmp_path / f"items.{kind}").to_pylist() == rows
+    assert read_items(tmp_path / "items.csv").to_pylist() == [rows[0] | {"price": "3.5"}, rows[1]]  # all of it text
 
     def refused(name, content, message):
         (tmp_path / name).write_bytes(content)
@@ -340,13 +341,79 @@ def test_items_are_read_from_three_kinds_of_files(tmp_path):
     refused("d.jsonl", b'{"item_id": 7}\n', "column 'item_id' is int64, expected text")
     refused("e.jsonl", b'{"item_id": "a"}\n{"title": "b"}\n', "row 1: item_id is null")
     refused("f.jsonl", b"\xff\n", "not UTF-8")
-    refused("a.csv", b"item_id,title\na,b,c\n", "a.csv can't be read")
-    refused("b.csv", b"", "b.csv can't be read")
+    refused("g.jsonl", b'{"item_id": "a", "n": ' + b"1" * 5000 + b"}\n", "line 1 is JSON that can't be read")
+    refused("h.jsonl", b"[" * 100_000, "line 1 is JSON that is nested too deeply")
+    refused("i.jsonl", b'{"item_id": "a", "item_id": "b"}', "names a key twice")
+    refused("a.csv", b"item_id,title\na,b,c\n", "a.csv, line 2: 3 values for 2 columns")
+    refused("b.csv", b"", "b.csv is empty")
+    refused("c.csv", b'item_id,title\na,"b', "c.csv, line 2 is not CSV")
+    refused("d.csv", b"item_id, title,title\na,b,c\n", "d.csv has the column 'title' twice")
+    refused("e.csv", b"item_id,title\n ,b\n", "e.csv, row 0: item_id is null")
+    refused("f.csv", b"item_id,title\n\xff,b\n", "f.csv is not UTF-8")
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["item_id", "title", "title"])
+    pq.write_table(twice, tmp_path / "b.parquet")
+    refused("b.parquet", (tmp_path / "b.parquet").read_bytes(), "b.parquet has the column 'title' twice")
+    with pytest.raises(DataError, match="the table has the column 'title' twice"):
+        item_table(twice)
+    with pytest.raises(DataError, match="rows of items are dicts, .* not str"):
+        item_table(["a"])
     refused("a.txt", b"item", "are read from .parquet, .csv and .jsonl")
     with pytest.raises(DataError, match="missing"):
         read_items(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match="'title' holds values"):
         item_table([{"title": "a"}, {"title": 1}])
+
+
+def test_ids_and_texts_of_csv_files_stay_as_they_stand(tmp_path):
+    """No inference, blanks and a byte order mark around names and values left out, commas in quotes."""
+    lines = ["\ufeff item_id, title,sku , size", '007, "Tent, small",0042,1e5', "", "1e5,23:59,1.50,"]
+    (tmp_path / "items.csv").write_text("\n".join([*lines, ' NA ,"a\nb",true,2020-01-02\n']))
+    assert read_items(tmp_path / "items.csv").to_pylist() == [
+        {"item_id": "007", "title": "Tent, small", "sku": "0042", "size": "1e5"},
+        {"item_id": "1e5", "title": "23:59", "sku": "1.50", "size": None},
+        {"item_id": "NA", "title": "a\nb", "sku": "true", "size": "2020-01-02"},
+    ]
+
+
+def test_columns_are_cast_to_the_types_of_the_item_table(fitted):  # noqa: F811
+    """Text of a CSV file to numbers, lists and dates; columns that the item table lacks are named."""
+    tokenizer, encoder, items = fitted
+    items = pa.table(
+        {
+            "item_id": items["item_id"],
+            "title": items["title"].cast(pa.string_view()),
+            "price": pa.nulls(40, pa.float64()),
+            "categories": pa.array([["a", "b"]] * 40, pa.list_(pa.string())),
+            "since": pa.nulls(40, pa.date32()),
+            "brand": pa.array(["Acme"] * 40).dictionary_encode(),
+        }
+    )
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, encoder, items, max_history=5)
+    row = {"item_id": "007", "title": "tent", "price": "1.50", "categories": "Camp, Garden", "since": "2020-01-02"}
+    with pytest.warns(UserWarning, match=r"lacks, left out: 'Titel', 'colour' \(it has item_id, title, price, "):
+        tiger.add_items(["007"], table=[row | {"Titel": "x", "colour": "red", "brand": "Emca"}])
+    added = tiger.items.to_pylist()[-1]
+    assert added["price"] == 1.5 and added["categories"] == ["Camp, Garden"] and added["brand"] == "Emca"
+    assert added["since"].isoformat() == "2020-01-02" and added["title"] == "tent"
+    assert tiger.items.slice(0, 40).to_pylist() == items.to_pylist()
+    tiger.update_items(["i3"], table=[{"title": None, "price": "2"}])
+    assert tiger.items.to_pylist()[3]["price"] == 2 and tiger.titles(["i3"]) == [items["title"][3].as_py()]
+    with pytest.raises(DataError, match="'price' does not fit the item table's, which is double, first at item 'y'"):
+        tiger.add_items(["x", "y"], table=[{"title": "a", "price": "1"}, {"title": "b", "price": "cheap"}])
+    for value in ({"a": 1}, ["a", {"b": 1}]):
+        with pytest.raises(DataError, match="'title'"):
+            tiger.add_items(["x"], table=[{"title": value}])
+
+
+def test_iterators_are_read_once(fitted):  # noqa: F811
+    tokenizer, encoder, items = fitted
+    tiger = TigerRecommender(make_model(tokenizer), tokenizer, encoder, items, max_history=5)
+    tiger.add_items((item for item in ["x", "y"]), table=({"title": word} for word in ("tent", "map")))
+    assert tiger.titles(item for item in ["x", "y"]) == ["tent", "map"]
+    tiger.remove_items(item for item in ["x", "i3"])
+    assert len(tiger.tokenizer) == 40 and tiger.tokenizer.rows(["i3", "y"], missing=-1).tolist() == [-1, 39]
+    with pytest.raises(TypeError, match="lists"):
+        tiger.remove_items("i4")
 
 
 def test_a_million_items_and_their_newcomers():

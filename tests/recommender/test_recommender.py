@@ -7,11 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import T5ForConditionalGeneration
 
 from tests.conftest import make_model
 from tiger.cli.main import main
 from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.recommender import hub
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -68,8 +70,48 @@ def test_unknown_items_are_named_and_left_out(recommender):
 def test_wrong_calls(recommender):
     with pytest.raises(TypeError, match="list of histories"):
         recommender.recommend(["i1", "i2"])
-    with pytest.raises(ValueError, match="num_beams"):
+    with pytest.raises(TypeError, match="list of histories"):
+        recommender.recommend("i1")
+    with pytest.raises(DataError, match="num_beams"):
         recommender.recommend([["i1"]], k=10, num_beams=5)
+    for k, why in ((0, "at least 1"), (-1, "at least 1"), (10**9, "at most"), (2.5, "whole"), (True, "whole")):
+        with pytest.raises(DataError, match=f"k must be .*{why}"):
+            recommender.recommend([["i1"]], k=k)
+    for wrong in ({"num_beams": 0}, {"temperature": -1}, {"unseen_share": -0.1}, {"unseen_share": float("nan")}):
+        with pytest.raises(DataError, match=f"{next(iter(wrong))} must be"):
+            recommender.recommend([["i1"]], **wrong)
+    with pytest.raises(DataError, match="max_history must be at least 1"):
+        recommender.max_history = 0
+
+
+def test_histories_may_be_iterators(recommender):
+    expected, scores = recommender.recommend([["i1", "i2"], ["i3"]], k=5)
+    found, again = recommender.recommend((iter(history) for history in (["i1", "i2"], ["i3"])), k=5)
+    assert found == expected and np.array_equal(scores, again)
+    with pytest.warns(UserWarning, match="'nobody'$"):
+        found, _ = recommender.recommend([iter(["i1", "nobody", "i2"])], k=5)
+    assert found[0] == expected[0]
+
+
+def test_mistyped_directories_are_named_without_asking_the_hub(recommender, tmp_path, monkeypatch):
+    recommender.save_pretrained(tmp_path / "runs" / "demo" / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *a, **b: pytest.fail("the Hub was asked"))
+    for name in ("runs/dmo/model", "./runs/Demo/model", tmp_path / "runs" / "demo" / "modle"):
+        with pytest.raises(DataError, match=r"is not a directory \(is .*runs/demo/model meant\?\)"):
+            TigerRecommender.from_pretrained(name)
+    for name in ("nowhere", "../nowhere", "/no/where", "~/nowhere", "a/b/c"):
+        with pytest.raises(DataError, match="is not a directory"):
+            TigerRecommender.from_pretrained(name)
+    with pytest.raises(DataError, match=r"no tiger.json \(is runs/demo/model meant\?\)"):
+        TigerRecommender.from_pretrained("runs/demo")
+
+    def absent(*args, **options):
+        raise LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(hub, "snapshot_download", absent)
+    with pytest.raises(DataError, match=r"runs/dmo is not a directory here \(is runs/demo meant\?\)"):
+        TigerRecommender.from_pretrained("runs/dmo")
 
 
 def test_sampling_is_repeatable(recommender):

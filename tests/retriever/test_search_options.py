@@ -4,6 +4,7 @@ import argparse
 import inspect
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from tiger.cli.search_options import FLAGS, add_search_options, search_options
@@ -58,8 +59,30 @@ def test_the_app_has_them():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_beams": 0}, {"batch_size": 0}, {"temperature": 0.0}, {"temperature": float("nan")}]
+    ("name", "value", "why"),
+    [
+        ("num_beams", 0, "at least 1"),
+        ("num_beams", -3, "at least 1"),
+        ("num_beams", 10**9, "at most 1000000"),
+        ("num_beams", 2.5, "a whole number"),
+        ("num_beams", True, "a whole number"),
+        ("num_beams", None, "a whole number"),
+        ("batch_size", 0, "at least 1"),
+        ("temperature", 0.0, "at least 0.001"),
+        ("temperature", -1, "at least 0.001"),
+        ("temperature", float("nan"), "a finite number"),
+        ("temperature", float("inf"), "a finite number"),
+        ("temperature", "1", "a finite number"),
+        ("seed", -1, "at least 0"),
+        ("seed", 2**70, "at most"),
+        ("exclude_history", "no", "True or False"),
+    ],
 )
-def test_values_below_the_minimum_are_refused(wrong):
-    with pytest.raises(DataError, match=f"{next(iter(wrong))} must be at least"):
-        SearchOptions(**wrong)
+def test_values_out_of_range_or_of_another_type_are_refused(name, value, why):
+    with pytest.raises(DataError, match=f"^{name} must be {why}"):
+        SearchOptions(**{name: value})
+
+
+def test_values_of_numpy_are_accepted():
+    options = SearchOptions(num_beams=np.int64(3), temperature=np.float32(2), exclude_history=np.bool_(False), seed=0)
+    assert options.num_beams == 3 and options.temperature == 2

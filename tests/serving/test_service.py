@@ -197,10 +197,14 @@ def test_bad_bodies(client):
         '"histories": [[' + ",".join(['"i1"'] * 1001) + "]]",
         '"histories": [' + ",".join(["[]"] * 65) + "]",
         '"histories": [[]], "k": 0',
+        '"histories": [[]], "k": -1',
         '"histories": [[]], "k": 201',
         '"histories": [[]], "k": "5"',
         '"histories": [[]], "k": true',
+        '"histories": [[]], "num_beams": 0',
         '"histories": [[]], "num_beams": 501',
+        '"histories": [[]], "temperature": -1',
+        '"histories": [[]], "unseen_share": NaN',
         '"histories": [[]], "temperature": NaN',
         '"histories": [[]], "temperature": Infinity',
         '"histories": [[]], "temperature": 0',
@@ -256,6 +260,9 @@ def test_a_full_queue_turns_requests_away(recommender, monkeypatch):  # noqa: F8
         assert "tiger_rejected_requests_total 1.0" in client.get("/metrics").text
     with pytest.raises(DataError, match="max_queue"):
         ServiceSettings(max_queue=63)
+    for delay in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="max_delay_ms"):
+            ServiceSettings(max_delay_ms=delay)
 
 
 def test_health_and_metrics(client, recommender):  # noqa: F811

@@ -7,20 +7,23 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tiger._moved import old_names
+from tiger.utils.disk import as_disk_error
 from tiger.utils.errors import DataError
 
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Print user-fixable errors on one line and exit with 2, after Ctrl-C with 130; others keep their traceback."""
+    """Print user-fixable errors on one line and exit with 2, after Ctrl-C with 130; others keep their traceback.
+
+    A disk that takes no more is one of these, whichever library met it.
+    """
     try:
         yield
     except (DataError, FileExistsError, PermissionError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _stop(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -28,6 +31,16 @@ def friendly_errors() -> Iterator[None]:
         # The reader has seen enough (`| head`): no message is needed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        full = as_disk_error(error)
+        if full is None:
+            raise
+        _stop(full)
+
+
+def _stop(error: Exception) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def load_recommender(name: str, revision: str | None = None, device: str = "cpu"):
@@ -40,6 +53,10 @@ def load_recommender(name: str, revision: str | None = None, device: str = "cpu"
     disable_progress_bar()
     if device == "fastest":
         device = str(torch.accelerator.current_accelerator() or "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DataError(f"there is no device {device!r} here ({str(error).splitlines()[0]}). Give cpu.") from error
     return TigerRecommender.from_pretrained(name, device, revision=revision)
 
 
@@ -58,7 +75,20 @@ def words(given: Sequence[str]) -> list[str]:
     """Ids from the command line, or for ``-`` from standard input, one per line: an id may contain spaces."""
     if list(given) != ["-"]:
         return list(given)
-    return [line.strip() for line in sys.stdin if line.strip()]
+    return [line.strip() for line in input_lines() if line.strip()]
+
+
+def input_lines() -> Iterator[str]:
+    """Lines of standard input, without the byte order mark that some programs begin with.
+
+    Raises:
+        DataError: they are not UTF-8.
+    """
+    try:
+        for number, line in enumerate(sys.stdin):
+            yield line.removeprefix("\ufeff") if number == 0 else line
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8 ({error.reason}). Convert it.") from error
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

@@ -13,6 +13,7 @@ from tiger.cli.common import load_recommender, print_warnings, words
 from tiger.data.readers import read_items
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
+from tiger.utils.paths import nearest_hint
 
 _OLD_ITEMS = 10_000  # that a report compares with
 
@@ -49,7 +50,8 @@ def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.N
     def run(args: argparse.Namespace) -> None:
         if not Path(args.model).is_dir():
             raise DataError(
-                f"{args.model} is not a directory: items are changed in a saved recommender on this machine."
+                f"{args.model} is not a directory{nearest_hint(args.model)}: items are changed in a saved recommender "
+                "on this machine."
             )
         with locked(args.model):
             change(args)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from itertools import islice
 
-from tiger.cli.common import load_recommender, print_warnings, words
+from tiger.cli.common import input_lines, load_recommender, print_warnings, words
 from tiger.cli.search_options import add_search_options, search_options
+from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import parse_json
 
 
 def add_recommend_verbs(verbs) -> None:
@@ -49,8 +50,8 @@ def add_recommend_verbs(verbs) -> None:
 
 
 def run_recommend(args: argparse.Namespace) -> None:
-    if args.k < 1 or args.part_events < 1:
-        raise DataError("-k and --part_events must be at least 1.")
+    check_value("-k", args.k, int, 1, MAX_BEAMS)
+    check_value("--part_events", args.part_events, int, 1)
     if args.unseen_share is not None and not 0 <= args.unseen_share <= 1:
         raise DataError("--unseen_share must be from 0 to 1.")
     options = {"k": args.k, "unseen_share": args.unseen_share} | search_options(args, at_least=args.k)
@@ -79,7 +80,7 @@ def run_recommend(args: argparse.Namespace) -> None:
 
 def _answer_lines(tiger, options: dict) -> None:
     """Read histories as JSON lines, write answers as JSON lines, a batch at a time."""
-    lines = enumerate(sys.stdin, start=1)
+    lines = enumerate(input_lines(), start=1)
     while batch := list(islice(lines, options["batch_size"])):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
         with print_warnings():
@@ -89,10 +90,7 @@ def _answer_lines(tiger, options: dict) -> None:
 
 
 def _history_of(number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"standard input, line {number} is not JSON ({error.msg}).") from error
+    row = parse_json(line, f"standard input, line {number}")
     row = row if isinstance(row, dict) else {"history": row}
     history = row.get("history")
     if not isinstance(history, list) or not all(isinstance(item, str) for item in history):

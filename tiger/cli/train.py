@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from tiger.utils.errors import DataError
 from tiger.utils.extras import require_extra
 
 
@@ -47,6 +48,8 @@ def run_train(args: argparse.Namespace) -> None:
     require_extra("train")
     from tiger.training.pipeline import RESULTS, read_overrides, train
 
+    if args.processes < 1:
+        raise DataError(f"--processes must be at least 1, got {args.processes}.")
     overrides: dict[str, Any] = read_overrides(args.set)
     try:
         with redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import plain_table
 from tiger.data.readers import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
     check_columns,
     collect_events,
-    decode,
     open_table,
     refuse_nulls,
 )
@@ -63,8 +63,8 @@ class RecommendationData:
             revision: branch, tag or commit, for the Hub.
 
         Raises:
-            DataError: a file or column is missing or of the wrong type, an id is null, an item id occurs twice, or an
-                event names an item that the item table lacks.
+            DataError: a file or column is missing, there twice or of the wrong type, an id is null, an item id occurs
+                twice, a timestamp is before 1970, or an event names an item that the item table lacks.
         """
         items_schema, item_batches = open_table(path, "items", ITEM_COLUMNS, revision)
         _, log_batches = open_table(path, "interactions", EVENT_COLUMNS, revision)
@@ -82,7 +82,7 @@ class RecommendationData:
     @classmethod
     def _from_batches(cls, items: pa.Table, log: Iterator[pa.Table], source: str) -> RecommendationData:
         items_file, log_file = os.path.join(source, "items.parquet"), os.path.join(source, "interactions.parquet")
-        items = decode(items)
+        items = plain_table(items, items_file)
         item_ids = items["item_id"].combine_chunks().cast(pa.large_string())
         refuse_nulls(item_ids, items_file, "item_id")
         if len(item_ids) == 0:
@@ -101,12 +101,6 @@ class RecommendationData:
         event_items = _item_rows(ids, index, item_ids, items_file, log_file)
         user_ids, users = columns.pop("user_id")
         timestamps = columns.pop("timestamp")
-        if timestamps.max() > 10**11:
-            raise DataError(
-                f"{log_file}: timestamp {timestamps.max()} is thousands of years ahead: timestamps are whole seconds. "
-                "Divide milliseconds by 1000."
-            )
-
         order = _order(users, timestamps)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
         extras = {name: values[order] for name, values in columns.items()}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import glob
-import json
+import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tiger.data.columns import is_number, is_text, plain_table, plain_type, refuse_twice
 from tiger.utils.errors import DataError
+from tiger.utils.json_files import parse_json
+from tiger.utils.paths import is_repo_id, nearest_hint
 
 _TEXT, _SECONDS = "text", "whole seconds (an integer)"
 ITEM_COLUMNS = {"item_id": _TEXT}
@@ -22,17 +25,20 @@ EVENT_COLUMNS = {"user_id": _TEXT, "item_id": _TEXT, "timestamp": _SECONDS}
 _EXTRA_COLUMNS = ("rating", "label")
 _BATCH_ROWS = 2**18
 _LOG_ROWS = 2**17
+MAX_SECONDS = 10**11  # some 3,000 years; milliseconds of today are more
 
 
-def item_table(rows: pa.Table | Sequence[dict]) -> pa.Table:
+def item_table(rows: pa.Table | Iterable[dict]) -> pa.Table:
     """Rows of an item table as an Arrow table; every key of a list of dicts becomes a column, null where it lacks.
 
     Raises:
-        DataError: a column holds values of several kinds.
+        DataError: a column holds values of several kinds, or occurs twice.
     """
     if isinstance(rows, pa.Table):
-        return decode(rows)
-    columns = {}
+        return plain_table(rows)
+    rows, columns = list(rows), {}
+    if others := [type(row).__name__ for row in rows if not isinstance(row, dict)]:
+        raise DataError(f"rows of items are dicts, such as {{'item_id': '1', 'title': 'Tent'}}, not {others[0]}.")
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
@@ -45,29 +51,29 @@ def read_items(file: str | os.PathLike) -> pa.Table:
     """Items from a file: ``.parquet``, ``.csv`` with a header, or ``.jsonl`` with one object per line.
 
     Returns:
-        A table with ``item_id``, text and never null, and the file's other columns.
+        A table with ``item_id``, text and never null, and the file's other columns; those of a CSV file are text as it
+        stands there, without blanks around it, and null where it is empty.
 
     Raises:
-        DataError: the file is missing, damaged or of another kind, has no such column, or a null in it.
+        DataError: the file is missing, damaged or of another kind, has no such column or one twice, or a null in it.
     """
     file = Path(file)
     if not file.is_file():
-        raise DataError(f"{file} is missing: give a file of items.")
+        raise DataError(f"{file} is missing{nearest_hint(file)}: give a file of items.")
     try:
         if file.suffix == ".parquet":
-            table = pq.read_table(file)
+            with pq.ParquetFile(file) as source:
+                check_columns(source.schema_arrow, ITEM_COLUMNS, str(file))
+                table = source.read()
         elif file.suffix == ".csv":
-            # In one block, so that a row of any length is whole in it; ids such as 0042 are no numbers.
-            block = pyarrow.csv.ReadOptions(block_size=min(file.stat().st_size + 1, 2**31 - 1))
-            ids = pyarrow.csv.ConvertOptions(column_types={"item_id": pa.string()}, null_values=[""])
-            table = pyarrow.csv.read_csv(file, read_options=block, convert_options=ids)
+            table = _csv_table(file)
         elif file.suffix == ".jsonl":
-            table = item_table(list(_json_lines(file)))
+            table = item_table(_json_lines(file))
         else:
             raise DataError(f"{file}: items are read from .parquet, .csv and .jsonl.")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} can't be read ({str(error).splitlines()[0]}): write it again.") from error
-    table = decode(table)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} can't be read ({_first_line(error)}): write it again.") from error
+    table = plain_table(table, file)
     check_columns(table.schema, ITEM_COLUMNS, str(file))
     refuse_nulls(table["item_id"], str(file), "item_id")
     return table
@@ -88,30 +94,65 @@ def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
         # Without these it reads far ahead.
         source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
         for batch in source.iter_batches(_LOG_ROWS, columns=list(EVENT_COLUMNS), use_threads=False):
-            table = decode(pa.Table.from_batches([batch]))
+            table = plain_table(pa.Table.from_batches([batch]), file)
             for name in EVENT_COLUMNS:
                 refuse_nulls(table[name], str(file), name, start)
+            refuse_times(table["timestamp"], str(file), start)
             start += len(table)
             yield table
 
     return _whole(batches(), file)
 
 
+def _csv_table(file: Path) -> pa.Table:
+    """All columns as text: what looks like a number or a time may be an id such as 007, 1e5 or 23:59."""
+    # The csv module's limit of a field is one for the whole process.
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with _read_as_text(file), open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, skipinitialspace=True, strict=True)
+            names = [name.strip() for name in next((row for row in reader if row), [])]
+            if not names:
+                raise DataError(f"{file} is empty: its first line names the columns.")
+            refuse_twice(names, file)
+            columns: list[list[str | None]] = [[] for _ in names]
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise DataError(
+                        f"{file}, line {reader.line_num}: {len(row)} values for {len(names)} columns. "
+                        "Put a value that holds a comma in double quotes."
+                    )
+                for column, value in zip(columns, row):
+                    column.append(value.strip() or None)
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num} is not CSV ({error}).") from error
+    finally:
+        csv.field_size_limit(limit)
+    return pa.table({name: pa.array(column, pa.large_string()) for name, column in zip(names, columns)})
+
+
 def _json_lines(file: Path) -> Iterator[dict]:
-    with open(file, encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise DataError(
-                            f'{file}, line {number}: no object, such as {{"item_id": "1", "title": "Tent"}}.'
-                        )
-                    yield row
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {number} is not JSON ({error.msg}).") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file} is not UTF-8 ({error.reason}).") from error
+    with _read_as_text(file), open(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                row = parse_json(line, f"{file}, line {number}")
+                if not isinstance(row, dict):
+                    raise DataError(f'{file}, line {number}: no object, such as {{"item_id": "1", "title": "Tent"}}.')
+                yield row
+
+
+@contextmanager
+def _read_as_text(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str, start: int = 0) -> None:
@@ -119,6 +160,28 @@ def refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str, start
     if column.null_count:
         row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{file}, row {row}: {name} is null. Fill it in or drop all rows without it.")
+
+
+def refuse_times(column: pa.ChunkedArray, file: str, start: int = 0) -> None:
+    """
+    Args:
+        column: whole seconds, without nulls.
+        start: the row of the file where the column's first row lies.
+
+    Raises:
+        DataError: a time is before 1970, or so late that it is none in seconds.
+    """
+    if not len(column):
+        return
+    earliest, latest = pc.min_max(column).as_py().values()
+    if earliest < 0:
+        found, why = earliest, "before 1970. Correct such rows or drop them"
+    elif latest > MAX_SECONDS:
+        found, why = latest, "thousands of years ahead: timestamps are whole seconds. Divide milliseconds by 1000"
+    else:
+        return
+    row = start + pc.index(column, pa.scalar(found, column.type)).as_py()
+    raise DataError(f"{file}, row {row}: timestamp {found} is {why}.")
 
 
 def collect_events(log: Iterator[pa.Table], file: str) -> dict:
@@ -131,10 +194,11 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     for batch in log:
         if batch.num_rows == 0:
             continue
-        batch = decode(batch)
+        batch = plain_table(batch, file)
         for name in EVENT_COLUMNS:
             refuse_nulls(batch[name], file, name, start)
             if name == "timestamp":
+                refuse_times(batch[name], file, start)
                 kept.setdefault(name, []).append(batch[name].to_numpy().astype(np.int64, copy=False))
             elif name == "item_id":
                 kept.setdefault(name, []).extend(batch[name].dictionary_encode().chunks)
@@ -142,7 +206,7 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
                 kept.setdefault(name, []).extend(batch[name].chunks)
         for name in _EXTRA_COLUMNS:
             if name in batch.column_names:
-                kept.setdefault(name, []).append(batch[name].to_numpy())
+                kept.setdefault(name, []).append(_numbers(batch[name]))
         start += batch.num_rows
     columns: dict[str, Any] = {}
     parts: list = []
@@ -160,45 +224,61 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     return columns
 
 
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """The values as NumPy keeps them, decimals and columns of nothing as floats."""
+    plain = pa.types.is_decimal(column.type) or pa.types.is_null(column.type)
+    return (column.cast(pa.float64()) if plain else column).to_numpy()
+
+
 def open_table(
     path: str | os.PathLike, name: str, required: dict[str, str], revision: str | None
 ) -> tuple[pa.Schema, Iterator[pa.Table]]:
     """Schema and batches of one file of a dataset directory or Hub data set, columns checked."""
     import datasets
-    import pyarrow.dataset
 
     file = Path(path) / f"{name}.parquet"
     wanted = None if name == "items" else (*EVENT_COLUMNS, *_EXTRA_COLUMNS)
     if Path(path).is_dir():
         schema = _parquet_schema(file)
         check_columns(schema, required, str(file))
-        # Streamed: nothing is copied into the cache of `datasets`, and a file that was written anew is read anew.
-        loaded = datasets.load_dataset(
-            "parquet",
-            data_files=glob.escape(str(file)),
-            split="train",
-            streaming=True,
-            batch_size=_BATCH_ROWS,
-            columns=[column for column in schema.names if wanted is None or column in wanted],
-            # Without this the whole file is read ahead into memory.
-            fragment_scan_options=pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False),
+        columns = [column for column in schema.names if wanted is None or column in wanted]
+        # By pyarrow: `datasets` knows fewer types of columns. Without these settings it reads far ahead.
+        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+        batches = source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+        return schema, _whole((pa.Table.from_batches([batch]) for batch in batches), file)
+    if not is_repo_id(os.fspath(path)):
+        raise DataError(
+            f"{path} is neither a directory{nearest_hint(path)} nor owner/name on the Hub: give the directory of "
+            "items.parquet and interactions.parquet."
         )
-    elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
+    with _hub_errors(path):
         loaded = datasets.load_dataset(str(path), data_files=f"{name}.parquet", split="train", revision=revision)
-        schema = loaded.features.arrow_schema
-        check_columns(schema, required, f"{path}/{name}.parquet")
-        if wanted is not None:
-            loaded = loaded.select_columns([column for column in schema.names if column in wanted])
-    else:
-        raise DataError(f"{path} is neither a directory nor owner/name on the Hub.")
+    schema = loaded.features.arrow_schema
+    check_columns(schema, required, f"{path}/{name}.parquet")
+    if wanted is not None:
+        loaded = loaded.select_columns([column for column in schema.names if column in wanted])
     return schema, _whole(loaded.with_format("arrow").iter(batch_size=_BATCH_ROWS), file)
+
+
+@contextmanager
+def _hub_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what `datasets` says of a data set that it can't load into one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path} is neither a directory here{nearest_hint(path)} nor a data set on the Hub that can be read "
+            f"({_first_line(error)}). Check the name; for a private one, `hf auth login`."
+        ) from error
 
 
 def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
     try:
         yield from batches
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is damaged ({str(error).splitlines()[0]}): write it again.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is damaged ({_first_line(error)}): write it again.") from error
 
 
 def _parquet_schema(file: Path) -> pa.Schema:
@@ -208,26 +288,28 @@ def _parquet_schema(file: Path) -> pa.Schema:
         raise DataError(f"{file} is empty (0 bytes): write it again.")
     try:
         return pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a whole parquet file ({error}): write it again.") from error
 
 
-def decode(table: pa.Table) -> pa.Table:
-    """Dictionary-encoded columns as plain ones."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(index, field.name, table[field.name].cast(field.type.value_type))
-    return table
-
-
 def check_columns(schema: pa.Schema, required: dict[str, str], file: str) -> None:
-    """``required`` maps a column to ``_TEXT`` or ``_SECONDS``."""
+    """
+    Args:
+        required: maps a column to ``_TEXT`` or ``_SECONDS``.
+        file: what error messages call the table.
+
+    Raises:
+        DataError: a column is missing, there twice, or of another type; ``rating`` and ``label`` of a log are numbers.
+    """
+    refuse_twice(schema.names, file)
     missing = [name for name in required if name not in schema.names]
     if missing:
         raise DataError(f"{file} has no column {missing[0]!r} (it has {', '.join(schema.names)}). Add or rename it.")
     for name, wanted in required.items():
-        kind = schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (is_text if wanted == _TEXT else pa.types.is_integer(kind)):
+        kind = plain_type(schema.field(name).type)
+        if not (is_text(kind) if wanted == _TEXT else pa.types.is_integer(kind)):
             raise DataError(f"{file}: column {name!r} is {kind}, expected {wanted}. Convert it.")
+    for name in _EXTRA_COLUMNS if "timestamp" in required else ():
+        kind = plain_type(schema.field(name).type) if name in schema.names else pa.null()
+        if not is_number(kind):
+            raise DataError(f"{file}: column {name!r} is {kind}, expected a number. Convert or drop it.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,3 +87,18 @@ def pad_rows(rows: list[np.ndarray]) -> np.ndarray:
     padded = np.full((len(rows), max(int(lengths.max(initial=0)), 1)), -1, dtype=np.int64)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else []
     return padded
+
+
+def id_lists(given: Iterable[Iterable[str]], name: str) -> list[list[str]]:
+    """Item ids per user as lists: an iterator could be read once only.
+
+    Args:
+        name: what error messages call them.
+
+    Raises:
+        TypeError: one text in place of a list.
+    """
+    lists = [] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or any(isinstance(ids, str) for ids in lists):
+        raise TypeError(f'{name} is a list of {name}: [["item-1", "item-2"]], not ["item-1", "item-2"]')
+    return [list(ids) for ids in lists]

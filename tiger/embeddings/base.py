@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tiger.utils import json_files
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.schema import check_fields, text
 
@@ -141,9 +142,10 @@ def load_embeddings(path: str | os.PathLike, num_items: int) -> np.ndarray:
 
 def write_json(directory: str | os.PathLike, value: dict) -> None:
     """Write ``encoder.json``."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, ensure_ascii=False, indent=1)
-    (Path(directory) / "encoder.json").write_text(text + "\n", encoding="utf-8")
+    content = (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+    with disk_errors(directory, len(content)):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / "encoder.json").write_bytes(content)
 
 
 def read_json(directory: str | os.PathLike) -> dict:

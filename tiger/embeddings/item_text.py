@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from tiger.data.columns import is_text, makes_text, plain_table, plain_type
 from tiger.utils.errors import DataError
 
 _FIRST_COLUMNS = ("title", "price", "brand", "categories")
@@ -26,8 +27,10 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
     Nulls, blank text and NaN are left out together with their label; lists of words are joined by commas.
 
     Raises:
-        DataError: the template names a column that the table lacks, or an item has no text at all.
+        DataError: the template names a column that the table lacks, a column is of a type that makes no text, or an
+            item has no text at all.
     """
+    items = plain_table(items, "the item table")
     names = _template_columns(items.schema) if template is None else [name.strip() for name in template.split(",")]
     for name in names:
         if name not in items.column_names or name == "item_id":
@@ -35,6 +38,8 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
             raise DataError(
                 f"the text template names column {name!r}; the items have {others or 'no columns but ids'}."
             )
+        if not makes_text(kind := items.schema.field(name).type):
+            raise DataError(f"no text can be made of column {name!r}, which is {kind}. Convert, rename or drop it.")
     if not names:
         raise DataError("items have no column of text. Add one, `title` for example.")
     parts: list[list[str]] = [[] for _ in range(items.num_rows)]
@@ -70,13 +75,12 @@ def check_texts(item_ids: Sequence[str], texts: Sequence[str]) -> None:
 
 
 def _template_columns(schema: pa.Schema) -> list[str]:
-    def is_text(kind: pa.DataType) -> bool:
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    def has_words(kind: pa.DataType) -> bool:
+        kind = plain_type(kind)
+        return is_text(kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind)
 
     first = [name for name in _FIRST_COLUMNS if name in schema.names]
-    return first + [f.name for f in schema if f.name not in (*first, "item_id") and is_text(f.type)]
+    return first + [f.name for f in schema if f.name not in (*first, "item_id") and has_words(f.type)]
 
 
 def _column_texts(column: pa.ChunkedArray) -> Iterator[str]:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from scipy import sparse
 
 from tiger.embeddings.base import CHUNK, read_json, write_json
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.schema import check_fields, list_of, text
 from tiger.utils.tensor_files import read_arrays
@@ -109,7 +110,8 @@ class LSAEncoder:
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
         write_json(directory, {"kind": self.kind, "name": self.name, "vocabulary": self.vocabulary})
-        save_file({"idf": self.idf, "components": self.components}, Path(directory) / "encoder.safetensors")
+        with disk_errors(directory, self.idf.nbytes + self.components.nbytes):
+            save_file({"idf": self.idf, "components": self.components}, Path(directory) / "encoder.safetensors")
 
     @classmethod
     def from_pretrained(

@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from tiger.embeddings.base import CHUNK, read_json, write_json
+from tiger.embeddings.base import CHUNK, check_embeddings, read_json, write_json
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
+from tiger.utils.paths import nearest_hint
 from tiger.utils.schema import check_fields, optional, text
 
 DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
@@ -70,7 +72,7 @@ class SentenceEncoder:
         """Vectors of the texts: float32 [n, d], in their order.
 
         Raises:
-            DataError: no texts, or the model can't be loaded.
+            DataError: no texts, the model can't be loaded, or it gives vectors of NaN or infinity, which aren't kept.
         """
         if len(texts) == 0:
             raise DataError("no texts to embed.")
@@ -83,7 +85,7 @@ class SentenceEncoder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         if missing:
             found.update(self._embed(missing))
-        return np.stack([found[key] for key in keys])
+        return check_embeddings(np.stack([found[key] for key in keys]), f"vectors of {self.name}")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
@@ -131,7 +133,8 @@ class SentenceEncoder:
                 unsaved.update(zip(batch, vectors.astype(np.float32, copy=False), strict=True))
                 bar.update(len(batch))
                 if len(unsaved) >= CHUNK or start + self.batch_size >= len(keys):
-                    self._cache.write(unsaved)  # by the thousands: a run that is broken off loses little
+                    # By the thousands: a run that is broken off loses little. What isn't finite is embedded again.
+                    self._cache.write({key: vector for key, vector in unsaved.items() if np.isfinite(vector).all()})
                     found.update(unsaved)
                     unsaved = {}
         return found
@@ -151,6 +154,11 @@ class SentenceEncoder:
     def _load(self):
         self._check_trusted()
         if self._model is None:
+            if _is_path(self.name) and not Path(self.name).expanduser().exists():
+                raise DataError(
+                    f"there is no sentence encoder {self.name}{nearest_hint(self.name)}: give its folder, or the name "
+                    "of a SentenceTransformer on the Hub."
+                )
             from sentence_transformers import SentenceTransformer  # seconds to import, not needed on a cache hit
 
             try:
@@ -216,7 +224,9 @@ class _VectorCache:
         return found
 
     def write(self, vectors: dict[bytes, np.ndarray]) -> Path | None:
-        """The file written; None, with a warning, where the folder can't be written."""
+        """The file written; None where there is nothing to write or, with a warning, the folder can't be written."""
+        if not vectors:
+            return None
         keys = sorted(vectors)
         file = self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.safetensors"
         tensors = {
@@ -224,18 +234,21 @@ class _VectorCache:
             "vectors": np.stack([vectors[key] for key in keys]),
         }
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
-                save_file(tensors, Path(temporary) / "vectors")
-                os.replace(Path(temporary) / "vectors", file)
-        except OSError as error:
-            warnings.warn(f"embeddings can't be cached in {self.folder} ({error})", stacklevel=5)
+            with disk_errors(file, sum(tensor.nbytes for tensor in tensors.values())):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+                    save_file(tensors, Path(temporary) / "vectors")
+                    os.replace(Path(temporary) / "vectors", file)
+        except (OSError, SafetensorError) as error:
+            # They have cost hours, perhaps: they are used, and computed again the next time.
+            warnings.warn(f"embeddings can't be cached: {error}", stacklevel=5)
             return None
         return file
 
     def _merge(self, files: list[Path]) -> None:
         merged: dict[bytes, np.ndarray] = {}
-        with suppress(OSError, SafetensorError):  # another process may merge at the same time: then it is done already
+        # Another process may merge at the same time: then it is done already. A damaged file may still be there.
+        with suppress(OSError, SafetensorError, KeyError, ValueError, TypeError):
             for file in files:
                 if file.exists():
                     stored = load_file(file)
@@ -250,6 +263,11 @@ def _is_local(name: str) -> bool:
     """Whether a name is a path of this machine, there or not, and can't be a model's on the Hub."""
     path = Path(name)
     return path.is_absolute() or name.startswith("~") or ".." in path.parts or path.is_symlink() or path.exists()
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can't be that of a model on the Hub, ``owner/name`` or ``name``."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def _refusal(name: str, place: Path, saved_in: str | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiger.quantizers.base import Quantizer
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import read_json
 from tiger.utils.registry import Registry
@@ -65,9 +66,10 @@ def fit_quantizer(
 
 def save_quantizer(quantizer: Quantizer, directory: str | os.PathLike) -> None:
     """Write a quantizer and, as ``quantizer.json``, its kind."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    quantizer.save_pretrained(directory)
-    QUANTIZERS.write_kind(Path(directory) / KIND_FILE, quantizer.kind)
+    with disk_errors(directory):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        quantizer.save_pretrained(directory)
+        QUANTIZERS.write_kind(Path(directory) / KIND_FILE, quantizer.kind)
 
 
 def load_quantizer(directory: str | os.PathLike) -> Quantizer:

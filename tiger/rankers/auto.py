@@ -10,6 +10,7 @@ import torch
 
 from tiger.rankers.base import Ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.disk import disk_errors
 from tiger.utils.registry import Registry
 
 KIND_FILE = "ranker.json"
@@ -32,7 +33,8 @@ def register_ranker(kind: type[Ranker]) -> type[Ranker]:
 def save_ranker(ranker: Ranker, folder: str | os.PathLike) -> None:
     """Write a ranker and, as ``ranker.json``, its kind."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    ranker.save_pretrained(folder)
+    with disk_errors(folder):
+        ranker.save_pretrained(folder)
     RANKERS.write_kind(Path(folder) / KIND_FILE, ranker.kind)
 
 

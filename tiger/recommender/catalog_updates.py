@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
+from tiger.data.columns import is_text
 from tiger.data.readers import item_table
 from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
@@ -21,6 +22,8 @@ from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
 from tiger.utils.errors import DataError
+
+_NO_LIST = 'item_ids and texts are lists: ["item-1"], not "item-1"'
 
 
 class ItemBatch:
@@ -35,7 +38,7 @@ class ItemBatch:
 
     def __init__(self, item_ids: Sequence[str], texts, table, embeddings):
         if isinstance(item_ids, str) or isinstance(texts, str):
-            raise TypeError('item_ids and texts are lists: ["item-1"], not "item-1"')
+            raise TypeError(_NO_LIST)
         if texts is None and table is None and embeddings is None:
             raise TypeError("give the items' texts, a table to make texts from, or embeddings")
         item_ids = list(item_ids)
@@ -74,11 +77,35 @@ class ItemBatch:
             old = pa.nulls(len(self.item_ids), field.type) if at is None else items[field.name].take(at)
             columns[field.name] = old
             if self.table is not None and field.name in self.table.column_names:
-                try:
-                    columns[field.name] = pc.coalesce(self.table[field.name].cast(field.type), old)
-                except pa.ArrowException as error:
-                    raise DataError(f"column {field.name!r} does not fit the item table's: {error}.") from error
+                columns[field.name] = self._fitting(field, old)
+        self._warn_of_unknown(items.schema)
         return pa.table(columns, items.schema)
+
+    def _fitting(self, field: pa.Field, old: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+        """A column of the table in the item table's type; where it is null, ``old``."""
+        assert self.table is not None  # the caller has looked
+        new = self.table[field.name]
+        if is_text(new.type) and (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
+            # A CSV file has no lists: what it says is one entry.
+            new = pa.chunked_array([pa.array([None if one is None else [one] for one in new.to_pylist()])])
+        try:
+            return pc.coalesce(new.cast(field.type), old)
+        except pa.ArrowException as error:
+            row = _first_misfit(new, field.type)
+            where = "" if row is None else f", first at item {self.item_ids[row]!r}"
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"column {field.name!r} does not fit the item table's, which is {field.type}{where}: {reason}."
+            ) from error
+
+    def _warn_of_unknown(self, schema: pa.Schema) -> None:
+        unknown = [] if self.table is None else [name for name in self.table.column_names if name not in schema.names]
+        if unknown:
+            warnings.warn(
+                f"columns that the item table lacks, left out: {', '.join(map(repr, unknown))} "
+                f"(it has {', '.join(schema.names)})",
+                stacklevel=6,  # who called the recommender
+            )
 
     def vectors(self, rows: pa.Table | None, encoder: ItemEncoder | None, template: str | None) -> np.ndarray:
         """Embeddings, float32 [m, d]: those given, or of the texts given, or of the texts of ``rows``.
@@ -176,6 +203,9 @@ def without_items(state: RecommenderState, item_ids: Sequence[str]) -> Recommend
     Raises:
         DataError: an item is unknown, or none would be left.
     """
+    if isinstance(item_ids, str):
+        raise TypeError(_NO_LIST)
+    item_ids = list(item_ids)
     if len(np.unique(known_rows(state, item_ids))) == len(state.tokenizer):
         raise DataError("a catalog can't lose all its items.")
     tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
@@ -211,6 +241,16 @@ def _read(
     """A batch as rows of the item table, see :meth:`ItemBatch.rows_of`, and as vectors."""
     rows = batch.rows_of(state.items, at)
     return rows, batch.vectors(rows, state.encoder, state.template)
+
+
+def _first_misfit(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
+    """The first row that can't be cast; None: each can."""
+    for row in range(len(column)):
+        try:
+            column.slice(row, 1).cast(kind)
+        except pa.ArrowException:
+            return row
+    return None
 
 
 def _previous_vectors(state: RecommenderState, rows: np.ndarray) -> np.ndarray | None:

@@ -31,6 +31,7 @@ from tiger.retriever.config import CONFIG_RULES, GENERATION_RULES, OPTIONAL_RULE
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import replaced_folder, write_atomically
 from tiger.utils.json_files import read_json
@@ -49,6 +50,7 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
 
     Raises:
         DataError: the model's weights are NaN or infinite.
+        DiskError: the disk is full, read-only or denied.
     """
     check_finite(state.model, f"{folder} is not written")
     with replaced_folder(folder, MANIFEST, ours=own_files) as fresh:
@@ -59,7 +61,8 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
             state.encoder.save_pretrained(fresh / ENCODER)
             note_place(fresh / ENCODER, Path(folder) / ENCODER)
         if state.items is not None:
-            pq.write_table(state.items, fresh / ITEMS)
+            with disk_errors(folder, state.items.nbytes):
+                pq.write_table(state.items, fresh / ITEMS)
         if state.unseen.any():
             write_atomically(fresh / UNSEEN, save_arrays({"rows": np.flatnonzero(state.unseen)}))
         if state.ranker is not None:

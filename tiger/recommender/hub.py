@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -23,7 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 
 from tiger.embeddings.base import is_local_folder
 from tiger.recommender.checkpoint import write_state
@@ -32,6 +30,7 @@ from tiger.recommender.model_card import CARD_FILES, model_card, write_card
 from tiger.recommender.state import RecommenderState
 from tiger.utils.digests import changed_files
 from tiger.utils.errors import DataError
+from tiger.utils.paths import nearest_hint
 
 # Nothing else is ever fetched: no pickle, no code.
 SUFFIXES = (".json", ".parquet", ".safetensors")
@@ -95,17 +94,6 @@ def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitI
             commit_message=options.commit_message,
             create_pr=options.create_pr,
         )
-
-
-def is_repo_id(name: str | os.PathLike) -> TypeGuard[str]:
-    """Whether ``name`` reads as ``owner/name``."""
-    if not isinstance(name, str):
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return "/" in name
 
 
 def download(
@@ -179,14 +167,14 @@ def _download_errors(repo_id: str, at: str, revision: str | None, local_files_on
         raise DataError(f"{repo_id} has no revision {revision!r}: give a branch, a tag or a commit of it.") from error
     except LocalEntryNotFoundError as error:
         raise DataError(
-            f"{at} is not a directory here, not in the cache as a whole, and the Hub "
+            f"{at} is not a directory here{nearest_hint(repo_id)}, not in the cache as a whole, and the Hub "
             f"{'was not to be asked' if local_files_only else 'could not be reached'}: load it once with a connection."
         ) from error
     except (HTTPError, OSError, RuntimeError) as error:
         if isinstance(error, RepositoryNotFoundError) or _status(error) in (401, 403):
             raise DataError(
-                f"{repo_id} is neither a directory here nor a repository on the Hub that you may read. Check the "
-                "name; for a private one, `hf auth login` or give a token."
+                f"{repo_id} is neither a directory here{nearest_hint(repo_id)} nor a repository on the Hub that you "
+                "may read. Check the name; for a private one, `hf auth login` or give a token."
             ) from error
         raise DataError(
             f"the download of {at} broke off ({_first_line(error)}). Load it again: whole files are kept."

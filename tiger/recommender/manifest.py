@@ -59,7 +59,11 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     """
     file = Path(folder) / MANIFEST
     if not file.exists():
-        raise DataError(f"{folder} has no {MANIFEST}: it is half-written or no saved recommender. Save it again.")
+        within = next((part.parent for part in sorted(Path(folder).glob(f"*/{MANIFEST}"))), None)
+        meant = "" if within is None else f" (is {within} meant?)"
+        raise DataError(
+            f"{folder} has no {MANIFEST}{meant}: it is half-written or no saved recommender. Save it again."
+        )
     manifest = read_json(file)
     if not _KEYS <= manifest.keys():
         raise DataError(f"{file} is not that of a recommender: {folder} belongs to something else.")

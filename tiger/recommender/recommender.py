@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import CommitInfo
 from transformers import T5ForConditionalGeneration
 
-from tiger.data.sequences import Sequences, pad_rows
+from tiger.data.sequences import Sequences, id_lists, pad_rows
 from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.recommender import hub
@@ -30,9 +30,11 @@ from tiger.recommender.catalog_updates import (
 from tiger.recommender.checkpoint import read_state, write_state
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
+from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
+from tiger.utils.paths import is_repo_id, nearest_hint
 
 T = TypeVar("T")
 
@@ -155,8 +157,7 @@ class TigerRecommender:
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
         """
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise TypeError('histories is a list of histories: [["item-1", "item-2"]], not ["item-1", "item-2"]')
+        histories = id_lists(histories, "histories")
         answers, scores = self.recommend_rows(
             Sequences.from_rows(self._known(histories)),
             k=k,
@@ -183,12 +184,13 @@ class TigerRecommender:
             search: fields of :class:`tiger.retriever.search.SearchOptions`.
         """
         options = SearchOptions(**search)
+        check_value("k", k, int, 1, MAX_BEAMS)
         if options.num_beams < k:
-            raise ValueError(f"num_beams ({options.num_beams}) must be at least k ({k})")
+            raise DataError(f"num_beams ({options.num_beams}) must be at least k ({k})")
         if both_scores and (self.ranker is None or not rank):
             raise ValueError("both_scores needs a ranker that ranks: train one with recipes/ranker.py")
         if unseen_share is not None and not 0 <= unseen_share <= 1:
-            raise ValueError(f"unseen_share must be from 0 to 1, got {unseen_share}")
+            raise DataError(f"unseen_share must be from 0 to 1, got {unseen_share}")
 
         state, trie = self.state, self.trie  # of one moment, whatever becomes of the catalog meanwhile
 
@@ -225,6 +227,7 @@ class TigerRecommender:
         Raises:
             DataError: there is no ranker, or a candidate is unknown.
         """
+        histories, candidates = id_lists(histories, "histories"), id_lists(candidates, "candidates")
         if self.ranker is None:
             raise DataError("this recommender has no ranker: train one with recipes/ranker.py.")
         unknown = [item for given in candidates for item in given if self.tokenizer.rows([item], missing=-1)[0] < 0]
@@ -325,6 +328,7 @@ class TigerRecommender:
         """Names of items for people: their titles where the item table has them, else their ids."""
         if self.items is None or "title" not in self.items.column_names:
             return list(item_ids)
+        item_ids = list(item_ids)
         names = self.items["title"].take(self.tokenizer.rows(item_ids)).to_pylist()
         return [name or item for name, item in zip(names, item_ids)]
 
@@ -387,11 +391,9 @@ class TigerRecommender:
         folder = Path(name)
         if folder.is_dir():
             return cls.from_state(read_state(folder, device, rank, verify=True))
-        elif hub.is_repo_id(name):
+        elif is_repo_id(name):
             folder = hub.download(name, revision, token, cache_dir, local_files_only)
         else:
-            raise DataError(
-                f"{folder} is not a directory: give the one that a recipe saved, such as runs/demo/model, or a "
-                "repository on the Hub, owner/name."
-            )
+            wanted = "the one that a recipe saved, such as runs/demo/model, or a repository on the Hub, owner/name"
+            raise DataError(f"{folder} is not a directory{nearest_hint(folder)}: give {wanted}.")
         return cls.from_state(read_state(folder, device, rank))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tiger.data.columns import is_bytes, is_text, makes_text, plain_type
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import check_regular
 from tiger.utils.tensor_files import read_arrays
@@ -67,25 +68,15 @@ def _check_columns(file: Path, schema: pa.Schema, template: str | None) -> None:
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise DataError(f"{file} has the column {twice[0]!r} twice.")
-    if "item_id" not in schema.names or not _is_text(schema.field("item_id").type):
+    if "item_id" not in schema.names or not is_text(schema.field("item_id").type):
         raise DataError(f"{file} has no item_id of text.")
     named = [] if template is None else [name.strip() for name in template.split(",")]
     if missing := [name for name in named if name not in schema.names]:
         raise DataError(f"{file} lacks the column {missing[0][:60]!r}, which texts are made of.")
     for name in {*_READ, *named} & set(schema.names):
         kind = schema.field(name).type
-        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (_is_text(kind) or pa.types.is_null(kind) or _is_number(kind)):
-            raise DataError(f"{file}: no text can be made of column {name!r}, which is {schema.field(name).type}.")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+        if not (makes_text(kind) or is_bytes(plain_type(kind))):  # bytes may be text: reading them says so
+            raise DataError(f"{file}: no text can be made of column {name!r}, which is {kind}.")
 
 
 def read_unseen(file: Path, count: int) -> np.ndarray:

@@ -9,11 +9,13 @@ import pyarrow as pa
 import torch
 from transformers import T5ForConditionalGeneration
 
+from tiger.data.columns import plain_table
 from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.retriever.config import check_pair
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RecommenderState:
     training: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.items is not None:
+            object.__setattr__(self, "items", plain_table(self.items, "the item table"))
         if self.unseen is None:
             object.__setattr__(self, "unseen", np.zeros(len(self.tokenizer), dtype=bool))
 
@@ -52,6 +56,8 @@ class RecommenderState:
         Raises:
             ValueError: other semantic IDs, or other items.
         """
+        if self.max_history < 1:
+            raise DataError(f"max_history must be at least 1, got {self.max_history}.")
         check_pair(self.model, self.tokenizer)
         count = len(self.tokenizer)
         if self.ranker is not None:

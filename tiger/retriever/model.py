@@ -28,6 +28,7 @@ from tiger.retriever.config import (
     pad_token,
     uses_child_softmax,
 )
+from tiger.utils.disk import disk_errors
 
 
 class TigerT5(T5ForConditionalGeneration):
@@ -84,10 +85,11 @@ class TigerT5(T5ForConditionalGeneration):
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **options: Any
     ) -> None:
         """As of any model; ``config.json`` names the plain T5, so that tools without this library open it."""
-        super().save_pretrained(save_directory, is_main_process, *args, **options)
-        if is_main_process:
-            self.config.architectures = [T5ForConditionalGeneration.__name__]
-            self.config.save_pretrained(save_directory)
+        with disk_errors(save_directory, sum(weight.nbytes for weight in self.parameters())):
+            super().save_pretrained(save_directory, is_main_process, *args, **options)
+            if is_main_process:
+                self.config.architectures = [T5ForConditionalGeneration.__name__]
+                self.config.save_pretrained(save_directory)
 
 
 @old_arguments(visible="num_visible_items", siblings="children")

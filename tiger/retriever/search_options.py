@@ -5,16 +5,44 @@ Imports no torch, so that ``tiger --help`` can print them at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from tiger.utils.errors import DataError
 
+MAX_BEAMS = 1_000_000  # more would be a slip: their arrays alone take gigabytes
 MIN_TEMPERATURE = 1e-3  # below, log-probabilities divided by it leave float32
 
 
-def _option(default: Any, help: str, minimum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "minimum": minimum})
+def _option(default: Any, help: str, kind: type, minimum: float | None = None, maximum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "kind": kind, "minimum": minimum, "maximum": maximum})
+
+
+def check_value(name: str, value: Any, kind: type, minimum: float | None = None, maximum: float | None = None) -> None:
+    """Refuse a value of another type, or out of range.
+
+    Args:
+        name: what error messages call it.
+        kind: ``int``, ``float`` (a finite one) or ``bool``; NumPy's own of each will do.
+
+    Raises:
+        DataError: it is none of these, or out of range.
+    """
+    truth = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # NumPy's, without importing it
+    if kind is bool:
+        fits, what = truth, "True or False"
+    elif kind is int:
+        fits, what = isinstance(value, Integral) and not truth, "a whole number"
+    else:
+        fits, what = isinstance(value, Real) and not truth and math.isfinite(value), "a finite number"
+    if not fits:
+        raise DataError(f"{name} must be {what}, got {value!r}.")
+    if minimum is not None and value < minimum:
+        raise DataError(f"{name} must be at least {minimum}, got {value}.")
+    if maximum is not None and value > maximum:
+        raise DataError(f"{name} must be at most {maximum}, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -30,23 +58,25 @@ class SearchOptions:
         progress: show a progress bar.
 
     Raises:
-        DataError: a value is below its minimum.
+        DataError: a value is of another type, or out of range.
     """
 
-    num_beams: int = _option(50, "candidates kept while decoding; more find better items and take longer", 1)
-    exclude_history: bool = _option(True, "leave out items of the history")
-    temperature: float | None = _option(
-        None, "sample items, more varied the higher; by default, the most probable ones", MIN_TEMPERATURE
+    num_beams: int = _option(
+        50, "candidates kept while decoding; more find better items and take longer", int, 1, MAX_BEAMS
     )
-    seed: int | None = _option(None, "seed of sampling")
-    batch_size: int = _option(64, "histories decoded together", 1)
-    progress: bool = _option(False, "show a progress bar")
+    exclude_history: bool = _option(True, "leave out items of the history", bool)
+    temperature: float | None = _option(
+        None, "sample items, more varied the higher; by default, the most probable ones", float, MIN_TEMPERATURE
+    )
+    seed: int | None = _option(None, "seed of sampling", int, 0, 2**63 - 1)
+    batch_size: int = _option(64, "histories decoded together", int, 1)
+    progress: bool = _option(False, "show a progress bar", bool)
 
     def __post_init__(self):
         for one in fields(self):
-            value, minimum = getattr(self, one.name), one.metadata["minimum"]
-            if minimum is not None and value is not None and not value >= minimum:  # NaN is refused, too
-                raise DataError(f"{one.name} must be at least {minimum}, got {value}.")
+            value, rule = getattr(self, one.name), one.metadata
+            if value is not None or one.default is not None:
+                check_value(one.name, value, rule["kind"], rule["minimum"], rule["maximum"])
 
 
 def option_help(name: str) -> str:

@@ -24,6 +24,7 @@ from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, numb
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.storage import PREFIX_TABLE, read_semantic_ids, write_semantic_ids
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 
 FILE_NAME = "semantic_ids.safetensors"
@@ -343,9 +344,14 @@ class SemanticIdTokenizer:
         return self.quantizer
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder."""
+        """Write ``semantic_ids.safetensors`` and, where there is a quantizer, its folder.
+
+        Raises:
+            DiskError: the disk is full, read-only or denied.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         header = {
             "codebook_size": self.codebook_size,
             "fingerprint": self.fingerprint,

@@ -27,6 +27,8 @@ from tqdm.auto import tqdm
 from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
 
@@ -67,8 +69,11 @@ def recommend_users(
     Raises:
         DataError: the log is missing, damaged or lacks a column, or ``out`` or its intermediate files are of another
             run.
+        DiskError: the disk is full, read-only or denied. What is done is kept: the same call goes on from there.
     """
     histories, out = Path(histories), Path(out)
+    check_value("part_events", part_events, int, minimum=1)
+    check_value("k", options.get("k", 10), int, 1, MAX_BEAMS)
     if not out.parent.is_dir():
         raise DataError(f"{out.parent} is not a directory: make it, or write somewhere else.")
     tables = read_events(histories)
@@ -80,7 +85,15 @@ def recommend_users(
     settings |= {"bf16": bf16, "options": options}
     if out.exists():
         return _counts_of_finished(out, settings)
-    folder = out.parent / f".{out.name}.parts"
+    with disk_errors(out):
+        return _recommended(tiger, tables, out, settings, progress)
+
+
+def _recommended(
+    tiger: TigerRecommender, tables: Iterator[pa.Table], out: Path, settings: dict[str, Any], progress: bool
+) -> dict[str, int]:
+    """Partition the log, answer part by part, join; the counts."""
+    folder, bf16, options = out.parent / f".{out.name}.parts", settings["bf16"], settings["options"]
     unknown = _partition(tiger, tables, folder, settings)
     counts = {"events": settings["log"]["events"], "users": 0, "unknown_events": unknown}
     num_parts = _num_parts(settings)

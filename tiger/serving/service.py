@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import math
 import signal
 import socket
 import sys
@@ -55,7 +56,7 @@ class ServiceSettings:
     save: Path | None = None
 
     def __post_init__(self):
-        if self.max_batch < 1 or self.max_delay_ms < 0:
+        if self.max_batch < 1 or not 0 <= self.max_delay_ms < math.inf:
             raise DataError("max_batch must be at least 1 and max_delay_ms at least 0.")
         if self.max_queue < MAX_HISTORIES:
             raise DataError(f"max_queue must be at least {MAX_HISTORIES}: a request may hold as many histories.")

@@ -30,6 +30,7 @@ from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_settings import check_folders
 from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
@@ -166,7 +167,9 @@ def _trained(
         dense=dense,
         table_learning_rate=args.table_learning_rate,
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    assert training.output_dir is not None  # TrainingArguments fills it in
+    with disk_errors(training.output_dir):
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
     model.to("cpu")  # type: ignore[arg-type]  # transformers hides that it is a method
     return ClickRanker(model, features, tokenizer, dense), metrics

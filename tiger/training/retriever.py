@@ -35,6 +35,7 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_record import RunRecord
 from tiger.training.run_settings import check_folders, recorded_settings, run_settings
 from tiger.training.tokenizer import embeddings_digest, load_data_and_tokenizer, saved_vectors
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
 
@@ -220,7 +221,9 @@ def _trained(
         cuda_graphs=args.cuda_graphs,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
+    assert training.output_dir is not None  # TrainingArguments fills it in
+    with disk_errors(training.output_dir):
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
     return model, trainer.state
 
 

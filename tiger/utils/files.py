@@ -12,31 +12,42 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tiger.utils.disk import disk_errors
 from tiger.utils.locks import locked
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Write to a temporary name beside ``path``, then rename: readers see the old file or the new one, whole."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    content = content.encode() if isinstance(content, str) else content
+    with written_whole(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to, which takes its place if the block ends well."""
+def written_whole(path: str | os.PathLike, wanted: int | None = None) -> Iterator[Path]:
+    """A temporary file beside ``path`` to write to, which takes its place if the block ends well.
+
+    Args:
+        path: the file.
+        wanted: its bytes, where they are known.
+
+    Raises:
+        DiskError: the disk is full, read-only or denied.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_errors(path, wanted):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -45,16 +56,20 @@ def written_together(folder: str | os.PathLike, names: Sequence[str]) -> Iterato
 
     Other files of ``folder`` stay; so do those of these names if the block fails. The scratch folder lies within
     ``folder``, on the same disk, so that each move is one atomic step.
+
+    Raises:
+        DiskError: the disk is full, read-only or denied.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
-        yield Path(scratch)
-        for name in names:
-            sync(Path(scratch) / name)
-        for name in names:
-            os.replace(Path(scratch) / name, folder / name)
-        sync(folder)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
+            yield Path(scratch)
+            for name in names:
+                sync(Path(scratch) / name)
+            for name in names:
+                os.replace(Path(scratch) / name, folder / name)
+            sync(folder)
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -96,14 +111,19 @@ def replaced_folder(
         marker: a file that the block writes.
         ours: of the folder that is replaced, the names in it that go with it; all others (``.git``, notes) move to the
             new one. None: everything goes.
+
+    Raises:
+        FileExistsError: see :func:`refuse_other_files`.
+        DiskError: the disk is full, read-only or denied.
     """
     path = Path(path).resolve()
     refuse_other_files(path, marker)
-    with locked(path):
+    with disk_errors(path), locked(path):
         _clear_stale(path)
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
         try:
-            yield fresh
+            with disk_errors(path):  # before it is cleared away, to count what is free
+                yield fresh
             for part in (*fresh.rglob("*"), fresh):  # temporary files that were renamed are their owner's alone
                 os.chmod(part, 0o755 if part.is_dir() else 0o644)
                 sync(part)

@@ -65,3 +65,30 @@ def check_regular(path: str | os.PathLike, max_bytes: int | None = None) -> None
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def parse_json(text: str, source: str) -> Any:
+    """A value of JSON.
+
+    Args:
+        source: what error messages call the text.
+
+    Raises:
+        DataError: it is no JSON, nested too deeply, names a key of an object twice, or holds a number of thousands of
+            digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unlike_names)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{source} is not JSON ({error.msg}).") from error
+    except RecursionError as error:
+        raise DataError(f"{source} is JSON that is nested too deeply.") from error
+    except ValueError as error:  # a number of 5,000 digits
+        raise DataError(f"{source} is JSON that can't be read ({str(error).split(';')[0]}).") from error
+
+
+def _unlike_names(pairs: list[tuple[str, Any]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names a key twice")
+    return found

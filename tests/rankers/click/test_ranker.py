@@ -66,6 +66,21 @@ def test_the_t5_has_its_say(recommender):
     assert (rows[0, 12:] == -1).all() and np.isneginf(sums[0, 12:]).all() and (np.diff(sums[1:], axis=1) <= 0).all()
 
 
+def test_what_it_learned_from_is_kept_where_the_best_weight_is_none(recommender, tmp_path):
+    """Validation chose the weight 0: the ranker is not measured there, now or after a reload."""
+    ranker = recommender.ranker
+    assert ranker.learned_from == "train"
+    histories, beams = Sequences.from_rows([np.array([1])] * 2), np.arange(2, 26).reshape(2, 12)
+    logits = ranker.score(list(histories), beams)
+    scores = np.where(logits == logits.max(axis=1, keepdims=True), -1e6, 0.0)  # the T5 puts the ranker's first last
+    ranker.tune_t5_weight(histories, beams, scores, beams[np.arange(2), logits.argmax(axis=1)])
+    assert ranker.ranker.config.t5_weight == 0 and ranker.learned_from == "valid"
+    recommender.save_pretrained(tmp_path / "model")
+    assert TigerRecommender.from_pretrained(tmp_path / "model").ranker.learned_from == "valid"
+    ranker.ranker.config.learned_from, ranker.ranker.config.t5_weight = None, 2.0  # as older versions saved it
+    assert ranker.learned_from == "valid"
+
+
 def test_lists_of_several_lengths(recommender):
     ranked, scores = recommender.rank([["i1"], ["i2"]], [["i3"], ["i4", "i5", "i6"]])
     assert ranked[0] == ["i3"] and set(ranked[1]) == {"i4", "i5", "i6"} and [len(s) for s in scores] == [1, 3]

@@ -34,6 +34,7 @@ OPTIONAL_RULES = {
     "t5_weight": number(-1e6, 1e6),
     "item_features": optional(text(64)),
     "semantic_ids": optional(text(64)),
+    "learned_from": optional(one_of("train", "valid")),
 }
 
 
@@ -56,6 +57,8 @@ class RankerConfig(PreTrainedConfig):
         t5_weight: how much a T5's log-probability counts beside the logit where a recommender orders its beams.
         item_features: the fingerprint of the features that it was made for.
         semantic_ids: the fingerprint of the tokenizer whose codes they read.
+        learned_from: the part of the split that it was fitted to, ``valid`` once ``t5_weight`` was tuned; None:
+            ``train``, or a ranker that was saved before this was kept.
     """
 
     model_type = "semantic_id_ranker"
@@ -74,6 +77,7 @@ class RankerConfig(PreTrainedConfig):
     t5_weight: float = 0.0
     item_features: str | None = None
     semantic_ids: str | None = None
+    learned_from: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -18,6 +18,7 @@ from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
 from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 from tiger.utils.model_files import load_model
@@ -68,8 +69,9 @@ class ClickRanker(Ranker):
 
     @property
     def learned_from(self) -> str:
-        """``valid`` once the weight of the T5 was tuned there."""
-        return "valid" if self.ranker.config.t5_weight else "train"
+        """``valid`` once the weight of the T5 was tuned there, whichever weight was best; kept in the config."""
+        # Rankers saved before that was kept: a weight other than 0 was tuned.
+        return self.ranker.config.learned_from or ("valid" if self.ranker.config.t5_weight else "train")
 
     @property
     def fingerprint(self) -> str | None:
@@ -141,6 +143,7 @@ class ClickRanker(Ranker):
             rows, _, _ = best_first(_weighted_sums(logits, scores, weight), beams, scores, beams.shape[1])
             found[weight] = ndcg_at_k(rows, targets, 10)
         self.ranker.config.t5_weight = max(found, key=found.__getitem__)
+        self.ranker.config.learned_from = "valid"
         return found
 
     def weigh_t5(self, *args, **kwargs) -> dict[float, float]:
@@ -179,10 +182,11 @@ class ClickRanker(Ranker):
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write the ranker, its features, and content vectors (as float16)."""
-        self.ranker.save_pretrained(folder)
-        self.features.save_pretrained(folder)
-        if self._dense is not None:
-            write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
+        with disk_errors(folder):
+            self.ranker.save_pretrained(folder)
+            self.features.save_pretrained(folder)
+            if self._dense is not None:
+                write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
 
     @classmethod
     def from_pretrained(

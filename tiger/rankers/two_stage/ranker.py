@@ -34,6 +34,7 @@ from tiger.rankers.two_stage.saved import (
     read_vectors,
 )
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -290,7 +291,8 @@ class TwoStageRanker(Ranker):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / TREES, json.dumps({"lightgbm": [trees.model_to_string() for trees in self.trees]}) + "\n"
         )
