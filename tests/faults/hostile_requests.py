@@ -1,0 +1,1 @@
+def plan(random, subjects): raise NotImplementedError
