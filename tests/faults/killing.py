@@ -168,9 +168,10 @@ def _killed(one: Operation, folder: Path, way: str, when: float) -> None:
             left = [when]
 
             def hook(event: str, arguments: tuple) -> None:
-                left[0] -= is_file_event(event, arguments)
-                if left[0] <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                if is_file_event(event, arguments):
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(hook)
         one.run(folder)
