@@ -11,12 +11,17 @@ from random import Random
 
 from tests.faults import subjects as made
 from tests.faults.subjects import MODELS, Subjects
-from tests.faults.trying import REPORTED, RIGHT, WRONG, Fault, Plan, copied
+from tests.faults.trying import LOST, REPORTED, RIGHT, WRONG, Fault, Plan, copied
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.offline import recommend_users
 from tiger.training.run_record import RunRecord
 
-TARGETS = ["model"] * 5 + ["tokenizer"] * 3 + ["checkpoint"] * 2 + ["run.json", "batch output", "batch parts"]
+TARGETS = (
+    ["model"] * 5
+    + ["owner's files", "tokenizer", "tokenizer", "tokenizer"]
+    + ["checkpoint"] * 2
+    + ["run.json", "batch output", "batch parts"]
+)
 WAYS = ["flip", "flip", "flip", "flips", "cut", "zeros", "empty", "gone", "swap", "another's", "stray"]
 
 
@@ -75,6 +80,7 @@ def plan(random: Random, subjects: Subjects) -> Plan:
     name = random.choice(MODELS)
     kinds: dict[str, Callable[[Path], str]] = {
         "model": lambda folder: _model(random, subjects, name, folder),
+        "owner's files": lambda folder: _saved_over(random, subjects, name, folder),
         "tokenizer": lambda folder: _tokenizer(random, subjects, folder),
         "checkpoint": lambda folder: _checkpoint(random, subjects, folder),
         "run.json": lambda folder: _record(random, subjects, folder),
@@ -97,6 +103,23 @@ def _model(random: Random, subjects: Subjects, name: str, folder: Path) -> str:
     change = hurt(random, model, base / other)
     print(change, flush=True)
     return _same(made.answers(TigerRecommender.from_pretrained(model)), subjects.answers[name], change)
+
+
+def _saved_over(random: Random, subjects: Subjects, name: str, folder: Path) -> str:
+    """A save over a damaged recommender, whose manifest may not say any more which files are its own."""
+    model = copied(subjects.folder / "models" / name, folder / "model")
+    change = hurt(random, model, None, only=random.choice([model / "tiger.json", None]))
+    made.give_owner_files(model)
+    print(change, flush=True)
+    try:
+        TigerRecommender.from_pretrained(subjects.folder / "models" / f"{name}-other").save_pretrained(model)
+    except FileExistsError:  # without a manifest it is no recommender's folder
+        assert not (model / "tiger.json").exists()
+    else:
+        _same(made.answers(TigerRecommender.from_pretrained(model)), subjects.answers[f"{name}-other"], change)
+    if lost := made.owner_files_lost(model):
+        raise Fault(LOST, f"{change}: {lost}")
+    return RIGHT
 
 
 def _tokenizer(random: Random, subjects: Subjects, folder: Path) -> str:

@@ -26,7 +26,9 @@ def plan(random: Random, subjects: Subjects) -> Plan:
     """A service of its own, a few hostile requests beside ordinary ones, then SIGTERM."""
     names = [random.choice(sorted(HOSTILE)) for _ in range(random.randrange(3, 8))]
     model = random.choice(MODELS)
-    return Plan("requests", f"{model} {', '.join(names)}", lambda folder: _tried(random, subjects, model, names, folder))
+    return Plan(
+        "requests", f"{model} {', '.join(names)}", lambda folder: _tried(random, subjects, model, names, folder)
+    )
 
 
 def _tried(random: Random, subjects: Subjects, model: str, names: list[str], folder: Path) -> str:
@@ -164,7 +166,9 @@ def _deep(random: Random, port: int, ids: list[str]) -> list[int]:
 
 
 def _huge(random: Random, port: int, ids: list[str]) -> list[int]:
-    return _sent(port, b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (6 << 20) + b"[" * (6 << 20))
+    return _sent(
+        port, b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (6 << 20) + b"[" * (6 << 20)
+    )
 
 
 def _endless(random: Random, port: int, ids: list[str]) -> list[int]:
@@ -192,10 +196,17 @@ def _methods(random: Random, port: int, ids: list[str]) -> list[int]:
 
 def _headers(random: Random, port: int, ids: list[str]) -> list[int]:
     body = json.dumps(_bodies(random, ids)["/recommend"])
-    headers = random.choice([
-        {"Content-Type": "text/plain"}, {"Content-Type": "multipart/form-data"}, {"X": "y" * 60_000},
-        {"Content-Length": "-5"}, {"Content-Length": "9" * 5000}, {"Content-Encoding": "gzip"}, {"Expect": "x"},
-    ])
+    headers = random.choice(
+        [
+            {"Content-Type": "text/plain"},
+            {"Content-Type": "multipart/form-data"},
+            {"X": "y" * 60_000},
+            {"Content-Length": "-5"},
+            {"Content-Length": "9" * 5000},
+            {"Content-Encoding": "gzip"},
+            {"Expect": "x"},
+        ]
+    )
     lines = "".join(f"{name}: {value}\r\n" for name, value in ({"Content-Length": len(body)} | headers).items())
     return _sent(port, f"POST /recommend HTTP/1.1\r\nHost: x\r\n{lines}\r\n{body}".encode())
 
@@ -205,7 +216,9 @@ def _updates(random: Random, port: int, ids: list[str]) -> list[int]:
     _changed.set()
     found: list[int] = []
     body = json.dumps(_bodies(random, ids)["/recommend"])
-    ask = [threading.Thread(target=lambda: found.append(_asked(port, "POST", "/recommend", body)[0])) for _ in range(8)]
+    ask = [
+        threading.Thread(target=lambda: found.append(_asked(port, "POST", "/recommend", body)[0])) for _ in range(8)
+    ]
     for thread in ask:
         thread.start()
     names = [f"new/{random.random()}" for _ in range(3)]

@@ -84,8 +84,9 @@ def make_subjects(folder: Path) -> Subjects:
 
 def _rename_items(file: Path, item_ids: list[str]) -> None:
     table = pq.read_table(file)
-    names = [item_ids[int(item[5:]) % len(item_ids)] if item != "unknown" else item for item in
-             table["item_id"].to_pylist()]
+    names = [
+        item_ids[int(item[5:]) % len(item_ids)] if item != "unknown" else item for item in table["item_id"].to_pylist()
+    ]
     pq.write_table(table.set_column(table.column_names.index("item_id"), "item_id", [names]), file)
 
 

@@ -25,6 +25,9 @@ from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
 Encoder = SentenceEncoder | LSAEncoder
+CODE_USAGE = "code_usage.png"
+# What goes when a tokenizer is fitted anew: all else in its directory is the owner's.
+OWN_FILES = ("semantic_ids.safetensors", "quantizer", "encoder", REPORT, CODE_USAGE, "files.json")
 
 
 @dataclass
@@ -102,15 +105,15 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "seconds": round(seconds, 1),
         **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
     }
-    with replaced_folder(args.output_dir, REPORT) as folder:
+    with replaced_folder(args.output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
         note_place(folder / "encoder", Path(args.output_dir) / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-        plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
+        plot_code_usage(tokenizer.codes, size, folder / CODE_USAGE)
         write_digests(folder)
     print(json.dumps(report, indent=1))
-    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / CODE_USAGE} shows the codes")
     return tokenizer
 
 
