@@ -103,7 +103,7 @@ def campaign(
         elif outcome == REPORTED:
             counts.reported.append(line)
         if outcome not in (REFUSED, RIGHT) or told:
-            print(line, flush=True)
+            print(line + (f"\n{output}" if told else ""), flush=True)
     return counts
 
 

@@ -79,7 +79,9 @@ def _survives(port: int, name: str, attack: Callable[[], list[int]], body: str, 
     found: list[tuple[int, str]] = []
     beside = threading.Thread(target=lambda: found.append(_asked(port, "POST", "/recommend", body)))
     beside.start()
-    for status in attack():
+    statuses = attack()
+    print(name, statuses, flush=True)
+    for status in statuses:
         if status >= 500 and status != 503:
             raise Fault(TRACEBACK, f"{name}: status {status}")
     beside.join()
