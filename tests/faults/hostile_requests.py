@@ -86,6 +86,8 @@ def _survives(port: int, name: str, attack: Callable[[], list[int]], body: str, 
             raise Fault(TRACEBACK, f"{name}: status {status}")
     beside.join()
     found.append(_asked(port, "POST", "/recommend", body))
+    if len(found) < 2:
+        raise Fault(HANG, f"{name}: an ordinary request beside it has no answer")
     for status, text in found:
         if status != 200:
             raise Fault(LOST, f"{name}: an ordinary request has status {status}: {text[:200]}")
