@@ -52,7 +52,7 @@ speed: setup
 	$(BIN)/python recipes/speed/report.py
 
 chaos: setup
-	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python tests/faults/chaos.py
+	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.faults.chaos
 
 clean:
 	rm -rf .venv runs datasets/demo build *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,6 +23,7 @@ _READ = (
     *("config.json", "generation_config.json", "model.safetensors", "semantic_ids.safetensors", "trie.safetensors"),
     *("unseen.safetensors", "items.parquet", "quantizer", "encoder", "ranker", MANIFEST),
 )
+_SUFFIXES = (".json", ".parquet", ".safetensors")  # of files that a load reads
 _RULES = {
     "semantic_ids": text(64),
     "max_history": whole(1, 1 << 20),
@@ -48,6 +50,7 @@ def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: in
         "parts": sorted(path.name for path in folder.iterdir()),
         "files": file_digests(folder),
     }
+    manifest["settings_sha256"] = _settings_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -86,11 +89,9 @@ def read_manifest(folder: str | os.PathLike) -> dict:
 
 
 def own_files(folder: Path) -> set[str]:
-    """Names in a directory that a save of its recommender wrote; where the manifest can't say, all."""
-    try:
-        return {MANIFEST, *read_manifest(folder)["parts"]}
-    except DataError:
-        return {path.name for path in folder.iterdir()}
+    """Names in a directory that belong to its recommender, whatever its manifest says: it may be damaged, or a
+    stranger's who calls ``.git`` a part."""
+    return {name for name in _READ if os.path.lexists(folder / name)}
 
 
 def check_own_files(folder: str | os.PathLike, manifest: dict) -> None:
@@ -123,9 +124,19 @@ def check_files(folder: str | os.PathLike, manifest: dict) -> None:
     """Compare a directory with its manifest; one from before digests were kept is only checked for completeness.
 
     Raises:
-        DataError: a file is missing, cut short or changed.
+        DataError: a file is missing, cut short, changed, or one too many.
     """
     folder = Path(folder)
+    if manifest.get("settings_sha256", _settings_digest(manifest)) != _settings_digest(manifest):
+        raise DataError(
+            f"{folder / MANIFEST}: its max_history or training is not as saved, but damaged. Save the recommender "
+            "again. If you changed it yourself, remove its settings_sha256."
+        )
+    if stray := _strays(folder, manifest):
+        raise DataError(
+            f"{folder} holds {', '.join(stray[:5])}, which its {MANIFEST} does not name: of another recommender. "
+            "Remove it."
+        )
     missing = [name for name in manifest.get("files", manifest["parts"]) if not (folder / name).exists()]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}: it is half-written. Save the recommender again.")
@@ -134,3 +145,24 @@ def check_files(folder: str | os.PathLike, manifest: dict) -> None:
             f"{folder}: {', '.join(changed)} {'is' if len(changed) == 1 else 'are'} not as saved, but damaged, cut "
             "short or tampered with. Save the recommender again."
         )
+
+
+def _settings_digest(manifest: dict) -> str:
+    """SHA-256 of what is written nowhere else: a flipped bit of a number is another valid number."""
+    told = {name: manifest[name] for name in ("max_history", "training")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _strays(folder: Path, manifest: dict) -> list[str]:
+    """Files that a load would read and no save of this recommender wrote."""
+    named = {*manifest["parts"], MANIFEST}
+    stray = [name for name in _READ if name not in named and os.path.lexists(folder / name)]
+    files = manifest.get("files")
+    if files is None:
+        return stray
+    for part in sorted(named & set(_READ)):
+        for path in sorted((folder / part).rglob("*")) if (folder / part).is_dir() else ():
+            name = path.relative_to(folder).as_posix()
+            if path.suffix in _SUFFIXES and path.is_file() and name not in files:
+                stray.append(name)
+    return stray

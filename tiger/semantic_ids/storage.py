@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _OPTIONAL = {
     "collision_size": optional(whole(0, 1 << 31)),
     "num_prefixes": whole(1, 1 << 28),
     "learned_split": optional(dict_of(optional(whole(-(1 << 63), 1 << 63)), 10)),
+    "quantizer": optional(dict_of(text(64), 100)),
+    "sha256": text(64),
 }
 
 
@@ -35,7 +38,9 @@ def write_semantic_ids(file: Path, arrays: dict[str, np.ndarray], item_ids: list
     ends = np.cumsum([len(item.encode()) for item in item_ids], dtype=np.int64)
     arrays = arrays | {"item_id_bytes": np.frombuffer(text, dtype=np.uint8), "item_id_ends": ends}
     # One key: a safetensors header with several writes them in an order that differs between processes.
-    write_atomically(file, save(arrays, metadata={"tokenizer": json.dumps({"format": FORMAT} | header)}))
+    header = {"format": FORMAT} | header
+    header["sha256"] = _digest(arrays, header)
+    write_atomically(file, save(arrays, metadata={"tokenizer": json.dumps(header)}))
 
 
 def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], list[str], dict]:
@@ -58,11 +63,24 @@ def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], list[str], dic
     matrix = ("I32", (None, None))
     wanted = {"semantic_ids": matrix, "item_id_bytes": ("U8", (None,)), "item_id_ends": ("I64", (None,))}
     arrays = read_arrays(file, wanted | ({PREFIX_TABLE: matrix} if by_prefixes else {}))
+    if "sha256" in header and header["sha256"] != _digest(arrays, header):
+        raise DataError(f"{file} is not as saved, but damaged: restore it, or fit the tokenizer again.")
     item_ids = _item_ids(file, arrays.pop("item_id_bytes"), arrays.pop("item_id_ends"))
     _check_ids(file, arrays["semantic_ids"], len(item_ids), header["codebook_size"])
     if by_prefixes:
         _check_prefixes(file, arrays[PREFIX_TABLE], arrays["semantic_ids"], header)
     return arrays, item_ids, header
+
+
+def _digest(arrays: dict[str, np.ndarray], header: dict) -> str:
+    """SHA-256 of all arrays and of the header: a flipped bit of a code is another valid code."""
+    told = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _item_ids(file: Path, joined: np.ndarray, ends: np.ndarray) -> list[str]:

@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 
 from tiger._moved import old_arguments
-from tiger.quantizers.auto import load_quantizer, save_quantizer
 from tiger.quantizers.base import Quantizer
+from tiger.semantic_ids.directory import read_directory, write_directory
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
 from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
-from tiger.semantic_ids.storage import PREFIX_TABLE, read_semantic_ids, write_semantic_ids
+from tiger.semantic_ids.storage import PREFIX_TABLE
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
-
-FILE_NAME = "semantic_ids.safetensors"
-QUANTIZER_FOLDER = "quantizer"
 
 
 class SemanticIdTokenizer:
@@ -365,9 +362,7 @@ class SemanticIdTokenizer:
             header["num_prefixes"] = self.vocabulary.num_prefixes
         else:
             header["collision_size"] = self.vocabulary.collision_size
-        write_semantic_ids(folder / FILE_NAME, arrays, self.item_ids, header)
-        if self.quantizer is not None:
-            save_quantizer(self.quantizer, folder / QUANTIZER_FOLDER)
+        write_directory(folder, arrays, self.item_ids, header, self.quantizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
@@ -376,10 +371,7 @@ class SemanticIdTokenizer:
         Raises:
             DataError: the file is missing, cut short, or of another version.
         """
-        file, quantizer = Path(folder) / FILE_NAME, Path(folder) / QUANTIZER_FOLDER
-        if not file.exists():
-            raise DataError(f"{file} is missing: {folder} holds no tokenizer, or a half-written one.")
-        arrays, item_ids, header = read_semantic_ids(file)
+        arrays, item_ids, header, quantizer = read_directory(Path(folder))
         self = cls.__new__(cls)
         self._collision_size = header.get("collision_size")
         self._set(arrays["semantic_ids"], item_ids, header["codebook_size"])
@@ -389,10 +381,5 @@ class SemanticIdTokenizer:
             self._number_tokens(CodeVocabulary.kind)
         self.fingerprint = header["fingerprint"]
         self.learned_split = header.get("learned_split")
-        self.quantizer = load_quantizer(quantizer) if quantizer.is_dir() else None
-        if self.quantizer is not None and self.quantizer.codebook_size != self.codebook_size:
-            raise DataError(
-                f"{quantizer} has codebooks of {self.quantizer.codebook_size}, {file} of {self.codebook_size}: they "
-                "come from different tokenizers."
-            )
+        self.quantizer = quantizer
         return self

@@ -34,6 +34,9 @@ from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
+# What goes when a ranker is trained anew: all else in its directory is the owner's.
+OWN_FILES = ("config.json", "model.safetensors", "item_features.json", "dense.safetensors", REPORT)
+
 
 @dataclass
 class RankerArguments:
@@ -102,7 +105,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
         print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
     report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
-    with replaced_folder(args.ranker_dir, REPORT) as folder:
+    with replaced_folder(args.ranker_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         ranker.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")

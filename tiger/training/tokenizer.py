@@ -30,6 +30,9 @@ from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, dict_of, text
 
 Encoder = SentenceEncoder | LSAEncoder
+CODE_USAGE = "code_usage.png"
+# What goes when a tokenizer is fitted anew: all else in its directory is the owner's.
+OWN_FILES = ("semantic_ids.safetensors", "quantizer", "encoder", REPORT, CODE_USAGE, "files.json")
 
 
 @dataclass
@@ -108,15 +111,15 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "data": digests_of(args, data),
         **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
     }
-    with replaced_folder(args.output_dir, REPORT) as folder:
+    with replaced_folder(args.output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
         note_place(folder / "encoder", Path(args.output_dir) / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-        plot_code_usage(tokenizer.codes, size, folder / "code_usage.png")
+        plot_code_usage(tokenizer.codes, size, folder / CODE_USAGE)
         write_digests(folder)
     print(json.dumps(report, indent=1))
-    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / 'code_usage.png'} shows the codes")
+    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / CODE_USAGE} shows the codes")
     return tokenizer
 
 

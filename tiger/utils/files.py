@@ -138,7 +138,9 @@ def replaced_folder(
 
 def _clear_stale(path: Path) -> None:
     """Remove what writers of ``path`` left that were killed: its lock is held, so none of them is alive. Files of the
-    owner's in them are links to those in ``path``."""
+    owner's in them are links to those in ``path``; where a writer was killed between two steps, it is put back."""
+    if not path.exists() and len(aside := list(path.parent.glob(f".{glob.escape(path.name)}.old.*/{path.name}"))) == 1:
+        os.replace(aside[0], path)
     for kind in ("new", "old"):
         for stale in path.parent.glob(f".{glob.escape(path.name)}.{kind}.*"):
             if kind == "new" or path.exists():
@@ -150,6 +152,8 @@ def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
     if going is not None:
         _link_over(path, fresh, going)
     if _swapped(path, fresh):
+        if going is not None:
+            _link_over(fresh, path, going)  # what has come meanwhile
         return
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
@@ -159,20 +163,25 @@ def _exchange(path: Path, fresh: Path, going: set[str] | None) -> None:
         except BaseException:
             os.replace(aside / path.name, path)
             raise
+        if going is not None:
+            _link_over(aside / path.name, path, going)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _link_over(old: Path, new: Path, going: set[str]) -> None:
     """Files that no save wrote are in both folders, as links to one file, before these change places: whenever the
-    process is killed, the folder that has the name has them."""
-    for part in old.iterdir():
-        if part.name in going or (new / part.name).exists():
-            continue
-        if part.is_dir() and not part.is_symlink():
-            shutil.copytree(part, new / part.name, symlinks=True, copy_function=_link)
+    process is killed, or the power fails, the folder that has the name has them."""
+    linked = [part.name for part in old.iterdir() if part.name not in going and not os.path.lexists(new / part.name)]
+    for name in linked:
+        if (old / name).is_dir() and not (old / name).is_symlink():
+            shutil.copytree(old / name, new / name, symlinks=True, copy_function=_link)
+            for folder, _, _ in os.walk(new / name, topdown=False):
+                sync(folder)
         else:
-            _link(part, new / part.name)
+            _link(old / name, new / name)
+    if linked:
+        sync(new)
 
 
 def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -180,6 +189,8 @@ def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # a file system without links, or another one mounted within
         shutil.copy2(source, target, follow_symlinks=False)
+        if not os.path.islink(target):
+            sync(target)
 
 
 def _swapped(path: Path, other: Path) -> bool:

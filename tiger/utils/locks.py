@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -50,13 +50,15 @@ def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None
     _acquire(lock, path, holder, wait)
     try:
         held[path] = 1
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "what": _command()}))
+        with suppress(OSError):  # it only says who holds the lock
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "what": _command()}))
         yield
     finally:
         held[path] = 0
-        holder.unlink(missing_ok=True)
         # While it is held: who opened the file before that finds it gone, and starts anew (filelock compares inodes).
-        file.unlink(missing_ok=True)
+        for name in (holder, file):
+            with suppress(OSError):  # a disk that became read-only; the lock is given back all the same
+                name.unlink(missing_ok=True)
         lock.release()
 
 
