@@ -7,9 +7,9 @@ Intervals are 95% of bootstraps over users; ``p`` is a two-sided paired bootstra
 gives is the mean over users of ``two-stage`` less the row without it, with the same interval and p. With ties
 shuffled the T5 is left out: it was trained on the published order, under which other items are tests. So are codes
 that were learned from the log.
-Every row is added to a file, and what is there is not measured again; beams are kept in ``--cache``.
-Two rows say how much a leak would have given: ``counts as they are`` lets counts below five through, which betray
-held-out events on 5-core data; ``days ahead too`` counts what was bought in the half year after a history's end.
+Every row is added to a file, and what is there is not measured again; beams are kept in ``--cache``. What leaks would
+give is measured by ``recipes/experiments/leaks.py``, and what sources give over refits by
+``recipes/experiments/refits.py``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ import json
 import shlex
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -37,7 +35,6 @@ from tiger.evaluation.baselines import Hybrid
 from tiger.evaluation.metrics import next_item_metrics_per_user
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.features import WINDOWS
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -53,19 +50,6 @@ VARIANTS = {
     "two-stage, mean of 3 fits": (),
 }
 NUM_SEEDS = {"two-stage, mean of 3 fits": 3}
-# What must not be read, and what it would have given.
-LEAKS = {
-    "two-stage, counts as they are": {
-        f"tiger.{module}.COUNT_FLOOR": 1
-        for module in (
-            "rankers.two_stage.features",
-            "data.cooccurrence",
-            "embeddings.item_vectors",
-            "evaluation.baselines",
-        )
-    },
-    "two-stage, days ahead too": {"tiger.rankers.two_stage.features.WINDOWS": (*WINDOWS, (1, 30), (30, 180))},
-}
 
 
 @dataclass
@@ -100,11 +84,6 @@ def main() -> None:
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
             codes = None
         measure(args, data, split, codes, vectors, beams, ties)
-        for name, constants in LEAKS.items() if beams["valid"] is not None else ():
-            with ExitStack() as patched:
-                for constant, value in constants.items():
-                    patched.enter_context(patch(constant, value))
-                measure(args, data, split, codes, vectors, beams, ties, {name: ()})
 
 
 def proposed(
@@ -151,9 +130,9 @@ def measure(
     vectors: np.ndarray | None,
     beams: dict,
     ties: int | None,
-    variants: dict[str, tuple[str, ...]] = VARIANTS,
 ) -> None:
     """One row per variant, beside the hybrid's."""
+    variants = VARIANTS
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
     if beams["valid"] is None:
         variants = {name: without for name, without in variants.items() if "t5" in without}
