@@ -1,14 +1,14 @@
-"""What leaks would give the second stage: events held out that counts betray, and events after a history's end.
+"""Gain of the second stage from leaks: held-out events that counts betray, and events after a history's end.
 
     python recipes/experiments/leaks.py --dataset datasets/beauty --embeddings embeddings.safetensors \\
         --leaks "totals of the whole log"
 
-Measured without T5 and codes, so that no model is needed. *Probes* say what a column tells: the AUC with which a number
-tells items of fewer than five training events from the rest (on 5-core data, their other events are held out); and the
-share of variance (R²) of an item's events in the 180 days after a history's end that trees explain, for candidates of
-validation users whom they were not fitted to. *Rows* are one fit of the second stage each, without a leak and with
-each of ``--leaks``; an interval is 95% of bootstraps over users. Probes and rows that are there are not measured
-again.
+Measured without T5 and codes, so that no model is needed. *Probes* say what a column tells: the AUC with which a
+number tells items of fewer than five training events from the rest (on 5-core data, their other events are held out);
+and the share of variance (R²) of an item's events in the 180 days after a history's end that trees explain, for
+candidates of validation users whom they were not fitted to. *Rows* are one fit of the second stage each, without a
+leak and with each of ``--leaks``; an interval is 95% of bootstraps over users. Probes and rows that are there are not
+measured again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What leaks would give, small: each is open where it is said to be, and nowhere else."""
+"""Leaks of the second stage, small: each is open where it is said to be, and nowhere else."""
 
 import importlib
 import json
