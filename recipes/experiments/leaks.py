@@ -192,7 +192,7 @@ def measure(args: LeakArguments, split: LeaveOneOut, candidates: Candidates) -> 
 
 
 def compared(ndcg: np.ndarray, honest: np.ndarray) -> dict:
-    """What the leak gives, over users alone."""
+    """Gain from the leak, over users alone."""
     more = ndcg - honest
     return {"mean": round(float(more.mean()), 5), "interval": interval(more), "p": bootstrap_p(more)}
 
