@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
+from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.evaluator import rank_bytes
 from tiger.evaluation.results import (
@@ -55,6 +56,9 @@ class EvaluateArguments:
     command: str | None = field(
         default=None, metadata={"help": "the command that makes the rows, to be recorded; default: this one"}
     )
+    embeddings: str | None = field(
+        default=None, metadata={"help": "content vectors, for the training-free methods that read them: tgh-1, tgh-2"}
+    )
     ranks_dir: str | None = field(
         default=None, metadata={"help": "where the place of every user's target goes, a safetensors file per model"}
     )
@@ -66,11 +70,12 @@ def main() -> None:
     recommenders = [TigerRecommender.from_pretrained(folder, device) for folder in args.models]
     data = RecommendationData.load(args.dataset)
     texts = item_texts(data.items, required=False) if args.baselines else None
+    vectors = load_embeddings(args.embeddings, data.num_items) if args.embeddings else None
     results = []
     for seed in (None, *args.tie_seeds) if texts is not None else ():
         seeds = () if seed is None else (seed,)
         measured = Measured(Path(args.dataset).name, args.part, seed, seeds, command=args.command)
-        results += baseline_results(measured, data.leave_one_out(seed), texts)
+        results += baseline_results(measured, data.leave_one_out(seed), texts, vectors)
     for recommender in recommenders:
         results += measure(args, data, recommender, texts)
         if args.examples:

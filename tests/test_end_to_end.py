@@ -90,7 +90,7 @@ def test_evaluation_beside_the_baselines(work, trained):
     )
     assert "recommended:" in done.stdout and "hybrid" in done.stdout
     results = {path.stem: json.loads(path.read_text()) for path in (work / "results").iterdir()}
-    assert set(results) == {"popularity", "transition", "content", "hybrid", "tiger"}
+    assert set(results) == {*("popularity", "transition", "content", "hybrid", "hybrid-with-validation"), "tiger"}
     assert {row["setting"] for row in results["hybrid"]} == {
         f"{ties}, history {history}" for ties in ("as published", "ties shuffled") for history in ("removed", "kept")
     }

@@ -6,6 +6,7 @@ import pytest
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition, evaluate_baselines
 from tiger.evaluation.metrics import next_item_metrics
@@ -160,7 +161,7 @@ def test_baselines_reproduce_the_figures_on_beauty(shared_data):
     data = RecommendationData.load(shared_data / "amazon" / "beauty")
     split = data.leave_one_out()
     results = evaluate_baselines(split, item_texts(data.items))
-    assert list(results) == ["popularity", "transition", "content", "hybrid"]
+    assert list(results) == ["popularity", "transition", "content", "hybrid", "hybrid-with-validation"]
     assert results["hybrid"]["recall@10"] == pytest.approx(0.1045, abs=0.002)
     assert results["hybrid"]["ndcg@10"] == pytest.approx(0.0615, abs=0.002)
     assert results["transition"]["ndcg@10"] == pytest.approx(0.0477, abs=0.002)
@@ -189,6 +190,21 @@ def test_baselines_on_validation_and_on_bad_input():
     valid = evaluate_baselines(split, TEXTS, part="valid", ks=(1, 6))
     assert valid["hybrid"]["recall@6"] == 1.0
     # Training parts are [0, 1], [0], [4, 0]: only 0 -> 1 and 4 -> 0 are known, and users 1 and 2 both continue with 1.
-    assert valid["transition"]["recall@1"] >= 2 / 3
+    assert valid["transition"]["recall@1"] >= 2 / 3 and "hybrid-with-validation" not in valid
     with pytest.raises(ValueError, match="part"):
         evaluate_baselines(split, TEXTS, part="train")
+
+
+def test_a_hybrid_that_has_seen_validation_counts_its_events():
+    """Validation events of others say what comes after item 1; training events don't."""
+    histories = [[0, 2, 1, 3], [2, 0, 1, 3], [0, 2, 1, 3]]  # train, train, valid, test: 1 -> 3 is seen in none
+    others = [[4, 1, 3, 5]] * 7  # 1 -> 3 is their validation event, 4 the most popular item
+    train, valid = sequences(*(one[:2] for one in histories + others)), np.array([1] * 3 + [3] * 7, dtype=np.int32)
+    test = np.array([3] * 3 + [5] * 7, dtype=np.int32)
+    seen = sequences(*(one[:3] for one in histories + others))
+    split = LeaveOneOut(np.arange(10), train, valid, seen, test, 0)
+    texts = ["soap", "towel", "comb", "brush", "oil", "lamp"]  # of which no two are alike
+    found = evaluate_baselines(split, texts, ks=(1, 6))
+    assert found["hybrid"]["recall@1"] < 3 / 10 <= found["hybrid-with-validation"]["recall@1"]
+    again = Hybrid().fit(split.test_histories, texts).recommend(split.test_histories)[0]
+    assert found["hybrid-with-validation"] == next_item_metrics(again, split.test_targets, (1, 6))

@@ -26,6 +26,7 @@ from tiger.utils.errors import DataError
 # Exponent by which a pair's count is divided by its items' totals: between 0, raw counts, which popular items drown,
 # and 1/2, the cosine, where rare items weigh as much as popular ones. Not tuned.
 DAMPING = 0.375
+NO_LENGTH = 1e-6  # relative to the longest vector: shorter ones are rounding errors of the decomposition
 
 
 def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed: int = 0) -> np.ndarray:
@@ -33,7 +34,9 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
 
     A pair counts 1 / gap, either way round, and is divided by both items' totals to the power of 3/8, so that a few
     popular items don't drown the rest. Totals below 5 count as 5: where every item was filtered to have five events,
-    a lower one reveals an event that was held out (for the same reason no vector is scaled up further).
+    a lower one reveals events that were held out. For the same reason vectors are directions only, since they are
+    shorter where events are few, and an item without pairs gets the direction of another, drawn at random: zeros, or
+    the mean of all, would mark it.
 
     Args:
         train: the training log.
@@ -42,7 +45,7 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
         seed: of the randomized decomposition.
 
     Returns:
-        float32 [num_items, dim], of length at most 1; zero for items that the log lacks.
+        float32 [num_items, dim], of length 1; all zero where no item has a pair.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -53,9 +56,18 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
     left, strengths, _ = randomized_svd(scale @ (counts + counts.T) @ scale, factors, random_state=seed)
     vectors = np.zeros((num_items, dim), dtype=np.float32)
     vectors[:, :factors] = left * np.sqrt(strengths)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    typical = np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
-    return vectors / np.maximum(lengths, typical)
+    return _directions(vectors, seed)
+
+
+def _directions(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """Scale vectors [n, any] to unit length; in place of zeros, the direction of another row drawn at random."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    known = np.flatnonzero(lengths > NO_LENGTH * lengths.max(initial=0))
+    if not len(known):
+        return np.zeros_like(vectors)
+    source = np.random.default_rng(seed).choice(known, len(vectors))
+    source[known] = known
+    return vectors[source] / lengths[source, None]
 
 
 def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.ndarray:

@@ -19,6 +19,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.baselines import Hybrid, evaluate_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
+from tiger.evaluation.transition_graph import evaluate_transition_graphs
 from tiger.utils.files import write_atomically
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -81,12 +82,23 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
-def baseline_results(measured: Measured, split: LeaveOneOut, texts: list[str]) -> list[dict]:
-    """A row for each baseline, with the history removed and kept."""
+def baseline_results(
+    measured: Measured, split: LeaveOneOut, texts: list[str], vectors: np.ndarray | None = None
+) -> list[dict]:
+    """A row for each baseline, with the history removed and kept.
+
+    Args:
+        measured: what else a row says.
+        split: a leave-one-out split.
+        texts: one per item.
+        vectors: content vectors, float [items, D]: the transition-graph heuristics, which read them, are measured too.
+    """
     rows = []
     for exclude_history in (True, False):
         start = time.perf_counter()
         found = evaluate_baselines(split, texts, measured.part, exclude_history=exclude_history)
+        if vectors is not None:
+            found |= evaluate_transition_graphs(split, vectors, measured.part, exclude_history)
         for model, metrics in found.items():
             rows.append(measured.row(model, exclude_history, metrics, time.perf_counter() - start))
     return rows

@@ -95,9 +95,16 @@ class EvaluationExamples(torch.utils.data.Dataset):
 
     def sample(self, count: int | None, seed: int = 0) -> EvaluationExamples:
         """``count`` users drawn without replacement; all if ``count`` is None or not smaller than their number."""
+        return self if count is None or count >= len(self) else self.select(self.drawn(count, seed))
+
+    def drawn(self, count: int | None, seed: int = 0) -> np.ndarray:
+        """Which users :meth:`sample` takes: int64 [at most ``count``], ascending."""
         if count is None or count >= len(self):
-            return self
-        users = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+
+    def select(self, users: np.ndarray) -> EvaluationExamples:
+        """These users (int [n]) alone."""
         return EvaluationExamples(self.histories.select(users), self.targets[users], self.max_history)
 
     def by_length(self) -> np.ndarray:

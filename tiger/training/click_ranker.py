@@ -98,7 +98,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     ranker, metrics = _trained(args, training, data, tokenizer, split)
     weighed = {}
     if recommender is not None:
-        users = EvaluationExamples(*split.part("valid")).sample(args.weigh_users, seed=1)  # others than chose the T5
+        users = weighing_users(split, recommender.training, args.weigh_users)
         beams = recommender.recommend_rows(
             users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
         )
@@ -114,6 +114,24 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
     return ranker
+
+
+def weighing_users(split: LeaveOneOut, training: dict, count: int) -> EvaluationExamples:
+    """Draw validation users to tune the T5's weight on: others than those by whom the T5 was chosen among its
+    checkpoints, on whom it looks better than it is. Any users where it was chosen by all of them.
+
+    Args:
+        training: what the recommender's record says of its training.
+        count: maximum number of users.
+    """
+    everyone = EvaluationExamples(*split.part("valid"))
+    arguments = training.get("arguments")
+    chose = arguments.get("eval_users") if isinstance(arguments, dict) else None
+    others = np.setdiff1d(np.arange(len(everyone)), everyone.drawn(chose if isinstance(chose, int) else None))
+    if not len(others):
+        print("all validation users have chosen the T5: its weight is tuned on some of the same")
+        return everyone.sample(count, seed=1)
+    return everyone.select(others).sample(count, seed=1)
 
 
 def _check_recommender(args: RankerArguments, recommender: TigerRecommender, tokenizer: SemanticIdTokenizer) -> None:

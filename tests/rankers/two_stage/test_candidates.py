@@ -123,6 +123,10 @@ def test_what_comes_after_a_history_does_not_show_in_days():
     seen = ~np.isnan(known[..., ages[0]])
     assert windows and np.array_equal(known[seen][:, windows], wider[seen][:, windows])
     assert seen.any() and np.array_equal(known[seen][:, ages], wider[seen][:, ages])
+    totals = [left.names.index(name) for name in ("item: total", "log: soon a total, 5")]
+    assert np.array_equal(known[..., totals], wider[..., totals])  # three events more of each item, of users with one
+    roots = left.names.index("log: together a root of totals, 20")
+    assert known[..., roots].any() and np.array_equal(known[..., roots], wider[..., roots])
     before = left.describe(sequences([[(1, 50)]]), rows[:1]).columns  # earlier than any event of the log
     assert np.isnan(before[..., ages]).all() and np.nanmax(before[..., windows]) == 0
 
@@ -228,6 +232,18 @@ def test_what_columns_say():
     assert np.isfinite(column("item: history length")).all() and not column("log: next, 5")[1].any()
     # A history without dates, and none at all, are of the log's last day.
     assert column("time: days since its first event")[1, 0] == 30
+
+
+def test_totals_are_counted_up_to_the_day_on_which_the_history_ends():
+    buyers = [[(2, day)] for day in range(10, 20)]  # one a day, ten in all
+    candidates = make(sequences([*buyers, [(1, 12), (2, 19)]]), catalogue())
+    histories = sequences([[(1, 12)], [(1, 15)], [(1, 16)], [(1, 30)], [(1, 0)], []])
+    found = candidates.describe(histories, np.tile([2, 1, 9], (6, 1))).columns
+    total = np.exp(found[..., candidates.names.index("item: total")])
+    np.testing.assert_allclose(total[:, 0], [5, 6, 7, 11, 11, 11], rtol=1e-6)  # without a date: of the whole log
+    np.testing.assert_allclose(total[:, 1:], 5, rtol=1e-6)
+    roots = found[:4, 0, candidates.names.index("log: together a root of totals, 20")]
+    np.testing.assert_allclose(roots, 1 / np.sqrt([25, 30, 35, 55]), rtol=1e-6)  # 1 and 2 met once, in all the log
 
 
 def test_items_come_and_go(tmp_path):

@@ -7,8 +7,10 @@ Four rules keep the features honest; a test guards each:
   event was held out, so totals enter as ``max(count, 5)``, items of 5 events or fewer have no days, and co-occurrence
   vectors, which are short where events are few, have unit length.
 * *Training log only.* A history is read up to its end; everything else is counted in the training log.
-* *Days end with the history.* A log that is split by leaving out each user's last items continues after most
-  histories. A deployed system would not know those events, so features of days don't count them.
+* *Days and totals end with the history.* A log that is split by leaving out each user's last items continues after
+  most histories. A deployed system would not know those events, so features of days and totals of items don't count
+  them: days and the whole log's total would together tell how much was bought later. Pairs of items are counted in the
+  whole log, as the baselines and the T5 learn from all of it.
 """
 
 from __future__ import annotations
@@ -132,6 +134,16 @@ class CandidateFeatures:
         self._branches = _branches(items, "categories")
         self._price = _logarithms(items, "price")
 
+    def days(self, batch: RankingBatch) -> np.ndarray:
+        """The day on which each history ends, int64 [n, 1]; the log's last where it is empty or without dates."""
+        days = np.append(batch.histories.timestamps, 0)[batch.histories.offsets[1:] - 1]
+        return np.where(batch.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+
+    def totals_until(self, rows: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """float32 of the broadcast shape: events of items ``rows`` up to and on ``days``, at least 5."""
+        end = np.searchsorted(self._events, rows * np.int64(DAYS) + days + 1)
+        return np.maximum(end - self._starts[rows], COUNT_FLOOR).astype(np.float32)
+
     @cached_property
     def names(self) -> list[str]:
         """Names of the features, each after its stage."""
@@ -157,9 +169,10 @@ class CandidateFeatures:
         for fact, values in by_fact.items():
             for span in batch.weights:
                 yield f"{fact}, {span}", batch.aggregate(values, span)
-        own = self.totals[batch.read.items][:, None]
+        days = self.days(batch)
+        own = self.totals_until(batch.read.items[:, None], days[batch.users])
         yield "soon a total, 5", batch.aggregate(by_fact["soon"] / own, "5")
-        roots = np.sqrt(own * self.totals[batch.wanted][batch.users])
+        roots = np.sqrt(own * self.totals_until(batch.wanted, days)[batch.users])
         yield f"together a root of totals, {READ}", batch.aggregate(by_fact["together"] / roots, f"{READ}")
         yield "soon, logarithms, 5", batch.aggregate(np.log1p(by_fact["soon"]), "5")
         yield from _alike("company", self._cooccurrence, batch)
@@ -179,7 +192,7 @@ class CandidateFeatures:
 
     def _of_item(self, batch: RankingBatch) -> Iterator[Feature]:
         wanted, last = batch.wanted, batch.last
-        yield "total", np.log(self.totals)[wanted]
+        yield "total", np.log(self.totals_until(wanted, self.days(batch)))
         for name, labels in self._labels.items():
             known = np.append(labels, -1)[last][:, None]
             yield name, (labels[wanted] == known) & (known >= 0)
@@ -212,9 +225,7 @@ class CandidateFeatures:
             yield "items under the prefix", self._crowd[batch.wanted]
 
     def _of_time(self, batch: RankingBatch) -> Iterator[Feature]:
-        histories, wanted = batch.histories, batch.wanted
-        days = np.append(histories.timestamps, 0)[histories.offsets[1:] - 1]
-        days = np.where(batch.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+        wanted, days = batch.wanted, self.days(batch)
         until = {
             day: np.searchsorted(self._events, wanted * np.int64(DAYS) + (days + day))
             for day in {*sum(WINDOWS, ()), 1}
