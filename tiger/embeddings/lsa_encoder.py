@@ -71,12 +71,13 @@ class LSAEncoder:
         Args:
             dim: length of the vectors; less where the texts or their terms are fewer.
             max_terms: the commonest words and pairs that are kept.
-            seed: of the randomized SVD: equal texts and seed give equal vectors.
+            seed: of the randomized SVD: equal texts and seed give equal vectors, with any number of threads.
 
         Raises:
             DataError: the texts hold no word.
         """
         from sklearn.utils.extmath import randomized_svd
+        from threadpoolctl import threadpool_limits
 
         texts = list(texts)
         # A word seen once can't relate two items; small sets need every word they have, and so do sets of names.
@@ -90,7 +91,8 @@ class LSAEncoder:
         else:
             raise DataError(f"LSA can't be fitted on these {len(texts)} texts: {reason}. Give texts with words.")
         dim = max(1, min(dim, min(counts.shape) - 1))
-        _, _, components = randomized_svd(counts, n_components=dim, n_iter=5, random_state=seed)
+        with threadpool_limits(1):  # several share out sums, and their number would show in the last bits
+            _, _, components = randomized_svd(counts, n_components=dim, n_iter=5, random_state=seed)
         vocabulary = [str(term) for term in vectorizer.get_feature_names_out()]
         return cls(vocabulary, vectorizer.idf_, components)
 

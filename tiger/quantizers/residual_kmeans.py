@@ -78,14 +78,16 @@ class ResidualKMeans(ResidualQuantizer):
             codebook_size: codes per level.
             iterations: Lloyd's iterations per level.
             max_points: rows that the codebooks are fitted to, a random sample where there are more.
-            seed: equal embeddings and seed give equal codes on one machine.
+            seed: equal embeddings and seed give equal codes on one machine, with any number of CPU threads.
 
         Raises:
             DataError: fewer distinct items than codes, or NaN in the embeddings.
         """
         embeddings = check_embeddings(embeddings)
         check_enough_items(embeddings, codebook_size)
-        points = sample_rows(embeddings, max(max_points, 32 * codebook_size), seed).to(device)
+        points = sample_rows(embeddings, max(max_points, 32 * codebook_size), seed)
+        mean = torch.from_numpy(points.numpy().mean(axis=0, dtype=np.float64))
+        points = points.to(device)
         model = cls(
             ResidualKMeansConfig(
                 input_dim=embeddings.shape[1], num_codebooks=num_codebooks, codebook_size=codebook_size
@@ -93,7 +95,7 @@ class ResidualKMeans(ResidualQuantizer):
         )
         model.to(device)  # type: ignore[arg-type]  # transformers hides that it is a method
         with torch.no_grad():
-            model.mean.copy_(points.mean(dim=0))
+            model.mean.copy_(mean)
             points -= model.mean
             codebooks = residual_codebooks(
                 points, num_codebooks, codebook_size, iterations=iterations, seed=seed, progress=progress

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
@@ -21,6 +22,7 @@ from tiger import _moved
 from tiger.embeddings.base import check_embeddings
 from tiger.quantizers.base import ResidualQuantizer, check_enough_items
 from tiger.quantizers.kmeans import (
+    BLOCK,
     CHUNK,
     MAX_POINTS,
     balanced_codes,
@@ -68,7 +70,7 @@ class RQVAETraining:
         steps: optimizer steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
         batch_size: items per step; None: 512, or twice the codebook size where that is more.
         learning_rate: AdamW's peak; falls to 2% of it by a half cosine.
-        seed: equal embeddings and seed give equal codes on one machine.
+        seed: equal embeddings and seed give equal codes on one machine, with any number of CPU threads.
         device: where to train.
         progress: show a bar.
     """
@@ -192,7 +194,7 @@ class RQVAE(ResidualQuantizer):
                     code = balanced_codes(distances, config.sinkhorn_epsilon, config.sinkhorn_iterations)
                 else:
                     code = distances.argmin(dim=1)
-            chosen = codebook[code]
+            chosen = functional.embedding(code, codebook)  # codebook[code] adds up its gradient in any order
             loss = loss + (residual.detach() - chosen).square().sum(dim=1).mean()
             loss = loss + config.commitment_weight * (residual - chosen.detach()).square().sum(dim=1).mean()
             residual = residual - chosen.detach()
@@ -345,10 +347,22 @@ class RQVAE(ResidualQuantizer):
         return self.decoder(points) * self.scale + self.mean
 
 
+class _Linear(nn.Linear):
+    """Linear layer that computes in full blocks of columns, see :mod:`tiger.quantizers.kmeans`."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        columns, rows = -self.in_features % BLOCK, -self.out_features % BLOCK
+        if not columns and not rows:
+            return super().forward(inputs)
+        weight = functional.pad(self.weight, (0, columns, 0, rows))
+        outputs = functional.linear(functional.pad(inputs, (0, columns)), weight, functional.pad(self.bias, (0, rows)))
+        return outputs[..., : self.out_features]
+
+
 def _mlp(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width, following in pairwise(widths):
-        layers += [nn.Linear(width, following), nn.ReLU()]
+        layers += [_Linear(width, following), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
