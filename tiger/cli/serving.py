@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,3 +95,4 @@ def _serve(args: argparse.Namespace) -> None:
     with locked(args.model) if args.save else nullcontext():
         app = create_app(load_recommender(args.model, args.revision, args.device), settings)
     serve(app, args.host, args.port)
+    gc.freeze()  # the process ends: to look for garbage first would take as long as a second
