@@ -7,7 +7,6 @@ import time
 
 from starlette.exceptions import HTTPException
 
-from tiger.serving.hosts import READS
 from tiger.serving.monitoring import Metrics
 from tiger.serving.responses import problem
 
@@ -71,7 +70,7 @@ def _refusal(scope) -> tuple[int, str] | None:
     headers = dict(scope["headers"])
     # A page of another site may send a form or plain text without asking, JSON not. FastAPI's older versions read any.
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if scope["method"] not in (*READS, "DELETE") and kind != b"application/json":
+    if scope["method"] in ("POST", "PUT", "PATCH") and kind != b"application/json":
         return 415, "the body must be JSON: send the header content-type: application/json"
     claimed = headers.get(b"content-length", b"0")
     if claimed.isdigit() and int(claimed[:20]) > MAX_BODY:
