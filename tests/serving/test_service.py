@@ -321,6 +321,7 @@ def running(recommender, tmp_path):  # noqa: F811
     process.kill()
 
 
+@pytest.mark.parametrize("recommender", ["codes"], indirect=True)
 def test_stops_when_all_that_was_asked_is_answered(running):
     process, address = running
     body = {"histories": [["i1", "i2"]] * 64, "k": 40, "num_beams": 100}

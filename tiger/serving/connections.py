@@ -38,7 +38,7 @@ class Connection(H11Protocol):
 
     @property
     def phase(self) -> str:
-        """What the connection is doing now."""
+        """The present state: idle, or what it waits for or does."""
         if self.transport.is_closing():
             return CLOSING
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
             self._start_timer(min(LINGER_SECONDS, self._settings.receive_seconds))
 
     def _make_room(self) -> None:
-        """Where there are too many connections, close the one that has kept us waiting longest."""
+        """Close the connection that has kept us waiting longest, if there are too many."""
         if len(self.connections) <= self._settings.max_connections:
             return
         alive = [one for one in self.connections if isinstance(one, Connection) and one.phase != CLOSING]

@@ -1,4 +1,4 @@
-"""What the web page is made of, and nothing else: ASGI middleware before Gradio's own endpoints.
+"""Guard of the web page: ASGI middleware that refuses what Gradio offers besides the page.
 
 Gradio stores whatever anybody uploads, and answers programs besides its page. This page needs neither.
 """
