@@ -116,6 +116,48 @@ def test_errors_of_a_batch_and_of_a_call():
         assert batcher.submit("fine", 1).result(5) == 1  # the threads live on
 
 
+def test_what_fails_in_a_batch_is_run_apart(held):
+    batches = []
+
+    def run(key, works):
+        batches.append(works)
+        if "wrong" in works:
+            raise RuntimeError("one of them")
+        return works[1:] if len(works) > 3 else works  # an answer too few is an error too
+
+    def first(key, works):
+        held(key, works)
+        return run(key, works)
+
+    with Batcher(first, max_batch=4) as batcher:
+        busy = batcher.submit("a", "busy")
+        held.begun(1)
+        futures = [batcher.submit("a", work) for work in (1, "wrong", 2, 3)]
+        for _ in range(10):
+            held.going.release()
+        assert busy.result(5) == "busy" and [futures[place].result(5) for place in (0, 2, 3)] == [1, 2, 3]
+        with pytest.raises(RuntimeError, match="one of them"):
+            futures[1].result(5)
+        assert batches == [["busy"], [1, "wrong", 2, 3], [1], ["wrong"], [2], [3]]
+        assert batcher.alive
+
+
+def test_a_cancelled_call_leaves_the_queue(held):
+    with Batcher(held, max_batch=2, max_queue=4) as batcher:
+        running = batcher.submit("a", 0)
+        held.begun(1)
+        gone = [batcher.submit(key, 1, rows=2) for key in "ab"]
+        with pytest.raises(QueueFull):
+            batcher.submit("a", 2)
+        assert all(future.cancel() for future in gone) and batcher.queued == 0
+        assert not running.cancel()  # too late
+        honest = batcher.submit("a", 3, rows=4)
+        for _ in range(2):
+            held.going.release()
+        assert honest.result(5) == ("a", 3) and running.result(5) == ("a", 0)
+    assert held.batches == [("a", [0]), ("a", [3])]
+
+
 def test_threads_work_at_a_time_and_a_call_waits_for_company_no_longer_than_said(held):
     with Batcher(held, threads=2, max_batch=8, max_delay=0.05) as batcher:
         batcher.submit("a", 0)

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from tests.recommender.test_recommender import fitted, recommender  # noqa: F401
 from tiger.cli.main import main
 
 pytest.importorskip("gradio", reason="needs the extra: pip install 'tiger-recommender[app]'")
+
+import httpx2  # noqa: E402
 
 from tiger.semantic_ids.code_tree import CodeTree  # noqa: E402
 from tiger.serving import gradio_app as app  # noqa: E402
@@ -61,6 +64,55 @@ def test_command_line(recommender, tmp_path, capsys, monkeypatch):  # noqa: F811
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stop:
         main(["app", str(tmp_path / "model"), "--port", str(taken.getsockname()[1])])
     assert stop.value.code == 2 and "can't listen" in capsys.readouterr().err
+
+
+def event(client, page, data):
+    """What the page's script does when *Recommend* is clicked: the answer's HTML."""
+    (number,) = [one["id"] for one in page["dependencies"] if "click" in str(one["targets"])]
+    sent = {"data": data, "fn_index": number, "session_hash": "session", "trigger_id": None, "event_data": None}
+    assert client.post("/gradio_api/queue/join", json=sent).status_code == 200
+    with client.stream("GET", "/gradio_api/queue/data?session_hash=session") as lines:
+        (done,) = [json.loads(line[6:]) for line in lines.iter_lines() if '"process_completed"' in line]
+    return done["output"]["data"][0]
+
+
+def test_the_page_works_and_takes_no_uploads_nor_calls_by_programs(recommender, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    seen = []
+
+    def check(page):
+        with httpx2.Client(base_url=page.local_url, timeout=30) as client:
+            config = client.get("/config").json()
+            for path in ("/", "/theme.css", "/gradio_api/app_id"):
+                assert client.get(path).status_code == 200
+            html = event(client, config, [["i1", "i2"], 5, 40, 0, True, False])
+            assert html.count("<li>") == 5
+            # For programs: no endpoint has a name, and none of them answers.
+            assert client.get("/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+            refused = [
+                client.post("/gradio_api/upload", files={"files": ("x.bin", b"x" * 100_000)}),
+                client.post("/gradio_api/upload/", files={"files": ("x.bin", b"x")}),
+                *(client.post(f"/gradio_api/{how}/recommend", json={"data": []}) for how in ("run", "api", "call")),
+                *(
+                    client.get(f"/gradio_api/{path}")
+                    for path in ("openapi.json", "file=/etc/passwd", "proxy=http://x")
+                ),
+                *(client.get(path) for path in ("/monitoring", "/openapi.json", "/docs")),
+                client.put("/gradio_api/queue/join", json={}),
+                client.post("/gradio_api/component_server", json={}),
+            ]
+            assert [answer.status_code for answer in refused] == [404] * len(refused)
+            long = client.post("/gradio_api/queue/join", content=b" " * (2**20 + 1))
+            unsaid = client.post("/gradio_api/queue/join", content=iter([b"{}"]))
+            assert long.status_code == unsaid.status_code == 413 and "at most" in unsaid.json()["error"]
+        seen.append(list(tmp_path.rglob("x.bin")))
+        page.close(verbose=False)
+
+    monkeypatch.setattr("gradio.Blocks.block_thread", check)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    app.launch(recommender, port=port)
+    assert seen == [[]]
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pyarrow as pa
@@ -163,3 +167,104 @@ def test_an_empty_log_gives_an_empty_answer(recommender, tmp_path):
     counts = recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", **OPTIONS)
     assert counts["users"] == 0 and pq.read_table(tmp_path / "out.parquet").num_rows == 0
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"tiger"])["counts"] == counts
+
+
+def killed_at(step, monkeypatch):
+    """Let ``step`` files or folders be removed, and no more: a process that is killed in between."""
+    left = [step]
+
+    def counted(function):
+        def call(*args, **kwargs):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    return left
+
+
+def test_a_clean_up_that_is_killed_at_any_step_leaves_nothing_to_resume_from(recommender, tmp_path, monkeypatch):
+    log, out, parts = tmp_path / "log.parquet", tmp_path / "out.parquet", tmp_path / ".out.parquet.parts"
+    write_log(log)
+    options = OPTIONS | {"part_events": 80}
+
+    def run():
+        return recommend_users(recommender, log, out, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(offline, "_remove_parts", lambda folder: None)
+        counts = run()
+    whole = out.read_bytes()
+    shutil.copytree(parts, tmp_path / "parts")
+    step = 0
+    while True:
+        shutil.rmtree(parts, ignore_errors=True)
+        shutil.copytree(tmp_path / "parts", parts)
+        with monkeypatch.context() as patched:
+            left = killed_at(step, patched)
+            try:
+                offline._remove_parts(parts)
+                break
+            except KeyboardInterrupt:
+                assert not left[0]
+        if step % 2:  # the answer is there, and the next run clears up
+            assert run() == counts and out.read_bytes() == whole and not parts.exists()
+        out.unlink()
+        assert run() == counts and out.read_bytes() == whole and not parts.exists()
+        step += 1
+    assert step > 6
+
+
+def test_parts_that_are_not_whole_are_refused(recommender, tmp_path, monkeypatch):
+    log, out, parts = tmp_path / "log.parquet", tmp_path / "out.parquet", tmp_path / ".out.parquet.parts"
+    write_log(log)
+    with monkeypatch.context() as patched:
+        patched.setattr(offline, "_join_parts", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            recommend_users(recommender, log, out, part_events=80, **OPTIONS)
+    shutil.rmtree(parts / "events" / "part=0")
+    with pytest.raises(DataError, match=r"holds \d+ of \d+ events: remove it, then start again"):
+        recommend_users(recommender, log, out, part_events=80, **OPTIONS)
+    assert not out.exists()
+
+
+def test_the_second_writer_of_an_output_is_told_who_holds_it(recommender, tmp_path):
+    write_log(tmp_path / "log.parquet")
+    out = tmp_path / "out.parquet"
+    hold = textwrap.dedent("""
+        import sys, time
+        from tiger.utils.locks import locked
+        with locked(sys.argv[1]):
+            print("held", flush=True)
+            time.sleep(60)
+    """)
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(DataError, match=f"out.parquet is being written by process {holder.pid} on "):
+            recommend_users(recommender, tmp_path / "log.parquet", out, **OPTIONS)
+        recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "other.parquet", **OPTIONS)
+    finally:
+        holder.kill()
+        holder.wait()
+    recommend_users(recommender, tmp_path / "log.parquet", out, **OPTIONS)
+    assert out.read_bytes() == (tmp_path / "other.parquet").read_bytes()
+
+
+def test_scores_that_are_no_numbers_are_not_written(recommender, tmp_path, monkeypatch):
+    write_log(tmp_path / "log.parquet")
+    decode = recommender.recommend_rows
+
+    def damaged(*args, **kwargs):
+        rows, scores = decode(*args, **kwargs)
+        scores[0, 0] = np.nan
+        return rows, scores
+
+    monkeypatch.setattr(recommender, "recommend_rows", damaged)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", **OPTIONS)
+    assert not (tmp_path / "out.parquet").exists()

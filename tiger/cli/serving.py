@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from tiger.cli.common import load_recommender
 from tiger.utils.errors import DataError
+from tiger.utils.locks import locked
 
 
 def add_serving_verbs(verbs) -> None:
@@ -31,7 +34,33 @@ def add_serving_verbs(verbs) -> None:
     serve.add_argument("--bf16", action="store_true", help="bfloat16 matrix products: often faster, scores less exact")
     serve.add_argument("--read_only", action="store_true", help="refuse to add and remove items")
     serve.add_argument("--save", action="store_true", help="write the recommender back after every update")
+    _add_edge_options(serve)
     serve.set_defaults(run=_serve)
+
+
+def _add_edge_options(serve: argparse.ArgumentParser) -> None:
+    """Limits of connections, and who may ask."""
+    for name, kind, default, what in (
+        ("max_connections", int, 512, "connections open at a time"),
+        ("keep_alive_seconds", float, 5.0, "that a connection may be open without a request"),
+        ("receive_seconds", float, 15.0, "that the head of a request may take, and again its body"),
+        ("grace_seconds", float, 20.0, "that requests have to be answered after SIGTERM"),
+    ):
+        serve.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default {default:g})")
+    serve.add_argument(
+        "--allowed_hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names by which the service is reached, besides localhost and --host: shop.example, *.shop.example, *",
+    )
+    serve.add_argument(
+        "--allowed_origins",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="other sites whose pages may send requests that are no reads: https://shop.example, *",
+    )
 
 
 def _app(args: argparse.Namespace) -> None:
@@ -41,10 +70,18 @@ def _app(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tiger.serving.service import ServiceSettings, create_app, serve
+    from tiger.serving.service import EdgeSettings, ServiceSettings, create_app, serve
 
     if args.save and not os.path.isdir(args.model):
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
+    edge = EdgeSettings(
+        allowed_hosts=tuple(args.allowed_hosts),
+        allowed_origins=tuple(args.allowed_origins),
+        max_connections=args.max_connections,
+        keep_alive_seconds=args.keep_alive_seconds,
+        receive_seconds=args.receive_seconds,
+        grace_seconds=args.grace_seconds,
+    )
     settings = ServiceSettings(
         max_batch=args.max_batch,
         max_delay_ms=args.max_delay_ms,
@@ -52,5 +89,10 @@ def _serve(args: argparse.Namespace) -> None:
         bf16=args.bf16,
         read_only=args.read_only,
         save=Path(args.model) if args.save else None,
+        edge=edge,
     )
-    serve(create_app(load_recommender(args.model, args.revision, args.device), settings), args.host, args.port)
+    # Nobody may change it between reading it and noting what was read.
+    with locked(args.model) if args.save else nullcontext():
+        app = create_app(load_recommender(args.model, args.revision, args.device), settings)
+    serve(app, args.host, args.port)
+    gc.freeze()  # the process ends: to look for garbage first would take as long as a second

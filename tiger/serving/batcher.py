@@ -43,7 +43,8 @@ class Batcher:
 
     Args:
         run: called in a thread of the batcher with a key and the works of one batch; returns an answer for each, or an
-            exception in its place.
+            exception in its place. If it raises one, it is called again for each work alone, so that nobody gets an
+            error for another's request.
         max_batch: rows per batch. A call with more rows is run alone.
         max_delay: maximum seconds that a call waits for others while a thread is free.
         max_queue: rows that may wait.
@@ -105,7 +106,7 @@ class Batcher:
             length: calls of similar lengths are preferred in a batch.
 
         Returns:
-            The future of the answer.
+            The future of the answer. If it is cancelled, the call leaves the queue.
 
         Raises:
             QueueFull: there is room for fewer than ``rows`` rows.
@@ -120,7 +121,20 @@ class Batcher:
             self._waiting.setdefault(key, deque()).append(call)
             self._rows += rows
             self._changed.notify()
+        call.future.add_done_callback(lambda future: self._withdraw(call) if future.cancelled() else None)
         return call.future
+
+    def _withdraw(self, call: _Call) -> None:
+        """Make room: who cancelled a call waits for it no more."""
+        with self._changed:
+            group = self._waiting.get(call.key)
+            if group is None or call not in group:  # a batch has it already
+                return
+            group.remove(call)
+            if not group:
+                del self._waiting[call.key]
+            self._rows -= call.rows
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Accept no more calls, answer the waiting ones and return."""
@@ -147,16 +161,24 @@ class Batcher:
         if not batch:  # all its calls were cancelled
             return
         start = time.monotonic()
-        try:
-            answers = self._run(batch[0].key, [call.work for call in batch])
-        except Exception as error:
-            answers = [error] * len(batch)
+        answers = self._answers(batch)
         self._observe(sum(call.rows for call in batch), time.monotonic() - start)
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
                 call.future.set_exception(answer)
             else:
                 call.future.set_result(answer)
+
+    def _answers(self, batch: list[_Call]) -> list:
+        try:
+            answers = list(self._run(batch[0].key, [call.work for call in batch]))
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(batch)} calls got {len(answers)} answers")
+            return answers
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [self._answers([call])[0] for call in batch]
 
     def _next(self) -> list[_Call]:
         """Wait for the next batch; empty: the thread has to stop."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr  # noqa: E402
 import numpy as np  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 
 from tiger.recommender.recommender import TigerRecommender  # noqa: E402
 from tiger.retriever.search_options import option_default, option_help  # noqa: E402
 from tiger.semantic_ids.code_tree import CodeTree, Shared, shared_prefixes  # noqa: E402
+from tiger.serving.page_guard import PageGuard  # noqa: E402
 from tiger.utils.errors import DataError  # noqa: E402
 
 CSS = """
@@ -49,6 +52,7 @@ CSS = """
   .tiger .numbered .score {grid-column: 2; text-align: left; margin-top: 4px}
 }
 """
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # of events
 COLUMNS = {"categories": "Categories", "brand": "Brands", "title": "Words of the titles"}
 
 
@@ -244,11 +248,11 @@ def _recommend_tab(handlers: PageHandlers) -> None:
             go = gr.Button("Recommend", variant="primary", elem_id="go")
         with gr.Column(min_width=300, scale=2):
             answers = gr.HTML(elem_id="answer")
-    query.input(handlers.find, query, found, show_progress="hidden", trigger_mode="always_last")
+    query.input(handlers.find, query, found, trigger_mode="always_last", **QUIET)
     # No preprocessing: a click may be on a list that the next letter has replaced meanwhile.
-    found.input(handlers.choose, [found, chosen], [chosen, query, found], show_progress="hidden", preprocess=False)
-    chosen.change(handlers.show, chosen, history, show_progress="hidden")
-    go.click(handlers.recommend, [chosen, *settings], answers)
+    found.input(handlers.choose, [found, chosen], [chosen, query, found], preprocess=False, **QUIET)
+    chosen.change(handlers.show, chosen, history, **QUIET)
+    go.click(handlers.recommend, [chosen, *settings], answers, api_visibility="private")
 
 
 def _settings(has_ranker: bool) -> list[gr.components.Component]:
@@ -282,7 +286,7 @@ def _tree_tab(handlers: PageHandlers) -> None:
         ]
     branch = gr.HTML(branch_html(handlers.tree, []), elem_id="branch")
     for pick in picks:
-        pick.input(handlers.browse, picks, [*picks[1:], branch], show_progress="hidden")
+        pick.input(handlers.browse, picks, [*picks[1:], branch], **QUIET)
 
 
 def launch(recommender: TigerRecommender, host: str = "127.0.0.1", port: int = 7860, share: bool = False) -> None:
@@ -307,6 +311,8 @@ def launch(recommender: TigerRecommender, host: str = "127.0.0.1", port: int = 7
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,
+            max_file_size=1,
+            app_kwargs={"middleware": [Middleware(PageGuard)]},
             prevent_thread_lock=True,
         )
     except OSError as error:

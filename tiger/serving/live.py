@@ -15,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
 from tiger.utils.errors import DataError
+from tiger.utils.locks import locked
+
+LOCK_SECONDS = 10.0  # that an update waits for another process that writes the directory; not tuned
 
 
 class UnknownItems(DataError):
@@ -26,6 +30,14 @@ class UnknownItems(DataError):
     def __init__(self, item_ids: Sequence[str]):
         names = ", ".join(map(repr, item_ids[:5])) + (", ..." if len(item_ids) > 5 else "")
         super().__init__(f"items that the catalog lacks: {names}.")
+
+
+class SaveConflict(DataError):
+    """The directory that updates are written to holds another process's update, or is being written."""
+
+
+class NonFiniteScores(RuntimeError):
+    """The model has scored items NaN or infinite: there is no order to serve."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,19 @@ class LiveRecommender:
 
     Args:
         recommender: must not be changed by anything else from now on.
-        save: directory to which each update is written before it takes effect; None: updates stay in memory.
+        save: directory to which each update is written before it takes effect; None: updates stay in memory. What
+            another process writes there afterwards is not overwritten. What is there now counts as read: hold its
+            lock (:func:`tiger.utils.locks.locked`) from reading the recommender until this object exists.
+
+    Raises:
+        DataError: the model's scores are not finite.
     """
 
     def __init__(self, recommender: TigerRecommender, save: Path | None = None):
         _warm(recommender)
         self.now = Snapshot(recommender, 0)
         self._save = save
+        self._saved = None if save is None else _manifest_of(save)
         self._updating = threading.Lock()
 
     def add(self, item_ids: Sequence[str], texts: Sequence[str]) -> Update:
@@ -101,14 +119,55 @@ class LiveRecommender:
     def _follow(self, successor: TigerRecommender) -> None:
         _warm(successor)
         if self._save is not None:
-            successor.save_pretrained(self._save)
+            self._write(self._save, successor)
         self.now = Snapshot(successor, self.now.catalogue + 1)
         torch.clear_autocast_cache()  # it may keep the predecessor's weights in memory
 
+    def _write(self, folder: Path, successor: TigerRecommender) -> None:
+        try:
+            with locked(folder, wait=LOCK_SECONDS):
+                if _manifest_of(folder) != self._saved:
+                    raise SaveConflict(
+                        f"{folder} was changed by another process since this service read or wrote it: restart the "
+                        "service to serve what is there, then repeat the update."
+                    )
+                successor.save_pretrained(folder)
+                self._saved = _manifest_of(folder)
+        except SaveConflict:
+            raise
+        except DataError as error:
+            raise SaveConflict(str(error)) from error
+
+
+def _manifest_of(folder: Path) -> bytes | None:
+    """The manifest of a saved recommender, which holds the digests of all its files; None: there is none."""
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return None
+
 
 def _warm(recommender: TigerRecommender) -> None:
-    """Create what is created on first use, so that no request waits for it and no two threads create it."""
-    recommender.recommend([recommender.tokenizer.item_ids[:1]], k=1, num_beams=1)
+    """Create what is created on first use, so that no request waits for it and no two threads create it; and look
+    whether the scores can be served.
+
+    Raises:
+        DataError: some are NaN or infinite.
+    """
+    item_ids = recommender.tokenizer.item_ids
+    histories = [item_ids[:1], [], item_ids[-5:]]
+    k = min(10, len(item_ids))
+    for rank in {False, recommender.ranker is not None}:
+        items, scores = recommender.recommend(histories, k=k, num_beams=k, rank=rank, exclude_history=False)
+        if not all(_finite(values[: len(found)]) for found, values in zip(items, scores)):
+            raise DataError(
+                f"the {'ranker' if rank else 'model'} scores items NaN or infinite: its weights are damaged or its "
+                "training diverged. Train it again."
+            )
+
+
+def _finite(scores: Sequence[float] | np.ndarray) -> bool:
+    return bool(np.isfinite(scores).all())
 
 
 @dataclass(frozen=True)
@@ -145,7 +204,7 @@ class Answer:
 
 def answer_recommend(
     snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]]
-) -> list[Answer | UnknownItems]:
+) -> list[Answer | UnknownItems | NonFiniteScores]:
     """Answer requests ``(histories, strict)`` in one batch; if strict, unknown items are an error."""
     read = [_read(snapshot.recommender, histories, strict) for histories, strict in requests]
     histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
@@ -164,7 +223,7 @@ def answer_recommend(
 
 def answer_rank(
     snapshot: Snapshot, requests: Sequence[tuple[list[list[str]], list[list[str]], bool]]
-) -> list[Answer | UnknownItems]:
+) -> list[Answer | UnknownItems | NonFiniteScores]:
     """Answer requests ``(histories, candidates, strict)`` in one batch; an unknown candidate is an error."""
     read, candidates = [], []
     for histories, given, strict in requests:
@@ -183,13 +242,16 @@ def answer_rank(
 
 
 def _divided(updates: int, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
-    """Split the answers by request."""
+    """Split the answers by request; one with a score that is not finite becomes an error."""
     answers, start = [], 0
     for one in read:
         if not isinstance(one, UnknownItems):
             part = slice(start, start + len(one[0]))
             start = part.stop
-            one = Answer(updates, items[part], scores[part], one[1])
+            if all(map(_finite, scores[part])):
+                one = Answer(updates, items[part], scores[part], one[1])
+            else:
+                one = NonFiniteScores("scores of a request are NaN or infinite: the model or the ranker is damaged")
         answers.append(one)
     return answers
 
@@ -199,8 +261,12 @@ def _read(recommender: TigerRecommender, histories: list[list[str]], strict: boo
     unknown = [_unknown(recommender, history) for history in histories]
     if strict and any(unknown):
         return UnknownItems([item for one in unknown for item in one])
-    known = [[i for i in items if i not in out] if out else items for items, out in zip(histories, unknown)]
+    known = [_without(items, set(out)) if out else items for items, out in zip(histories, unknown)]
     return known, unknown
+
+
+def _without(items: list[str], out: set[str]) -> list[str]:
+    return [item for item in items if item not in out]
 
 
 def _unknown(recommender: TigerRecommender, item_ids: list[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 The log is first partitioned by a hash of the user, so that all events of a user are in one part, wherever in the file
 they were. Then recommendations are computed and written per part, and joined at the end. Intermediate files are in a
-directory beside the output until that is complete; a run that was killed resumes from them.
+directory beside the output until that is complete; a run that was killed resumes from them. One run at a time writes
+an output.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically, written_whole
+from tiger.utils.files import sync, write_atomically, written_whole
+from tiger.utils.locks import locked
 
 MAX_PARTS = 1000
 SETTINGS = "settings.json"
@@ -67,8 +70,8 @@ def recommend_users(
         ``events``, ``users`` and ``unknown_events``, those of items that the catalog lacks, which are left out.
 
     Raises:
-        DataError: the log is missing, damaged or lacks a column, or ``out`` or its intermediate files are of another
-            run.
+        DataError: the log is missing, damaged or lacks a column, ``out`` or its intermediate files are of another run,
+            another process is writing ``out``, or scores are NaN or infinite.
         DiskError: the disk is full, read-only or denied. What is done is kept: the same call goes on from there.
     """
     histories, out = Path(histories), Path(out)
@@ -83,9 +86,8 @@ def recommend_users(
         "part_events": part_events,
     }
     settings |= {"bf16": bf16, "options": options}
-    if out.exists():
-        return _counts_of_finished(out, settings)
-    with disk_errors(out):
+    # A run may take hours: the second comer is told at once who holds it.
+    with disk_errors(out), locked(out, wait=0):
         return _recommended(tiger, tables, out, settings, progress)
 
 
@@ -93,21 +95,28 @@ def _recommended(
     tiger: TigerRecommender, tables: Iterator[pa.Table], out: Path, settings: dict[str, Any], progress: bool
 ) -> dict[str, int]:
     """Partition the log, answer part by part, join; the counts."""
-    folder, bf16, options = out.parent / f".{out.name}.parts", settings["bf16"], settings["options"]
+    folder = out.parent / f".{out.name}.parts"
+    if out.exists():
+        counts = _counts_of_finished(out, settings)
+        _remove_parts(folder)  # of a run that was killed at its very end
+        return counts
     unknown = _partition(tiger, tables, folder, settings)
     counts = {"events": settings["log"]["events"], "users": 0, "unknown_events": unknown}
-    num_parts = _num_parts(settings)
+    num_parts, events = _num_parts(settings), 0
     with tqdm(total=counts["events"], desc="recommending", unit="event", disable=not progress) as bar:
         for part in range(num_parts):
             users, sequences, num_events = _read_part(folder / "events" / f"part={part}")
             file = folder / f"{part}.parquet"
             if not file.exists():
-                with torch.autocast(tiger.device.type, torch.bfloat16, enabled=bf16):
-                    rows, scores = tiger.recommend_rows(sequences, **options)
+                with torch.autocast(tiger.device.type, torch.bfloat16, enabled=settings["bf16"]):
+                    rows, scores = tiger.recommend_rows(sequences, **settings["options"])
                 _write_part(file, _answers(tiger, users, rows, scores))
             counts["users"] += len(users)
+            events += num_events
             bar.set_postfix(users=counts["users"], refresh=False)
             bar.update(num_events)
+    if events != counts["events"]:
+        raise DataError(f"{folder} holds {events} of {counts['events']} events: remove it, then start again.")
     _join_parts(folder, num_parts, out, settings | {"counts": counts})
     return counts
 
@@ -120,11 +129,24 @@ def _write_part(file: Path, answers: pa.Table) -> None:
 def _join_parts(folder: Path, num_parts: int, out: Path, metadata: dict) -> None:
     """Write the parts to one file, then remove their folder."""
     schema = SCHEMA.with_metadata({"tiger": json.dumps(metadata)})
-    with pq.ParquetWriter(folder / "whole", schema) as writer:
+    handle, whole = tempfile.mkstemp(dir=folder, prefix="whole.")
+    os.close(handle)
+    with pq.ParquetWriter(whole, schema) as writer:
         for part in range(num_parts):
             writer.write_table(pq.read_table(folder / f"{part}.parquet"))
-    os.replace(folder / "whole", out)
-    shutil.rmtree(folder)
+    os.chmod(whole, 0o644)
+    sync(whole)
+    os.replace(whole, out)
+    sync(out.parent)
+    _remove_parts(folder)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove a folder of parts, the settings first: without them, no run resumes from what is left."""
+    (folder / SETTINGS).unlink(missing_ok=True)
+    if folder.exists():
+        sync(folder)
+        shutil.rmtree(folder)
 
 
 def _counts_of_finished(out: Path, settings: dict) -> dict[str, int]:
@@ -156,8 +178,7 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
                 "go on with those, or remove the folder."
             )
         return unknown
-    if folder.exists():
-        shutil.rmtree(folder)  # interrupted before the partition was complete
+    _remove_parts(folder)  # of a run that was killed before the partition was complete, or while it was removed
     folder.mkdir()
     unknown, num_parts = 0, _num_parts(settings)
     item_ids = pa.array(tiger.tokenizer.item_ids, pa.string())
@@ -205,6 +226,8 @@ def _read_part(folder: Path) -> tuple[pa.Array, Sequences, int]:
 
 def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores: np.ndarray) -> pa.Table:
     user, place = np.nonzero(rows >= 0)
+    if not np.isfinite(scores[user, place]).all():
+        raise DataError("the model scores items NaN or infinite: its weights are damaged. Train it again.")
     items = np.asarray(tiger.tokenizer.item_ids, dtype=object)[rows[user, place]]
     columns = [users.take(pa.array(user)), place.astype(np.int32) + 1, items, scores[user, place]]
     return pa.table(columns, schema=SCHEMA)

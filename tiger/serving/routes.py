@@ -1,13 +1,14 @@
 """Endpoints of the service. They check requests on the event loop; a batcher's threads run the model.
 
 ``app.state`` holds what they share: ``live`` (:class:`LiveRecommender`), ``batcher`` (:class:`Batcher`), ``updates``
-(the thread that updates the catalog) and ``pending_updates``.
+(the thread that updates the catalog) and ``pending_updates`` (what it has to do).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
@@ -22,8 +23,9 @@ from starlette.exceptions import HTTPException  # FastAPI's own is one of these,
 from tiger import __version__
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving.batcher import QueueFull, Stopped
-from tiger.serving.live import RecommendCall, UnknownItems, Update
-from tiger.serving.monitoring import Metrics, json_response, problem
+from tiger.serving.live import RecommendCall, SaveConflict, UnknownItems, Update
+from tiger.serving.monitoring import Metrics
+from tiger.serving.responses import json_response, problem
 from tiger.serving.schemas import (
     AddRequest,
     Health,
@@ -37,6 +39,7 @@ from tiger.serving.schemas import (
 from tiger.utils.errors import DataError
 
 MAX_UPDATES = 16  # updates that may wait; each holds its request body. Not tuned.
+GONE = 499  # status of a request whose client did not wait for the answer, as nginx counts it; nobody receives it
 
 _BATCH_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "Items that the catalog lacks"},
@@ -59,9 +62,9 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     @app.post(
         "/recommend", response_model=RecommendAnswer, responses=_BATCH_PROBLEMS, summary="Items that may come next"
     )
-    async def recommend(body: RecommendRequest):
+    async def recommend(request: Request, body: RecommendRequest):
         call = recommend_call(body, batch_size)
-        return await _batched(app, metrics, call, (body.histories, body.strict), body.histories)
+        return await _batched(request, metrics, call, (body.histories, body.strict), body.histories)
 
     @app.post(
         "/rank",
@@ -69,12 +72,12 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
         responses=_BATCH_PROBLEMS | {409: {"model": Problem, "description": "There is no ranker"}},
         summary="Candidates in order",
     )
-    async def rank(body: RankRequest):
+    async def rank(request: Request, body: RankRequest):
         if app.state.live.now.recommender.ranker is None:
             return problem(409, "this recommender has no ranker: train one with recipes/ranker.py")
         histories = [one.history for one in body.lists]
-        request = (histories, [one.candidates for one in body.lists], body.strict)
-        return await _batched(app, metrics, None, request, histories)
+        work = (histories, [one.candidates for one in body.lists], body.strict)
+        return await _batched(request, metrics, None, work, histories)
 
 
 def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
@@ -91,18 +94,46 @@ def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
     return RecommendCall(body.k, body.rank, search, alone, unseen_share=body.unseen_share)
 
 
+class ClientGone(Exception):
+    """The client has closed the connection before it was answered."""
+
+
+async def _unless_gone(request: Request, future: Future) -> Any:
+    """The result of a future, which is cancelled if the client goes away: what nobody waits for leaves the queue.
+
+    Raises:
+        ClientGone: it has gone.
+    """
+    answer = asyncio.wrap_future(future)
+    gone = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientGone
+        return answer.result()
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    """Return when the client has gone; its whole request has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _batched(
-    app: FastAPI, metrics: Metrics, call: RecommendCall | None, request: tuple, histories: list[list[str]]
+    request: Request, metrics: Metrics, call: RecommendCall | None, work: tuple, histories: list[list[str]]
 ) -> Response:
     """Answer a request in a batch with others; ``call`` None: rank."""
     try:
-        future = app.state.batcher.submit(call, request, len(histories), max(map(len, histories)))
+        future = request.app.state.batcher.submit(call, work, len(histories), max(map(len, histories)))
     except QueueFull:
         metrics.rejected.inc()
         return problem(429, "the queue is full: try again in a second", {"Retry-After": "1"})
     except Stopped:
         return problem(503, "the service is stopping")
-    answer = await asyncio.wrap_future(future)
+    answer = await _unless_gone(request, future)
     found = zip(answer.items, answer.scores, answer.unknown)
     rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
     return json_response({"recommendations": rows, "catalogue": answer.catalogue})
@@ -118,14 +149,15 @@ def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
     @app.post(
         "/items",
         response_model=Updated,
-        responses=_UPDATE_PROBLEMS | {409: {"model": Problem, "description": "The recommender can't embed texts"}},
+        responses=_UPDATE_PROBLEMS
+        | {409: {"model": Problem, "description": "The recommender can't embed texts, or the directory was changed"}},
         summary="Add items",
     )
-    async def add_items(body: AddRequest):
+    async def add_items(request: Request, body: AddRequest):
         if cannot_add is not None:
             return problem(409, cannot_add)
         ids = [item.item_id for item in body.items]
-        return await _updated(app, app.state.live.add, ids, [item.text for item in body.items])
+        return await _updated(request, app.state.live.add, ids, [item.text for item in body.items])
 
     @app.delete(
         "/items/{item_id:path}",
@@ -133,31 +165,32 @@ def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
         responses=_UPDATE_PROBLEMS
         | {
             404: {"model": Problem, "description": "No such item"},
-            409: {"model": Problem, "description": "It is the last"},
+            409: {"model": Problem, "description": "It is the last, or the directory was changed"},
         },
         summary="Remove an item",
     )
-    async def remove_item(item_id: ItemId):
+    async def remove_item(request: Request, item_id: ItemId):
         try:
-            return await _updated(app, app.state.live.remove, item_id)
+            return await _updated(request, app.state.live.remove, item_id)
         except UnknownItems:
             raise
         except DataError as error:
             return problem(409, str(error))
 
 
-async def _updated(app: FastAPI, change: Callable[..., Update], *arguments) -> Response:
+async def _updated(request: Request, change: Callable[..., Update], *arguments) -> Response:
     """Run an update of the catalog in its thread."""
-    if app.state.pending_updates >= MAX_UPDATES:
+    pending: set[Future] = request.app.state.pending_updates
+    pending.difference_update([future for future in pending if future.done()])
+    if len(pending) >= MAX_UPDATES:
         return problem(429, f"{MAX_UPDATES} updates are waiting already: try again", {"Retry-After": "1"})
-    app.state.pending_updates += 1
     try:
-        done = await asyncio.get_running_loop().run_in_executor(app.state.updates, change, *arguments)
+        future = request.app.state.updates.submit(change, *arguments)
+        pending.add(future)
+        done = await _unless_gone(request, future)
     except (OSError, SafetensorError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or error
         return problem(503, f"the update could not be saved ({why}), so it has not been made")
-    finally:
-        app.state.pending_updates -= 1
     return json_response(asdict(done))
 
 
@@ -193,8 +226,6 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         problems = error.errors()
-        if problems[0]["type"] == "json_invalid":
-            return problem(400, f"the body is not JSON: {problems[0]['ctx']['error']}")
         # The place and the reason, not the input: it may be long, or something that JSON can't hold.
         lines = [f"{'.'.join(map(str, one['loc']))[:200]}: {one['msg'][:200]}" for one in problems[:5]]
         return problem(422, "; ".join(lines))
@@ -207,6 +238,18 @@ def add_error_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: UnknownItems) -> Response:
         return problem(404, str(error))
 
+    @app.exception_handler(SaveConflict)
+    async def conflict(request: Request, error: SaveConflict) -> Response:
+        return problem(409, str(error))
+
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         return problem(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return problem(GONE, "the client has gone")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return problem(500, "the service failed on this request: its log says why")

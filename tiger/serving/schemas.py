@@ -22,10 +22,16 @@ Count = Annotated[int, Field(ge=1, le=MAX_K), _AsWhole]
 Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), _AsWhole]
 Seed = Annotated[int, Field(ge=0, lt=2**63), _AsWhole]
 ItemId = Annotated[str, Field(min_length=1, max_length=200)]
-History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY)]
+# Lists fail at their first wrong entry: to list a hundred thousand would keep other requests waiting.
+History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY, fail_fast=True)]
 Histories = Annotated[
     list[History],
-    Field(min_length=1, max_length=MAX_HISTORIES, description="Item ids per user, oldest first; may be empty"),
+    Field(
+        min_length=1,
+        max_length=MAX_HISTORIES,
+        fail_fast=True,
+        description="Item ids per user, oldest first; may be empty",
+    ),
 ]
 
 
@@ -72,13 +78,13 @@ class RecommendAnswer(BaseModel):
 
 class CandidateList(_Body):
     history: History
-    candidates: list[ItemId] = Field(min_length=1, max_length=MAX_CANDIDATES)
+    candidates: list[ItemId] = Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)
 
 
 class RankRequest(_Body):
     """Candidates to order, per history; unknown candidates are an error (404)."""
 
-    lists: list[CandidateList] = Field(min_length=1, max_length=MAX_HISTORIES)
+    lists: list[CandidateList] = Field(min_length=1, max_length=MAX_HISTORIES, fail_fast=True)
     strict: bool = Field(False, description="Refuse unknown items of histories (404) instead of leaving them out")
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"lists": [{"history": ["item-1"], "candidates": ["item-2", "item-3"]}]}]}
@@ -93,7 +99,7 @@ class NewItem(_Body):
 class AddRequest(_Body):
     """Items to add to the catalog. Known items are left as they are."""
 
-    items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
+    items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS, fail_fast=True)
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"items": [{"item_id": "new-1", "text": "Title: Folding lantern"}]}]}
     }

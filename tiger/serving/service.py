@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import math
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 import uvicorn
@@ -24,42 +22,23 @@ from fastapi import FastAPI
 from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.batcher import Batcher
+from tiger.serving.connections import Connection
+from tiger.serving.edge import Edge
+from tiger.serving.hosts import HostRules
+from tiger.serving.json_bodies import JsonRoute
 from tiger.serving.live import LiveRecommender, RecommendCall, answer_rank, answer_recommend
-from tiger.serving.monitoring import Edge, Metrics
+from tiger.serving.monitoring import Metrics
 from tiger.serving.routes import add_answer_routes, add_error_handlers, add_item_routes, add_status_routes
-from tiger.serving.schemas import MAX_HISTORIES, Problem
+from tiger.serving.schemas import Problem
+from tiger.serving.settings import EdgeSettings, ServiceSettings
 from tiger.utils.errors import DataError
 
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
 
-@dataclass(frozen=True)
-class ServiceSettings:
-    """Batching and permissions of the service.
-
-    Args:
-        max_batch: histories per batch.
-        max_delay_ms: maximum time, in milliseconds, that a request waits for others in its batch while a core is free.
-        max_queue: histories that may wait; a request beyond that is refused with status 429.
-        bf16: matrix products in bfloat16: faster on processors that have them; scores differ in the third digit.
-        read_only: refuse updates of the catalog.
-        save: directory to which each update is written before it takes effect; None: updates last as long as the
-            process.
-
-    Raises:
-        DataError: a number is out of range.
-    """
-
-    max_batch: int = 16
-    max_delay_ms: float = 5.0
-    max_queue: int = 1024
-    bf16: bool = False
-    read_only: bool = False
-    save: Path | None = None
-
-    def __post_init__(self):
-        if self.max_batch < 1 or not 0 <= self.max_delay_ms < math.inf:
-            raise DataError("max_batch must be at least 1 and max_delay_ms at least 0.")
-        if self.max_queue < MAX_HISTORIES:
-            raise DataError(f"max_queue must be at least {MAX_HISTORIES}: a request may hold as many histories.")
+OTHER_FILES = 64  # that the process may have open besides connections
 
 
 def create_app(recommender: TigerRecommender, settings: ServiceSettings = ServiceSettings()) -> FastAPI:
@@ -67,6 +46,9 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
 
     Args:
         recommender: belongs to the service from now on: nothing else may change it.
+
+    Raises:
+        DataError: the model's scores are not finite.
     """
     metrics = Metrics()
     cannot_add = None if settings.read_only else _cannot_add(recommender)
@@ -75,9 +57,11 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
         version=__version__,
         description=__doc__.split("\n\n")[0],
         lifespan=_lifespan(settings, metrics),
-        responses={400: {"model": Problem}, 413: {"model": Problem}, 422: {"model": Problem}},
+        responses={status: {"model": Problem} for status in (400, 403, 413, 415, 422, 500)},
     )
+    app.router.route_class = JsonRoute
     app.state.live = LiveRecommender(recommender, settings.save)
+    app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
     app.add_middleware(Edge, metrics=metrics)
     add_answer_routes(app, metrics, settings.max_batch)
     if not settings.read_only:
@@ -88,7 +72,7 @@ def create_app(recommender: TigerRecommender, settings: ServiceSettings = Servic
 
 
 def _lifespan(settings: ServiceSettings, metrics: Metrics):
-    """Start the application's threads, and stop them when all queued requests are answered."""
+    """Start the application's threads, and stop them when all queued requests are answered or cancelled."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -117,10 +101,13 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics):
             surroundings=thread_settings,
             observe=metrics.batch,
         )
-        app.state.updates, app.state.pending_updates = ThreadPoolExecutor(1, thread_name_prefix="update"), 0
+        app.state.updates, app.state.pending_updates = ThreadPoolExecutor(1, thread_name_prefix="update"), set()
+        # One thread: parsing takes the interpreter's lock, which several would only take from the event loop.
+        app.state.parsers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         yield
         await asyncio.to_thread(app.state.batcher.close)
-        app.state.updates.shutdown()
+        await asyncio.to_thread(app.state.updates.shutdown, cancel_futures=True)
+        app.state.parsers.shutdown(cancel_futures=True)
 
     return lifespan
 
@@ -156,9 +143,14 @@ def _keep_freed_memory() -> None:
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Run until SIGTERM or SIGINT; then accept no more requests, finish the queued ones and return.
 
+    What has not been answered within ``grace_seconds`` of the application's :class:`EdgeSettings` gets status 503; a
+    batch and an update that run already are finished.
+
     Raises:
-        DataError: the address is in use or invalid.
+        DataError: the address is in use or invalid, or the system does not allow as many connections.
     """
+    edge: EdgeSettings = app.state.edge
+    _allow_open_files(edge.max_connections + OTHER_FILES)
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
@@ -166,7 +158,16 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"can't listen on {host}, port {port}: {why}.") from error
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=60))
+    app.state.hosts = app.state.hosts.bound_to(host)
+    config = uvicorn.Config(
+        app,
+        http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well
+    )
+    server = uvicorn.Server(config)
     # uvicorn shuts down and then raises the signal again, which would end the process with the signal's exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -174,3 +175,23 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
     print(f"{count} items on http://{host}:{port}/docs", flush=True)
     server.run(sockets=[listening])
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the process's limit of open files, where it is lower.
+
+    Raises:
+        DataError: the system does not allow that.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"the system allows {hard} open files, and {count} are needed: lower --max_connections or raise the limit "
+            "(ulimit -n)."
+        ) from error

@@ -1,0 +1,84 @@
+"""Settings of the service: batching and permissions, and the limits at its edge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiger.serving.schemas import MAX_HISTORIES
+from tiger.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """Limits of connections, and who may ask. The defaults are set by hand, not tuned.
+
+    Args:
+        allowed_hosts: names that the ``Host`` header may have besides those of this machine and the address that the
+            service listens on: ``shop.example``, ``*.shop.example``, or ``*`` for any.
+        allowed_origins: other sites whose pages may send requests that are no reads, as browsers name them:
+            ``https://shop.example``, or ``*`` for any.
+        max_connections: open at a time. One more takes the place of the one that has kept the service waiting longest;
+            where all are being answered, it gets status 503.
+        keep_alive_seconds: that a connection may be open without a request.
+        receive_seconds: that the head of a request may take, and again its body; and the client to read the answer.
+        grace_seconds: that requests have to be answered after the service was told to stop.
+
+    Raises:
+        DataError: a number is out of range, or a name has a scheme or port that it must not have, or lacks it.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    max_connections: int = 512
+    keep_alive_seconds: float = 5.0
+    receive_seconds: float = 15.0
+    grace_seconds: float = 20.0
+
+    def __post_init__(self):
+        if self.max_connections < 1 or self.grace_seconds < 0:
+            raise DataError("max_connections must be at least 1 and grace_seconds at least 0.")
+        if not (self.keep_alive_seconds > 0 and self.receive_seconds > 0):
+            raise DataError("keep_alive_seconds and receive_seconds must be above 0.")
+        for name in self.allowed_hosts:
+            bare = name.strip("[]") if name.startswith("[") else name
+            if not name or "/" in name or (":" in bare and bare.count(":") == 1):
+                raise DataError(f"allowed host {name!r} must be a name without scheme and port, such as shop.example.")
+        for name in self.allowed_origins:
+            if name != "*" and (not name.startswith(("http://", "https://")) or "/" in name.split("://")[1]):
+                raise DataError(f"allowed origin {name!r} must be a scheme and a host, such as https://shop.example.")
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Batching and permissions of the service.
+
+    Args:
+        max_batch: histories per batch.
+        max_delay_ms: maximum time, in milliseconds, that a request waits for others in its batch while a core is free.
+        max_queue: histories that may wait; a request beyond that is refused with status 429.
+        bf16: matrix products in bfloat16: faster on processors that have them; scores differ in the third digit.
+        read_only: refuse updates of the catalog.
+        save: directory to which each update is written before it takes effect; None: updates last as long as the
+            process. It has to hold what the recommender was read from, or nothing: see
+            :class:`tiger.serving.live.LiveRecommender`.
+        edge: limits of connections, and who may ask.
+
+    Raises:
+        DataError: a number is out of range.
+    """
+
+    max_batch: int = 16
+    max_delay_ms: float = 5.0
+    max_queue: int = 1024
+    bf16: bool = False
+    read_only: bool = False
+    save: Path | None = None
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+
+    def __post_init__(self):
+        if self.max_batch < 1 or not 0 <= self.max_delay_ms < math.inf:
+            raise DataError("max_batch must be at least 1 and max_delay_ms at least 0.")
+        if self.max_queue < MAX_HISTORIES:
+            raise DataError(f"max_queue must be at least {MAX_HISTORIES}: a request may hold as many histories.")
