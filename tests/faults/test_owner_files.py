@@ -127,6 +127,25 @@ def test_a_power_cut_leaves_them_their_names(tmp_path, monkeypatch):
     assert steps[swap + 1] == ("sync", tmp_path.name) and steps[swap + 2] == ("remove", fresh_name)
 
 
+def test_an_error_of_the_disk_among_them_is_raised_as_it_is(tmp_path, monkeypatch):
+    """Not as a list of all errors, which says neither what kind they are nor how many come."""
+    (tmp_path / "model" / ".git" / "objects").mkdir(parents=True)
+    (tmp_path / "model" / "marker").write_text("1")
+    for name in ("ab", "cd"):
+        (tmp_path / "model" / ".git" / "objects" / name).write_text("object")
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    with pytest.raises(OSError, match="No space left") as caught:
+        with replaced_folder(tmp_path / "model", "marker", ours=lambda old: ["marker"]) as fresh:
+            (fresh / "marker").write_text("2")
+    assert caught.value.errno == errno.ENOSPC and os.listdir(tmp_path) == ["model"]
+    assert sorted(os.listdir(tmp_path / "model" / ".git" / "objects")) == ["ab", "cd"]
+
+
 def test_copies_are_on_the_disk_too_where_there_are_no_links(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "marker").write_text("1")

@@ -155,13 +155,20 @@ def _link_over(old: Path, new: Path, going: set[str]) -> None:
     linked = [part.name for part in old.iterdir() if part.name not in going and not os.path.lexists(new / part.name)]
     for name in linked:
         if (old / name).is_dir() and not (old / name).is_symlink():
-            shutil.copytree(old / name, new / name, symlinks=True, copy_function=_link)
-            for folder, _, _ in os.walk(new / name, topdown=False):
-                sync(folder)
+            _link_tree(old / name, new / name)
         else:
             _link(old / name, new / name)
     if linked:
         sync(new)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """``shutil.copytree`` of links, which stops at the first error and raises it as it is."""
+    target.mkdir()
+    for part in source.iterdir():
+        (_link_tree if part.is_dir() and not part.is_symlink() else _link)(part, target / part.name)
+    shutil.copystat(source, target)
+    sync(target)
 
 
 def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
