@@ -94,6 +94,19 @@ def test_a_folder_that_a_killed_writer_put_aside_is_put_back(tmp_path):
     assert sorted(os.listdir(tmp_path / "model")) == ["NOTES.md", "marker"]
 
 
+def test_what_was_put_aside_is_not_lost_where_the_name_was_taken(tmp_path):
+    aside = tmp_path / ".model.old.abc" / "model"
+    aside.mkdir(parents=True)
+    for name in ("marker", "NOTES.md"):
+        (aside / name).write_text("old")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "marker").write_text("another")
+    with replaced_folder(tmp_path / "model", "marker", ours=lambda old: ["marker"]) as fresh:
+        (fresh / "marker").write_text("2")
+    assert (tmp_path / "model" / "marker").read_text() == "2" and os.listdir(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "NOTES.md").read_text() == "old"
+
+
 def test_a_power_cut_leaves_them_their_names(tmp_path, monkeypatch):
     """The names in the new folder are on the disk before it takes the old one's place, and that before that goes."""
     folder = tmp_path / "model"
