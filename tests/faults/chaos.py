@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=list(KINDS), action="append", help="default: all")
     parser.add_argument("--tries", type=int, default=sum(SHARES.values()), help="in all, divided among the kinds")
-    parser.add_argument("--only", type=int, help="the number of one try of one --kind")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="numbers of tries of one --kind")
     parser.add_argument("--seconds", type=float, default=60, help="of one try; more is a hang")
     parser.add_argument("--memory", type=int, default=4 << 30, help="bytes of one try")
     parser.add_argument("--limit", type=float, default=3600, help="seconds in all")
@@ -130,7 +130,7 @@ def main() -> None:
     if args.only is not None:
         if len(kinds) > 1:
             parser.error("--only needs one --kind")
-        tries = [(kinds[0], args.only)]
+        tries = [(kinds[0], number) for number in args.only]
     else:
         whole = sum(SHARES[kind] for kind in kinds)
         tries = [(kind, number) for kind in kinds for number in range(-(-args.tries * SHARES[kind] // whole))]

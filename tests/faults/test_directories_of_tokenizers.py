@@ -44,6 +44,15 @@ def test_a_save_that_ends_half_way_leaves_the_old_tokenizer(tmp_path, monkeypatc
     assert not owner_files_lost(tmp_path / "tokenizer") and os.listdir(tmp_path) == ["tokenizer"]
 
 
+def test_a_tokenizer_that_a_killed_save_put_aside_keeps_its_owners_files(tmp_path):
+    fitted(0).save_pretrained(tmp_path / ".tokenizer.old.abc" / "tokenizer")
+    give_owner_files(tmp_path / ".tokenizer.old.abc" / "tokenizer")
+    new = fitted(1)
+    new.save_pretrained(tmp_path / "tokenizer")
+    assert same(SemanticIdTokenizer.from_pretrained(tmp_path / "tokenizer"), new)
+    assert not owner_files_lost(tmp_path / "tokenizer") and os.listdir(tmp_path) == ["tokenizer"]
+
+
 def test_semantic_ids_and_a_quantizer_of_two_tokenizers_are_refused(tmp_path):
     for seed in range(2):
         fitted(seed).save_pretrained(tmp_path / str(seed))

@@ -94,6 +94,19 @@ def test_a_folder_that_a_killed_writer_put_aside_is_put_back(tmp_path):
     assert sorted(os.listdir(tmp_path / "model")) == ["NOTES.md", "marker"]
 
 
+def test_what_was_put_aside_is_not_lost_where_the_name_was_taken(tmp_path):
+    aside = tmp_path / ".model.old.abc" / "model"
+    aside.mkdir(parents=True)
+    for name in ("marker", "NOTES.md"):
+        (aside / name).write_text("old")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "marker").write_text("another")
+    with replaced_folder(tmp_path / "model", "marker", ours=lambda old: ["marker"]) as fresh:
+        (fresh / "marker").write_text("2")
+    assert (tmp_path / "model" / "marker").read_text() == "2" and os.listdir(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "NOTES.md").read_text() == "old"
+
+
 def test_a_power_cut_leaves_them_their_names(tmp_path, monkeypatch):
     """The names in the new folder are on the disk before it takes the old one's place, and that before that goes."""
     folder = tmp_path / "model"
@@ -125,6 +138,25 @@ def test_a_power_cut_leaves_them_their_names(tmp_path, monkeypatch):
         assert any(max(links) < place < swap for place in synced) or name != fresh_name
         assert any(place < swap for place in synced)
     assert steps[swap + 1] == ("sync", tmp_path.name) and steps[swap + 2] == ("remove", fresh_name)
+
+
+def test_an_error_of_the_disk_among_them_is_raised_as_it_is(tmp_path, monkeypatch):
+    """Not as a list of all errors, which says neither what kind they are nor how many come."""
+    (tmp_path / "model" / ".git" / "objects").mkdir(parents=True)
+    (tmp_path / "model" / "marker").write_text("1")
+    for name in ("ab", "cd"):
+        (tmp_path / "model" / ".git" / "objects" / name).write_text("object")
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    with pytest.raises(OSError, match="No space left") as caught:
+        with replaced_folder(tmp_path / "model", "marker", ours=lambda old: ["marker"]) as fresh:
+            (fresh / "marker").write_text("2")
+    assert caught.value.errno == errno.ENOSPC and os.listdir(tmp_path) == ["model"]
+    assert sorted(os.listdir(tmp_path / "model" / ".git" / "objects")) == ["ab", "cd"]
 
 
 def test_copies_are_on_the_disk_too_where_there_are_no_links(tmp_path, monkeypatch):

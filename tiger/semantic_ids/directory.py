@@ -12,7 +12,7 @@ from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.storage import read_semantic_ids, write_semantic_ids
 from tiger.utils.digests import changed_files, file_digests
 from tiger.utils.errors import DataError
-from tiger.utils.files import replaced_folder
+from tiger.utils.files import put_back, replaced_folder
 
 FILE_NAME = "semantic_ids.safetensors"
 QUANTIZER_FOLDER = "quantizer"
@@ -28,6 +28,7 @@ def write_directory(
         folder: a directory that there is.
         arrays, item_ids, header: see :func:`tiger.semantic_ids.storage.write_semantic_ids`.
     """
+    put_back(folder)
     if not (folder / FILE_NAME).exists():
         _write(folder, arrays, item_ids, header, quantizer)
         return

@@ -119,7 +119,7 @@ def replaced_folder(
     path = Path(path).resolve()
     refuse_other_files(path, marker)
     with disk_errors(path), locked(path):
-        _clear_stale(path)
+        _clear_stale(path, ours)
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
         try:
             with disk_errors(path):  # before it is cleared away, to count what is free
@@ -136,13 +136,32 @@ def replaced_folder(
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _clear_stale(path: Path) -> None:
+def put_back(path: str | os.PathLike) -> None:
+    """Give a folder its name again that a killed writer had put aside, where the system can't exchange two folders.
+
+    Nothing is done where the name is taken by another folder that holds something.
+    """
+    path = Path(path).resolve()
+    if not _aside(path):
+        return
+    with locked(path):
+        aside = _aside(path)
+        if len(aside) == 1 and not (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            os.replace(aside[0], path)  # an empty folder gives way
+
+
+def _aside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}.old.*/{glob.escape(path.name)}"))
+
+
+def _clear_stale(path: Path, ours: Callable[[Path], Collection[str]] | None) -> None:
     """Remove what writers of ``path`` left that were killed: its lock is held, so none of them is alive. Files of the
-    owner's in them are links to those in ``path``; where a writer was killed between two steps, it is put back."""
-    if not path.exists() and len(aside := list(path.parent.glob(f".{glob.escape(path.name)}.old.*/{path.name}"))) == 1:
-        os.replace(aside[0], path)
+    owner's that it has and ``path`` lacks come back."""
+    put_back(path)
     for kind in ("new", "old"):
         for stale in path.parent.glob(f".{glob.escape(path.name)}.{kind}.*"):
+            if kind == "old" and ours is not None and (stale / path.name).is_dir() and path.is_dir():
+                _link_over(stale / path.name, path, set(ours(stale / path.name)))
             if kind == "new" or path.exists():
                 shutil.rmtree(stale, ignore_errors=True)
 
@@ -175,13 +194,20 @@ def _link_over(old: Path, new: Path, going: set[str]) -> None:
     linked = [part.name for part in old.iterdir() if part.name not in going and not os.path.lexists(new / part.name)]
     for name in linked:
         if (old / name).is_dir() and not (old / name).is_symlink():
-            shutil.copytree(old / name, new / name, symlinks=True, copy_function=_link)
-            for folder, _, _ in os.walk(new / name, topdown=False):
-                sync(folder)
+            _link_tree(old / name, new / name)
         else:
             _link(old / name, new / name)
     if linked:
         sync(new)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """``shutil.copytree`` of links, which stops at the first error and raises it as it is."""
+    target.mkdir()
+    for part in source.iterdir():
+        (_link_tree if part.is_dir() and not part.is_symlink() else _link)(part, target / part.name)
+    shutil.copystat(source, target)
+    sync(target)
 
 
 def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
