@@ -172,7 +172,8 @@ def prepare(args: RankingArguments) -> Benchmark:
     quantizer = fit_quantizer(args.quantizer, embeddings[seen], args.num_codebooks, args.codebook_size, progress=False)
     splits, left_out, liked = (split.train, split.valid, split.test), 0, None
     if args.rating_at_least is None:
-        drawn = [sampled(args, events, part, popularity, seed) for seed, part in enumerate(splits)]
+        sampling = NegativeSampling(uniform=0, popular=args.negatives, days=args.days, smoothing=0)
+        drawn = [sampled(events, part, popularity, sampling, seed) for seed, part in enumerate(splits)]
         parts = [lists.select(np.flatnonzero((lists.candidates >= 0).all(axis=1))) for lists in drawn]
         left_out = sum(map(len, drawn)) - sum(map(len, parts))
     else:
@@ -190,11 +191,10 @@ def prepare(args: RankingArguments) -> Benchmark:
 
 
 def sampled(
-    args: RankingArguments, events: Sequences, part: np.ndarray, popularity: np.ndarray, seed: int
+    events: Sequences, part: np.ndarray, popularity: np.ndarray, sampling: NegativeSampling, seed: int
 ) -> Impressions:
     """One list for each event of a part: cold negatives for a cold positive, warm ones for a warm one."""
-    negatives = np.full((len(part), args.negatives), -1, dtype=np.int32)
-    sampling = NegativeSampling(uniform=0, popular=args.negatives, days=args.days, smoothing=0)
+    negatives = np.full((len(part), sampling.uniform + sampling.popular), -1, dtype=np.int32)
     for cold in (False, True):
         allowed = (popularity == 0) == cold
         rows = np.flatnonzero(allowed[events.items[part]])
