@@ -99,6 +99,9 @@ def questions(found: dict[str, dict]) -> str:
     def ask(question: str, pick: Callable[[dict], tuple[str, int]], metric: str) -> None:
         cells = []
         for content in found.values():
+            if not any(metric in row["metrics"] for row in content["runs"]):
+                cells.append("")
+                continue
             kind, size = pick(content)
             difference, p = against_baseline(content, kind, size, metric)
             text = "not run" if np.isnan(difference) else f"{difference:+.4f}{probability(p, ' (p {})')}"
