@@ -70,11 +70,11 @@ def values(content: dict, kind: str, budget: int, metric: str) -> dict[int, floa
 
 
 def against_baseline(content: dict, kind: str, budget: int, metric: str) -> tuple[float, float]:
-    """Mean difference to random hashing of the same size, paired by seed, and its p (nan: too few seeds)."""
+    """Mean difference to random hashing of the same size, paired by seed, and its p (nan: fewer than three seeds)."""
     own, base = (values(content, name, budget, metric) for name in (kind, BASELINE))
     seeds = sorted(set(own) & set(base))
     differences = np.array([own[seed] - base[seed] for seed in seeds])
-    if len(differences) < 2 or differences.std() == 0:
+    if len(differences) < 3 or differences.std() == 0:
         return float(differences.mean()) if len(differences) else float("nan"), float("nan")
     return float(differences.mean()), float(stats.ttest_1samp(differences, 0.0).pvalue)
 
@@ -144,21 +144,21 @@ def table(content: dict) -> str:
     kinds = list(dict.fromkeys(row["kind"] for row in content["runs"]))
     budgets = sorted({row["budget"] for row in content["runs"]})
     compared = ("auc_warm", "auc_cold", "auc")
-    heads = ["representation", "rows", *METRICS.values()]
+    heads = ["representation", "rows", "seeds", *METRICS.values()]
     heads += [name for metric in compared for name in (f"{METRICS[metric]} - hash", "p")]
-    lines = blind_rows(content, list(METRICS), before=1, after=2 * len(compared))
+    lines = blind_rows(content, list(METRICS), before=2, after=2 * len(compared))
     for budget in budgets:
         means = {
             metric: {k: np.mean(list(v.values())) for k in kinds if (v := values(content, k, budget, metric))}
             for metric in METRICS
         }
         for kind in kinds:
-            cells = [kind, f"{budget:,}"]
+            runs = [row for row in content["runs"] if (row["kind"], row["budget"]) == (kind, budget)]
+            cells = [kind, f"{budget:,}", str(len({row["seed"] for row in runs}))]
             for metric in METRICS:
                 found = list(values(content, kind, budget, metric).values())
                 if not found:
-                    run = any(row["kind"] == kind and row["budget"] == budget for row in content["runs"])
-                    cells.append(("could not run" if run else "not run") if metric == "auc" else "")
+                    cells.append(("could not run" if runs else "not run") if metric == "auc" else "")
                     continue
                 text = f"{np.mean(found):.4f}" + (f" ± {np.std(found, ddof=1):.4f}" if found[1:] else "")
                 best = (min if metric == "log_loss" else max)(means[metric].values())
