@@ -2,12 +2,14 @@
 
     python recipes/experiments/ranking.py --dataset datasets/beauty [--kinds random_hash spm ...] [--seeds 0 1 2]
 
-Protocol: days split the log (80% of the events train, 10% validate, 10% test). The quantizer, the vocabularies and
-popularity see training events, and items with such, alone. In logs of purchases each event is one positive and four
-negatives, half drawn uniformly and half by popularity in training, among the items that were there by then and that
-the user had not had; a history is what the user had before that day. With ``--rating_at_least`` labels come from
-ratings, and histories are what was liked. Cold items have no training event; their positives are set against cold
-negatives. Results are added to a file after each run, and a run that is there already is not repeated.
+Protocol: days split the log (80% of the events train, 10% validate, 10% test). The quantizer, the vocabularies and the
+slices see training events, and items with such, alone. In logs of purchases each event is one positive and four
+negatives: items that the user had not had, drawn by how often others had them on the event's own day (``--days``: in
+more days up to it), cold ones for a cold positive and warm ones for a warm one. So the cold and the new have the same
+share among positives and negatives, and a score that is blind to users has an AUC of about .5: such scores are in
+every table. A history is what the user had before that day. With ``--rating_at_least`` labels come from ratings, and
+histories are what was liked. *Warm* items have training events, items of the *tail* at most five, *cold* ones none.
+Results are added to a file after each run, and a run that is there already is not repeated.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from tiger.evaluation.metrics import auc, grouped_auc, log_loss
 from tiger.quantizers.auto import fit_quantizer
 from tiger.rankers.click.dataset import (
     Impressions,
+    NegativeSampling,
+    counts_before,
     draw_negatives,
     first_seen,
     labeled_impressions,
@@ -59,6 +63,8 @@ class RankingArguments:
         metadata={"help": "safetensors file of content vectors, in item order; default: LSA of the texts"},
     )
     rating_at_least: float | None = field(default=None, metadata={"help": "labels from ratings, not from negatives"})
+    negatives: int = field(default=4, metadata={"help": "negatives of an event"})
+    days: int = field(default=1, metadata={"help": "negatives are drawn by counts in so many days up to the event"})
     kinds: list[str] = field(
         default_factory=lambda: [
             *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
@@ -93,13 +99,18 @@ class Benchmark:
     train: Impressions
     valid: Impressions
     test: Impressions
-    valid_cold: Impressions
-    cold: Impressions
+    user_blind: dict[str, dict[str, float]]
+    left_out: int = 0
 
     @property
     def slices(self) -> dict[str, np.ndarray]:
         """bool [items] of each slice."""
-        return {"warm": self.popularity > 0, "tail": (self.popularity > 0) & (self.popularity <= TAIL)}
+        return slices_of(self.popularity)
+
+
+def slices_of(popularity: np.ndarray) -> dict[str, np.ndarray]:
+    """bool [items] of each slice, from the items' training events."""
+    return {"warm": popularity > 0, "tail": (popularity > 0) & (popularity <= TAIL), "cold": popularity == 0}
 
 
 def main() -> None:
@@ -128,8 +139,8 @@ def main() -> None:
                 seconds = round(time.perf_counter() - start, 1)
                 rows.append(key | {"metrics": metrics, "seconds": seconds})
                 print(f"{name} {kind:>16} {budget:>6} seed {seed}: {metrics} in {seconds:.0f} s", flush=True)
-                content = {"dataset": name, "sizes": sizes(benchmark), "runs": rows}
-                content |= {"command": command(sys.argv, rows)}
+                content = {"dataset": name, "sizes": sizes(benchmark), "user_blind": benchmark.user_blind}
+                content |= {"runs": rows, "command": command(sys.argv, rows)}
                 write_atomically(file, json.dumps(content, indent=1) + "\n")
 
 
@@ -159,30 +170,84 @@ def prepare(args: RankingArguments) -> Benchmark:
         encoder = LSAEncoder.fit([text for text, warm in zip(texts, seen) if warm])
         embeddings = encoder.encode(texts)
     quantizer = fit_quantizer(args.quantizer, embeddings[seen], args.num_codebooks, args.codebook_size, progress=False)
+    splits, left_out, liked = (split.train, split.valid, split.test), 0, None
     if args.rating_at_least is None:
-        available = first_seen(events, data.num_items)
-
-        def lists(part: np.ndarray, seed: int, **options) -> Impressions:
-            return sampled_impressions(
-                events, part, draw_negatives(events, part, popularity, available, seed=seed, **options)
-            )
-
-        parts = [lists(part, seed) for seed, part in enumerate((split.train, split.valid, split.test))]
-        for seed, part in ((3, split.valid), (4, split.test)):
-            cold = part[~seen[events.items[part]]]
-            parts.append(lists(cold, seed, uniform=8, popular=0, allowed=~seen))
+        sampling = NegativeSampling(uniform=0, popular=args.negatives, days=args.days, smoothing=0)
+        drawn = [sampled(events, part, popularity, sampling, seed) for seed, part in enumerate(splits)]
+        parts = [lists.select(np.flatnonzero((lists.candidates >= 0).all(axis=1))) for lists in drawn]
+        left_out = sum(map(len, drawn)) - sum(map(len, parts))
     else:
         if "rating" not in data.extras:
             raise DataError(f"{args.dataset}: interactions.parquet has no column rating.")
         labels = (data.extras["rating"] >= args.rating_at_least).astype(np.float32)
         liked = only(events, labels > 0)
-        parts = [labeled_impressions(events, part, labels, liked) for part in (split.train, split.valid, split.test)]
-        for part in (split.valid, split.test):
-            cold = part[~seen[events.items[part]]]
-            parts.append(labeled_impressions(events, cold, labels, liked, together=1))
+        parts = [labeled_impressions(events, part, labels, liked) for part in splits]
     if args.shuffle_labels:
         parts = [shuffled(part, seed) for seed, part in enumerate(parts)]
-    return Benchmark(data.item_ids, embeddings, quantizer.encode(embeddings), popularity, *parts)
+    scores = blind_scores(events, liked, parts[2], data.num_items)
+    blind = {name: measure(parts[2], score, popularity) for name, score in scores.items()}
+    codes = quantizer.encode(embeddings)
+    return Benchmark(data.item_ids, embeddings, codes, popularity, *parts, user_blind=blind, left_out=left_out)
+
+
+def sampled(
+    events: Sequences, part: np.ndarray, popularity: np.ndarray, sampling: NegativeSampling, seed: int
+) -> Impressions:
+    """One list for each event of a part: cold negatives for a cold positive, warm ones for a warm one."""
+    negatives = np.full((len(part), sampling.uniform + sampling.popular), -1, dtype=np.int32)
+    for cold in (False, True):
+        allowed = (popularity == 0) == cold
+        rows = np.flatnonzero(allowed[events.items[part]])
+        negatives[rows] = draw_negatives(
+            events, part[rows], len(popularity), sampling, allowed=allowed, seed=2 * seed + cold
+        )
+    return sampled_impressions(events, part, negatives)
+
+
+def blind_scores(
+    events: Sequences, liked: Sequences | None, lists: Impressions, num_items: int
+) -> dict[str, np.ndarray]:
+    """Scores float64 [n, C] of candidates that know nothing of the user, by name.
+
+    Args:
+        events: all events.
+        liked: those with a positive label, where labels are ratings.
+        lists: the candidates.
+        num_items: items of the catalog.
+    """
+    assert lists.times is not None  # both kinds of lists have them
+    items, times = np.maximum(lists.candidates, 0), lists.times[:, None]
+    counts = counts_before(events, items, times)
+    scores = {
+        "day first seen": first_seen(events, num_items)[items],
+        "count up to the event": counts,
+        "row number": items,
+        "random": np.random.default_rng(0).random(items.shape),
+    }
+    if liked is not None:
+        # One liked event of two is what an item has before anybody has had it.
+        scores["share liked up to the event"] = (counts_before(liked, items, times) + 1) / (counts + 2)
+    return {name: score.astype(np.float64) for name, score in scores.items()}
+
+
+def measure(lists: Impressions, scores: np.ndarray, popularity: np.ndarray) -> dict[str, float]:
+    """AUC of each slice, then of all candidates, and grouped by user.
+
+    Args:
+        lists: the candidates [n, C] and their labels.
+        scores: float [n, C].
+        popularity: int [items], training events.
+    """
+    present, items = lists.labels >= 0, np.maximum(lists.candidates, 0)
+    found = {}
+    for name, inside in slices_of(popularity).items():
+        chosen = present & inside[items]
+        found[f"auc_{name}"] = auc(lists.labels[chosen], scores[chosen].astype(np.float64))
+    users = np.broadcast_to(lists.users[:, None], present.shape)
+    truth, flat = lists.labels[present], scores[present].astype(np.float64)
+    found |= {"auc": auc(truth, flat), "gauc": grouped_auc(truth, flat, users[present])}
+    # A slice with one label only has no AUC.
+    return {name: round(float(value), 5) for name, value in found.items() if not np.isnan(value)}
 
 
 def only(sequences: Sequences, keep: np.ndarray) -> Sequences:
@@ -249,23 +314,13 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
     found = {"valid_auc": round(best.auc, 5), "best_epoch": best.epoch}
     if features.num_pieces:
         found["pieces"] = features.num_pieces
+    cold = measure(benchmark.valid, trainer.predict(benchmark.valid)[0], benchmark.popularity).get("auc_cold")
+    found |= {} if cold is None else {"valid_auc_cold": cold}
     logits, labels = trainer.predict(benchmark.test)[:2]
+    found |= measure(benchmark.test, logits, benchmark.popularity)
     present = labels >= 0
-    users = np.broadcast_to(benchmark.test.users[:, None], labels.shape)
-    flat, truth = logits[present].astype(np.float64), labels[present]
-    found |= {"auc": auc(truth, flat), "gauc": grouped_auc(truth, flat, users[present])}
-    found |= {"log_loss": log_loss(truth, 1 / (1 + np.exp(-flat)))}
-    items = benchmark.test.candidates
-    for name, inside in benchmark.slices.items():
-        chosen = present & inside[np.maximum(items, 0)]
-        found[f"auc_{name}"] = auc(labels[chosen], logits[chosen].astype(np.float64))
-    for name, lists in (("valid_auc_cold", benchmark.valid_cold), ("auc_cold", benchmark.cold)):
-        if not len(lists):
-            continue
-        logits, labels = trainer.predict(lists)[:2]
-        found[name] = auc(labels[labels >= 0], logits[labels >= 0].astype(np.float64))
-    # A slice with one label only has no AUC.
-    return {name: round(float(value), 5) for name, value in found.items() if not np.isnan(value)}
+    loss = log_loss(labels[present], 1 / (1 + np.exp(-logits[present].astype(np.float64))))
+    return found | {"log_loss": round(loss, 5)}
 
 
 class KeepBest(TrainerCallback):
@@ -282,16 +337,19 @@ class KeepBest(TrainerCallback):
 
 def sizes(benchmark: Benchmark) -> dict[str, int]:
     """Sizes of the benchmark."""
-    parts = {name: getattr(benchmark, name) for name in ("train", "valid", "test", "cold")}
+    parts = {name: getattr(benchmark, name) for name in ("train", "valid", "test")}
     counts = {f"{name} lists": len(part) for name, part in parts.items()}
-    cold = benchmark.cold.labels
+    if benchmark.left_out:
+        counts["lists left out for want of negatives"] = benchmark.left_out
+    labels, cold = benchmark.test.labels, benchmark.popularity[np.maximum(benchmark.test.candidates, 0)] == 0
     return counts | {
         "items": len(benchmark.item_ids),
         "semantic IDs": len(np.unique(code_keys(benchmark.codes, int(benchmark.codes.max()) + 1))),
         "cold items": int((benchmark.popularity == 0).sum()),
-        "cold positives": int((cold == 1).sum()),
-        "cold negatives": int((cold == 0).sum()),
-        "test candidates": int((benchmark.test.labels >= 0).sum()),
+        "test positives": int((labels == 1).sum()),
+        "of them cold": int((cold & (labels == 1)).sum()),
+        "test negatives": int((labels == 0).sum()),
+        "of these cold": int((cold & (labels == 0)).sum()),
     }
 
 

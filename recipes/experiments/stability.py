@@ -34,7 +34,17 @@ from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
 QUANTIZERS = ("residual-kmeans", "rqvae", "product")
-SETTINGS = ("rating_at_least", "d_model", "row_dropout", "epochs", "batch", "learning_rate", "table_learning_rate")
+SETTINGS = (
+    "rating_at_least",
+    "negatives",
+    "days",
+    "d_model",
+    "row_dropout",
+    "epochs",
+    "batch",
+    "learning_rate",
+    "table_learning_rate",
+)
 SETTINGS += ("weight_decay", "shuffle_labels")
 LEARNED_ON = ("all", "older half", "newer half")
 
@@ -58,7 +68,7 @@ def main() -> None:
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {"runs": [], "prefixes": {}}
-    found |= {"dataset": Path(args.dataset).name}
+    found |= {"dataset": Path(args.dataset).name, "user_blind": benchmark.user_blind}
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings["embeddings"] = None if args.embeddings is None else Path(args.embeddings).name
     for quantizer, learned_on, levels, size in variants(args):

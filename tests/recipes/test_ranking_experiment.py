@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,11 @@ DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()
 
 
-def write_dataset(folder: Path, seed: int = 0, change_after: int | None = None, users: int = 300) -> Path:
-    """Users who keep to one of eight kinds of items; from ``change_after`` on, other items than before."""
+def write_dataset(
+    folder: Path, seed: int = 0, change_after: int | None = None, users: int = 300, newest: int = 120
+) -> Path:
+    """Users who keep to one of eight kinds of items; from ``change_after`` on, other items than before; ``newest``
+    items alone are bought."""
     random = np.random.default_rng(seed)
     num_items = 120
     kinds = np.arange(num_items) % 8
@@ -27,7 +31,8 @@ def write_dataset(folder: Path, seed: int = 0, change_after: int | None = None, 
     for user in range(users):
         taste = random.integers(8)
         for day in np.sort(random.integers(0, 100, 8)):
-            known = np.flatnonzero((kinds == taste) & (np.arange(num_items) < 40 + day))
+            there = (np.arange(num_items) < 40 + day) & (np.arange(num_items) >= 40 + day - newest)
+            known = np.flatnonzero((kinds == taste) & there)
             item = int(random.choice(known))
             if change_after is not None and day >= change_after:
                 item = (item + 40) % num_items
@@ -43,6 +48,18 @@ def write_dataset(folder: Path, seed: int = 0, change_after: int | None = None, 
 def arguments(dataset: Path, **changes) -> ranking.RankingArguments:
     options = {"num_codebooks": 2, "codebook_size": 8, "epochs": 3, "batch": 64, "d_model": 16} | changes
     return ranking.RankingArguments(dataset=str(dataset), **options)
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Imports a script that imports ``ranking`` beside it."""
+    monkeypatch.syspath_prepend(str(Path(ranking.__file__).parent))
+    return importlib.import_module
+
+
+@pytest.fixture
+def stability(scripts):
+    return scripts("stability")
 
 
 @pytest.mark.parametrize("rating", [None, 4.0])
@@ -62,19 +79,60 @@ def test_nothing_after_the_cut_reaches_training(tmp_path, rating):
     assert features[0].fingerprint == features[1].fingerprint
 
 
-def test_cold_lists_hold_cold_items_alone(tmp_path):
-    benchmark = ranking.prepare(arguments(write_dataset(tmp_path / "data")))
-    for part in (benchmark.cold, benchmark.valid_cold):
-        shown = part.candidates[part.labels >= 0]
-        assert len(shown) and (benchmark.popularity[shown] == 0).all()
-    assert (benchmark.train.labels == 1).sum() == len(benchmark.train)
+def test_negatives_are_of_the_slice_of_their_positive(tmp_path):
+    benchmark = ranking.prepare(arguments(write_dataset(tmp_path / "data"), days=10))
+    for part in (benchmark.train, benchmark.valid, benchmark.test):
+        cold = benchmark.popularity[part.candidates] == 0
+        assert (part.candidates >= 0).all() and (cold == cold[:, :1]).all()
+        assert (part.labels == np.array([1, 0, 0, 0, 0])).all()
+    cold = benchmark.popularity[benchmark.test.candidates] == 0
+    assert 0.01 < cold.mean() < 0.5
+    found = ranking.sizes(benchmark)
+    assert found["of these cold"] == 4 * found["of them cold"] == 4 * cold[:, 0].sum()
+    lists = sum(found[f"{part} lists"] for part in ("train", "valid", "test"))
+    assert lists + found.get("lists left out for want of negatives", 0) == 300 * 8
+
+
+def test_scores_that_are_blind_to_users_are_at_a_half(tmp_path, scripts, monkeypatch):
+    # Users choose among the items of the last 30 days, so that an item's age tells much of it.
+    dataset = write_dataset(tmp_path / "data", users=4000, newest=30)
+    benchmark = ranking.prepare(arguments(dataset))
+    assert list(benchmark.user_blind) == ["day first seen", "count up to the event", "row number", "random"]
+    for name, metrics in benchmark.user_blind.items():
+        assert metrics["auc_warm"] == pytest.approx(0.5, abs=0.03), name
+        assert metrics["auc"] == pytest.approx(0.5, abs=0.03), name
+    # The first version of the benchmark, whose cold items were positives alone.
+    monkeypatch.setattr(sys, "argv", f"negatives.py --dataset {dataset} --results_dir {tmp_path}".split())
+    scripts("negatives").main()
+    rows = json.loads((tmp_path / "data.json").read_text())["rows"]
+    before, now = rows[0], rows[-1]
+    assert before["user_blind"]["day first seen"]["auc"] > 0.7
+    assert before["cold_positives"] > 3 * before["cold_negatives"]
+    assert now["cold_positives"] == now["cold_negatives"]
+    assert now["user_blind"] == benchmark.user_blind
+    assert len(rows) == 7 and all(row["lists"] + row["left_out"] == now["lists"] + now["left_out"] for row in rows)
+
+
+def test_what_blind_scores_know(tmp_path):
+    args = arguments(write_dataset(tmp_path / "data"), rating_at_least=4.0)
+    data = ranking.RecommendationData.load(args.dataset)
+    events, lists = data.sequences, ranking.prepare(args).test
+    liked = data.extras["rating"] >= 4
+    scores = ranking.blind_scores(events, ranking.only(events, liked), lists, data.num_items)
+    row = 7
+    item, now = lists.candidates[row, 0], lists.times[row]
+    before = (events.items == item) & (events.timestamps < now)
+    assert scores["count up to the event"][row, 0] == before.sum() > 0
+    assert scores["share liked up to the event"][row, 0] == (before[liked].sum() + 1) / (before.sum() + 2)
+    assert scores["day first seen"][row, 0] == events.timestamps[events.items == item].min()
+    assert scores["row number"][row, 0] == item
 
 
 def test_representations_are_compared(tmp_path, monkeypatch):
     dataset, results = write_dataset(tmp_path / "data"), tmp_path / "results"
     argv = ["ranking.py", "--dataset", str(dataset), "--results_dir", str(results), "--num_codebooks", "2"]
     argv += ["--codebook_size", "8", "--budgets", "12", "60", "--seeds", "0", "1", "--epochs", "3", "--batch", "64"]
-    argv += ["--kinds", "random_hash", "unigram", "spm", "unigram+dense", "--d_model", "16"]
+    argv += ["--kinds", "random_hash", "unigram", "spm", "unigram+dense", "--d_model", "16", "--days", "10"]
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.chdir(tmp_path)
     ranking.main()
@@ -91,15 +149,26 @@ def test_representations_are_compared(tmp_path, monkeypatch):
     ranking_report.main()
     text = (results / "README.md").read_text()
     assert "could not run" in text and "unigram+dense" in text and (results / "ranking.png").exists()
+    # Slices come before all candidates, and scores that are blind to users before the rankers.
+    (head,) = re.findall(r"^\| representation .*$", text, flags=re.M)
+    assert [head.index(f"| {name} |") for name in ("warm", "cold", "tail", "overall")] == sorted(
+        head.index(f"| {name} |") for name in ("warm", "cold", "tail", "overall")
+    )
+    table = text[text.index(head) :]
+    blind = [table.index(f"| *{name}* |") for name in content["user_blind"]]
+    assert len(blind) == 4 and blind == sorted(blind) and blind[-1] < table.index("| random_hash |")
 
 
 def test_nothing_cold_and_no_ratings(tmp_path):
     args = arguments(write_dataset(tmp_path / "data"))
     benchmark = ranking.prepare(args)
-    nobody = np.empty(0, dtype=np.int64)
-    none = ranking.labeled_impressions(benchmark.test.histories, nobody, nobody, benchmark.test.histories)
-    metrics = ranking.run(args, replace(benchmark, cold=none, valid_cold=none), "unigram", 60, seed=0)
-    assert len(none) == 0 and "auc" in metrics and "auc_cold" not in metrics
+    # No cold positive, then nobody at all.
+    warm = benchmark.popularity[benchmark.test.candidates[:, 0]] > 0
+    parts = {"valid": benchmark.valid.select(np.arange(0)), "test": benchmark.test.select(np.flatnonzero(warm))}
+    assert "auc_cold" not in ranking.measure(parts["test"], np.zeros(parts["test"].labels.shape), benchmark.popularity)
+    assert ranking.measure(parts["valid"], np.zeros((0, 5)), benchmark.popularity) == {}
+    metrics = ranking.run(args, replace(benchmark, test=parts["test"]), "unigram", 60, seed=0)
+    assert "auc" in metrics and "auc_cold" not in metrics
     log = tmp_path / "data" / "interactions.parquet"
     pq.write_table(pq.read_table(log).drop_columns("rating"), log)
     with pytest.raises(DataError, match="no column rating"):
@@ -121,12 +190,6 @@ def test_shuffled_labels_teach_nothing(tmp_path):
     args = arguments(write_dataset(tmp_path / "data", users=6000), shuffle_labels=True, batch=512)
     metrics = ranking.run(args, ranking.prepare(args), "unigram+dense", 60, seed=0)
     assert abs(metrics["auc"] - 0.5) < 0.01 and abs(metrics["valid_auc"] - 0.5) < 0.01
-
-
-@pytest.fixture
-def stability(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(ranking.__file__).parent))
-    return importlib.import_module("stability")
 
 
 def test_items_that_share_a_prefix(stability):

@@ -17,7 +17,6 @@ from tiger.quantizers.report import REPORT
 from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
-    first_seen,
     rows_and_dense,
     sampled_impressions,
 )
@@ -181,9 +180,9 @@ def _trained(
     trainer = RankerTrainer(
         model,
         training,
-        lists(args, split.train, np.arange(len(split.train.items)), popularity, seed=0),
+        lists(args, split.train, np.arange(len(split.train.items)), data.num_items, seed=0),
         # The event before the last of each user, after all that training has seen.
-        lists(args, split.test_histories, split.test_histories.offsets[1:] - 1, popularity, seed=1),
+        lists(args, split.test_histories, split.test_histories.offsets[1:] - 1, data.num_items, seed=1),
         item_rows=rows,
         dense=dense,
         table_learning_rate=args.table_learning_rate,
@@ -196,15 +195,12 @@ def _trained(
     return ClickRanker(model, features, tokenizer, dense), metrics
 
 
-def lists(
-    args: RankerArguments, sequences: Sequences, events: np.ndarray, popularity: np.ndarray, seed: int
-) -> Impressions:
+def lists(args: RankerArguments, sequences: Sequences, events: np.ndarray, num_items: int, seed: int) -> Impressions:
     """Make lists for training: each event with sampled negatives."""
     negatives = draw_negatives(
         sequences,
         events,
-        popularity,
-        first_seen(sequences, len(popularity)),
+        num_items,
         uniform=args.uniform_negatives,
         popular=args.popular_negatives,
         seed=seed,

@@ -12,7 +12,6 @@ from tiger.rankers.click.dataset import (
     Impressions,
     ImpressionsCollator,
     draw_negatives,
-    first_seen,
     sampled_impressions,
 )
 from tiger.rankers.click.features import ItemFeatures
@@ -41,10 +40,7 @@ def make_ranker(features, **sizes):
 def make_lists(num_users=80, seed=0):
     sequences = make_sequences(num_users, seed)
     events = np.arange(len(sequences.items))
-    popularity = np.bincount(sequences.items, minlength=NUM_ITEMS)
-    return sampled_impressions(
-        sequences, events, draw_negatives(sequences, events, popularity, first_seen(sequences, NUM_ITEMS))
-    )
+    return sampled_impressions(sequences, events, draw_negatives(sequences, events, NUM_ITEMS))
 
 
 def batch_of(features, lists, indices, max_history=20):

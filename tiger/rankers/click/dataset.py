@@ -1,7 +1,8 @@
 """Training and test data of a click model: lists of candidates shown to users, with labels.
 
-Logs of purchases hold no impressions that failed, so those are drawn: some uniformly, some by popularity, always among
-items that were there at the time and that the user did not have. Nothing here looks past the event that it is about.
+Logs of purchases hold no impressions that failed, so those are drawn: some uniformly, some by popularity up to the
+event, always among items that were there at the time and that the user did not have. Nothing here looks past the event
+that it is about.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from tiger._moved import old_arguments, old_names
-from tiger.data.sequences import Sequences
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
 
@@ -29,6 +30,7 @@ class Impressions:
         candidates: int32 [n, C], item rows; -1: none.
         labels: float32 [n, C], 0 or 1; -100 where there is no candidate.
         context: float32 [n, C, k], further numbers of each candidate (a price, the hour); None: there are none.
+        times: int64 [n], seconds, when each list was shown, for scores by what was known then; None: unknown.
     """
 
     histories: Sequences
@@ -37,6 +39,7 @@ class Impressions:
     candidates: np.ndarray
     labels: np.ndarray
     context: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -48,8 +51,14 @@ class Impressions:
     def select(self, rows: np.ndarray) -> Impressions:
         """Return some of the lists."""
         context = None if self.context is None else self.context[rows]
-        return Impressions(
-            self.histories, self.users[rows], self.ends[rows], self.candidates[rows], self.labels[rows], context
+        return replace(
+            self,
+            users=self.users[rows],
+            ends=self.ends[rows],
+            candidates=self.candidates[rows],
+            labels=self.labels[rows],
+            context=context,
+            times=None if self.times is None else self.times[rows],
         )
 
     def history(self, indices: np.ndarray, length: int) -> np.ndarray:
@@ -119,38 +128,66 @@ def history_ends(sequences: Sequences, users: np.ndarray, times: np.ndarray) -> 
     return np.maximum(ends, sequences.offsets[users])
 
 
+def counts_before(sequences: Sequences, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """int64, of the shape of ``items``: how many events each item had before a time.
+
+    Args:
+        sequences: all events.
+        items: int, item rows.
+        times: int64 of a shape that broadcasts to that of ``items``, seconds.
+    """
+    times = np.broadcast_to(times, items.shape)
+    span = np.int64(max(int(sequences.timestamps.max(initial=0)), int(times.max(initial=0))) + 1)
+    keys = np.sort(sequences.items * span + sequences.timestamps)
+    starts = items.astype(np.int64) * span
+    return np.searchsorted(keys, starts + times) - np.searchsorted(keys, starts)
+
+
 @dataclass(frozen=True)
 class NegativeSampling:
     """Number and choice of the negatives of an event.
 
     Args:
         uniform, popular: how many are drawn uniformly, and by popularity.
+        days: popularity is an item's count in so many days up to the event, the event's own time among them; None:
+            since the log began. With 1, and a log of whole days, items are drawn by what others had on that very day:
+            then no score of an item by itself, such as its age or its count, tells the event from its negatives.
+        smoothing: added to the count of each item that was there by then.
         allowed: bool [items], which may be drawn; default: all.
         seed: of the draws.
+
+    Raises:
+        DataError: ``days`` below 1, or a negative number.
     """
 
     uniform: int = 2
     popular: int = 2
+    days: int | None = None
+    smoothing: float = 1.0
     allowed: np.ndarray | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.uniform, self.popular, self.smoothing) < 0:
+            raise DataError("the numbers of negatives and the smoothing must be 0 or more.")
+        if self.days is not None and self.days < 1:
+            raise DataError(f"days must be 1 or more, or None for all events up to the event, got {self.days}.")
 
 
 @old_arguments(among="allowed")
 def draw_negatives(
     sequences: Sequences,
     events: np.ndarray,
-    popularity: np.ndarray,
-    available_from: np.ndarray,
+    num_items: int,
     sampling: NegativeSampling | None = None,
     **fields: Any,
 ) -> np.ndarray:
     """Draw items that a user might have been shown instead.
 
     Args:
-        sequences: all events.
+        sequences: all events; what is later than an event has no part in its negatives.
         events: int64 [n], the positives, rows of ``sequences.items``.
-        popularity: int [items], training events of each.
-        available_from: int64 [items], from :func:`first_seen`.
+        num_items: items of the catalog.
         sampling: how many, and among which items.
         fields: fields of :class:`NegativeSampling`, over those of ``sampling``.
 
@@ -159,36 +196,68 @@ def draw_negatives(
         the event's own among them; -1 where a hundred draws found none.
     """
     sampling = replace(sampling or NegativeSampling(), **fields)
-    random, num_items = np.random.default_rng(sampling.seed), len(popularity)
-    allowed = np.ones(num_items, dtype=bool) if sampling.allowed is None else sampling.allowed
-    times, users = sequences.timestamps[events], sequences.users[events]
-    pool = np.flatnonzero(allowed)
-    pool = pool[np.argsort(available_from[pool], kind="stable")]
-    there = np.searchsorted(available_from[pool], times, side="right")
-    weights = np.cumsum(np.where(allowed, popularity, 0).astype(np.float64))
-    if sampling.popular and weights[-1] == 0:
-        raise DataError("none of the items to draw from has a training event: popularity has nothing to go by.")
+    random, source = np.random.default_rng(sampling.seed), _Source(sequences, events, num_items, sampling)
+    times, users = sequences.timestamps[events], sequences.users[events].astype(np.int64)
     keys, since = _first_interactions(sequences, num_items)
 
     drawn = np.full((len(events), sampling.uniform + sampling.popular), -1, dtype=np.int64)
     for slot in range(drawn.shape[1]):
+        draw = source.uniform if slot < sampling.uniform else source.popular
         missing = np.arange(len(events))
         for _ in range(100):
-            if slot < sampling.uniform:
-                missing = missing[there[missing] > 0]
-                items = pool[(random.random(len(missing)) * there[missing]).astype(np.int64)]
-            else:
-                items = np.searchsorted(weights, random.random(len(missing)) * weights[-1], side="right")
+            missing, items = draw(missing, random)
             wanted = users[missing] * num_items + items
             at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
             had = (keys[at] == wanted) & (since[at] <= times[missing])
             twice = (drawn[missing, :slot] == items[:, None]).any(axis=1)
-            good = ~had & ~twice & (available_from[items] <= times[missing])
+            good = ~had & ~twice
             drawn[missing[good], slot] = items[good]
             missing = missing[~good]
             if len(missing) == 0:
                 break
     return drawn.astype(np.int32)
+
+
+class _Source:
+    """The items that were there at the time of each event, and how often each had been had by then.
+
+    A draw by count needs no table of counts for each time: it is a uniform draw of an event up to that time.
+    """
+
+    def __init__(self, sequences: Sequences, events: np.ndarray, num_items: int, sampling: NegativeSampling):
+        allowed = np.ones(num_items, dtype=bool) if sampling.allowed is None else sampling.allowed
+        times, available_from = sequences.timestamps[events], first_seen(sequences, num_items)
+        pool = np.flatnonzero(allowed)
+        self._pool = pool[np.argsort(available_from[pool], kind="stable")]
+        self._there = np.searchsorted(available_from[self._pool], times, side="right")
+        log = np.flatnonzero(allowed[sequences.items])
+        log = log[np.argsort(sequences.timestamps[log], kind="stable")]
+        self._log = sequences.items[log].astype(np.int64)
+        ends = np.searchsorted(sequences.timestamps[log], times, side="right")
+        self._starts = np.zeros_like(ends)
+        if sampling.days is not None:
+            opens = times - sampling.days * SECONDS_PER_DAY
+            self._starts = np.searchsorted(sequences.timestamps[log], opens, side="right")
+        self._counts, self._smoothing = ends - self._starts, sampling.smoothing
+
+    def uniform(self, rows: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the events ``rows`` that have an item to draw, and one for each."""
+        rows = rows[self._there[rows] > 0]
+        return rows, self._pool[(random.random(len(rows)) * self._there[rows]).astype(np.int64)]
+
+    def popular(self, rows: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`uniform`, an item's chance being its count and the smoothing."""
+        rows = rows[self._counts[rows] + self._smoothing * self._there[rows] > 0]
+        counts, there = self._counts[rows], self._there[rows]
+        point = random.random(len(rows)) * (counts + self._smoothing * there)
+        by_count = point < counts
+        items = np.empty(len(rows), dtype=np.int64)
+        items[by_count] = self._log[self._starts[rows][by_count] + point[by_count].astype(np.int64)]
+        rest = ~by_count
+        if rest.any():
+            at = ((point[rest] - counts[rest]) / self._smoothing).astype(np.int64)
+            items[rest] = self._pool[np.minimum(at, there[rest] - 1)]  # rounding may reach the end
+        return rows, items
 
 
 def _first_interactions(sequences: Sequences, num_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -206,14 +275,12 @@ def sampled_impressions(
 ) -> Impressions:
     """One list per event: it and its negatives. ``histories`` (default: ``sequences``) is what users had before."""
     histories = sequences if histories is None else histories
-    users = sequences.users[events]
+    users, times = sequences.users[events], sequences.timestamps[events]
     candidates = np.concatenate([sequences.items[events][:, None], negatives], axis=1).astype(np.int32)
     labels = np.zeros(candidates.shape, dtype=np.float32)
     labels[:, 0] = 1
     labels[candidates < 0] = -100
-    return Impressions(
-        histories, users, history_ends(histories, users, sequences.timestamps[events]), candidates, labels
-    )
+    return Impressions(histories, users, history_ends(histories, users, times), candidates, labels, times=times)
 
 
 def labeled_impressions(
@@ -229,7 +296,7 @@ def labeled_impressions(
     if not len(events):
         none = np.empty(0, dtype=np.int64)
         candidates = np.empty((0, together), dtype=np.int32)
-        return Impressions(histories, none, none, candidates, np.empty(candidates.shape, dtype=np.float32))
+        return Impressions(histories, none, none, candidates, np.empty(candidates.shape, dtype=np.float32), times=none)
     users = sequences.users[events]
     opens = np.ones(len(events), dtype=bool)
     opens[1:] = (users[1:] != users[:-1]) | (events[1:] != events[:-1] + 1)
@@ -243,8 +310,9 @@ def labeled_impressions(
     candidates[run, place] = sequences.items[events]
     given[run, place] = labels[events]
     heads = events[opens]
-    ends = history_ends(histories, sequences.users[heads], sequences.timestamps[heads])
-    return Impressions(histories, sequences.users[heads], ends, candidates, given)
+    times = sequences.timestamps[heads]
+    ends = history_ends(histories, sequences.users[heads], times)
+    return Impressions(histories, sequences.users[heads], ends, candidates, given, times=times)
 
 
 def rows_and_dense(
