@@ -49,6 +49,7 @@ class EvaluateArguments:
     examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
     baselines: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
+    only: list[str] = field(default_factory=list, metadata={"help": "training-free methods to measure; default: all"})
     embeddings: str | None = field(
         default=None, metadata={"help": "content vectors, for the training-free methods that read them: tgh-1, tgh-2"}
     )
@@ -67,7 +68,7 @@ def main() -> None:
     results = []
     for seed in (None, *args.tie_seeds) if texts is not None else ():
         measured = Measured(Path(args.dataset).name, args.part, seed, () if seed is None else (seed,))
-        results += baseline_results(measured, data.leave_one_out(seed), texts, vectors)
+        results += baseline_results(measured, data.leave_one_out(seed), texts, vectors, args.only)
     for recommender in recommenders:
         results += measure(args, data, recommender, texts)
         if args.examples:
