@@ -56,6 +56,7 @@ class EvaluateArguments:
     command: str | None = field(
         default=None, metadata={"help": "the command that makes the rows, to be recorded; default: this one"}
     )
+    only: list[str] = field(default_factory=list, metadata={"help": "training-free methods to measure; default: all"})
     embeddings: str | None = field(
         default=None, metadata={"help": "content vectors, for the training-free methods that read them: tgh-1, tgh-2"}
     )
@@ -75,7 +76,7 @@ def main() -> None:
     for seed in (None, *args.tie_seeds) if texts is not None else ():
         seeds = () if seed is None else (seed,)
         measured = Measured(Path(args.dataset).name, args.part, seed, seeds, command=args.command)
-        results += baseline_results(measured, data.leave_one_out(seed), texts, vectors)
+        results += baseline_results(measured, data.leave_one_out(seed), texts, vectors, args.only)
     for recommender in recommenders:
         results += measure(args, data, recommender, texts)
         if args.examples:

@@ -208,3 +208,5 @@ def test_a_hybrid_that_has_seen_validation_counts_its_events():
     assert found["hybrid"]["recall@1"] < 3 / 10 <= found["hybrid-with-validation"]["recall@1"]
     again = Hybrid().fit(split.test_histories, texts).recommend(split.test_histories)[0]
     assert found["hybrid-with-validation"] == next_item_metrics(again, split.test_targets, (1, 6))
+    one = evaluate_baselines(split, texts, ks=(1, 6), only=["hybrid-with-validation"])
+    assert one == {"hybrid-with-validation": found["hybrid-with-validation"]}

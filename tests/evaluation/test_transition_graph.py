@@ -78,3 +78,4 @@ def test_rows_with_and_without_validation():
     assert found["tgh-1-with-validation"] == next_item_metrics(again, test)
     assert found["tgh-1"]["ndcg@5"] < found["tgh-1-with-validation"]["ndcg@5"]
     assert list(evaluate_transition_graphs(split, VECTORS, "valid")) == ["tgh-1", "tgh-2"]
+    assert evaluate_transition_graphs(split, VECTORS, only=["tgh-2"]) == {"tgh-2": found["tgh-2"]}

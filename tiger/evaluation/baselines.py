@@ -204,6 +204,7 @@ def evaluate_baselines(
     ks: Sequence[int] = (5, 10),
     exclude_history: bool = True,
     seed: int = 0,
+    only: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Recall and NDCG of the four baselines on a leave-one-out split, and of a hybrid that has seen validation.
 
@@ -217,6 +218,7 @@ def evaluate_baselines(
         ks: cut-offs.
         exclude_history: whether items of the history are left out.
         seed: of the order that breaks ties.
+        only: names of those that are measured; none: all.
 
     Returns:
         ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``, for the test with
@@ -230,12 +232,13 @@ def evaluate_baselines(
         "content": hybrid.content,
         "hybrid": hybrid,
     }
-    if part == "test":
+    if part == "test" and (not only or "hybrid-with-validation" in only):
         refitted = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed))
         baselines["hybrid-with-validation"] = refitted.fit(split.test_histories, texts)
     return {
         name: evaluate(baseline.recommend, histories, targets, ks, exclude_history).metrics
         for name, baseline in baselines.items()
+        if not only or name in only
     }
 
 

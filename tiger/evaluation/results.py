@@ -83,7 +83,11 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def baseline_results(
-    measured: Measured, split: LeaveOneOut, texts: list[str], vectors: np.ndarray | None = None
+    measured: Measured,
+    split: LeaveOneOut,
+    texts: list[str],
+    vectors: np.ndarray | None = None,
+    only: Sequence[str] = (),
 ) -> list[dict]:
     """A row for each baseline, with the history removed and kept.
 
@@ -92,13 +96,14 @@ def baseline_results(
         split: a leave-one-out split.
         texts: one per item.
         vectors: content vectors, float [items, D]: the transition-graph heuristics, which read them, are measured too.
+        only: names of the baselines that are measured; none: all.
     """
     rows = []
     for exclude_history in (True, False):
         start = time.perf_counter()
-        found = evaluate_baselines(split, texts, measured.part, exclude_history=exclude_history)
+        found = evaluate_baselines(split, texts, measured.part, exclude_history=exclude_history, only=only)
         if vectors is not None:
-            found |= evaluate_transition_graphs(split, vectors, measured.part, exclude_history)
+            found |= evaluate_transition_graphs(split, vectors, measured.part, exclude_history, only)
         for model, metrics in found.items():
             rows.append(measured.row(model, exclude_history, metrics, time.perf_counter() - start))
     return rows

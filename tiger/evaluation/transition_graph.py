@@ -11,6 +11,8 @@ is a choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -112,7 +114,11 @@ class TransitionGraph:
 
 
 def evaluate_transition_graphs(
-    split: LeaveOneOut, vectors: np.ndarray, part: str = "test", exclude_history: bool = True
+    split: LeaveOneOut,
+    vectors: np.ndarray,
+    part: str = "test",
+    exclude_history: bool = True,
+    only: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Recall and NDCG of ``tgh-1`` and ``tgh-2``; for the test, of ``tgh-1-with-validation`` too.
 
@@ -124,6 +130,7 @@ def evaluate_transition_graphs(
         vectors: content vectors, float [items, D].
         part: ``"test"`` or ``"valid"``.
         exclude_history: whether items of the history are left out.
+        only: names of those that are measured; none: all.
     """
     logs = {"tgh-1": (TGH_1, split.train), "tgh-2": (TGH_2, split.train)}
     if part == "test":
@@ -131,6 +138,8 @@ def evaluate_transition_graphs(
     histories, targets = split.part(part)
     found = {}
     for name, (sources, log) in logs.items():
+        if only and name not in only:
+            continue
         graph = TransitionGraph(sources).fit(log, vectors)
         found[name] = evaluate(graph.recommend, histories, targets, exclude_history=exclude_history).metrics
     return found
