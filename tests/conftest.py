@@ -1,8 +1,9 @@
-"""What several test files share: where the research data may lie, and small catalogues."""
+"""What several test files share: a random state, where the research data may lie, and small catalogues."""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,26 @@ from tiger.retriever.config import t5_config
 from tiger.retriever.model import TigerT5, target_states
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
-torch.set_num_threads(1)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave random states to the hook below: pytest-randomly's own seed would be another one with every run."""
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Start every test, and the fixtures that it is the first to use, from one state, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell the order, which the header does not where it is quiet."""
+    if (seed := getattr(config.option, "randomly_seed", None)) is not None:
+        terminalreporter.write_line(f"The order of the tests was that of --randomly-seed={seed}.")
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +67,12 @@ def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int
     for row, length in zip(rows, lengths):
         row[:length] = random.integers(0, len(tokenizer), length)
     return torch.from_numpy(tokenizer.encode_history(rows))
+
+
+def auc_error(labels: np.ndarray) -> float:
+    """Standard error of the AUC of scores that know nothing of these labels, 0 or 1; other values are no labels."""
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    return ((positives + negatives + 1) / (12 * positives * negatives)) ** 0.5  # of the Mann-Whitney statistic
 
 
 def target_logits(model: TigerT5, *batch: torch.Tensor) -> torch.Tensor:

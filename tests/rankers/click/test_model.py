@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import TrainingArguments, set_seed
 
+from tests.conftest import auc_error
 from tests.rankers.click.test_dataset import make_sequences
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import auc
@@ -161,7 +162,7 @@ def test_shuffled_labels_teach_nothing(tmp_path):
     fresh = circle_lists(3000, seed=5)
     labels = np.random.default_rng(1).permuted(fresh.labels, axis=1)
     fresh = Impressions(fresh.histories, fresh.users, fresh.ends, fresh.candidates, labels)
-    assert abs(trainer.evaluate(fresh)["eval_auc"] - 0.5) < 0.02
+    assert abs(trainer.evaluate(fresh)["eval_auc"] - 0.5) < 4 * auc_error(fresh.labels) < 0.03
 
 
 def test_sparse_and_dense_tables_read_only_their_rows(tmp_path):
