@@ -30,13 +30,13 @@ def add_import_verb(verbs) -> None:
         epilog="Columns are found by their names and values, and it says how each is read. All problems are told at "
         "once; nothing is written unless all rows fit.",
     )
-    importing.add_argument("items", metavar="ITEMS", help="file of items, or folder of shards")
-    importing.add_argument("interactions", metavar="CLICKS", help="file of users, items and times, or folder of shards")
+    importing.add_argument("items", metavar="ITEMS", help="a file, or a folder of shards")
+    importing.add_argument("interactions", metavar="CLICKS", help="the same, of users, items and times")
     importing.add_argument("--out", required=True, metavar="DIR", help="dataset directory to write")
     for target, (option, what) in _COLUMNS.items():
         names = dict.fromkeys((f"--{option}", f"--{option.replace('-', '_')}"))
         importing.add_argument(*names, dest=target, metavar="COLUMN", help=f"column of {what}")
-    importing.add_argument("--leave-out", "--leave_out", nargs="+", default=[], metavar="COLUMN", help="not to be read")
+    importing.add_argument("--leave-out", "--leave_out", nargs="+", default=[], metavar="COLUMN", help="not read")
     importing.add_argument(
         "--time-format", "--time_format", metavar="FORM", help="of the times, such as '%%d/%%m/%%Y %%H:%%M'"
     )

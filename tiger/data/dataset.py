@@ -169,8 +169,8 @@ def _warn_of_unused_columns(schema: pa.Schema, file: str) -> None:
         )
     if "price" in schema.names and not _is_number(schema.field("price").type):
         warnings.warn(
-            f"{file}: the column 'price' is {schema.field('price').type}: as prices only numbers are used. Convert it, "
-            "or read the files by `tiger import`.",
+            f"{file}: the column 'price' is {schema.field('price').type}: only numbers are prices. Convert it, or "
+            "read the files by `tiger import`.",
             stacklevel=4,
         )
 

@@ -12,6 +12,7 @@ from tiger.data.importing.prices import has_currency, parse_prices
 from tiger.data.importing.texts import first_url, is_url, parse_list
 
 _SAMPLE = 2_000
+_NUMBERS = pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|avif|svg|bmp)\b", re.IGNORECASE)
 # Written alike by every program that reads numbers as numbers; 007 and +49 are not among them.
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
@@ -99,10 +100,12 @@ def content_of(column: pa.ChunkedArray) -> Content:
     distinct = len(set(values)) / max(len(values), 1)
     if not values:
         return Content("empty", values, distinct)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if any(holds(kind) for holds in _NUMBERS):
         return Content("number", values, distinct)
     if _is_list(kind):
-        return Content("object" if pa.types.is_nested(kind.value_type) and _holds_struct(kind) else "list", values, 1.0)
+        return Content(
+            "object" if pa.types.is_nested(kind.value_type) and _holds_struct(kind) else "list", values, 1.0
+        )
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return Content("object", values, distinct)
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

@@ -149,8 +149,8 @@ class CsvTable:
                     start, before = before, rows.line_num
                 if rows.line_num > start + 1 and last and last[-1].endswith(("\n", "\r")):
                     raise DataError(
-                        f"{self.file.path}, line {start + 1}: a quotation mark opens a field and never closes, so that "
-                        "the lines below are part of it. Close it, or double it where it is a part of the text."
+                        f"{self.file.path}, line {start + 1}: a quotation mark opens a field and never closes: "
+                        "all lines below are part of it. Close it, or double it where it is a part of the text."
                     )
         finally:
             csv.field_size_limit(limit)

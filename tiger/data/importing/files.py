@@ -92,12 +92,12 @@ def _recognized(path: Path, root: Path) -> TableFile:
         if start.startswith(magic):
             raise DataError(f"{path} is {remedy}.")
     compression = next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
-    file = TableFile(path, "csv", compression, partitions)
+    found = TableFile(path, "csv", compression, partitions)
     try:
-        with file.open() as stream:
+        with found.open() as stream:
             start = bytes(stream.read(4096) or b"")
     except (pa.ArrowException, OSError) as error:
-        raise file.error(str(error)) from error
+        raise found.error(str(error)) from error
     return TableFile(path, _format(path, start), compression, partitions)
 
 
@@ -109,4 +109,6 @@ def _format(path: Path, start: bytes) -> str:
             raise DataError(f"{path} is not a whole parquet file: write it again.")
         if suffix.lower() in _SUFFIXES:
             return _SUFFIXES[suffix.lower()]
-    return "json" if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else "csv"
+    # Without the byte order mark, and the zeros of UTF-16.
+    start = start.lstrip(b"\xef\xbb\xbf\xff\xfe\x00").replace(b"\x00", b"").lstrip()
+    return "json" if start[:1] in (b"{", b"[") else "csv"

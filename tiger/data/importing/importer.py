@@ -146,7 +146,8 @@ def _mapped(
     keys = find_keys(items, events, given["items"].get("item_id"), given["events"].get("item_id"))
     if keys.item is None:
         problems.append(
-            f"no column of item ids among those of the items ({', '.join(items.column_names)}). Name it with --item-id."
+            f"no column of item ids among those of the items ({', '.join(items.column_names)}). Name it with "
+            "--item-id."
         )
     if keys.event is None:
         hint = ""

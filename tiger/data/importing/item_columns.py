@@ -69,12 +69,15 @@ def _fits(target: str, content: Content) -> bool:
         return content.kind in ("number", "text") and content.are_prices
     if target == "image_url":
         return content.have_urls
-    return content.kind in {
-        "title": ("text",),
-        "brand": ("text", "list"),
-        "categories": ("text", "list", "number"),
-        "description": ("text", "list"),
-    }[target]
+    return (
+        content.kind
+        in {
+            "title": ("text",),
+            "brand": ("text", "list"),
+            "categories": ("text", "list", "number"),
+            "description": ("text", "list"),
+        }[target]
+    )
 
 
 def _looks_like(target: str, content: Content) -> bool:

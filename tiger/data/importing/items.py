@@ -60,21 +60,19 @@ def _usable(ids: pa.ChunkedArray, source: Source, problems: Problems) -> np.ndar
     """bool [rows]: the first row of each id."""
     missing = ids.is_null().to_numpy()
     rows = np.flatnonzero(missing)
-    problems.add("items without an id", len(rows), (source.place(row) for row in rows))
+    problems.add("items without an id", len(rows), (source.place(int(row)) for row in rows))
     codes = ids.combine_chunks().dictionary_encode()
     numbers = codes.indices.fill_null(-1).to_numpy()
     keep = np.zeros(len(numbers), dtype=bool)
     keep[np.unique(numbers, return_index=True)[1]] = True
     keep &= ~missing
     again = np.flatnonzero(~keep & ~missing)
-    examples = (f"{source.place(row)} ({codes.dictionary[numbers[row]].as_py()!r})" for row in again)
+    examples = (f"{source.place(int(row))} ({codes.dictionary[numbers[row]].as_py()!r})" for row in again)
     problems.add("rows of an item id that occurred above", len(again), examples)
     return keep
 
 
-def _converted(
-    column: pa.ChunkedArray, reading: Reading
-) -> tuple[pa.ChunkedArray | pa.Array, Reading, list[str]]:
+def _converted(column: pa.ChunkedArray, reading: Reading) -> tuple[pa.ChunkedArray | pa.Array, Reading, list[str]]:
     if reading.kind in ("id", "native"):
         return column, reading, []
     if reading.kind == "price":

@@ -51,7 +51,8 @@ class JsonTable:
         while batch := [row for _, row in islice(objects, _BATCH_LINES)]:
             keys = wanted
             if keys is None:
-                keys = [key for key in dict.fromkeys(key for row in batch for key in row) if key not in self._leave_out]
+                found = dict.fromkeys(key for row in batch for key in row)
+                keys = [key for key in found if key not in self._leave_out]
             yield pa.table({key: pa.array([_text(key, row.get(key)) for row in batch], pa.string()) for key in keys})
 
     def _text(self) -> io.TextIOWrapper:

@@ -31,8 +31,8 @@ class Keys:
 def find_keys(items: pa.Table, events: pa.Table, item: str | None = None, event: str | None = None) -> Keys:
     """Find the pair of columns that item and event share.
 
-    Of the columns whose names say that they hold item ids, the first pair in which most ids of the log are items; where
-    there is none, of all columns.
+    Of the columns whose names say that they hold item ids, the first pair in which most ids of the log are items;
+    where there is none, of all columns.
 
     Args:
         items: the item table.

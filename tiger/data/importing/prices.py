@@ -23,11 +23,8 @@ def parse_prices(values: Iterable[str | None]) -> list[float | None]:
     texts = list(values)
     commas = sum(_decimal_mark(text) == "," for text in set(texts) if text)
     points = sum(_decimal_mark(text) == "." for text in set(texts) if text)
-    known: dict[str | None, float | None] = {None: None}
-    for text in texts:
-        if text not in known:
-            known[text] = _price(text, comma_decimal=commas > points)
-    return [known[text] for text in texts]
+    known = {text: _price(text, comma_decimal=commas > points) for text in set(texts) if text is not None}
+    return [None if text is None else known[text] for text in texts]
 
 
 def has_currency(text: str) -> bool:

@@ -43,10 +43,14 @@ def parse_list(text: str) -> list[Any] | None:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    inner = text[1:-1]
-    if inner.lstrip().startswith("["):
-        return [parse_list(f"[{part}]") for part in re.split(r"\]\s*,?\s*\[", inner.strip()[1:-1])]
-    found = _ELEMENT.findall(inner)
+    inner = text[1:-1].strip()
+    if inner.startswith("["):
+        return [_elements(part) for part in re.split(r"\]\s*,?\s*\[", inner[1:-1])]
+    return _elements(inner)
+
+
+def _elements(text: str) -> list[str]:
+    found = _ELEMENT.findall(text)
     return [re.sub(r"\\(.)", r"\1", single or double) or bare.strip() for single, double, bare in found]
 
 

@@ -124,8 +124,8 @@ def whole_seconds(raw: np.ma.MaskedArray, how: TimeFormat) -> tuple[np.ndarray, 
         middle = float(np.median(np.abs(values[given]))) if given.any() else 0.0
         if given.any() and middle < FIRST_SECOND:
             raise DataError(
-                f"values such as {values[given][0]:g} are no times: as seconds since 1970, most lie in 1970. They look "
-                "like numbers of days, years or a counter. Name another column with --time; if only the order is "
+                f"values such as {values[given][0]} are no times: as seconds since 1970, most lie in 1970. They "
+                "look like numbers of days, years or a counter. Name another column with --time; if only the order is "
                 "known, add 1000000000 to each."
             )
         unit = next(name for name, limit in _LIMITS if middle < limit)
@@ -167,8 +167,8 @@ def _are_digits(column: pa.ChunkedArray) -> bool:
     values = _filled(column)
     days = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
     return len(values) > 0 and (
-        _share(pc.match_substring_regex(values, days + "$")) > 0.95
-        or _share(pc.match_substring_regex(values, days + r"([01]\d|2[0-3])[0-5]\d[0-5]\d$")) > 0.95
+        _share(pc.match_substring_regex(values, days + "$")) > 0.5
+        or _share(pc.match_substring_regex(values, days + r"([01]\d|2[0-3])[0-5]\d[0-5]\d$")) > 0.5
     )
 
 
@@ -217,9 +217,10 @@ def _iso(values: pa.ChunkedArray) -> np.ma.MaskedArray:
     parts = pc.extract_regex(values, _ISO).combine_chunks()
     given = parts.is_valid().to_numpy(zero_copy_only=False)
 
-    def part(name: str, default: int = 0) -> np.ndarray:
+    def part(name: str) -> np.ndarray:
         digits = parts.field(name)
-        return pc.if_else(pc.equal(digits, ""), str(default), digits).fill_null(str(default)).cast(pa.int64()).to_numpy()
+        digits = pc.if_else(pc.equal(digits, ""), "0", digits).fill_null("0")
+        return digits.cast(pa.int64()).to_numpy()
 
     days = _strptime(_joined_days(parts), "%Y-%m-%d")
     given = given & days.is_valid().to_numpy(zero_copy_only=False)
