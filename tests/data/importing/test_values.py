@@ -31,7 +31,13 @@ def at(*values: int) -> list[int | None]:
 
 
 def test_iso_times_with_and_without_zone():
-    given = ["2024-01-01", "2024-01-01T01:00:00Z", "2024-1-1 1:00", "2024-01-01 03:00:00.25+02:00", "2024-01-01 01:00-05"]
+    given = [
+        "2024-01-01",
+        "2024-01-01T01:00:00Z",
+        "2024-1-1 1:00",
+        "2024-01-01 03:00:00.25+02:00",
+        "2024-01-01 01:00-05",
+    ]
     assert seconds(*given) == at(0, 3600, 3600, 3600, 6 * 3600)
     assert seconds("2024-01-01 00:00:01", "2024-01-01 00:00:02.999999") == at(1, 2)
     assert seconds("2024-01-01 10:00 UTC", "2024-01-01 10:00:30 +0000") == at(36_000, 36_030)
@@ -76,7 +82,9 @@ def test_types_of_parquet():
     assert seconds(date(2024, 1, 1), None) == at(0, None)
     assert seconds(datetime(2024, 1, 1, 0, 0, 5, tzinfo=UTC)) == at(5)
     for unit in ("s", "ms", "us", "ns"):
-        assert seconds(datetime(2024, 1, 1, 0, 0, 5), kind=pa.timestamp(unit, "Europe/Berlin" if unit == "ns" else None))
+        assert seconds(
+            datetime(2024, 1, 1, 0, 0, 5), kind=pa.timestamp(unit, "Europe/Berlin" if unit == "ns" else None)
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,9 @@ def test_other_forms_of_dates(values, expected):
 
 
 def test_days_that_can_be_read_in_two_ways():
-    with pytest.raises(DataError, match="'01/02/2024' can be read in two ways. Say which with --time-format '%d/%m/%Y'"):
+    with pytest.raises(
+        DataError, match="'01/02/2024' can be read in two ways. Say which with --time-format '%d/%m/%Y'"
+    ):
         seconds("01/02/2024", "03/04/2024")
     assert seconds("01/01/2024", "02/02/2024") == at(0, 32 * 86_400)  # the same either way
     how = TimeFormat("format", "%d/%m/%Y")
@@ -197,7 +207,14 @@ def test_urls():
 
 
 def test_ids_stay_text():
-    assert id_texts(column(" 007 ", "1e5", "", "NULL", None, "\u00a0x")).to_pylist() == ["007", "1e5", None, None, None, "x"]
+    assert id_texts(column(" 007 ", "1e5", "", "NULL", None, "\u00a0x")).to_pylist() == [
+        "007",
+        "1e5",
+        None,
+        None,
+        None,
+        "x",
+    ]
     assert id_texts(column(7, None, -1)).to_pylist() == ["7", None, "-1"]
     assert id_texts(column(7.0, None, float("nan"))).to_pylist() == ["7", None, None]
     assert id_texts(column(2**63 + 1, kind=pa.uint64())).to_pylist() == [str(2**63 + 1)]

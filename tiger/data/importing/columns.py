@@ -137,7 +137,7 @@ def _first_values(column: pa.ChunkedArray) -> list[str]:
             if pa.types.is_floating(part.type):
                 part = part.filter(pc.invert(pc.is_nan(part)))
             texts = (str(value).strip() for value in part.to_pylist())
-            found += [text for text in texts if text]
+            found += [text for text in texts if text not in ("", "[]")]
             if len(found) >= _SAMPLE:
                 return found[:_SAMPLE]
     return found

@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.csv
@@ -109,8 +110,9 @@ class CsvTable:
     def _parsed(self, sample: str, delimiter: str) -> list[list[str]]:
         escape = "\\" if self._facts.escapes else None
         try:
-            rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, escapechar=escape)
-            found = [row for row in rows if row]
+            with _long_fields():
+                rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, escapechar=escape)
+                found = [row for row in rows if row]
         except csv.Error:
             return [[]]
         # The last row of a longer file is cut off.
@@ -139,21 +141,27 @@ class CsvTable:
 
     def _refuse_open_quote(self) -> None:
         """Raise an error where the last field opens a quotation mark and the file ends before it closes."""
-        limit = csv.field_size_limit(2**31 - 1)
-        try:
-            with self._text() as text:
-                rows = csv.reader(text, delimiter=self._delimiter, escapechar="\\" if self._facts.escapes else None)
-                before = start = 0
-                last: list[str] = []
-                for last in rows:
-                    start, before = before, rows.line_num
-                if rows.line_num > start + 1 and last and last[-1].endswith(("\n", "\r")):
-                    raise DataError(
-                        f"{self.file.path}, line {start + 1}: a quotation mark opens a field and never closes: "
-                        "all lines below are part of it. Close it, or double it where it is a part of the text."
-                    )
-        finally:
-            csv.field_size_limit(limit)
+        with _long_fields(), self._text() as text:
+            rows = csv.reader(text, delimiter=self._delimiter, escapechar="\\" if self._facts.escapes else None)
+            before = start = 0
+            last: list[str] = []
+            for last in rows:
+                start, before = before, rows.line_num
+            if rows.line_num > start + 1 and last and last[-1].endswith(("\n", "\r")):
+                raise DataError(
+                    f"{self.file.path}, line {start + 1}: a quotation mark opens a field and never closes: all lines "
+                    "below are part of it. Close it, or double it where it is a part of the text."
+                )
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Fields of any length: by default the parser of the standard library refuses those of 128 KiB."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _fit(rows: list[list[str]]) -> tuple[float, int]:

@@ -61,8 +61,9 @@ def read_event_columns(
     taken |= {user: "user_id", time: "timestamp"}
     for target in ("rating", "label"):
         for name in [given[target]] if target in given else _named(free, given, target):
-            numeric = content_of(sample[name])
-            if name not in taken and (target in given or numeric.kind == "number" or _is_flag(numeric.values)):
+            content = content_of(sample[name])
+            fits = content.kind == "number" or _is_flag(content.values) or (target == "rating" and content.are_prices)
+            if name not in taken and (target in given or fits):
                 taken[name] = target
                 break
     return EventColumns(_readings(sample.column_names, taken, guessed), how)
@@ -99,8 +100,11 @@ def _find_time(
         others = [name for name in free if name not in candidates and name not in given.values()]
     complaints = []
     for name in [*candidates, *others]:
-        if time_format and (name in candidates or not candidates):
-            return name, TimeFormat("format", time_format)
+        if time_format:
+            how = TimeFormat("format", time_format)
+            if can_be_ids(sample[name].type) and not parse_times(sample[name], how).mask.all():
+                return name, how
+            continue
         try:
             how = recognize_times(sample[name])
             if how is not None and (name in candidates or not _is_plain_number(sample[name], how)):
@@ -114,6 +118,10 @@ def _find_time(
             complaint = str(error)
         if name in candidates:
             complaints.append(f"{name}: {complaint}")
+    if time_format and candidates:
+        complaints.append(
+            f"{candidates[0]}: no value is of the form {time_format!r}. Give another with --time-format."
+        )
     problems += complaints or [f"no column of times among {', '.join(sample.column_names)}. Name it with --time."]
     return None, None
 

@@ -66,7 +66,7 @@ def read_item_columns(table: pa.Table, key: str, given: Mapping[str, str]) -> li
 def _fits(target: str, content: Content) -> bool:
     """Whether a column of the right name holds what it says."""
     if target == "price":
-        return content.kind in ("number", "text") and content.are_prices
+        return content.kind == "number" or (content.kind == "text" and content.are_prices)
     if target == "image_url":
         return content.have_urls
     return (
