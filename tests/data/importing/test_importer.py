@@ -17,13 +17,18 @@ from tiger.utils.errors import DataError
 
 NEW_YEAR = 1_704_067_200
 
-PRODUCTS = '''\ufeff SKU ;Product Name;Cost;Genres;Maker;Picture;Link;Colour;GTIN;Code;Spec;Nothing;Launched
- 007 ;"Zelt &amp; <b>Plane</b>
-(neu)";1.299,00 €;['outdoor', "men's"];"Acme &reg;";https://cdn.x.com/7.jpg;https://x.com/7;rot;4006381333931;0042;{"a": 1};;2020-01-02
-1e5;Lampe;9,99 €;"[""light"", ""home""]";;https://cdn.x.com/8.png;https://x.com/8;;4006381333948;0043;{"a": 2};;2020-01-03
-
-A3;"5 < 6 ""Kocher""";auf Anfrage;[];Acme;;https://x.com/9;blau;4006381333955;0044;{};;2020-01-04
-'''.replace("\n", "\r\n")
+HEADER = "\ufeff SKU ;Product Name;Cost;Genres;Maker;Picture;Link;Colour;GTIN;Code;Spec;Nothing;Launched"
+ITEM_ROWS = [
+    [' 007 ;"Zelt &amp; <b>Plane</b>\r\n(neu)"', "1.299,00 €", "['outdoor', \"men's\"]", '"Acme &reg;"'],
+    ["1e5;Lampe", "9,99 €", '"[""light"", ""home""]"', ""],
+    ['\r\nA3;"5 < 6 ""Kocher"""', "auf Anfrage", "[]", "Acme"],
+]
+REST = [
+    ["https://cdn.x.com/7.jpg", "https://x.com/7", "rot", "4006381333931", "0042", '{"a": 1}', "", "2020-01-02"],
+    ["https://cdn.x.com/8.png", "https://x.com/8", "", "4006381333948", "0043", '{"a": 2}', "", "2020-01-03"],
+    ["", "https://x.com/9", "blau", "4006381333955", "0044", "{}", "", "2020-01-04"],
+]
+PRODUCTS = "\r\n".join([HEADER, *(";".join(first + rest) for first, rest in zip(ITEM_ROWS, REST))]) + "\r\n"
 CLICKS = """visitor\tproduct\twhen\tevent\tscore
 u1\t007\t1704067203000\tview\t5
  u1 \t1e5 \t1704067202500\tview\t4,5

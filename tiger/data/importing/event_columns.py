@@ -101,9 +101,9 @@ def _find_time(
     complaints = []
     for name in [*candidates, *others]:
         if time_format:
-            how = TimeFormat("format", time_format)
-            if can_be_ids(sample[name].type) and not parse_times(sample[name], how).mask.all():
-                return name, how
+            form = TimeFormat("format", time_format)
+            if can_be_ids(sample[name].type) and not parse_times(sample[name], form).mask.all():
+                return name, form
             continue
         try:
             how = recognize_times(sample[name])
