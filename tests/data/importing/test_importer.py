@@ -17,7 +17,7 @@ from tiger.utils.errors import DataError
 
 NEW_YEAR = 1_704_067_200
 
-HEADER = "\ufeff SKU ;Product Name;Cost;Genres;Maker;Picture;Link;Colour;GTIN;Code;Spec;Nothing;Launched"
+HEADER = "\ufeff SKU ;Product Name;Cost;Genres;Maker;Picture;Link;Color;GTIN;Code;Spec;Nothing;Launched"
 ITEM_ROWS = [
     [' 007 ;"Zelt &amp; <b>Plane</b>\r\n(neu)"', "1.299,00 €", "['outdoor', \"men's\"]", '"Acme &reg;"'],
     ["1e5;Lampe", "9,99 €", '"[""light"", ""home""]"', ""],
@@ -69,7 +69,7 @@ def test_a_messy_shop(shop):
         "price": 1299.0,
         "image_url": "https://cdn.x.com/7.jpg",
         "Link_url": "https://x.com/7",
-        "Colour": "rot",
+        "Color": "rot",
         "GTIN": 4006381333931,
         "Code": "0042",
         "Launched": "2020-01-02",
@@ -98,7 +98,7 @@ def test_a_messy_shop(shop):
         "  brand <- Maker",
         "  image_url <- Picture, a URL, kept for the page, left out of the text",
         "  Link_url <- Link, a URL, kept for the page, left out of the text",
-        "  Colour: text",
+        "  Color: text",
         "  GTIN: numbers",
         "  Code: text",
         "  Spec: left out (objects, not text or numbers)",
@@ -112,13 +112,14 @@ def test_a_messy_shop(shop):
         "  rating <- score",
         "  left out: event",
     ]
+    assert "           1 of them repeat user, item and time of another" in str(report).splitlines()
     notes = " ".join(said[20:])
     assert "separated by semicolons" in notes and "separated by tabs" in notes and "milliseconds since 1970" in notes
     assert "1 values of 'Cost' are no prices, such as 'auf Anfrage': left empty" in notes and "not in order" in notes
     data = RecommendationData.load(shop / "out")
     assert [ids.tolist() for ids in data.sequences] == [[2, 1, 0], [2, 2]]
     assert item_texts(data.items)[0] == (
-        "Title: Zelt & Plane (neu); Price: 1299; Brand: Acme ®; Categories: outdoor | men's; Colour: rot; Code: 0042; "
+        "Title: Zelt & Plane (neu); Price: 1299; Brand: Acme ®; Categories: outdoor | men's; Color: rot; Code: 0042; "
         "Launched: 2020-01-02"
     )
     assert json.loads((shop / "out" / "import.json").read_text())["events"] == 5

@@ -45,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Content:
-    """What is in a column.
+    """Content of a column.
 
     Args:
         kind: ``empty``, ``number``, ``url``, ``object``, ``list``, ``native`` (dates and the like) or ``text``.

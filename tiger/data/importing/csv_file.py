@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.csv
@@ -112,11 +113,12 @@ class CsvTable:
         try:
             with _long_fields():
                 rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, escapechar=escape)
-                found = [row for row in rows if row]
+                found = list(islice(filter(None, rows), _SAMPLE_ROWS))
         except csv.Error:
             return [[]]
-        # The last row of a longer file is cut off.
-        return found[: min(_SAMPLE_ROWS, len(found) - (len(sample) > _SAMPLE_CHARACTERS - 100))] or [[]]
+        if len(found) < _SAMPLE_ROWS and len(sample) > _SAMPLE_CHARACTERS - 100:
+            found = found[:1] + found[1:-1]  # the last row of a longer file is cut off
+        return found or [[]]
 
     def _header(self, rows: list[list[str]]) -> list[str]:
         names = [_clean_name(name) for name in rows[0]]
@@ -165,7 +167,7 @@ def _long_fields() -> Iterator[None]:
 
 
 def _fit(rows: list[list[str]]) -> tuple[float, int]:
-    """How well a delimiter fits: the share of rows as wide as the header (or by one wider), and the width."""
+    """Fit of a delimiter: the share of rows as wide as the header (or by one wider), and the width."""
     width = len(rows[0])
     if width < 2:
         return 0.0, width

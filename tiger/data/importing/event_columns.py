@@ -1,4 +1,4 @@
-"""How the columns of a log are read."""
+"""Columns of a log: which are read, and as what."""
 
 from __future__ import annotations
 

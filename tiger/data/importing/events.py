@@ -189,7 +189,7 @@ def _report(
 
 
 def _hint(unknown: set[str], item_ids: pa.Array) -> str:
-    """What would make most of these ids known."""
+    """A change that would make most of these ids known, in words, or an empty text."""
     if not unknown:
         return ""
     changes = {

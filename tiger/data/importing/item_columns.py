@@ -1,4 +1,4 @@
-"""How the columns of an item table are read."""
+"""Columns of an item table: what each is read as."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tiger.data.importing.columns import Reading
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote and what it left out.
+    """Counts of an import, and the readings of its columns.
 
     Args:
         out: the dataset directory.
@@ -51,6 +51,12 @@ class ImportReport:
                 f"{self.users:>12,} users" + (f", {few:,} of them with fewer than 3 events" if few else ""),
                 f"{self.items:>12,} items",
                 f"{self.events:>12,} events from {first} to {last}, {self.repeats:.1%} of items met before",
+                *(
+                    [f"{self.duplicates:>12,} of them repeat user, item and time of another"]
+                    if self.duplicates
+                    else []
+                ),
+                *([f"{'':>13}no user has 3 events: too few to train on"] if not self.trainable_users else []),
                 *(f"{count:>12,} left out: {kind}" for kind, count in self.dropped.items()),
             ]
         )

@@ -152,7 +152,7 @@ class Source:
         return pa.table({name: pa.array([], pa.string()) for name in self.columns})
 
     def place(self, row: int) -> str:
-        """Where a row lies, ``clicks.csv, row 7``, by its place among all that were read."""
+        """The file and number of a row, ``clicks.csv, row 7``, by its place among all that were read."""
         part = bisect_right(self._starts, row) - 1
         name, source, _ = self._parts[part]
         return f"{name}, {source.unit} {source.rows.row(row - self._starts[part])}"

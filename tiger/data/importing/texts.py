@@ -31,11 +31,7 @@ def clean_text(text: str) -> str:
 
 
 def parse_list(text: str) -> list[Any] | None:
-    """Elements of a JSON array or of a list that Python or NumPy printed; None: the text is no list.
-
-    >>> parse_list('["a", "b"]'), parse_list("['it\\\\'s', 'b']"), parse_list("[a, b]"), parse_list("a, b")
-    (['a', 'b'], ["it's", 'b'], ['a', 'b'], None)
-    """
+    """Elements of a JSON array or of a list that Python or NumPy printed; None: the text is no list."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or len(text) > MAX_LIST:
         return None

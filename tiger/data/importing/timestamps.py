@@ -35,7 +35,7 @@ _EITHER = ("%d/%m/%Y", "%m/%d/%Y")
 
 @dataclass(frozen=True)
 class TimeFormat:
-    """How a column writes times.
+    """Form of the times of a column.
 
     Args:
         kind: ``native`` (a type of parquet), ``number``, ``digits`` (20240131), ``iso`` or ``format``.
@@ -47,7 +47,7 @@ class TimeFormat:
 
 
 def recognize_times(column: pa.ChunkedArray) -> TimeFormat | None:
-    """How the values of a column write times, by what most of them are; None: they are no times.
+    """Recognize the form of times, by what most values of a column are; None: they are no times.
 
     Args:
         column: the first values.
