@@ -190,8 +190,28 @@ def test_what_is_missing_is_told_for_both_tables_at_once(tmp_path):
 def test_tables_the_wrong_way_round(tmp_path):
     items = pa.table({"sku": ["a", "b"], "title": ["A", "B"]})
     clicks = events(log("a", "b", "a"), item="sku")
-    with pytest.raises(ImportProblems, match="no column of users among sku, title"):
+    with pytest.raises(
+        ImportProblems, match="no column of users among sku, title.*Give the items first, then the log"
+    ):
         import_tables(clicks, items, tmp_path / "out")
+
+
+@pytest.mark.parametrize("day", ["2024-01-01", "20240101", "01.01.2024"])
+def test_days_and_times_of_day_in_two_columns(tmp_path, day):
+    items = pa.table({"id": ["a", "b", "c"], "title": ["A", "B", "C"]})
+    clicks = pa.table(
+        {
+            "user": ["u"] * 3,
+            "id": ["a", "b", "c"],
+            "date": [day] * 3,
+            "time": ["10:00:05", "9:00", None],
+            "qty": [1, 2, 1],
+        }
+    )
+    report = import_tables(items, clicks, tmp_path / "out")
+    log = written(tmp_path / "out")[1]
+    assert [(row["item_id"], row["timestamp"] - NEW_YEAR) for row in log] == [("c", 0), ("b", 32_400), ("a", 36_005)]
+    assert str(report.event_columns[3]) == "timestamp <- time, the time of day, added"
 
 
 @pytest.mark.parametrize("times", [[1, 2, 3], ["2001", "2002", "2003"]])
@@ -403,3 +423,23 @@ def test_batches_and_their_borders_do_not_matter(tmp_path, monkeypatch, batch):
             (row["item_id"], row["timestamp"]) for row in written(tmp_path / "sharded")[1] if row["user_id"] == user
         ]
         assert own == [row[1:] for row in expected if row[0] == user]
+
+
+def test_columns_of_the_right_name_and_the_wrong_type(tmp_path):
+    items = pa.table({"id": ["a", "b"], "title": ["A", "B"]})
+    clicks = pa.table(
+        {
+            "user_id": [["u"], ["v"]],
+            "uid": ["u", "v"],
+            "item_id": ["a", "b"],
+            "rating": [datetime(2020, 1, 1)] * 2,
+            "time": ["2024-01-01"] * 2,
+        }
+    )
+    report = import_tables(items, clicks, tmp_path / "out")
+    assert [reading.source for reading in report.event_columns if reading.target] == ["uid", "item_id", "time"]
+    for target in ("user_id", "rating"):
+        with pytest.raises(DataError, match="can't be read from a column of"):
+            import_tables(items, clicks, tmp_path / "out", ImportOptions(columns={target: target}))
+    (tmp_path / "log.jsonl").write_text('{"": "a", "user": "u", "item": "a", "time": "2024-01-01"}')
+    assert import_tables(items, tmp_path / "log.jsonl", tmp_path / "blank").events == 1

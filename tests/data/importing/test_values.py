@@ -219,3 +219,5 @@ def test_ids_stay_text():
     assert id_texts(column(7.0, None, float("nan"))).to_pylist() == ["7", None, None]
     assert id_texts(column(2**63 + 1, kind=pa.uint64())).to_pylist() == [str(2**63 + 1)]
     assert id_texts(column(b"ab", kind=pa.binary())).to_pylist() == ["ab"]
+    with pytest.raises(DataError, match="ids can't be read from a column of list"):
+        id_texts(column(["a"]))

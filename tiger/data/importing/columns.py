@@ -72,7 +72,7 @@ class Content:
         """Whether most of them are numbers with or without a currency, and short."""
         short = [value for value in self.values if len(value) < 40]
         priced = sum(price is not None for price in parse_prices(short))
-        return priced > len(self.values) / 2
+        return self.kind in ("number", "text") and priced > len(self.values) / 2
 
     @property
     def have_currency(self) -> bool:

@@ -10,7 +10,14 @@ import pyarrow as pa
 from tiger.data.importing.columns import Reading, content_of
 from tiger.data.importing.identifiers import can_be_ids, id_texts
 from tiger.data.importing.names import EVENT_NAMES, named
-from tiger.data.importing.timestamps import TimeFormat, parse_times, recognize_times, whole_seconds
+from tiger.data.importing.timestamps import (
+    MICROSECONDS_PER_DAY,
+    TimeFormat,
+    are_clocks,
+    parse_times,
+    recognize_times,
+    whole_seconds,
+)
 from tiger.utils.errors import DataError
 
 
@@ -21,14 +28,17 @@ class EventColumns:
     Args:
         readings: one per column.
         time_format: how the times are written.
+        clock: the column of the time of day, where that of the times holds days only.
     """
 
     readings: list[Reading]
     time_format: TimeFormat
+    clock: str | None = None
 
     def column(self, target: str) -> str | None:
         """The column that stands for one of ours."""
-        return next((reading.source for reading in self.readings if reading.target == target), None)
+        columns = (reading.source for reading in self.readings if reading.target == target)
+        return next((name for name in columns if name != self.clock), None)
 
 
 def read_event_columns(
@@ -49,7 +59,8 @@ def read_event_columns(
     taken = {key: "item_id"}
     guessed: set[str] = set()
     free = [name for name in sample.column_names if name != key]
-    user = given.get("user_id") or next(iter(_named(free, given, "user_id")), None)
+    users = [name for name in _named(free, given, "user_id") if can_be_ids(sample[name].type)]
+    user = given.get("user_id") or next(iter(users), None)
     time, how = _find_time([name for name in free if name != user], sample, given, time_format, problems, guessed)
     if user is None and (user := _guess_user([name for name in free if name != time], sample)):
         guessed.add(user)
@@ -66,7 +77,14 @@ def read_event_columns(
             if name not in taken and (target in given or fits):
                 taken[name] = target
                 break
-    return EventColumns(_readings(sample.column_names, taken, guessed), how)
+    clock = None
+    if how.kind != "number" and not (parse_times(sample[time], how).compressed() % MICROSECONDS_PER_DAY).any():
+        clock = next((name for name in free if name not in taken and are_clocks(sample[name])), None)
+    readings = _readings(sample.column_names, taken, guessed)
+    if clock:
+        place = sample.column_names.index(clock)
+        readings[place] = Reading(clock, "timestamp", "time", "the time of day, added")
+    return EventColumns(readings, how, clock)
 
 
 def _readings(columns: list[str], taken: dict[str, str], guessed: set[str]) -> list[Reading]:

@@ -15,7 +15,7 @@ from tiger.data.importing.identifiers import id_texts
 from tiger.data.importing.prices import parse_prices
 from tiger.data.importing.problems import MAX_EXAMPLES, Problems
 from tiger.data.importing.source import Source
-from tiger.data.importing.timestamps import parse_times, whole_seconds
+from tiger.data.importing.timestamps import parse_clocks, parse_times, whole_seconds
 from tiger.utils.errors import DataError
 
 _UNKNOWN, _MISSING = -1, -2
@@ -132,7 +132,8 @@ def _collect(source: Source, columns: EventColumns, item_ids: pa.Array) -> _Colu
     names = {target: columns.column(target) for target in ("user_id", "item_id", "timestamp", "rating", "label")}
     present = {target: name for target, name in names.items() if name}
     start = 0
-    for batch in source.batches(list(dict.fromkeys(present.values()))):
+    wanted = [*present.values(), *([columns.clock] if columns.clock else [])]
+    for batch in source.batches(list(dict.fromkeys(wanted))):
         if batch.num_rows == 0:
             continue
         found.users += id_texts(batch[present["user_id"]]).chunks
@@ -146,7 +147,8 @@ def _collect(source: Source, columns: EventColumns, item_ids: pa.Array) -> _Colu
         if len(unknown) and len(found.unknown_ids) < _MAX_HINTS:
             found.unknown_ids |= set(ids.take(pa.array(unknown[:_MAX_HINTS])).unique().to_pylist())
         found.items.append(rows)
-        found.times.append(parse_times(batch[present["timestamp"]], columns.time_format))
+        times = parse_times(batch[present["timestamp"]], columns.time_format)
+        found.times.append(times + parse_clocks(batch[columns.clock]) if columns.clock else times)
         for target in ("rating", "label"):
             if target in present:
                 found.extras.setdefault(target, []).append(_floats(batch[present[target]]))
@@ -165,6 +167,8 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
         return table[coded.indices.fill_null(len(texts)).to_numpy()]
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
+    if pa.types.is_nested(column.type) or pa.types.is_temporal(column.type):
+        raise DataError(f"ratings and labels can't be read from a column of {column.type}: write numbers.")
     return column.cast(pa.float32(), safe=False).to_numpy().astype(np.float32)
 
 

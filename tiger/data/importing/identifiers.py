@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.utils.errors import DataError
+
 # Ways in which databases and pandas write that there is no value.
 _NOTHING = pa.array(["", "\\N", "NULL", "null", "NaN", "nan", "None", "none", "<NA>", "#N/A", "undefined"])
 
@@ -14,8 +16,13 @@ def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     Text stays what it is (``007``, ``1e5``); whole numbers become their decimal digits, those of a column of fractions
     (which a table with gaps becomes in pandas) too.
+
+    Raises:
+        DataError: the column is of a type that holds no ids.
     """
     kind = column.type
+    if not can_be_ids(kind):
+        raise DataError(f"ids can't be read from a column of {kind}: write them as text.")
     if pa.types.is_floating(kind):
         whole = pc.all(pc.equal(column.drop_null(), pc.floor(column.drop_null()))).as_py()
         column = pc.if_else(pc.is_finite(column), column, None)

@@ -19,6 +19,7 @@ from tiger.data.importing.filters import first_occurrences
 from tiger.data.importing.item_columns import read_item_columns
 from tiger.data.importing.items import build_items
 from tiger.data.importing.keys import find_keys
+from tiger.data.importing.names import EVENT_NAMES, named
 from tiger.data.importing.problems import Problems
 from tiger.data.importing.report import ImportReport, describe
 from tiger.data.importing.source import Source
@@ -150,16 +151,15 @@ def _mapped(
             "--item-id."
         )
     if keys.event is None:
-        hint = ""
-        if not given["events"] and keys.item is not None and find_keys(events, items).event:
-            hint = " Give the items first, then the log, if they are the other way round."
         problems.append(
             f"no column of item ids among those of the log ({', '.join(events.column_names)}). Name it with "
-            f"--event-item-id.{hint}"
+            "--event-item-id."
         )
     event_columns: EventColumns | None = read_event_columns(
         events, keys.event or "", given["events"], options.time_format, problems
     )
+    if event_columns is None and named(items.column_names, EVENT_NAMES["user_id"]):
+        problems.append("the first table looks like the log. Give the items first, then the log.")
     if problems or keys.item is None or event_columns is None:
         return None
     return read_item_columns(items, keys.item, given["items"]), event_columns

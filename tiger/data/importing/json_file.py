@@ -33,7 +33,7 @@ class JsonTable:
     """
 
     def __init__(self, file: TableFile, leave_out: Sequence[str] = ()):
-        self.file, self.rows, self._leave_out = file, RowNumbers(), frozenset(leave_out)
+        self.file, self.rows, self._leave_out = file, RowNumbers(), frozenset([*leave_out, ""])
         facts = text_facts(file)
         self._encoding = facts.encoding
         self.notes = [facts.note] if facts.note else []

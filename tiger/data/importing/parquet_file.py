@@ -28,7 +28,7 @@ class ParquetTable:
     def __init__(self, file: TableFile):
         self.file, self.notes, self.rows = file, list[str](), RowNumbers()
         try:
-            self.columns = list(dict.fromkeys(pq.read_schema(file.path).names))
+            self.columns = [name for name in dict.fromkeys(pq.read_schema(file.path).names) if name]
         except (pa.ArrowException, OSError) as error:
             raise file.error(str(error)) from error
 

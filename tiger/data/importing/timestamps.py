@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from tiger.utils.errors import DataError
 
 _MILLION = 1_000_000
+MICROSECONDS_PER_DAY = 86_400 * _MILLION
 _PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 # Counts of each unit since 1970 up to here: 1e11 seconds are the year 5138, 1e11 milliseconds are 1973.
 _LIMITS = (("seconds", 1e11), ("milliseconds", 1e14), ("microseconds", 1e17), ("nanoseconds", np.inf))
@@ -104,6 +105,24 @@ def parse_times(column: pa.ChunkedArray, how: TimeFormat) -> np.ma.MaskedArray:
         long = _share(pc.match_substring_regex(_filled(values), r"^\d{14}$")) > 0.5
         return _masked(_strptime(values, "%Y%m%d%H%M%S" if long else "%Y%m%d").cast(pa.int64())) * _MILLION
     return _masked(_strptime(values, how.pattern).cast(pa.int64())) * _MILLION
+
+
+def are_clocks(column: pa.ChunkedArray) -> bool:
+    """Whether most values are times of day, ``23:59`` or ``23:59:59``."""
+    return _is_text(column.type) and _share(pc.match_substring_regex(_filled(column), r"^\d{1,2}:\d\d(:\d\d)?$")) > 0.5
+
+
+def parse_clocks(column: pa.ChunkedArray) -> np.ndarray:
+    """Microseconds since midnight, int64; 0 where there is no time of day."""
+    values = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    parts = pc.extract_regex(values, r"^(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?$")
+    parts = parts.combine_chunks()
+    total = np.zeros(len(column), dtype=np.int64)
+    for name, seconds in (("hour", 3600), ("minute", 60), ("second", 1)):
+        digits = parts.field(name)
+        digits = pc.if_else(pc.equal(digits, ""), "0", digits).fill_null("0")
+        total += digits.cast(pa.int64()).to_numpy() * seconds * _MILLION
+    return total
 
 
 def whole_seconds(raw: np.ma.MaskedArray, how: TimeFormat) -> tuple[np.ndarray, np.ndarray, str]:
