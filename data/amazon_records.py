@@ -39,7 +39,7 @@ def parse_metadata(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: neither JSON nor a Python literal, not an object, or without ``asin``.
     """
-    record = _literal(line.decode())
+    record = parse_literal(line.decode())
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")
     return {
@@ -78,7 +78,7 @@ def _required_text(record: dict, name: str) -> str:
     return value
 
 
-def _literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """The value of a JSON text or a Python literal. JSON first: a literal's single quotes fail it at once."""
     try:
         return json.loads(text)

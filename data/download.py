@@ -1,4 +1,4 @@
-"""Fetch a gzip file: resumed where it broke off, whole or not at all, with its SHA-256 on record."""
+"""Fetch a gzip or zip file: resumed where it broke off, whole or not at all, with its SHA-256 on record."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,9 @@ TIMEOUT_SECONDS = 60
 
 
 def download(url: str, path: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Fetch a gzip file to ``path``, going on from ``<path>.part`` where an earlier try stopped.
+    """Fetch a gzip or zip file to ``path``, going on from ``<path>.part`` where an earlier try stopped.
 
-    The file takes its name only when its length is the server's, its gzip checksum holds and its SHA-256 is ``sha256``
+    The file takes its name only when its length is the server's, its own checksum holds and its SHA-256 is ``sha256``
     (if given). The SHA-256 is recorded in ``<path>.sha256``, in the format of ``sha256sum``. A file that is there
     already is not fetched again but checked against ``sha256`` or that record.
 
@@ -148,7 +149,16 @@ def _record_sha256(path: Path, digest: str) -> None:
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Read a gzip file to its end, which checks its checksums."""
+    """Read a file to its end, which checks its checksums."""
+    if path.name.removesuffix(".part").endswith(".zip"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path} is damaged or no zip file ({error}). Delete it and download it again.") from error
+        if damaged:
+            raise DataError(f"{path} is damaged ({damaged}). Delete it and download it again.")
+        return
     with gzip_errors(path), gzip.open(path) as file:
         while file.read(CHUNK_BYTES):
             pass

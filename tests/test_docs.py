@@ -44,7 +44,7 @@ def test_examples_of_encoder_quantizer_and_ranker(tmp_path):
 
 
 def test_csv_files_become_a_dataset(tmp_path):
-    (code,) = [code for code in blocks((ROOT / "docs" / "data.md").read_text()) if "read_csv" in code]
+    (code,) = [code for code in blocks((ROOT / "docs" / "data.md").read_text()) if "import_tables" in code]
     (tmp_path / "datasets" / "mine").mkdir(parents=True)
     (tmp_path / "items.csv").write_text("item_id,title,price\n01,Tent,120.5\n02,Lamp,25\n")
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n7,01,1700000000\n7,02,1700086400\n")

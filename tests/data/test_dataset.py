@@ -407,3 +407,21 @@ def test_a_million_events_load_quickly_and_small(tmp_path):
     assert loaded == events
     assert seconds < 5
     assert mebibytes < 300
+
+
+def test_special_columns_of_other_names_are_told(tmp_path):
+    items = {"item_id": ["a", "b", "c", "d"], "name": list("ABCD"), "category": list("xxyy"), "price": ["$1"] * 4}
+    with pytest.warns(UserWarning) as caught:
+        RecommendationData.load(write(tmp_path, items=items))
+    told = [str(warning.message) for warning in caught if "items.parquet" in str(warning.message)]
+    assert (
+        "has no column 'title': rename 'name' if that is what it holds, or read the files by `tiger import`" in told[0]
+    )
+    assert "has no column 'categories': rename 'category'" in told[1]
+    assert "the column 'price' is string: only numbers are prices" in told[2] and len(told) == 3
+
+
+def test_the_usual_columns_are_no_reason_for_a_warning(tmp_path, recwarn):
+    items = {**ITEMS, "brand": list("ABCD"), "categories": list("xxyy"), "price": [1.0] * 4, "note": list("nnnn")}
+    RecommendationData.load(write(tmp_path, items=items))
+    assert not [warning for warning in recwarn if "items.parquet" in str(warning.message)]

@@ -49,6 +49,14 @@ def test_template_names_columns_in_order(items):
     assert item_texts(items, "year, made_in,title") == ["Year: 1999; Made in: Peru; Title: Soap"]
 
 
+def test_urls_are_no_words_of_an_item():
+    items = pa.table(
+        {"item_id": ["a"], "title": ["Soap"], "image_url": ["https://x.com/a.jpg"], "url": ["https://x.com"]}
+    )
+    assert item_texts(items) == ["Title: Soap"]
+    assert item_texts(items, "title,url") == ["Title: Soap; Url: https://x.com"]  # unless they are named
+
+
 def test_dictionary_encoded_and_chunked_columns():
     table = pa.table({"item_id": ["a", "b"], "brand": pa.array(["x", "y"]).dictionary_encode()})
     assert item_texts(pa.concat_tables([table, table])) == ["Brand: x", "Brand: y"] * 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tiger import __version__
 from tiger.cli.common import friendly_errors
 from tiger.cli.evaluate import add_evaluate_verb
+from tiger.cli.importing import add_import_verb
 from tiger.cli.items import add_items_verbs
 from tiger.cli.push import add_push_verb
 from tiger.cli.recommend import add_recommend_verbs
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("-V", "--version", action="version", version=f"tiger {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    add_import_verb(verbs)
     add_train_verb(verbs)
     add_recommend_verbs(verbs)
     add_items_verbs(verbs)

@@ -8,6 +8,7 @@ A *dataset directory* holds ``items.parquet`` (``item_id`` and any text or numbe
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tiger.data.columns import plain_table
+from tiger.data.importing.names import meant
 from tiger.data.readers import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -101,6 +103,7 @@ class RecommendationData:
         event_items = _item_rows(ids, index, item_ids, items_file, log_file)
         user_ids, users = columns.pop("user_id")
         timestamps = columns.pop("timestamp")
+        _warn_of_unused_columns(items.schema, items_file)
         order = _order(users, timestamps)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
         extras = {name: values[order] for name, values in columns.items()}
@@ -145,6 +148,29 @@ class RecommendationData:
             valid_from=int(cuts[0]) * SECONDS_PER_DAY,
             test_from=int(cuts[1]) * SECONDS_PER_DAY,
         )
+
+
+def _warn_of_unused_columns(schema: pa.Schema, file: str) -> None:
+    """Warn of columns that seem to be titles, brands, categories or prices, but have other names or types.
+
+    They are words of the items' texts like any other column, but not shown as titles, and not features of the ranker.
+    """
+    for wanted, name in meant(schema.names).items():
+        warnings.warn(
+            f"{file} has no column {wanted!r}: rename {name!r} if that is what it holds, or read the files by "
+            "`tiger import`.",
+            stacklevel=4,
+        )
+    if "price" in schema.names and not _is_number(schema.field("price").type):
+        warnings.warn(
+            f"{file}: the column 'price' is {schema.field('price').type}: only numbers are prices. Convert it, or "
+            "read the files by `tiger import`.",
+            stacklevel=4,
+        )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _order(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray:

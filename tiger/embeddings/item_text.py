@@ -21,7 +21,8 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
     Args:
         items: the item table, with ``item_id``.
         template: the columns to write, in order, separated by commas (``"title,brand"``). None: title, price, brand
-            and categories as far as there are any, then every other column of text in the order of the file.
+            and categories as far as there are any, then every other column of text in the order of the file, but
+            those named ``url`` or ``..._url`` (``image_url``): their words say nothing of the item.
         required: False: an item without text has an empty one.
 
     Nulls, blank text and NaN are left out together with their label; lists of words are joined by commas.
@@ -80,7 +81,8 @@ def _template_columns(schema: pa.Schema) -> list[str]:
         return is_text(kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind)
 
     first = [name for name in _FIRST_COLUMNS if name in schema.names]
-    return first + [f.name for f in schema if f.name not in (*first, "item_id") and has_words(f.type)]
+    others = [field.name for field in schema if field.name not in (*first, "item_id") and has_words(field.type)]
+    return first + [name for name in others if not name.lower().endswith("_url") and name.lower() != "url"]
 
 
 def _column_texts(column: pa.ChunkedArray) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Other people's tables to a dataset directory: ``tiger import``."""

@@ -1,0 +1,51 @@
+"""Ids of users and items as text."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tiger.utils.errors import DataError
+
+# Ways in which databases and pandas write that there is no value.
+_NOTHING = pa.array(["", "\\N", "NULL", "null", "NaN", "nan", "None", "none", "<NA>", "#N/A", "undefined"])
+
+
+def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as text without blanks around them: string [rows]; null: there is none.
+
+    Text stays what it is (``007``, ``1e5``); whole numbers become their decimal digits, those of a column of fractions
+    (which a table with gaps becomes in pandas) too.
+
+    Raises:
+        DataError: the column is of a type that holds no ids.
+    """
+    kind = column.type
+    if not can_be_ids(kind):
+        raise DataError(f"ids can't be read from a column of {kind}: write them as text.")
+    if pa.types.is_floating(kind):
+        whole = pc.all(pc.equal(column.drop_null(), pc.floor(column.drop_null()))).as_py()
+        column = pc.if_else(pc.is_finite(column), column, None)
+        column = column.cast(pa.int64()) if whole and len(column) and _is_small(column) else column
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        column = column.cast(pa.string())
+    texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    return pc.if_else(pc.is_in(texts, value_set=_NOTHING), None, texts)
+
+
+def can_be_ids(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold ids."""
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
+def _is_small(column: pa.ChunkedArray) -> bool:
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is None or largest < 2**53
