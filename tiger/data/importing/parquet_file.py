@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tiger.data.columns import plain_table
 from tiger.data.importing.files import TableFile
 from tiger.data.importing.rows import RowNumbers
-from tiger.data.readers import decode
 
 _BATCH_ROWS = 2**17
 
@@ -37,6 +37,6 @@ class ParquetTable:
         try:
             with pq.ParquetFile(self.file.path, pre_buffer=False, buffer_size=2**20) as source:
                 for batch in source.iter_batches(_BATCH_ROWS, columns=list(wanted), use_threads=False):
-                    yield decode(pa.Table.from_batches([batch]).select(list(wanted)))
+                    yield plain_table(pa.Table.from_batches([batch]).select(list(wanted)))
         except (pa.ArrowException, OSError) as error:
             raise self.file.error(str(error)) from error
