@@ -7,10 +7,20 @@ import gc
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiger.cli.common import load_recommender
+from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
+
+if TYPE_CHECKING:
+    from tiger.serving.settings import ServiceSettings
+
+EPILOG = (
+    "Each option can be given by the environment variable in brackets, too; the command line wins. The token is read "
+    "from --token_file or $TIGER_TOKEN only. SIGHUP loads the model again from its directory."
+)
 
 
 def add_serving_verbs(verbs) -> None:
@@ -22,20 +32,32 @@ def add_serving_verbs(verbs) -> None:
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
-    serve = verbs.add_parser("serve", help="answer over HTTP")
-    serve.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
-    serve.add_argument("--revision", help="branch, tag or commit on the Hub")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
-    serve.add_argument("--port", type=int, default=8000, help="0: any free port (default 8000)")
-    serve.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    serve.add_argument("--max_batch", type=int, default=16, help="histories per batch (default 16)")
-    serve.add_argument("--max_delay_ms", type=float, default=5.0, help="maximum wait for other requests (default 5)")
-    serve.add_argument("--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
-    serve.add_argument("--bf16", action="store_true", help="bfloat16 matrix products: often faster, scores less exact")
-    serve.add_argument("--read_only", action="store_true", help="refuse to add and remove items")
-    serve.add_argument("--save", action="store_true", help="write the recommender back after every update")
+    serve = verbs.add_parser("serve", help="answer over HTTP", epilog=EPILOG)
+    add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    add_option(serve, "--revision", help="branch, tag or commit on the Hub")
+    add_option(serve, "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
+    add_option(serve, "--port", type=_port, default=8000, help="0: any free port (default 8000)")
+    add_option(serve, "--device", default="cpu", help="such as cuda (default cpu)")
+    add_option(serve, "--max_batch", type=int, default=16, help="histories per batch (default 16)")
+    add_option(serve, "--max_delay_ms", type=float, default=5.0, help="maximum wait for other requests (default 5)")
+    add_option(serve, "--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
+    _add_switch(serve, "--bf16", "bfloat16 matrix products: often faster, scores less exact")
+    _add_switch(serve, "--read_only", "refuse to add and remove items")
+    _add_switch(serve, "--save", "write the recommender back after every update")
     _add_edge_options(serve)
+    _add_access_options(serve)
     serve.set_defaults(run=_serve)
+
+
+def _add_switch(parser: argparse._ActionsContainer, name: str, what: str) -> None:
+    add_option(parser, name, action=argparse.BooleanOptionalAction, default=False, help=what)
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return number
 
 
 def _add_edge_options(serve: argparse.ArgumentParser) -> None:
@@ -46,20 +68,41 @@ def _add_edge_options(serve: argparse.ArgumentParser) -> None:
         ("receive_seconds", float, 15.0, "that the head of a request may take, and again its body"),
         ("grace_seconds", float, 20.0, "that requests have to be answered after SIGTERM"),
     ):
-        serve.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default {default:g})")
-    serve.add_argument(
+        add_option(serve, f"--{name}", type=kind, default=default, help=f"{what} (default {default:g})")
+    add_option(
+        serve,
         "--allowed_hosts",
         nargs="+",
         default=[],
         metavar="NAME",
         help="names by which the service is reached, besides localhost and --host: shop.example, *.shop.example, *",
     )
-    serve.add_argument(
+    add_option(
+        serve,
         "--allowed_origins",
         nargs="+",
         default=[],
         metavar="ORIGIN",
         help="other sites whose pages may send requests that are no reads: https://shop.example, *",
+    )
+
+
+def _add_access_options(serve: argparse.ArgumentParser) -> None:
+    """The token, and the log."""
+    add_option(
+        serve, "--token_file", metavar="FILE", help="file with the token that updates need; or set $TIGER_TOKEN"
+    )
+    choices = ("updates", "all")
+    add_option(serve, "--token_for", choices=choices, default="updates", help="what needs the token (default updates)")
+    _add_switch(serve, "--insecure", "let everybody on the network change the catalog")
+    choices = ("text", "json")
+    add_option(serve, "--log_format", choices=choices, default="text", help="lines on standard error (default text)")
+    add_option(
+        serve,
+        "--log_level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="debug: probes too; info: all other requests; warning: refused; error: failed (default info)",
     )
 
 
@@ -70,29 +113,53 @@ def _app(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from tiger.serving.service import EdgeSettings, ServiceSettings, create_app, serve
+    used = read_settings(args)
+    if args.model is None:
+        raise DataError("no model: give RUN_OR_REPO, such as runs/demo/model, or set TIGER_MODEL.")
+    # What it imports takes seconds: not needed for --help, nor for a wrong variable.
+    from tiger.serving.access import check_exposure
+    from tiger.serving.model_source import ModelSource
+    from tiger.serving.service import create_app, serve
 
     if args.save and not os.path.isdir(args.model):
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
-    edge = EdgeSettings(
-        allowed_hosts=tuple(args.allowed_hosts),
-        allowed_origins=tuple(args.allowed_origins),
-        max_connections=args.max_connections,
-        keep_alive_seconds=args.keep_alive_seconds,
-        receive_seconds=args.receive_seconds,
-        grace_seconds=args.grace_seconds,
-    )
-    settings = ServiceSettings(
+    settings = _settings(args, used)
+    if not args.insecure:
+        check_exposure(args.host, settings)
+    source = ModelSource(args.model, args.revision, lambda folder: load_recommender(folder, None, args.device))
+    # Nobody may change it between reading it and noting what was read.
+    with locked(args.model) if args.save else nullcontext():
+        loaded = source.load()
+        app = create_app(loaded.recommender, settings, source, loaded.manifest)
+    del loaded  # a reload lets it go
+    serve(app, args.host, args.port)
+    gc.freeze()  # the process ends: to look for garbage first would take as long as a second
+
+
+def _settings(args: argparse.Namespace, used: dict[str, str]) -> ServiceSettings:
+    """The service's settings; an error of one that a variable gives names the variable."""
+    from tiger.serving.access import TOKEN_VARIABLE, read_token
+    from tiger.serving.settings import AccessSettings, EdgeSettings, LogSettings, ServiceSettings
+
+    for kind in (EdgeSettings, ServiceSettings):
+        check_settings(used, args, kind)
+    if "token_file" in used and os.environ.get(TOKEN_VARIABLE):
+        raise DataError(f"{used['token_file']} and {TOKEN_VARIABLE} are both set: unset one.")
+    return ServiceSettings(
         max_batch=args.max_batch,
         max_delay_ms=args.max_delay_ms,
         max_queue=args.max_queue,
         bf16=args.bf16,
         read_only=args.read_only,
         save=Path(args.model) if args.save else None,
-        edge=edge,
+        edge=EdgeSettings(
+            allowed_hosts=tuple(args.allowed_hosts),
+            allowed_origins=tuple(args.allowed_origins),
+            max_connections=args.max_connections,
+            keep_alive_seconds=args.keep_alive_seconds,
+            receive_seconds=args.receive_seconds,
+            grace_seconds=args.grace_seconds,
+        ),
+        access=AccessSettings(read_token(args.token_file, os.environ), args.token_for),
+        log=LogSettings(args.log_format, args.log_level),
     )
-    # Nobody may change it between reading it and noting what was read.
-    with locked(args.model) if args.save else nullcontext():
-        app = create_app(load_recommender(args.model, args.revision, args.device), settings)
-    serve(app, args.host, args.port)
-    gc.freeze()  # the process ends: to look for garbage first would take as long as a second

@@ -1,4 +1,5 @@
-"""The service's edge, as ASGI middleware: what is refused before a route sees it, and what is counted after."""
+"""The service's edge, as ASGI middleware: what is refused before a route sees it, and what is counted and logged
+after."""
 
 from __future__ import annotations
 
@@ -7,26 +8,39 @@ import time
 
 from starlette.exceptions import HTTPException
 
+from tiger.serving.access import AccessRules
 from tiger.serving.monitoring import Metrics
 from tiger.serving.responses import problem
+from tiger.serving.service_log import RequestRecord, ServiceLog, request_id
 
 # Bytes of a request body, and of all bodies that are held at a time. Not tuned.
 MAX_BODY = 4 * 2**20
 MAX_HELD = 32 * MAX_BODY
 
 
-class Edge:
-    """Counts and times requests; refuses foreign hosts and pages, bodies that are not JSON, and long ones,
-    whatever length they claim."""
+WITHOUT_BODY = ("/models/reload",)  # a form of another site that sends nothing is refused by its origin
+FAILED = "the service failed on this request: its log says why"
+# Key of the scope under which routes find the request's record.
+RECORD = "tiger.record"
 
-    def __init__(self, app, metrics: Metrics):
-        self.app, self.metrics = app, metrics
+
+class Edge:
+    """Counts, times and logs requests; refuses foreign hosts and pages, requests without the token that they need,
+    bodies that are not JSON, and long ones, whatever length they claim.
+
+    Every answer has the headers ``X-Request-ID`` and, where there is a model, ``X-Tiger-Model``.
+    """
+
+    def __init__(self, app, metrics: Metrics, log: ServiceLog | None = None, access: AccessRules = AccessRules()):
+        self.app, self.metrics, self.log, self.access = app, metrics, log, access
         self._held = 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        start, status, size = time.perf_counter(), 0, 0
+        start, size = time.perf_counter(), 0
+        record = RequestRecord(request_id(scope["headers"]), scope["method"], scope["path"])
+        scope[RECORD] = record
 
         async def limited():
             nonlocal size
@@ -41,38 +55,71 @@ class Edge:
             return message
 
         async def noted(message):
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                record.status = message["status"]
+                _note_model(scope, record)
+                message["headers"] = [*message.get("headers", ()), *_headers(record)]
             await send(message)
 
         try:
-            if refused := _refusal(scope):
+            if refused := self._refusal(scope):
                 await problem(*refused)(scope, receive, noted)
             else:
                 await self.app(scope, limited, noted)
         except asyncio.CancelledError:  # the server stops, and its grace is over
-            if status:
+            if record.status:
                 raise
             await problem(503, "the service is stopping")(scope, receive, noted)
+        except Exception as error:
+            error.add_note(f"while answering request {record.id}")  # it goes to the log
+            if not record.status:
+                await problem(500, FAILED)(scope, receive, noted)
+            raise
         finally:
             self._held -= size
-            # The route's pattern, not the requested path: otherwise a crawler would create one metric per path.
-            path = scope["route"].path if "route" in scope else "other"
-            self.metrics.requests.labels(path, status or 500).inc()
-            self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+            self._count(scope, record, time.perf_counter() - start)
+
+    def _refusal(self, scope) -> tuple[int, str] | tuple[int, str, dict[str, str]] | None:
+        """Status, reason and headers of a request that is refused by its head; None: it is not."""
+        headers = scope["headers"]
+        if reason := scope["app"].state.hosts.refusal(scope["method"], headers):
+            return 403, reason
+        if reason := self.access.refusal(scope["method"], scope["path"], headers):
+            return 401, reason, {"WWW-Authenticate": "Bearer"}
+        return _body_refusal(scope["method"], scope["path"], dict(headers))
+
+    def _count(self, scope, record: RequestRecord, seconds: float) -> None:
+        # The route's pattern, not the requested path: otherwise a crawler would create one metric per path.
+        path = scope["route"].path if "route" in scope else "other"
+        record.status, record.ms = record.status or 500, 1e3 * seconds
+        self.metrics.requests.labels(path, record.status).inc()
+        self.metrics.seconds.labels(path).observe(seconds)
+        if self.log is not None:
+            self.log.request(record)
 
 
-def _refusal(scope) -> tuple[int, str] | None:
-    """Status and reason for which a request is refused by its head; None: it is not."""
-    if reason := scope["app"].state.hosts.refusal(scope["method"], scope["headers"]):
-        return 403, reason
-    headers = dict(scope["headers"])
+def _note_model(scope, record: RequestRecord) -> None:
+    """Note the catalog that answers now, unless a batch has noted that which answered it."""
+    live = getattr(scope["app"].state, "live", None)
+    if live is not None and record.model is None:
+        record.note_snapshot(live.now)
+
+
+def _headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", record.id.encode())]
+    if record.model is not None:
+        headers.append((b"x-tiger-model", record.model.encode()))
+    return headers
+
+
+def _body_refusal(method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    """Status and reason for which a body is refused before it is read."""
     # A page of another site may send a form or plain text without asking, JSON not. FastAPI's older versions read any.
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if scope["method"] in ("POST", "PUT", "PATCH") and kind != b"application/json":
-        return 415, "the body must be JSON: send the header content-type: application/json"
     claimed = headers.get(b"content-length", b"0")
+    empty = claimed == b"0" and b"transfer-encoding" not in headers and b"content-type" not in headers
+    if method in ("POST", "PUT", "PATCH") and kind != b"application/json" and not (empty and path in WITHOUT_BODY):
+        return 415, "the body must be JSON: send the header content-type: application/json"
     if claimed.isdigit() and int(claimed[:20]) > MAX_BODY:
         return 413, f"the body is longer than {MAX_BODY} bytes: send less at a time"
     return None

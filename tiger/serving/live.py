@@ -7,6 +7,7 @@ end, and updates don't wait for batches.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
+from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
+from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 
@@ -36,6 +38,10 @@ class SaveConflict(DataError):
     """The directory that updates are written to holds another process's update, or is being written."""
 
 
+class ReloadFailed(DataError):
+    """The model could not be loaded again; that of before still answers."""
+
+
 class NonFiniteScores(RuntimeError):
     """The model has scored items NaN or infinite: there is no order to serve."""
 
@@ -45,11 +51,17 @@ class Snapshot:
     """A recommender that is not changed any more.
 
     Args:
-        catalogue: number of updates before it.
+        catalogue: number of updates before it; a reload counts as one.
+        model: digest of the ``tiger.json`` that was read or written last.
+        cannot_add: why items can't be added; None: they can.
+        unsaved: number of updates that are in no directory.
     """
 
     recommender: TigerRecommender
     catalogue: int
+    model: str = ""
+    cannot_add: str | None = None
+    unsaved: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,24 @@ class Update:
     removed: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Reloaded:
+    """Result of a reload.
+
+    Args:
+        model, previous: digests of the model now and of that before.
+        items: number of items in the catalog now.
+        catalogue: number of updates so far, this one among them.
+        lost: number of updates that the directory did not hold and that are gone.
+    """
+
+    model: str
+    previous: str
+    items: int
+    catalogue: int
+    lost: int
+
+
 class LiveRecommender:
     """Holds the current recommender and makes updates.
 
@@ -77,17 +107,63 @@ class LiveRecommender:
         save: directory to which each update is written before it takes effect; None: updates stay in memory. What
             another process writes there afterwards is not overwritten. What is there now counts as read: hold its
             lock (:func:`tiger.utils.locks.locked`) from reading the recommender until this object exists.
+        source: where it comes from, for :meth:`reload`; None: it can't be loaded again.
+        manifest: of the directory that it was read from.
+        updatable: whether items will be added, so that the text encoder is loaded now.
 
     Raises:
         DataError: the model's scores are not finite.
     """
 
-    def __init__(self, recommender: TigerRecommender, save: Path | None = None):
+    def __init__(
+        self,
+        recommender: TigerRecommender,
+        save: Path | None = None,
+        *,
+        source: ModelSource | None = None,
+        manifest: bytes | None = None,
+        updatable: bool = False,
+    ):
         _warm(recommender)
-        self.now = Snapshot(recommender, 0)
-        self._save = save
-        self._saved = None if save is None else _manifest_of(save)
+        self._save, self._source, self._updatable = save, source, updatable
+        self._saved = None if save is None else read_manifest_bytes(save)
+        manifest = manifest or self._saved
+        model = f"unsaved-{recommender.tokenizer.fingerprint}" if manifest is None else manifest_digest(manifest)
+        self.now = Snapshot(recommender, 0, model, self._cannot_add(recommender))
         self._updating = threading.Lock()
+
+    def _cannot_add(self, recommender: TigerRecommender) -> str | None:
+        return why_cannot_add(recommender) if self._updatable else "the service is read-only"
+
+    def reload(self) -> Reloaded:
+        """Load the model again from where it came, and let it answer if it can; batches that run already are not
+        disturbed. Both models are in memory meanwhile.
+
+        Raises:
+            ReloadFailed: it can't be read, or a trial of it fails; that of before still answers.
+        """
+        with self._updating:
+            before = self.now
+            try:
+                loaded = self._load()
+            except Exception as error:  # out of memory, a bug in a third party's ranker: nothing may stop the service
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ReloadFailed(f"the model was not reloaded, {before.model} still answers: {reason}") from error
+            recommender, updates = loaded.recommender, before.catalogue + 1
+            self.now = Snapshot(recommender, updates, loaded.digest, self._cannot_add(recommender))
+            if self._save is not None:
+                self._saved = loaded.manifest
+            torch.clear_autocast_cache()
+            return Reloaded(loaded.digest, before.model, len(recommender.tokenizer), updates, before.unsaved)
+
+    def _load(self) -> LoadedModel:
+        if self._source is None:
+            raise DataError("the service was not started from a directory. Restart it.")
+        loaded = self._source.load()
+        if loaded.recommender.device.type != self.now.recommender.device.type:
+            raise DataError(f"it was loaded on {loaded.recommender.device}. Restart the service.")
+        _warm(loaded.recommender)
+        return loaded
 
     def add(self, item_ids: Sequence[str], texts: Sequence[str]) -> Update:
         """Add items, see :meth:`TigerRecommender.add_items`: all of them or, on an error, none."""
@@ -120,31 +196,41 @@ class LiveRecommender:
         _warm(successor)
         if self._save is not None:
             self._write(self._save, successor)
-        self.now = Snapshot(successor, self.now.catalogue + 1)
+        model, unsaved = self.now.model, self.now.unsaved + 1
+        if self._saved is not None:
+            model, unsaved = manifest_digest(self._saved), 0
+        self.now = Snapshot(successor, self.now.catalogue + 1, model, self.now.cannot_add, unsaved)
         torch.clear_autocast_cache()  # it may keep the predecessor's weights in memory
 
     def _write(self, folder: Path, successor: TigerRecommender) -> None:
         try:
             with locked(folder, wait=LOCK_SECONDS):
-                if _manifest_of(folder) != self._saved:
+                if read_manifest_bytes(folder) != self._saved:
                     raise SaveConflict(
-                        f"{folder} was changed by another process since this service read or wrote it: restart the "
-                        "service to serve what is there, then repeat the update."
+                        f"{folder} was changed by another process since this service read or wrote it: reload the "
+                        "model (POST /models/reload) or restart the service to serve what is there, then repeat the "
+                        "update."
                     )
                 successor.save_pretrained(folder)
-                self._saved = _manifest_of(folder)
-        except SaveConflict:
+                self._saved = read_manifest_bytes(folder)
+        except (SaveConflict, DiskError):
             raise
         except DataError as error:
             raise SaveConflict(str(error)) from error
 
 
-def _manifest_of(folder: Path) -> bytes | None:
-    """The manifest of a saved recommender, which holds the digests of all its files; None: there is none."""
+def why_cannot_add(recommender: TigerRecommender) -> str | None:
+    """Load the encoder before the first request; the reason if items can't be added."""
+    if recommender.encoder is None:
+        return "this recommender was saved without a text encoder, so it can't embed new items"
+    if recommender.tokenizer.quantizer is None:
+        return "this recommender was saved without a quantizer, so it can't assign semantic IDs to new items"
     try:
-        return (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        return None
+        recommender.encoder.load()
+    except DataError as error:
+        print(f"warning: items can't be added: {error}", file=sys.stderr)
+        return "the text encoder could not be loaded when the service started: its log says why"
+    return None
 
 
 def _warm(recommender: TigerRecommender) -> None:
@@ -152,7 +238,7 @@ def _warm(recommender: TigerRecommender) -> None:
     whether the scores can be served.
 
     Raises:
-        DataError: some are NaN or infinite.
+        DataError: some are NaN or infinite, or an answer is no item of the catalog.
     """
     item_ids = recommender.tokenizer.item_ids
     histories = [item_ids[:1], [], item_ids[-5:]]
@@ -164,6 +250,9 @@ def _warm(recommender: TigerRecommender) -> None:
                 f"the {'ranker' if rank else 'model'} scores items NaN or infinite: its weights are damaged or its "
                 "training diverged. Train it again."
             )
+        answered = [item for found in items for item in found]
+        if not answered or (recommender.tokenizer.rows(answered, missing=-1) < 0).any():
+            raise DataError("the model answers what its catalog does not hold. Save it again.")
 
 
 def _finite(scores: Sequence[float] | np.ndarray) -> bool:
@@ -194,12 +283,16 @@ class Answer:
         items: item ids, best first.
         scores: one per item.
         unknown: items of the history that the catalog lacks; they were left out.
+        snapshot: what answered; None: not known.
+        batch: histories that were answered together.
     """
 
     catalogue: int
     items: list[list[str]]
     scores: list[list[float]]
     unknown: list[list[str]]
+    snapshot: Snapshot | None = field(default=None, repr=False)
+    batch: int = 0
 
 
 def answer_recommend(
@@ -218,7 +311,7 @@ def answer_recommend(
         **asdict(call.search),
     )
     filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
-    return _divided(snapshot.catalogue, read, items, filled)
+    return _divided(snapshot, read, items, filled)
 
 
 def answer_rank(
@@ -238,10 +331,10 @@ def answer_rank(
         return read
     histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
     items, scores = snapshot.recommender.rank(histories, candidates)
-    return _divided(snapshot.catalogue, read, items, [values.tolist() for values in scores])
+    return _divided(snapshot, read, items, [values.tolist() for values in scores])
 
 
-def _divided(updates: int, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
+def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
     """Split the answers by request; one with a score that is not finite becomes an error."""
     answers, start = [], 0
     for one in read:
@@ -249,7 +342,7 @@ def _divided(updates: int, read: list, items: list[list[str]], scores: list[list
             part = slice(start, start + len(one[0]))
             start = part.stop
             if all(map(_finite, scores[part])):
-                one = Answer(updates, items[part], scores[part], one[1])
+                one = Answer(snapshot.catalogue, items[part], scores[part], one[1], snapshot, len(items))
             else:
                 one = NonFiniteScores("scores of a request are NaN or infinite: the model or the ranker is damaged")
         answers.append(one)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 
 class Metrics:
-    """The service's Prometheus metrics; their names begin with ``tiger_``."""
+    """The service's Prometheus metrics, whose names begin with ``tiger_``, and on Linux those of its process:
+    ``process_cpu_seconds_total``, ``process_resident_memory_bytes``, ``process_open_fds``,
+    ``process_start_time_seconds``."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
@@ -32,6 +34,14 @@ class Metrics:
         )
         self.items = Gauge("tiger_items", "Items in the catalog", registry=self.registry)
         self.updates = Gauge("tiger_catalogue_updates", "Updates of the catalog", registry=self.registry)
+        self.reloads = Counter(
+            "tiger_reloads", "Reloads of the model, by result: ok or failed", ["result"], registry=self.registry
+        )
+        for result in ("ok", "failed"):
+            self.reloads.labels(result)  # there from the start, so that an increase can be seen
+        self.model = Info("tiger_model", "Digest of the model that answers", registry=self.registry)
+        self.dropped = Gauge("tiger_log_lines_dropped", "Log lines that nobody read in time", registry=self.registry)
+        ProcessCollector(registry=self.registry)
 
     def batch(self, rows: int, seconds: float) -> None:
         self.batch_rows.observe(rows)

@@ -10,30 +10,31 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from safetensors import SafetensorError
 from starlette.exceptions import HTTPException  # FastAPI's own is one of these, but not the other way round
 
-from tiger import __version__
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving.batcher import QueueFull, Stopped
-from tiger.serving.live import RecommendCall, SaveConflict, UnknownItems, Update
+from tiger.serving.edge import FAILED, RECORD
+from tiger.serving.item_columns import TooMuch, UnknownColumn, item_columns
+from tiger.serving.live import RecommendCall, Reloaded, ReloadFailed, SaveConflict, UnknownItems, Update
 from tiger.serving.monitoring import Metrics
 from tiger.serving.responses import json_response, problem
 from tiger.serving.schemas import (
     AddRequest,
-    Health,
+    Item,
     ItemId,
     Problem,
     RankRequest,
     RecommendAnswer,
     RecommendRequest,
+    ReloadAnswer,
     Updated,
 )
 from tiger.utils.errors import DataError
@@ -42,7 +43,7 @@ MAX_UPDATES = 16  # updates that may wait; each holds its request body. Not tune
 GONE = 499  # status of a request whose client did not wait for the answer, as nginx counts it; nobody receives it
 
 _BATCH_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "Items that the catalog lacks"},
+    404: {"model": Problem, "description": "Items or columns that the catalog lacks"},
     429: {"model": Problem, "description": "The queue is full"},
     503: {"model": Problem, "description": "The service is stopping"},
 }
@@ -60,11 +61,14 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     """
 
     @app.post(
-        "/recommend", response_model=RecommendAnswer, responses=_BATCH_PROBLEMS, summary="Items that may come next"
+        "/recommend",
+        response_model=RecommendAnswer,
+        responses=_BATCH_PROBLEMS,
+        summary="Items that may come next",
     )
     async def recommend(request: Request, body: RecommendRequest):
         call = recommend_call(body, batch_size)
-        return await _batched(request, metrics, call, (body.histories, body.strict), body.histories)
+        return await _batched(request, metrics, call, (body.histories, body.strict), body.histories, body.fields)
 
     @app.post(
         "/rank",
@@ -123,9 +127,16 @@ async def _disconnect(request: Request) -> None:
 
 
 async def _batched(
-    request: Request, metrics: Metrics, call: RecommendCall | None, work: tuple, histories: list[list[str]]
+    request: Request,
+    metrics: Metrics,
+    call: RecommendCall | None,
+    work: tuple,
+    histories: list[list[str]],
+    fields: list[str] | None = None,
 ) -> Response:
     """Answer a request in a batch with others; ``call`` None: rank."""
+    if fields:  # what will fail is not queued
+        item_columns(request.app.state.live.now.recommender, [], fields)
     try:
         future = request.app.state.batcher.submit(call, work, len(histories), max(map(len, histories)))
     except QueueFull:
@@ -134,17 +145,47 @@ async def _batched(
     except Stopped:
         return problem(503, "the service is stopping")
     answer = await _unless_gone(request, future)
+    if RECORD in request.scope:
+        request.scope[RECORD].note_snapshot(answer.snapshot)
+        request.scope[RECORD].batch = answer.batch
     found = zip(answer.items, answer.scores, answer.unknown)
     rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
+    if fields:
+        # In a thread: large texts would keep other requests waiting.
+        read = partial(item_columns, answer.snapshot.recommender, answer.items, fields)
+        columns = await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, read)
+        rows = [row | {"fields": of_items} for row, of_items in zip(rows, columns)]
     return json_response({"recommendations": rows, "catalogue": answer.catalogue})
 
 
-def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
-    """``POST /items`` and ``DELETE /items/ID``.
+def add_read_routes(app: FastAPI) -> None:
+    """``GET /items/ID``."""
 
-    Args:
-        cannot_add: why items can't be added; None: they can.
-    """
+    @app.get(
+        "/items/{item_id:path}",
+        response_model=Item,
+        responses={404: {"model": Problem, "description": "No such item"}},
+        summary="An item",
+    )
+    async def read_item(item_id: ItemId):
+        snapshot = app.state.live.now
+        tokenizer = snapshot.recommender.tokenizer
+        (row,) = tokenizer.rows([item_id], missing=-1)
+        if row < 0:
+            raise UnknownItems([item_id])
+        return json_response(
+            {
+                "item_id": item_id,
+                "semantic_id": tokenizer.semantic_ids[row].tolist(),
+                "unseen": bool(snapshot.recommender.unseen[row]),
+                "fields": item_columns(snapshot.recommender, [[item_id]])[0][0],
+                "catalogue": snapshot.catalogue,
+            }
+        )
+
+
+def add_item_routes(app: FastAPI) -> None:
+    """``POST /items`` and ``DELETE /items/ID``."""
 
     @app.post(
         "/items",
@@ -154,7 +195,7 @@ def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
         summary="Add items",
     )
     async def add_items(request: Request, body: AddRequest):
-        if cannot_add is not None:
+        if (cannot_add := app.state.live.now.cannot_add) is not None:
             return problem(409, cannot_add)
         ids = [item.item_id for item in body.items]
         return await _updated(request, app.state.live.add, ids, [item.text for item in body.items])
@@ -178,7 +219,21 @@ def add_item_routes(app: FastAPI, cannot_add: str | None) -> None:
             return problem(409, str(error))
 
 
-async def _updated(request: Request, change: Callable[..., Update], *arguments) -> Response:
+def add_reload_route(app: FastAPI) -> None:
+    """``POST /models/reload``."""
+
+    @app.post(
+        "/models/reload",
+        response_model=ReloadAnswer,
+        responses=_UPDATE_PROBLEMS
+        | {409: {"model": Problem, "description": "The model can't be loaded, that of before still answers"}},
+        summary="Load the model again from its directory",
+    )
+    async def reload(request: Request):
+        return await _updated(request, app.state.reload)
+
+
+async def _updated(request: Request, change: Callable[..., Update | Reloaded], *arguments) -> Response:
     """Run an update of the catalog in its thread."""
     pending: set[Future] = request.app.state.pending_updates
     pending.difference_update([future for future in pending if future.done()])
@@ -192,32 +247,6 @@ async def _updated(request: Request, change: Callable[..., Update], *arguments) 
         why = getattr(error, "strerror", None) or error
         return problem(503, f"the update could not be saved ({why}), so it has not been made")
     return json_response(asdict(done))
-
-
-def add_status_routes(app: FastAPI, metrics: Metrics, can_add: bool) -> None:
-    """``GET /health`` and ``GET /metrics``."""
-
-    @app.get("/health", response_model=Health, summary="Whether it answers, and what it holds")
-    async def health():
-        snapshot = app.state.live.now
-        return Health(
-            live=True,
-            ready=app.state.batcher.alive,
-            items=len(snapshot.recommender.tokenizer),
-            catalogue=snapshot.catalogue,
-            fingerprint=snapshot.recommender.tokenizer.fingerprint,
-            ranker=snapshot.recommender.ranker is not None,
-            can_add=can_add,
-            queued=app.state.batcher.queued,
-            versions={"tiger": __version__, "torch": torch.__version__},
-        )
-
-    @app.get("/metrics", summary="For Prometheus", response_class=Response)
-    async def prometheus():
-        metrics.queued.set(app.state.batcher.queued)
-        metrics.items.set(len(app.state.live.now.recommender.tokenizer))
-        metrics.updates.set(app.state.live.now.catalogue)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -235,12 +264,18 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(422, str(error))
 
     @app.exception_handler(UnknownItems)
-    async def unknown(request: Request, error: UnknownItems) -> Response:
+    @app.exception_handler(UnknownColumn)
+    async def unknown(request: Request, error: DataError) -> Response:
         return problem(404, str(error))
 
     @app.exception_handler(SaveConflict)
-    async def conflict(request: Request, error: SaveConflict) -> Response:
+    @app.exception_handler(ReloadFailed)
+    async def conflict(request: Request, error: DataError) -> Response:
         return problem(409, str(error))
+
+    @app.exception_handler(TooMuch)
+    async def too_much(request: Request, error: TooMuch) -> Response:
+        return problem(413, str(error))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -252,4 +287,4 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return problem(500, "the service failed on this request: its log says why")
+        return problem(500, FAILED)

@@ -15,6 +15,7 @@ MAX_CANDIDATES = 1000
 MAX_NEW_ITEMS = 256
 MAX_K = 200
 MAX_BEAMS = 500
+MAX_FIELDS = 16
 # JSON does not tell integers from floats: 10.0 is accepted as an integer.
 _AsWhole = BeforeValidator(lambda value: int(value) if type(value) is float and value % 1 == 0 else value)
 # Bounds come before the validator, otherwise the schema would lack them.
@@ -58,6 +59,12 @@ class RecommendRequest(_Body):
         None, description="Share of the k places for items added since training"
     )
     strict: bool = Field(False, description="Refuse unknown items (404) instead of leaving them out")
+    fields: list[ItemId] = Field(
+        default_factory=list,
+        max_length=MAX_FIELDS,
+        fail_fast=True,
+        description="Columns of the item table to return with each item, such as title",
+    )
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"histories": [["item-1", "item-2"], ["item-3"]], "k": 5}]}
     }
@@ -69,6 +76,7 @@ class Recommendation(BaseModel):
     items: list[str]
     scores: list[float]
     unknown: list[str] = Field(description="Items of the history that the catalog lacks; they were left out")
+    fields: list[dict[str, Any]] | None = Field(None, description="One object per item, where `fields` were asked for")
 
 
 class RecommendAnswer(BaseModel):
@@ -113,12 +121,35 @@ class Updated(BaseModel):
     catalogue: int = Field(description="Number of updates of the catalog so far")
 
 
+class Item(BaseModel):
+    """An item of the catalog."""
+
+    item_id: str
+    semantic_id: list[int] = Field(description="Codes per level, and the collision token")
+    unseen: bool = Field(description="Whether it was added, or got a new semantic ID, since training")
+    fields: dict[str, Any] = Field(description="The columns of the item table; none where it was saved without")
+    catalogue: int = Field(description="Number of updates of the catalog before this answer")
+
+
+class ReloadAnswer(BaseModel):
+    model: str = Field(description="Digest of the model that answers now, the header X-Tiger-Model")
+    previous: str = Field(description="Digest of the model before")
+    items: int = Field(description="Number of items in the catalog now")
+    catalogue: int = Field(description="Number of updates of the catalog so far, this one among them")
+    lost: int = Field(description="Number of updates that the directory did not hold and that are gone")
+
+
+class Probe(BaseModel):
+    ok: bool
+
+
 class Health(BaseModel):
     live: bool
     ready: bool
     items: int
     catalogue: int = Field(description="Number of updates of the catalog so far")
     fingerprint: str = Field(description="Fingerprint of the semantic IDs that the model was trained with")
+    model: str = Field(description="Digest of the model's tiger.json, the header X-Tiger-Model of each answer")
     ranker: bool
     can_add: bool
     queued: int = Field(description="Number of waiting histories")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -21,16 +21,33 @@ from fastapi import FastAPI
 
 from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
+from tiger.serving.access import AccessRules
 from tiger.serving.batcher import Batcher
 from tiger.serving.connections import Connection
 from tiger.serving.edge import Edge
 from tiger.serving.hosts import HostRules
 from tiger.serving.json_bodies import JsonRoute
-from tiger.serving.live import LiveRecommender, RecommendCall, answer_rank, answer_recommend
+from tiger.serving.live import (
+    LiveRecommender,
+    RecommendCall,
+    Reloaded,
+    ReloadFailed,
+    answer_rank,
+    answer_recommend,
+)
+from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
-from tiger.serving.routes import add_answer_routes, add_error_handlers, add_item_routes, add_status_routes
+from tiger.serving.routes import (
+    add_answer_routes,
+    add_error_handlers,
+    add_item_routes,
+    add_read_routes,
+    add_reload_route,
+)
 from tiger.serving.schemas import Problem
+from tiger.serving.service_log import ServiceLog
 from tiger.serving.settings import EdgeSettings, ServiceSettings
+from tiger.serving.status_routes import add_docs_routes, add_probe_routes, add_status_routes
 from tiger.utils.errors import DataError
 
 try:
@@ -38,40 +55,73 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
+logger = logging.getLogger("tiger.serving")
 OTHER_FILES = 64  # that the process may have open besides connections
 
 
-def create_app(recommender: TigerRecommender, settings: ServiceSettings = ServiceSettings()) -> FastAPI:
+def create_app(
+    recommender: TigerRecommender,
+    settings: ServiceSettings = ServiceSettings(),
+    source: ModelSource | None = None,
+    manifest: bytes | None = None,
+) -> FastAPI:
     """The service as an ASGI application; its threads run from start-up to shutdown.
 
     Args:
         recommender: belongs to the service from now on: nothing else may change it.
+        source: where it comes from, so that it can be loaded again; None: it can't.
+        manifest: of the directory that it was read from.
 
     Raises:
         DataError: the model's scores are not finite.
     """
-    metrics = Metrics()
-    cannot_add = None if settings.read_only else _cannot_add(recommender)
+    metrics, log = Metrics(), ServiceLog(settings.log)
     app = FastAPI(
         title="tiger",
         version=__version__,
         description=__doc__.split("\n\n")[0],
-        lifespan=_lifespan(settings, metrics),
-        responses={status: {"model": Problem} for status in (400, 403, 413, 415, 422, 500)},
+        lifespan=_lifespan(settings, metrics, log),
+        responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 500)},
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
-    app.state.live = LiveRecommender(recommender, settings.save)
+    app.state.live = LiveRecommender(
+        recommender, settings.save, source=source, manifest=manifest, updatable=not settings.read_only
+    )
+    app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
-    app.add_middleware(Edge, metrics=metrics)
+    app.state.on_hangup = False  # serve() sets it: signals belong to the process
+    app.add_middleware(Edge, metrics=metrics, log=log, access=AccessRules.from_settings(settings.access))
     add_answer_routes(app, metrics, settings.max_batch)
+    add_read_routes(app)
     if not settings.read_only:
-        add_item_routes(app, cannot_add)
-    add_status_routes(app, metrics, can_add=not settings.read_only and cannot_add is None)
+        add_item_routes(app)
+    if not settings.read_only or settings.access.token is not None:  # nobody without a right may keep it loading
+        add_reload_route(app)
+    add_probe_routes(app)
+    add_status_routes(app, metrics, log)
+    add_docs_routes(app)
     add_error_handlers(app)
     return app
 
 
-def _lifespan(settings: ServiceSettings, metrics: Metrics):
+def _reload(live: LiveRecommender, metrics: Metrics) -> Reloaded:
+    """Load the model again; count and log how that ended."""
+    try:
+        done = live.reload()
+    except ReloadFailed as error:
+        metrics.reloads.labels("failed").inc()
+        logger.error("%s", error, exc_info=None if isinstance(error.__cause__, DataError) else error.__cause__)
+        raise
+    metrics.reloads.labels("ok").inc()
+    lost = f"; {done.lost} updates that were not saved are gone" if done.lost else ""
+    logger.info("model %s answers now, with %d items, instead of %s%s", done.model, done.items, done.previous, lost)
+    return done
+
+
+def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
     """Start the application's threads, and stop them when all queued requests are answered or cancelled."""
 
     @asynccontextmanager
@@ -104,26 +154,35 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics):
         app.state.updates, app.state.pending_updates = ThreadPoolExecutor(1, thread_name_prefix="update"), set()
         # One thread: parsing takes the interpreter's lock, which several would only take from the event loop.
         app.state.parsers = ThreadPoolExecutor(1, thread_name_prefix="parse")
-        yield
+        log.start()
+        with _reload_on_hangup(app):
+            yield
         await asyncio.to_thread(app.state.batcher.close)
         await asyncio.to_thread(app.state.updates.shutdown, cancel_futures=True)
         app.state.parsers.shutdown(cancel_futures=True)
+        await asyncio.to_thread(log.stop)
 
     return lifespan
 
 
-def _cannot_add(recommender: TigerRecommender) -> str | None:
-    """Load the encoder before the first request; the reason if items can't be added."""
-    if recommender.encoder is None:
-        return "this recommender was saved without a text encoder, so it can't embed new items"
-    if recommender.tokenizer.quantizer is None:
-        return "this recommender was saved without a quantizer, so it can't assign semantic IDs to new items"
+@contextmanager
+def _reload_on_hangup(app: FastAPI) -> Iterator[None]:
+    """Let SIGHUP reload the model, in the thread of updates, until the service stops."""
+    if not app.state.on_hangup or not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def submit() -> None:
+        # An error has been logged, and nobody else waits for it.
+        app.state.updates.submit(app.state.reload)
+
+    loop.add_signal_handler(signal.SIGHUP, submit)
     try:
-        recommender.encoder.load()
-    except DataError as error:
-        print(f"warning: items can't be added: {error}", file=sys.stderr)
-        return "the text encoder could not be loaded when the service started: its log says why"
-    return None
+        yield
+    finally:
+        # To stop takes time; another SIGHUP should not end the process meanwhile.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
 
 def _keep_freed_memory() -> None:
@@ -158,11 +217,12 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"can't listen on {host}, port {port}: {why}.") from error
-    app.state.hosts = app.state.hosts.bound_to(host)
+    app.state.hosts, app.state.on_hangup = app.state.hosts.bound_to(host), True
     config = uvicorn.Config(
         app,
         http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
         ws="none",
+        log_config=None,  # it has a log of its own
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well

@@ -1,4 +1,4 @@
-"""Settings of the service: batching and permissions, and the limits at its edge."""
+"""Settings of the service: batching and permissions, the limits at its edge, access and the log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 from tiger.serving.schemas import MAX_HISTORIES
 from tiger.utils.errors import DataError
+
+TOKEN_FOR = ("updates", "all")
+MIN_TOKEN = 16  # characters: 64 bits if they are hexadecimal digits
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,59 @@ class EdgeSettings:
 
 
 @dataclass(frozen=True)
+class AccessSettings:
+    """The token of the service, and what needs it.
+
+    Args:
+        token: that a request sends as ``Authorization: Bearer TOKEN``; None: nothing needs one.
+        token_for: ``updates`` (of the catalog and of the model) or ``all``: answers, ``/health`` and ``/metrics`` too.
+
+    Raises:
+        DataError: the token is short or has characters that a header can't hold, or ``token_for`` is something else.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    token_for: str = "updates"
+
+    def __post_init__(self):
+        if self.token_for not in TOKEN_FOR:
+            raise DataError(f"token_for must be {' or '.join(TOKEN_FOR)}, got {self.token_for!r}.")
+        if self.token is None:
+            if self.token_for == "all":
+                raise DataError("token_for is all, and there is no token: give --token_file or TIGER_TOKEN.")
+        elif len(self.token) < MIN_TOKEN:
+            raise DataError(
+                f"the token must have at least {MIN_TOKEN} characters: make one with openssl rand -hex 32."
+            )
+        elif not all("!" <= character <= "~" for character in self.token):
+            raise DataError("the token must be one line of ASCII characters without spaces.")
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Form and level of the log.
+
+    Args:
+        form: ``text`` or ``json``, one object a line.
+        level: ``debug`` (probes and ``/metrics`` as well), ``info`` (all other requests), ``warning`` (refused ones)
+            or ``error`` (failed ones).
+
+    Raises:
+        DataError: it is something else.
+    """
+
+    form: str = "text"
+    level: str = "info"
+
+    def __post_init__(self):
+        if self.form not in LOG_FORMATS or self.level not in LOG_LEVELS:
+            raise DataError(
+                f"log_format must be one of {', '.join(LOG_FORMATS)} and log_level one of {', '.join(LOG_LEVELS)}, "
+                f"got {self.form!r} and {self.level!r}."
+            )
+
+
+@dataclass(frozen=True)
 class ServiceSettings:
     """Batching and permissions of the service.
 
@@ -64,6 +122,8 @@ class ServiceSettings:
             process. It has to hold what the recommender was read from, or nothing: see
             :class:`tiger.serving.live.LiveRecommender`.
         edge: limits of connections, and who may ask.
+        access: the token, and what needs it.
+        log: form and level of the log.
 
     Raises:
         DataError: a number is out of range.
@@ -76,6 +136,8 @@ class ServiceSettings:
     read_only: bool = False
     save: Path | None = None
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self):
         if self.max_batch < 1 or not 0 <= self.max_delay_ms < math.inf:
