@@ -231,6 +231,8 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     # uvicorn shuts down and then raises the signal again, which would end the process with the signal's exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application can reload
     _keep_freed_memory()
     count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
     print(f"{count} items on http://{host}:{port}/docs", flush=True)
