@@ -1,4 +1,4 @@
-"""Where a service's model comes from, so that it can be loaded again while it answers."""
+"""Source of a service's model, from which it can be loaded again while the service answers."""
 
 from __future__ import annotations
 
