@@ -105,6 +105,9 @@ def test_a_failure_is_logged_with_its_request(capsys, monkeypatch):
     assert answer.status_code == 500 and answer.headers["x-request-id"] == "abc"
     (line,) = lines(capsys.readouterr().err)
     assert line["status"] == 500 and line["level"] == "error" and line["request_id"] == "abc"
+    logger = logging.getLogger("uvicorn.error")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "isEnabledFor", lambda level: True)  # whatever level a server before has set
     log = ServiceLog(LogSettings("json"), stream := io.StringIO())
     log.start()
     try:  # as uvicorn does it
@@ -112,7 +115,7 @@ def test_a_failure_is_logged_with_its_request(capsys, monkeypatch):
         error.add_note("while answering request abc")
         raise error
     except RuntimeError:
-        logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=True)
+        logger.error("Exception in ASGI application", exc_info=True)
     log.stop()
     (line,) = lines(stream.getvalue())
     assert "a bug\nwhile answering request abc" in line["traceback"]
