@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 from tiger.cli.common import load_recommender
 from tiger.utils.errors import DataError
@@ -13,14 +11,18 @@ from tiger.utils.errors import DataError
 def add_serving_verbs(verbs) -> None:
     """``tiger app`` and ``tiger serve``."""
     app = verbs.add_parser("app", help="a web page to try a recommender")
-    app.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    app.add_argument(
+        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
+    )
     app.add_argument("--revision", help="branch, tag or commit on the Hub")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP")
-    serve.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    serve.add_argument(
+        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
+    )
     serve.add_argument("--revision", help="branch, tag or commit on the Hub")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     serve.add_argument("--port", type=int, default=8000, help="0: any free port (default 8000)")
@@ -41,9 +43,11 @@ def _app(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from tiger.recommender.manifest import writable_folder
     from tiger.serving.service import ServiceSettings, create_app, serve
 
-    if args.save and not os.path.isdir(args.model):
+    folder = writable_folder(args.model)
+    if args.save and not folder.is_dir():
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
     settings = ServiceSettings(
         max_batch=args.max_batch,
@@ -51,6 +55,6 @@ def _serve(args: argparse.Namespace) -> None:
         max_queue=args.max_queue,
         bf16=args.bf16,
         read_only=args.read_only,
-        save=Path(args.model) if args.save else None,
+        save=folder if args.save else None,
     )
     serve(create_app(load_recommender(args.model, args.revision, args.device), settings), args.host, args.port)
