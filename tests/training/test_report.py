@@ -60,7 +60,7 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     assert excludes_history(split) is not kept
     assert excludes_history(split, kept) is kept  # who asks, gets it
     retriever = SMALL["retriever"] | {"num_train_epochs": 8, "per_device_train_batch_size": 128, "learning_rate": 5e-3}
-    retriever |= {"start_from": "", "eval_users": 200}
+    retriever |= {"d_model": 32, "eval_users": 200}
     out = tmp_path / "run"
     tiger.train(str(dataset), out, **(SMALL | {"retriever": retriever}))
     said = capsys.readouterr().out
@@ -89,7 +89,8 @@ def check_pages(out: Path, found: dict, kept: bool) -> None:
     for part in ("Data", "Semantic IDs", "Training of the T5", "Results", "Five users", "What to do next"):
         assert f"## {part}" in text and f"<h2>{part}</h2>" in page
     assert "| users | 300 |" in text and "| items | 150 |" in text and "3,000 on 10 days" in text
-    assert "0 without a training event" in text and "0.0% of the events share their day" in text
+    assert re.search(r"\| cold items \| \d+ without a training event \(\d+\.\d%\) \|", text)
+    assert "0.0% of the events share their day" in text
     for name, metrics in found["models"].items():
         assert f"| {name} | {metrics['recall@5']:.4f} |" in text and f"<td>{name}</td>" in page
     assert f"items of the history are {'kept' if kept else 'left out'}." in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -60,6 +61,7 @@ def run_train(args: argparse.Namespace) -> None:
         raise DataError(f"--processes must be at least 1, got {args.processes}.")
     overrides: dict[str, Any] = over(FAST if args.fast else {}, read_overrides(args.set))
     disable_progress_bar()  # of weights that are read; training and decoding have their own
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # how checkpoints are told apart by age
     try:
         with redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end
             train(

@@ -107,7 +107,7 @@ class StepClock:
 
 def duration(seconds: float) -> str:
     """Seconds as ``40 s``, ``3 min`` or ``2.5 h``: no more digits than an estimate has."""
-    if seconds < 90:
+    if seconds <= 90:
         return f"{max(5, 5 * round(seconds / 5))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
