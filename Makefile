@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo demo-full app test lint tables speed chaos clean
+.PHONY: setup demo demo-full app test lint docs tables speed chaos dist clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -45,6 +45,11 @@ lint: setup
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+# The site goes to site/. --strict: a page that is in no menu, or a link that leads nowhere, is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
+
 tables: setup
 	$(BIN)/python recipes/tables.py
 	$(BIN)/python recipes/results_page.py
@@ -64,5 +69,10 @@ speed: setup
 chaos: setup
 	OMP_NUM_THREADS=1 HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m tests.faults.chaos
 
+# Needs no .venv: nothing of the library is imported.
+dist:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check build
+	$(PYTHON) -m build
+
 clean:
-	rm -rf .venv runs datasets/demo build *.egg-info
+	rm -rf .venv runs datasets/demo build dist site *.egg-info
