@@ -1,4 +1,4 @@
-"""How long `make demo` takes, step by step, to recipes/results/speed/demo.json.
+"""Time that `make demo` takes, step by step, to recipes/results/speed/demo.json.
 
     python recipes/speed/demo.py [--dataset datasets/demo --out runs/speed/demo]
 

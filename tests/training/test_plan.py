@@ -54,7 +54,7 @@ def test_fast_is_the_demo_recipe_on_any_data():
         assert differing <= {"accelerator_config", "distributed_state", "deepspeed_plugin"}, (step, differing)
     assert fast.settings["retriever"]["seed"] == 3 and fast.settings["retriever"]["num_train_epochs"] == 2
     assert fast.settings["evaluate"]["users"] == 5000
-    assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 3
+    assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 5
 
 
 def test_what_a_step_may_take():

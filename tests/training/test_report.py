@@ -11,6 +11,7 @@ import pytest
 
 import tiger
 from tests.training.test_pipeline import SMALL
+from tiger.cli.main import main
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
@@ -82,6 +83,12 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     else:
         assert found["repeats"] == 0 and "hybrid, history kept" not in found
     check_pages(out, found, kept)
+    # `tiger evaluate` does as the training did.
+    capsys.readouterr()
+    main(["evaluate", str(out), str(dataset), "--num_beams", "10", "--no_bf16", "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["recall@10"] == pytest.approx(found["recall@10"], abs=1e-5)
+    assert ("stay in the answers, as in the model's training" in shown.err) is kept
 
 
 def check_pages(out: Path, found: dict, kept: bool) -> None:

@@ -164,7 +164,7 @@ class TigerTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result) -> None:
         """``Trainer``'s own, but not of tied weights, which a checkpoint holds once."""
-        tied: Any = getattr(self.model, "_tied_weights_keys", None) or ()
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 

@@ -39,11 +39,13 @@ class TrainingBar(TrainerCallback):
         self.said: dict[str, str] = {}
 
     @classmethod
-    def replace_printing(cls, trainer: Trainer, disable: bool) -> None:
-        """Take Trainer's own bars and dicts away and put this one in their place."""
+    def replace_printing(cls, trainer: Trainer, disable: bool) -> TrainingBar:
+        """Take Trainer's own bars and dicts away and put this one, to be closed, in their place."""
         for kind in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(kind)
-        trainer.add_callback(cls(disable))
+        bar = cls(disable)
+        trainer.add_callback(bar)
+        return bar
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero and not self.disable:
@@ -67,7 +69,8 @@ class TrainingBar(TrainerCallback):
         if self.bar is None and state.is_world_process_zero:
             print(f"epoch {state.epoch:.3g}: " + ", ".join(f"{name} {value}" for name, value in self.said.items()))
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is; what is printed next begins a line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

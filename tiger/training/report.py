@@ -91,12 +91,12 @@ def data_section(data: RecommendationData, training: Mapping[str, Any], results:
         ("cold items", f"{(counted == 0).sum():,} without a training event ({(counted == 0).mean():.1%})"),
         ("ties", f"{tie_share(events.users, days):.1%} of the events share their day with another of the user"),
     ]
-    done = "left out of" if results["exclude_history"] else "kept in"
-    side = "below" if share < KEEP_FROM else "not below"
-    notes = [
-        f"Items of the history are {done} the answers, in training, validation and test: the share of repeats is "
-        f"{side} {KEEP_FROM:.0%}, unless a setting (exclude_history) said so."
-    ]
+    excluded = results["exclude_history"]
+    done = "left out of" if excluded else "kept in"
+    reason = f"the share of repeats is {'' if share < KEEP_FROM else 'not '}below {KEEP_FROM:.0%}"
+    if excluded != (share < KEEP_FROM):
+        reason = "a setting (exclude_history) says so"
+    notes = [f"Items of the history are {done} the answers, in validation, second stage and test: {reason}."]
     removed, kept = (results.get(f"hybrid, history {way}") for way in ("removed", "kept"))
     if removed and kept:
         notes.append(
@@ -113,10 +113,10 @@ def tie_share(users: np.ndarray, days: np.ndarray) -> float:
 
 
 def codes_section(codes: Mapping[str, Any], drawn: bool) -> Section:
-    """How the codes are used."""
+    """Use of the codes."""
     levels = zip(codes["codes_used"], codes["codes_used_share"], codes["perplexity"])
     facts = [
-        (f"level {level}", f"{used} codes in use ({share:.0%}), perplexity {even:.0f}")
+        (f"level {level}", f"{used} codes in use ({share:.0%}), as evenly as {even:.0f} (perplexity)")
         for level, (used, share, even) in enumerate(levels, 1)
     ]
     facts += [
@@ -127,7 +127,7 @@ def codes_section(codes: Mapping[str, Any], drawn: bool) -> Section:
 
 
 def training_section(training: Mapping[str, Any], curve: list[dict]) -> Section:
-    """How the T5 was trained."""
+    """Training of the T5 in numbers, and its curve."""
     named = {"epochs": "{}", "steps": "{:,}", "seconds": "{:,}", "parameters": "{:,}"}
     facts = [(name, form.format(training[name])) for name, form in named.items() if training.get(name) is not None]
     facts += [(name, str(value)) for name, value in training.items() if name.startswith("validation ") and value]
@@ -151,7 +151,7 @@ def next_section(
     curve: list[dict],
     results: Mapping[str, Any],
 ) -> Section:
-    """What to do next, by what the numbers show."""
+    """Advice by what the numbers show, and commands to go on with."""
     notes, models = [], results["models"]
     last = list(models)[-1]
     if "hybrid" in models and models[last]["ndcg@10"] < models["hybrid"]["ndcg@10"]:

@@ -25,7 +25,7 @@ table {border-collapse: collapse; margin: 8px 0; display: block; overflow-x: aut
 th, td {padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top}
 td.number, th.number {text-align: right; font-variant-numeric: tabular-nums; padding: 5px 0 5px 24px}
 tr.best td {font-weight: 600; color: var(--accent)}
-img {max-width: 100%; background: #fff; border-radius: 6px}
+td:first-child {white-space: nowrap} img {max-width: 100%; margin-top: 10px; background: #fff; border-radius: 6px}
 .stories {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 14px}
 .story {border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; overflow-wrap: anywhere}
 .story ol {margin: 4px 0 8px; padding-left: 22px} .hit {font-weight: 600; color: var(--accent)}

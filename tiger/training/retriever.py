@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,9 +237,9 @@ def _trained(
         cuda_graphs=args.cuda_graphs,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
-    TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
+    bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
     assert training.output_dir is not None  # TrainingArguments fills it in
-    with disk_errors(training.output_dir):
+    with disk_errors(training.output_dir), closing(bar):
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
         trainer.save_state()  # the curve, which a report draws
     return model, trainer.state
