@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo demo-full app test lint docs tables speed chaos dist clean
+.PHONY: setup demo demo-full app test test-oldest lint docs tables speed chaos dist clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -41,6 +41,13 @@ test: setup
 	$(BIN)/python -m mypy tiger
 	$(BIN)/python -m pytest
 
+# In an environment of its own: the oldest versions that pyproject.toml allows.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-oldest.txt)"
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-oldest.txt
+	.venv-oldest/bin/python -m pytest tests/recommender tests/serving tests/embeddings tests/quantizers
+
 lint: setup
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
@@ -75,4 +82,4 @@ dist:
 	$(PYTHON) -m build
 
 clean:
-	rm -rf .venv runs datasets/demo build dist site *.egg-info
+	rm -rf .venv .venv-oldest runs datasets/demo build dist site *.egg-info
