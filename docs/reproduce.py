@@ -33,14 +33,18 @@ def commands_of(found: Any) -> Iterator[tuple[str, str, bool]]:
 
 def recorded() -> list[tuple[str, list[str], bool]]:
     """Commands in the order of their files, what each made, and whether on a GPU."""
-    rows: dict[str, tuple[list[str], bool]] = {}
+    rows: dict[str, tuple[dict[str, list[str]], bool]] = {}
     for file in sorted(RESULTS.rglob("*.json")):
         for command, model, gpu in commands_of(json.loads(file.read_text())):
-            made, on_gpu = rows.get(command, ([], False))
-            name = file.relative_to(RESULTS).with_suffix("").as_posix()
-            name += f": {model}" if model and model != file.stem else ""
-            rows[command] = ([*made, *([] if name in made else [name])], on_gpu or gpu)
-    return [(command, made, gpu) for command, (made, gpu) in rows.items()]
+            made, on_gpu = rows.get(command, ({}, False))
+            models = made.setdefault(f"`{file.relative_to(RESULTS).with_suffix('').as_posix()}`", [])
+            if model not in (*models, "", file.stem):
+                models.append(model)
+            rows[command] = made, on_gpu or gpu
+    return [
+        (command, [f"{file} ({', '.join(models)})" if models else file for file, models in made.items()], gpu)
+        for command, (made, gpu) in rows.items()
+    ]
 
 
 def readable(command: str) -> str:

@@ -194,8 +194,8 @@ def test_recorded_commands_on_the_page():
     reproduce = script("reproduce")
     assert reproduce.page() == reproduce.PAGE.read_text(), "run python docs/reproduce.py"
     found = {command: (made, gpu) for command, made, gpu in reproduce.recorded()}
-    assert found["python recipes/speed/training_graphs.py"] == (["speed/training_graphs"], True)
-    assert found["python recipes/speed/indexing.py"] == (["speed/indexing"], False)
+    assert found["python recipes/speed/training_graphs.py"] == (["`speed/training_graphs`"], True)
+    assert found["python recipes/speed/indexing.py"] == (["`speed/indexing`"], False)
     command = "python x.py --dataset ../shared/data/amazon/beauty --embeddings ../shared/data/amazon/beauty/a.b"
     assert reproduce.readable(command) == "python x.py --dataset datasets/beauty --embeddings datasets/beauty/a.b"
     assert reproduce.readable("--dataset ../shared/data/movielens_1m --x") == "--dataset datasets/movielens_1m --x"
@@ -285,6 +285,14 @@ def test_scripts_and_recipes_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def on_the_model_of(notebook: str) -> list[str]:
+    """Code of the page on catalog updates, for the recommender that a notebook leaves."""
+    if notebook != "own_data":
+        return []
+    (code,) = blocks((DOCS / "catalog_updates.md").read_text())
+    return [code.replace("runs/mine/model", "runs/own/model"), "assert len(tiger.tokenizer) == 60"]
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebooks_run_and_hold_no_outputs(notebook, tmp_path):
     cells = json.loads(notebook.read_text())["cells"]
@@ -295,7 +303,7 @@ def test_notebooks_run_and_hold_no_outputs(notebook, tmp_path):
     place = tmp_path / "docs" / "notebooks"
     place.mkdir(parents=True)
     (tmp_path / "data").symlink_to(ROOT / "data")
-    run("\n".join([*code, OUTCOMES[notebook.stem]]), place)
+    run("\n".join([*code, OUTCOMES[notebook.stem], *on_the_model_of(notebook.stem)]), place)
 
 
 def steps_of(workflow: dict) -> list[dict]:
