@@ -75,8 +75,11 @@ MOVED = {
     "tiger.search_options": ("tiger.retriever.search_options",),
     "tiger.service": (
         "tiger.serving.service",
+        "tiger.serving.settings",
         "tiger.serving.schemas",
         "tiger.serving.monitoring",
+        "tiger.serving.edge",
+        "tiger.serving.responses",
     ),
     "tiger.shares": ("tiger.retriever.search",),
     "tiger.t5": (

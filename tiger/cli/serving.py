@@ -17,6 +17,7 @@ from tiger.utils.locks import locked
 if TYPE_CHECKING:
     from tiger.serving.settings import ServiceSettings
 
+MODEL_HELP = "a run's folder such as runs/demo, owner/name on the Hub, or demo"
 EPILOG = (
     "Each option can be given by the environment variable in brackets, too; the command line wins. The token is read "
     "from --token_file or $TIGER_TOKEN only. SIGHUP loads the model again from its directory."
@@ -26,14 +27,14 @@ EPILOG = (
 def add_serving_verbs(verbs) -> None:
     """``tiger app`` and ``tiger serve``."""
     app = verbs.add_parser("app", help="a web page to try a recommender")
-    app.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    app.add_argument("model", metavar="RUN_OR_REPO", help=MODEL_HELP)
     app.add_argument("--revision", help="branch, tag or commit on the Hub")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP", epilog=EPILOG)
-    add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help=MODEL_HELP)
     add_option(serve, "--revision", help="branch, tag or commit on the Hub")
     add_option(serve, "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     add_option(serve, "--port", type=_port, default=8000, help="0: any free port (default 8000)")
@@ -115,20 +116,22 @@ def _app(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     used = read_settings(args)
     if args.model is None:
-        raise DataError("no model: give RUN_OR_REPO, such as runs/demo/model, or set TIGER_MODEL.")
+        raise DataError("no model: give RUN_OR_REPO, such as runs/demo, or set TIGER_MODEL.")
     # What it imports takes seconds: not needed for --help, nor for a wrong variable.
+    from tiger.recommender.manifest import writable_folder
     from tiger.serving.access import check_exposure
     from tiger.serving.model_source import ModelSource
     from tiger.serving.service import create_app, serve
 
-    if args.save and not os.path.isdir(args.model):
+    folder = writable_folder(args.model)
+    if args.save and not folder.is_dir():
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
-    settings = _settings(args, used)
+    settings = _settings(args, used, folder if args.save else None)
     if not args.insecure:
         check_exposure(args.host, settings)
-    source = ModelSource(args.model, args.revision, lambda folder: load_recommender(folder, None, args.device))
+    source = ModelSource(args.model, args.revision, lambda name: load_recommender(name, None, args.device))
     # Nobody may change it between reading it and noting what was read.
-    with locked(args.model) if args.save else nullcontext():
+    with locked(folder) if args.save else nullcontext():
         loaded = source.load()
         app = create_app(loaded.recommender, settings, source, loaded.manifest)
     del loaded  # a reload lets it go
@@ -136,7 +139,7 @@ def _serve(args: argparse.Namespace) -> None:
     gc.freeze()  # the process ends: to look for garbage first would take as long as a second
 
 
-def _settings(args: argparse.Namespace, used: dict[str, str]) -> ServiceSettings:
+def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None) -> ServiceSettings:
     """The service's settings; an error of one that a variable gives names the variable."""
     from tiger.serving.access import TOKEN_VARIABLE, read_token
     from tiger.serving.settings import AccessSettings, EdgeSettings, LogSettings, ServiceSettings
@@ -151,7 +154,7 @@ def _settings(args: argparse.Namespace, used: dict[str, str]) -> ServiceSettings
         max_queue=args.max_queue,
         bf16=args.bf16,
         read_only=args.read_only,
-        save=Path(args.model) if args.save else None,
+        save=save,
         edge=EdgeSettings(
             allowed_hosts=tuple(args.allowed_hosts),
             allowed_origins=tuple(args.allowed_origins),

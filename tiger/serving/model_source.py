@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tiger.recommender import hub
-from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.manifest import MANIFEST, find_folder
 from tiger.recommender.recommender import TigerRecommender
 from tiger.utils.errors import DataError
 from tiger.utils.paths import is_repo_id
@@ -59,9 +58,10 @@ class ModelSource:
         raise DataError(f"{self.name} was replaced {ATTEMPTS} times while it was read: wait until nobody writes it.")
 
     def _folder(self) -> str:
-        if not os.path.isdir(self.name) and is_repo_id(self.name):
-            return str(hub.download(self.name, self.revision, None, None, False))
-        return self.name  # whoever reads it says what is wrong
+        folder = find_folder(self.name)
+        if not folder.is_dir() and is_repo_id(self.name):
+            folder = hub.download(self.name, self.revision, None, None, False)
+        return str(folder)  # if it is none, whoever reads it says so
 
 
 def manifest_digest(manifest: bytes) -> str:
