@@ -239,6 +239,23 @@ def parsed(words: list[str], monkeypatch) -> str:
     raise AssertionError("nothing was parsed")
 
 
+def script_options(page: str) -> list[tuple[str, str]]:
+    """Scripts of the `python recipes/...` commands on a page, each with an option that it is given."""
+    found = re.findall(r"python ((?:recipes|data)/[\w/]+\.py)([^`\n;#|]*)", page)
+    return [(script, option) for script, rest in found for option in re.findall(r" --([a-z][\w-]*)", rest)]
+
+
+def test_options_of_scripts_exist():
+    """By their names: to parse them all would import torch once for each."""
+    settings = [*(ROOT / "tiger" / "training").glob("*.py"), *(ROOT / "tiger" / "data" / "importing").glob("*.py")]
+    shared = "".join(file.read_text() for file in [*settings, *(ROOT / "data").glob("*.py")])
+    given = {pair for page in WRITTEN for pair in script_options(page.read_text())}
+    for name, option in given:
+        own = (ROOT / name).read_text() + (shared if re.match(r"recipes/\w+\.py|data/", name) else "")
+        assert re.search(rf"\b{option}\b", own), f"{name} --{option}"
+    assert len(given) > 40 and ("recipes/speed/gpu.py", "sections") in given
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_commands_of_blocks_parse(page, monkeypatch):
     wrong = {shlex.join(words): parsed(words, monkeypatch) for words in commands(page.read_text())}
