@@ -1,10 +1,10 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+# `make demo`, then `make app`, to see it work; `make test` to change it. All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo test lint docs tables speed chaos dist clean
+.PHONY: setup demo demo-full app test test-oldest lint docs tables speed chaos dist clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -18,18 +18,35 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Interrupted, it goes on where it was when it is started again.
 demo: setup
+	@$(BIN)/python data/demo.py --out datasets/demo
+	@$(BIN)/tiger train datasets/demo --out runs/demo --recipe recipes/demo
+	@echo "Now: make app"
+
+app: setup
+	$(BIN)/tiger app runs/demo/model
+
+# Codes as in the paper, more epochs, tables with ties shuffled: three times as long.
+demo-full: setup
 	$(BIN)/python data/demo.py --out datasets/demo
-	$(BIN)/python recipes/tokenizer.py recipes/demo/tokenizer.yaml
-	$(BIN)/python recipes/retriever.py recipes/demo/retriever.yaml
-	$(BIN)/python recipes/two_stage.py recipes/demo/two_stage.yaml
-	$(BIN)/python recipes/evaluate.py recipes/demo/evaluate.yaml
+	$(BIN)/python recipes/tokenizer.py recipes/demo-full/tokenizer.yaml
+	$(BIN)/python recipes/retriever.py recipes/demo-full/retriever.yaml
+	$(BIN)/python recipes/two_stage.py recipes/demo-full/two_stage.yaml
+	$(BIN)/python recipes/evaluate.py recipes/demo-full/evaluate.yaml
 
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy tiger
 	$(BIN)/python -m pytest
+
+# In an environment of its own: the oldest versions that pyproject.toml allows.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-oldest.txt)"
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-oldest.txt
+	.venv-oldest/bin/python -m pytest tests/recommender tests/serving tests/embeddings tests/quantizers
 
 lint: setup
 	$(BIN)/python -m ruff check --fix .
@@ -65,4 +82,4 @@ dist:
 	$(PYTHON) -m build
 
 clean:
-	rm -rf .venv runs datasets/demo build dist site *.egg-info
+	rm -rf .venv .venv-oldest runs datasets/demo build dist site *.egg-info

@@ -32,7 +32,9 @@ from tiger.evaluation.results import (
 )
 from tiger.evaluation.training_split import OTHER_LOG, split_of_model
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
+from tiger.training.stories import SHOWN, stories_of, told
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -140,18 +142,11 @@ def show(args: EvaluateArguments, data: RecommendationData, recommender: TigerRe
     """A few users, by title: what they had, what came, what is recommended."""
     split = data.leave_one_out(recommender.training.get("shuffle_ties"))
     users = np.linspace(0, len(split.users) - 1, args.examples + 2).astype(int)[1:-1]
-    histories, targets = split.part(args.part)
-    histories = histories.select(users)
-    answers, scores = recommender.recommend_rows(histories, k=5, num_beams=args.num_beams)
-    ids = recommender.tokenizer.item_ids
-    for user, history, answer, score in zip(users, histories, answers, scores):
-        target = int(targets[user])
-        print(f"\nuser {data.user_ids[int(split.users[user])]}, the last of {len(history)} items:")
-        for name in recommender.titles([ids[row] for row in history[-5:]]):
-            print(f"    {name}")
-        print(f"  then came {recommender.titles([ids[target]])[0]}; recommended:")
-        for name, row, value in zip(recommender.titles([ids[row] for row in answer]), answer, score):
-            print(f"  {'*' if row == target else ' '} {value:6.2f}  {name}")
+    examples = EvaluationExamples(*split.part(args.part)).select(users)
+    answers = recommender.recommend_rows(examples.histories, k=SHOWN, num_beams=args.num_beams)
+    names = data.user_ids.take(split.users[users]).to_pylist()
+    for story in stories_of(recommender, names, examples, *answers, range(len(users))):
+        print(f"\n{told(story)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pathlib import Path
 from tiger.cli.common import friendly_errors
 from tiger.evaluation.results import command_line
 from tiger.training.arguments import as_words
-from tiger.training.pipeline import STEPS, Plan, make_plan, read_overrides, run_step
+from tiger.training.pipeline import run_step
+from tiger.training.plan import STEPS, Plan, check_settings, make_plan, read_overrides
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
             processes=args.processes,
             overrides=given,
         )
+        check_settings(plan, args.steps or plan.steps)
         try:
             for step in args.steps or plan.steps:
                 if step == "evaluate":

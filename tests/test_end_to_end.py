@@ -41,7 +41,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     write_demo(demo(folder), num_items=300, num_users=600, seed=0)
     run(
-        *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--codebook_size", 32),
+        *("recipes/tokenizer.py", "recipes/demo-full/tokenizer.yaml", "--codebook_size", 32),
         *("--dataset", demo(folder), "--output_dir", folder / "tokenizer"),
     )
     return folder
@@ -54,7 +54,7 @@ def demo(work):
 def train(work, name, *options, launcher=(), expect=0):
     return run(
         *launcher,
-        *("recipes/retriever.py", "recipes/demo/retriever.yaml"),
+        *("recipes/retriever.py", "recipes/demo-full/retriever.yaml"),
         *("--dataset", demo(work), "--tokenizer", work / "tokenizer"),
         *("--model_dir", work / name / "model", "--output_dir", work / name / "training", *SMALL, *options),
         expect=expect,
@@ -167,9 +167,9 @@ def test_two_processes_train_one_model(work):
 
 
 def test_mistakes_are_told_in_a_line(work):
-    done = run("recipes/retriever.py", "recipes/demo/retriever.yaml", "--learning_rat", "1", expect=2)
+    done = run("recipes/retriever.py", "recipes/demo-full/retriever.yaml", "--learning_rat", "1", expect=2)
     assert "Did you mean 'learning_rate'" in done.stderr and "Traceback" not in done.stderr
-    done = run("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--dataset", work / "nowhere", expect=2)
+    done = run("recipes/tokenizer.py", "recipes/demo-full/tokenizer.yaml", "--dataset", work / "nowhere", expect=2)
     assert "nowhere" in done.stderr and "Traceback" not in done.stderr
     write_demo(work / "other", num_items=120, num_users=50, seed=1)
     done = train(work, "wrong", "--dataset", work / "other", expect=2)
@@ -180,7 +180,7 @@ def test_a_tokenizer_fitted_anew_does_not_go_on_with_old_weights(work, trained, 
     run(
         *(
             "recipes/tokenizer.py",
-            "recipes/demo/tokenizer.yaml",
+            "recipes/demo-full/tokenizer.yaml",
             "--codebook_size",
             32,
             "--quantizer",
@@ -241,7 +241,7 @@ def test_on_a_slice_of_beauty(shared_data, work, tmp_path):
     pq.write_table(log, tmp_path / "beauty" / "interactions.parquet")
     pq.write_table(items, tmp_path / "beauty" / "items.parquet")
     run(
-        *("recipes/tokenizer.py", "recipes/demo/tokenizer.yaml", "--quantizer", "residual-kmeans"),
+        *("recipes/tokenizer.py", "recipes/demo-full/tokenizer.yaml", "--quantizer", "residual-kmeans"),
         *("--dataset", tmp_path / "beauty", "--output_dir", tmp_path / "tokenizer"),
     )
     train(tmp_path, "run", "--dataset", tmp_path / "beauty", "--num_train_epochs", 2, "--logging_steps", 5)

@@ -73,6 +73,18 @@ def test_all_its_modules_import(site, tmp_path):
     assert set(found) | set(missing) == set(wanted) and len(found) > 75
 
 
+def test_the_recommender_that_comes_with_it_answers(site, tmp_path):
+    own, packed = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (ROOT / "tiger" / "demo_model", site / "tiger" / "demo_model")
+    )
+    assert own == packed and 100_000 < sum(map(len, packed.values())) < 1_000_000
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tiger.cli", "recommend", "demo", "-k", "3", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == 3
+
+
 def test_its_command_is_there(site, tmp_path):
     script = site / "bin" / "tiger"
     environment = os.environ | {"PYTHONPATH": str(site)}

@@ -1,5 +1,6 @@
 """The command line: pipes, exit codes, JSON; one-line errors that leave the directory as it was."""
 
+import csv
 import io
 import json
 import os
@@ -87,6 +88,22 @@ def test_a_log_to_a_file(tiger, folder, tmp_path):
     expected = json.loads(tiger("recommend", folder, "--history", "i1", "i2", "-k", 4, "--json").out)
     assert found == [row["item_id"] for row in expected]
     assert json.loads(tiger(*options, "--out", out, "--json").out)["users"] == 2
+    # The same as text, by the suffix.
+    rows = pq.read_table(out).to_pylist()
+    assert "for 2 users" in tiger(*options, "--out", tmp_path / "out.jsonl").out
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
+    tiger(*options, "--out", tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="") as lines:
+        read = list(csv.DictReader(lines))
+    assert [(row["user_id"], int(row["rank"]), row["item_id"]) for row in read] == [
+        (row["user_id"], row["rank"], row["item_id"]) for row in rows
+    ]
+    assert [float(row["score"]) for row in read] == pytest.approx([row["score"] for row in rows])
+    assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == [
+        *("out.csv", "out.jsonl", "out.parquet")
+    ]
+    assert "out.csv is there already" in tiger(*options, "--out", tmp_path / "out.csv", code=2).err
+    assert "ends with .parquet, .csv, .jsonl" in tiger(*options, "--out", tmp_path / "out.tsv", code=2).err
     assert "--histories FILE needs it" in tiger(*options, code=2).err
     assert "not allowed with" in tiger(*options, "--history", "i1", code=2).err
     assert "there already" in tiger(*options, "-k", 5, "--out", out, code=2).err

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from random import Random
 
@@ -145,7 +144,7 @@ def table(random: Random, file: Path) -> str:
 
 def place(random: Random, file: Path) -> str:
     """A pipe, a device, a folder or a link in place of a file."""
-    content = file.read_bytes()
+    content, model = file.read_bytes(), next(folder for folder in file.parents if (folder / "tiger.json").exists())
     file.unlink()
     what = random.choice(["pipe", "device", "folder", "link", "circle", "gone"])
     if what == "pipe":
@@ -153,7 +152,7 @@ def place(random: Random, file: Path) -> str:
     elif what == "folder":
         file.mkdir()
     elif what != "gone":
-        outside = Path(tempfile.gettempdir()) / f"chaos-{os.getpid()}"
+        outside = model.with_name("outside")
         outside.write_bytes(content)
         file.symlink_to({"device": Path("/dev/zero"), "link": outside, "circle": file}[what])
     return what

@@ -103,8 +103,13 @@ def test_mistyped_directories_are_named_without_asking_the_hub(recommender, tmp_
     for name in ("nowhere", "../nowhere", "/no/where", "~/nowhere", "a/b/c"):
         with pytest.raises(DataError, match="is not a directory"):
             TigerRecommender.from_pretrained(name)
-    with pytest.raises(DataError, match=r"no tiger.json \(is runs/demo/model meant\?\)"):
-        TigerRecommender.from_pretrained("runs/demo")
+    assert TigerRecommender.from_pretrained("runs/demo").tokenizer.item_ids == recommender.tokenizer.item_ids
+    (tmp_path / "runs" / "demo").rename(tmp_path / "demo")
+    assert TigerRecommender.from_pretrained("demo").tokenizer.item_ids == recommender.tokenizer.item_ids
+    (tmp_path / "demo" / "model").rename(tmp_path / "demo" / "other")
+    with pytest.raises(DataError, match=r"no tiger.json \(is demo/other meant\?\)"):
+        TigerRecommender.from_pretrained("demo")
+    (tmp_path / "demo").rename(tmp_path / "runs" / "demo")
 
     def absent(*args, **options):
         raise LocalEntryNotFoundError("not there")

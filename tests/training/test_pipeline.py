@@ -52,17 +52,20 @@ def test_one_call_trains_everything_and_again_nothing(dataset, tmp_path, capsys)
     out = tmp_path / "run"
     recommender = tiger.train(str(dataset), out, **SMALL)
     said = capsys.readouterr().out
-    assert [line for line in said.splitlines() if line.startswith("step ")] == [
+    assert [line.partition(", about ")[0] for line in said.splitlines() if line.startswith("step ")] == [
         "step 1 of 4: fitting the semantic IDs",
         "step 2 of 4: training the T5",
         "step 3 of 4: training the second stage",
         "step 4 of 4: measuring on test items",
     ]
+    assert "{" not in said and said.count("with what follows") == 3  # no dicts; of each step, what is left after it
     assert isinstance(recommender, TigerRecommender) and recommender.ranker.record["trees"][0] >= 1
     assert recommender.tokenizer.codebook_size == 8 and recommender.tokenizer.tokens == "prefixes"
     metrics = json.loads((out / "test.json").read_text())
     split = RecommendationData.load(dataset).leave_one_out()
-    answers, _ = recommender.recommend_rows(split.test_histories, num_beams=10)
+    # A third of the next items stand in the history of this log: they stay in the answers.
+    assert metrics["exclude_history"] is False and "33.0% of the next items are in the history" in said
+    answers, _ = recommender.recommend_rows(split.test_histories, num_beams=10, exclude_history=False)
     assert metrics["recall@10"] == pytest.approx((answers == split.test_targets[:, None]).any(axis=1).mean(), abs=1e-5)
     assert metrics["users"] == len(split.users) and metrics["recall@10"] > 0.2  # 10 of 120 at random: 0.08
 
@@ -71,12 +74,19 @@ def test_one_call_trains_everything_and_again_nothing(dataset, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "is there" in said and "is a finished run" in said and "second stage of these settings" in said
     assert changes(out) == before
-    assert np.array_equal(again.recommend_rows(split.test_histories, num_beams=10)[0], answers)
+    same = again.recommend_rows(split.test_histories, num_beams=10, exclude_history=False)[0]
+    assert np.array_equal(same, answers)
+    results = (out / "test.json").stat().st_mtime_ns
+    tiger.train(str(dataset), out, **SMALL)
+    assert "has the results of this model" in capsys.readouterr().out
+    assert (out / "test.json").stat().st_mtime_ns == results
 
     # Other settings: the second stage is made anew, what stands on something else is refused.
     other = SMALL | {"two_stage": SMALL["two_stage"] | {"seed": 1}}
     tiger.train(str(dataset), out, **other, steps=["two_stage"])
     assert changes(out / "model" / "ranker") != {k: v for k, v in before.items() if "/model/ranker/" in k}
+    tiger.train(str(dataset), out, **other, steps=["evaluate"])
+    assert (out / "test.json").stat().st_mtime_ns > results  # of another model
     with pytest.raises(DataError, match="learning_rate: 0.001 -> 0.5"):
         tiger.train(str(dataset), out, **(SMALL | {"retriever": SIZES | {"learning_rate": 0.5}}), steps=["retriever"])
     with pytest.raises(DataError, match="fitted with other settings"):
@@ -120,6 +130,16 @@ def test_mistakes_are_refused_before_anything_is_done(dataset, tmp_path):
         train(dataset, tmp_path / "run", evaluate={"beams": 1})
     with pytest.raises(DataError, match="invalid int value: 'many'"):
         train(dataset, tmp_path / "run", tokenizer={"seed": "many"})
+    # What the last step would find after hours.
+    wrong = {"two_stage": {"num_leaves": 1}, "evaluate": {"num_beams": 3}, "tokenizer": {"quantizer": "pq"}}
+    wrong["retriever"] = {"start_from": "lgo:1"}
+    for step, settings in wrong.items():
+        with pytest.raises(DataError, match=next(iter(settings)) if step != "tokenizer" else "'pq'"):
+            train(dataset, tmp_path / "run", **{step: settings})
+    with pytest.raises(DataError, match="settings of retriever: .*save and eval strategy"):
+        train(dataset, tmp_path / "run", retriever={"eval_strategy": "no"})
+    with pytest.raises(DataError, match="retriever.embeddings: no.safetensors is not a file"):
+        train(dataset, tmp_path / "run", embeddings="no.safetensors", steps=["retriever"])
     assert not (tmp_path / "run").exists()
     assert read_overrides(["retriever.seed=1", "two_stage.users=5", "retriever.start_from=log:3, words:1"]) == {
         "retriever": {"seed": "1", "start_from": "log:3, words:1"},

@@ -46,12 +46,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
+    keep = args.keep_history or tiger.training.get("exclude_history") is False
+    if keep and not args.keep_history:
+        print("Items of the history stay in the answers, as in the model's training.", file=sys.stderr)
     rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
     if not rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
         recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank)
-        found = evaluate(recommend, examples.histories, examples.targets, exclude_history=not args.keep_history)
+        found = evaluate(recommend, examples.histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:
         print(json.dumps(metrics | ({"other_log": True} if same is False else {})))

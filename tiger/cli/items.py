@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from tiger.cli.common import load_recommender, print_warnings, words
 from tiger.data.readers import read_items
+from tiger.recommender.manifest import writable_folder
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 from tiger.utils.paths import nearest_hint
@@ -48,11 +48,13 @@ def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.N
     """Lock the directory from reading it to replacing it, so that concurrent changes don't overwrite each other."""
 
     def run(args: argparse.Namespace) -> None:
-        if not Path(args.model).is_dir():
+        folder = writable_folder(args.model)
+        if not folder.is_dir():
             raise DataError(
                 f"{args.model} is not a directory{nearest_hint(args.model)}: items are changed in a saved recommender "
                 "on this machine."
             )
+        args.model = str(folder)
         with locked(args.model):
             change(args)
 

@@ -10,6 +10,7 @@ from tiger import __version__
 from tiger.cli.common import friendly_errors
 from tiger.cli.evaluate import add_evaluate_verb
 from tiger.cli.importing import add_import_verb
+from tiger.cli.info import add_info_verb
 from tiger.cli.items import add_items_verbs
 from tiger.cli.push import add_push_verb
 from tiger.cli.recommend import add_recommend_verbs
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_import_verb(verbs)
     add_train_verb(verbs)
     add_recommend_verbs(verbs)
+    add_info_verb(verbs)
     add_items_verbs(verbs)
     add_evaluate_verb(verbs)
     add_push_verb(verbs)

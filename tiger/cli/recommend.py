@@ -16,7 +16,9 @@ from tiger.utils.json_files import parse_json
 def add_recommend_verbs(verbs) -> None:
     """``tiger recommend`` and ``tiger rank``."""
     recommend = verbs.add_parser("recommend", help="items that may come next, after one history or a log of them")
-    recommend.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    recommend.add_argument(
+        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
+    )
     recommend.add_argument("--revision", help="branch, tag or commit on the Hub")
     which = recommend.add_mutually_exclusive_group()
     which.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
@@ -27,7 +29,9 @@ def add_recommend_verbs(verbs) -> None:
         '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], ...}; answers are JSON lines',
     )
     recommend.add_argument(
-        "--out", metavar="FILE", help="parquet for user_id, rank, item_id, score; a killed run is resumed"
+        "--out",
+        metavar="FILE",
+        help=".parquet, .csv or .jsonl for user_id, rank, item_id, score; a killed run is resumed",
     )
     recommend.add_argument("-k", type=int, default=10, help="number of items (default 10)")
     add_search_options(recommend)
@@ -59,10 +63,10 @@ def run_recommend(args: argparse.Namespace) -> None:
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
     tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
     if args.out is not None:
-        from tiger.serving.offline import recommend_users
+        from tiger.serving.answer_files import recommend_to
 
         settings = {"part_events": args.part_events, "bf16": not args.no_bf16, "progress": True}
-        counts = recommend_users(tiger, args.histories, args.out, **settings, **options)
+        counts = recommend_to(tiger, args.histories, args.out, **settings, **options)
         if args.json:
             print(json.dumps({"out": args.out} | counts))
         else:

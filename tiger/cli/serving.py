@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 from contextlib import nullcontext
-from pathlib import Path
 
 from tiger.cli.common import load_recommender
 from tiger.utils.errors import DataError
@@ -16,14 +14,18 @@ from tiger.utils.locks import locked
 def add_serving_verbs(verbs) -> None:
     """``tiger app`` and ``tiger serve``."""
     app = verbs.add_parser("app", help="a web page to try a recommender")
-    app.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    app.add_argument(
+        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
+    )
     app.add_argument("--revision", help="branch, tag or commit on the Hub")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP")
-    serve.add_argument("model", metavar="RUN_OR_REPO", help="runs/demo/model, or owner/name on the Hub")
+    serve.add_argument(
+        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
+    )
     serve.add_argument("--revision", help="branch, tag or commit on the Hub")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     serve.add_argument("--port", type=int, default=8000, help="0: any free port (default 8000)")
@@ -70,9 +72,11 @@ def _app(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from tiger.recommender.manifest import writable_folder
     from tiger.serving.service import EdgeSettings, ServiceSettings, create_app, serve
 
-    if args.save and not os.path.isdir(args.model):
+    folder = writable_folder(args.model)
+    if args.save and not folder.is_dir():
         raise DataError(f"--save writes to a directory, and {args.model} is none: save the recommender to one first.")
     edge = EdgeSettings(
         allowed_hosts=tuple(args.allowed_hosts),
@@ -88,11 +92,11 @@ def _serve(args: argparse.Namespace) -> None:
         max_queue=args.max_queue,
         bf16=args.bf16,
         read_only=args.read_only,
-        save=Path(args.model) if args.save else None,
+        save=folder if args.save else None,
         edge=edge,
     )
     # Nobody may change it between reading it and noting what was read.
-    with locked(args.model) if args.save else nullcontext():
+    with locked(folder) if args.save else nullcontext():
         app = create_app(load_recommender(args.model, args.revision, args.device), settings)
     serve(app, args.host, args.port)
     gc.freeze()  # the process ends: to look for garbage first would take as long as a second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -38,6 +39,11 @@ def add_train_verb(verbs) -> None:
         help="other settings than the recipe's, such as tokenizer.encoder=lsa retriever.num_train_epochs=5 "
         "two_stage.users=10000 evaluate.num_beams=20",
     )
+    train.add_argument(
+        "--fast",
+        action="store_true",
+        help="a first look: 2 epochs, few users, one fit of the trees",
+    )
     train.add_argument("--embeddings", metavar="FILE", help="safetensors of the items' vectors; runs no encoder then")
     train.add_argument("--processes", type=int, default=1, help="that train the T5, one per GPU (default 1)")
     train.add_argument("--json", action="store_true", help="print JSON")
@@ -46,11 +52,16 @@ def add_train_verb(verbs) -> None:
 
 def run_train(args: argparse.Namespace) -> None:
     require_extra("train")
-    from tiger.training.pipeline import RESULTS, read_overrides, train
+    from transformers.utils.logging import disable_progress_bar
+
+    from tiger.training.pipeline import RESULTS, train
+    from tiger.training.plan import FAST, over, read_overrides
 
     if args.processes < 1:
         raise DataError(f"--processes must be at least 1, got {args.processes}.")
-    overrides: dict[str, Any] = read_overrides(args.set)
+    overrides: dict[str, Any] = over(FAST if args.fast else {}, read_overrides(args.set))
+    disable_progress_bar()  # of weights that are read; training and decoding have their own
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # how checkpoints are told apart by age
     try:
         with redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end
             train(
@@ -63,10 +74,28 @@ def run_train(args: argparse.Namespace) -> None:
             )
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     model, results = Path(args.out) / "model", Path(args.out) / RESULTS
-    metrics = json.loads(results.read_text()) if results.exists() else {}
+    found = json.loads(results.read_text()) if results.exists() else {}
     if args.json:
-        print(json.dumps({"model": str(model), "test": metrics}))
+        print(json.dumps({"model": str(model), "test": {name: found[name] for name in found if name in _MEASURED}}))
         return
-    print("".join(f"{name:>9}  {value:.4f}\n" for name, value in metrics.items() if "@" in name), end="")
-    print(f"saved to {model}; try: tiger recommend {model} --history ID ID")
+    _print_results(found)
+    keep = "" if found.get("exclude_history", True) else " --keep_history"
+    print(f"saved to {model}; try: tiger recommend {model} --history ID ID{keep}")
+
+
+_MEASURED = ("users", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "exclude_history")
+
+
+def _print_results(found: dict) -> None:
+    """A few users by title, then one table."""
+    from tiger.training.evaluation import table_of
+    from tiger.training.stories import told
+
+    for story in found.get("examples", [])[:3]:
+        print(f"\n{told(story)}")
+    if models := found.get("models"):
+        print(f"\nThe next item of {found['users']:,} users, among all items:\n\n{table_of(models)}\n")

@@ -14,6 +14,8 @@ from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, optional, shown, text, whole
 
 MANIFEST = "tiger.json"
+MODEL = "model"  # of a run's folder, the recommender
+DEMO, DEMO_MODEL = "demo", Path(__file__).parents[1] / "demo_model"  # written by data/demo_model.py
 # 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
 FORMAT = 2
 READABLE = (1, 2)
@@ -52,6 +54,25 @@ def write_manifest(folder: str | os.PathLike, semantic_ids: str, max_history: in
     }
     manifest["settings_sha256"] = _settings_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def find_folder(name: str | os.PathLike) -> Path:
+    """The directory that a name stands for, whether there is one or not.
+
+    A run's folder stands for the ``model`` in it; ``demo`` for the recommender that comes with the library, where the
+    working directory has none of that name.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        within = folder / MODEL
+        return within if (within / MANIFEST).exists() and not (folder / MANIFEST).exists() else folder
+    return DEMO_MODEL if str(name) == DEMO else folder
+
+
+def writable_folder(name: str | os.PathLike) -> Path:
+    """As :func:`find_folder`, but for changes: the recommender that comes with the library stays as it is."""
+    folder = find_folder(name)
+    return Path(name) if folder == DEMO_MODEL else folder
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -28,6 +27,7 @@ from tiger.recommender.catalog_updates import (
     without_items,
 )
 from tiger.recommender.checkpoint import read_state, write_state
+from tiger.recommender.manifest import find_folder
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.retriever.search_options import MAX_BEAMS, check_value
@@ -377,7 +377,8 @@ class TigerRecommender:
         """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
 
         Args:
-            name: a directory or, where there is none, a repository on the Hub, ``owner/name``.
+            name: a directory, a recommender's or a run's with its ``model``; or, where there is none, a repository on
+                the Hub, ``owner/name``; or ``demo``, a small one that comes with the library.
             revision: branch, tag or commit on the Hub.
             token: for a private or gated repository; None: that of ``hf auth login`` or ``$HF_TOKEN``.
             cache_dir: of downloads; None: the Hub client's own.
@@ -388,7 +389,7 @@ class TigerRecommender:
             DataError: neither directory nor readable repository, half-written, damaged or tampered with, of another
                 version, or its parts don't belong together.
         """
-        folder = Path(name)
+        folder = find_folder(name)
         if folder.is_dir():
             return cls.from_state(read_state(folder, device, rank, verify=True))
         elif is_repo_id(name):

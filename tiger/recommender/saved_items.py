@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tiger.data.columns import is_bytes, is_text, makes_text, plain_type
+from tiger.data.columns import is_bytes, is_text, makes_text, plain_table, plain_type
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import check_regular
 from tiger.utils.tensor_files import read_arrays
@@ -43,7 +43,15 @@ def read_items(file: Path, num_items: int, template: str | None = None) -> pa.Ta
         raise DataError(f"{file} is damaged ({' '.join(str(error).split())[:200]}). Save it again.") from error
     if items["item_id"].null_count:
         raise DataError(f"{file} is damaged: an item without id.")
+    items = plain_table(items, file)
+    for name in {*_READ, *_named(template)} & set(items.column_names):
+        if is_bytes(items.schema.field(name).type):
+            raise DataError(f"{file}: no text can be made of column {name!r}, whose bytes are not UTF-8.")
     return items
+
+
+def _named(template: str | None) -> list[str]:
+    return [] if template is None else [name.strip() for name in template.split(",")]
 
 
 def _check_sizes(file: Path, metadata: pq.FileMetaData, num_items: int) -> None:
@@ -70,7 +78,7 @@ def _check_columns(file: Path, schema: pa.Schema, template: str | None) -> None:
         raise DataError(f"{file} has the column {twice[0]!r} twice.")
     if "item_id" not in schema.names or not is_text(schema.field("item_id").type):
         raise DataError(f"{file} has no item_id of text.")
-    named = [] if template is None else [name.strip() for name in template.split(",")]
+    named = _named(template)
     if missing := [name for name in named if name not in schema.names]:
         raise DataError(f"{file} lacks the column {missing[0][:60]!r}, which texts are made of.")
     for name in {*_READ, *named} & set(schema.names):

@@ -162,6 +162,12 @@ class TigerTrainer(Trainer):
         self._stop_if_diverged()
         super()._save_checkpoint(*args, **kwargs)
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """``Trainer``'s own, but not of tied weights, which a checkpoint holds once."""
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     def _stop_if_diverged(self) -> None:
         if self._first_bad is None:
             return

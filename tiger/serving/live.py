@@ -18,6 +18,7 @@ import torch
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
+from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 
@@ -133,7 +134,7 @@ class LiveRecommender:
                     )
                 successor.save_pretrained(folder)
                 self._saved = _manifest_of(folder)
-        except SaveConflict:
+        except (SaveConflict, DiskError):
             raise
         except DataError as error:
             raise SaveConflict(str(error)) from error

@@ -30,14 +30,17 @@ from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.utils.digests import file_digests
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import sync, write_atomically, written_whole
+from tiger.utils.json_files import parse_json, read_json
 from tiger.utils.locks import locked
 
 MAX_PARTS = 1000
 SETTINGS = "settings.json"
 SCHEMA = pa.schema({"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()})
+DAMAGES = (pa.ArrowException, OSError, ValueError)  # of a table that is no longer as written
 _PARTITIONED = pa.schema(
     {"part": pa.int32(), "user_id": pa.string(), "row": pa.int32(), "timestamp": pa.int64(), "place": pa.int64()}
 )
@@ -107,10 +110,10 @@ def _recommended(
         for part in range(num_parts):
             users, sequences, num_events = _read_part(folder / "events" / f"part={part}")
             file = folder / f"{part}.parquet"
-            if not file.exists():
+            if not _is_whole(file, part):
                 with torch.autocast(tiger.device.type, torch.bfloat16, enabled=settings["bf16"]):
                     rows, scores = tiger.recommend_rows(sequences, **settings["options"])
-                _write_part(file, _answers(tiger, users, rows, scores))
+                _write_part(file, part, _answers(tiger, users, rows, scores))
             counts["users"] += len(users)
             events += num_events
             bar.set_postfix(users=counts["users"], refresh=False)
@@ -121,19 +124,38 @@ def _recommended(
     return counts
 
 
-def _write_part(file: Path, answers: pa.Table) -> None:
+def _write_part(file: Path, part: int, answers: pa.Table) -> None:
     with written_whole(file) as temporary:
-        pq.write_table(answers, temporary)
+        pq.write_table(answers.replace_schema_metadata({"part": str(part)}), temporary, write_page_checksum=True)
+
+
+def _is_whole(file: Path, part: int) -> bool:
+    """Whether a part was answered; one that is damaged counts as not, and is answered anew."""
+    if not file.exists():
+        return False
+    try:
+        schema = _read_checked(file).schema
+    except DAMAGES:
+        return False
+    return schema.equals(SCHEMA) and (schema.metadata or {}).get(b"part") == str(part).encode()
+
+
+def _read_checked(file: Path) -> pa.Table:
+    """Read a table whose pages have checksums; OSError if one does not fit."""
+    table = pq.read_table(file, page_checksum_verification=True)
+    table.validate(full=True)
+    return table
 
 
 def _join_parts(folder: Path, num_parts: int, out: Path, metadata: dict) -> None:
     """Write the parts to one file, then remove their folder."""
-    schema = SCHEMA.with_metadata({"tiger": json.dumps(metadata)})
+    told = json.dumps(metadata)
+    schema = SCHEMA.with_metadata({"tiger": told, "sha256": hashlib.sha256(told.encode()).hexdigest()})
     handle, whole = tempfile.mkstemp(dir=folder, prefix="whole.")
     os.close(handle)
-    with pq.ParquetWriter(whole, schema) as writer:
+    with pq.ParquetWriter(whole, schema, write_page_checksum=True) as writer:
         for part in range(num_parts):
-            writer.write_table(pq.read_table(folder / f"{part}.parquet"))
+            writer.write_table(_read_checked(folder / f"{part}.parquet").replace_schema_metadata(schema.metadata))
     os.chmod(whole, 0o644)
     sync(whole)
     os.replace(whole, out)
@@ -150,12 +172,31 @@ def _remove_parts(folder: Path) -> None:
 
 
 def _counts_of_finished(out: Path, settings: dict) -> dict[str, int]:
+    """The counts that a finished output says of itself, after a look at all of it.
+
+    Raises:
+        DataError: it is of another run, or damaged.
+    """
+    metadata: dict[bytes, bytes] = {}
     try:
-        done = json.loads((pq.read_schema(out).metadata or {}).get(b"tiger", b"{}"))
-    except (pa.ArrowInvalid, OSError):
-        done = {}
-    counts = done.pop("counts", None)
-    if done != settings:
+        with pq.ParquetFile(out, page_checksum_verification=True) as opened:
+            metadata = opened.schema_arrow.metadata or {}
+            if b"tiger" in metadata:
+                rows = 0
+                for batch in opened.iter_batches():
+                    batch.validate(full=True)
+                    rows += len(batch)
+                if rows != opened.metadata.num_rows or not opened.schema_arrow.equals(SCHEMA):
+                    raise ValueError("not what was written")
+        done = parse_json(metadata.get(b"tiger", b"{}").decode(), str(out))
+    except DAMAGES as error:
+        why = " ".join(str(error).split())[:100]
+        raise DataError(f"{out} is there already, but is damaged ({why}): remove it, or name another file.") from error
+    told = metadata.get(b"sha256")
+    if told is not None and told.decode("ascii", "replace") != hashlib.sha256(metadata[b"tiger"]).hexdigest():
+        raise DataError(f"{out} is there already, but its settings are damaged: remove it, or name another file.")
+    counts = done.pop("counts", None) if isinstance(done, dict) else None
+    if done != settings or not isinstance(counts, dict):
         raise DataError(
             f"{out} is there already, of another log or with other settings: remove it, or name another file."
         )
@@ -170,9 +211,11 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
     """Write the events to one folder per part, unless done before; the number of events of unknown items."""
     file = folder / SETTINGS
     if file.exists():
-        done = json.loads(file.read_text())
-        unknown = done.pop("unknown_events")
-        if done != settings:
+        done = read_json(file)
+        unknown, events = done.pop("unknown_events", None), done.pop("events_sha256", None)
+        if events is not None and events != file_digests(folder / "events"):
+            raise DataError(f"{folder} is damaged: its events are not as written. Remove it, then start again.")
+        if done != settings or not isinstance(unknown, int):
             raise DataError(
                 f"{folder} holds an interrupted run of another log or with other settings: "
                 "go on with those, or remove the folder."
@@ -206,7 +249,8 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
         max_open_files=512,
     )
     # Written last: its presence says that the partition is complete.
-    write_atomically(file, json.dumps(settings | {"unknown_events": unknown}) + "\n")
+    found = {"unknown_events": unknown, "events_sha256": file_digests(folder / "events")}
+    write_atomically(file, json.dumps(settings | found) + "\n")
     return unknown
 
 

@@ -1,7 +1,4 @@
-"""Everything for one dataset, in order: semantic IDs, T5, second stage, test results.
-
-A *recipe* is a folder of YAML files, one per step; ``default`` and ``paper`` come with the library.
-"""
+"""Everything for one dataset, in order: semantic IDs, T5, second stage, test results, report."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +15,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from transformers import TrainingArguments
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import data_digests, differing
-from tiger.evaluation.evaluator import evaluate
-from tiger.evaluation.training_split import split_of_model
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
 from tiger.recommender.checkpoint import RANKER
+from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
-from tiger.training.arguments import as_words, known_keys, merged, read_arguments, read_yaml
-from tiger.training.retriever import RetrieverArguments, train_retriever
+from tiger.training.arguments import as_words, merged, read_arguments
+from tiger.training.evaluation import EvaluationArguments, measure
+from tiger.training.plan import (
+    KINDS,
+    STEPS,
+    Plan,
+    check_settings,
+    make_plan,
+)
+from tiger.training.plan import find_recipe as find_recipe  # also known by this module
+from tiger.training.plan import read_overrides as read_overrides
+from tiger.training.progress import StepClock, estimated_seconds
+from tiger.training.report_page import write_report
+from tiger.training.retriever import train_retriever
 from tiger.training.tokenizer import (
     TokenizerArguments,
     check_fitted_on,
@@ -38,60 +44,13 @@ from tiger.training.tokenizer import (
     embeddings_digest,
     train_tokenizer,
 )
-from tiger.training.two_stage import TwoStageArguments, train_two_stage
+from tiger.training.two_stage import train_two_stage
+from tiger.utils.digests import sha256
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
+from tiger.utils.json_files import read_json
 
-RECIPES = Path(__file__).parent / "recipes"
-STEPS = {
-    "tokenizer": "fitting the semantic IDs",
-    "retriever": "training the T5",
-    "two_stage": "training the second stage",
-    "evaluate": "measuring on test items",
-}
-OPTIONAL = ("two_stage", "evaluate")  # a recipe may leave them out
 RESULTS = "test.json"
-
-
-@dataclass
-class EvaluationArguments:
-    """Settings of the last step; of a recipe's ``evaluate.yaml``, the rest is for ``recipes/evaluate.py``."""
-
-    num_beams: int = field(default=50, metadata={"help": "beams of the T5, at least 10"})
-    bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "tokenizer": (TokenizerArguments,),
-    "retriever": (RetrieverArguments, TrainingArguments),
-    "two_stage": (TwoStageArguments,),
-}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps to run for one dataset, and their settings.
-
-    Args:
-        recipe: folder of YAML files.
-        out: where tokenizer, training, model and results go.
-        settings: of every step, the recipe's and the caller's.
-        processes: how many train the T5.
-    """
-
-    recipe: Path
-    out: Path
-    settings: dict[str, dict]
-    processes: int = 1
-
-    @property
-    def steps(self) -> list[str]:
-        """Names of the recipe's steps."""
-        return [step for step in STEPS if step not in OPTIONAL or (self.recipe / f"{step}.yaml").exists()]
-
-    @property
-    def model(self) -> str:
-        return str(self.settings["retriever"]["model_dir"])
 
 
 def train(
@@ -134,90 +93,22 @@ def train(
         tiger = train("datasets/mine", "runs/mine", retriever={"seed": 1, "num_train_epochs": 5})
         items, scores = tiger.recommend([["item-1", "item-2"]], k=10)
     """
-    merged([EvaluationArguments], overrides.get("evaluate", {}))  # unknown keys are refused before hours of training
-    if not isinstance(dataset, str | os.PathLike):
-        dataset = write_dataset(dataset, Path(output_dir) / "dataset")
-    plan = make_plan(dataset, output_dir, recipe, embeddings=embeddings, processes=processes, overrides=overrides)
+    folder = dataset if isinstance(dataset, str | os.PathLike) else Path(output_dir) / "dataset"
+    merged([EvaluationArguments], overrides.get("evaluate", {}))
+    plan = make_plan(folder, output_dir, recipe, embeddings=embeddings, processes=processes, overrides=overrides)
     steps = plan.steps if steps is None else list(steps)
+    settings = check_settings(plan, steps)  # of the last step too, before hours of training
+    if not isinstance(dataset, str | os.PathLike):
+        write_dataset(dataset, Path(folder))
+    clock = StepClock(_estimates(plan, settings))
     for number, step in enumerate(steps, 1):
-        print(f"step {number} of {len(steps)}: {STEPS.get(step, step)}", flush=True)
+        print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
         run_step(plan, step)
+        clock.done()
+    if "evaluate" in steps:
+        page = write_report(plan.out, plan.model, plan.dataset, read_json(plan.out / RESULTS))
+        print(f"report: {page}")
     return TigerRecommender.from_pretrained(plan.model, torch.accelerator.current_accelerator() or "cpu")
-
-
-def make_plan(
-    dataset: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    recipe: str | os.PathLike = "default",
-    *,
-    embeddings: str | os.PathLike | None = None,
-    processes: int = 1,
-    overrides: Mapping[str, Mapping] | None = None,
-) -> Plan:
-    """Collect the settings of all steps; arguments as for :func:`train`.
-
-    Raises:
-        DataError: there is no such recipe or step, or a key is unknown.
-    """
-    folder, out = find_recipe(recipe), Path(output_dir)
-    overrides = dict(overrides or {})
-    if unknown := [step for step in overrides if step not in STEPS]:
-        raise DataError(f"{unknown[0]!r} is not a step: settings are for {', '.join(STEPS)}.")
-    data, model = str(dataset), str(out / "model")
-    fixed: dict[str, dict] = {
-        "tokenizer": {"dataset": data, "output_dir": str(out / "tokenizer")},
-        "retriever": {
-            "dataset": data,
-            "tokenizer": str(out / "tokenizer"),
-            "output_dir": str(out / "training"),
-            "model_dir": model,
-        },
-        "two_stage": {"dataset": data, "recommender": model},
-    }
-    if embeddings is not None:
-        for settings in fixed.values():
-            settings["embeddings"] = str(embeddings)
-    if processes > 1:
-        batch = read_yaml(folder / "retriever.yaml").get("per_device_train_batch_size", 8)
-        fixed["retriever"]["per_device_train_batch_size"] = batch // processes
-    settings = {}
-    for step, kinds in KINDS.items():
-        file = folder / f"{step}.yaml"
-        recipes = [] if step in OPTIONAL and not file.exists() else [file]
-        settings[step] = merged(kinds, *recipes, fixed[step], overrides.get(step, {}))
-    file = folder / "evaluate.yaml"
-    settings["evaluate"] = (read_yaml(file) if file.exists() else {}) | dict(overrides.get("evaluate", {}))
-    return Plan(folder, out, settings, processes)
-
-
-def find_recipe(recipe: str | os.PathLike) -> Path:
-    """Find a recipe's folder: by the name of one that comes with the library, or by its path.
-
-    Raises:
-        DataError: there is none.
-    """
-    names = sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir())
-    if str(recipe) in names:
-        return RECIPES / str(recipe)
-    if not Path(recipe).is_dir():
-        raise DataError(f"{recipe} is not a recipe: give a folder of YAML files, or one of {', '.join(names)}.")
-    return Path(recipe)
-
-
-def read_overrides(texts: Iterable[str]) -> dict[str, dict]:
-    """Parse ``step.key=value`` from the command line into settings per step.
-
-    Raises:
-        DataError: one of them reads otherwise.
-    """
-    found: dict[str, dict] = {}
-    for text in texts:
-        place, _, value = text.partition("=")
-        step, _, key = place.partition(".")
-        if step not in STEPS or not key or not value:
-            raise DataError(f"--set {text}: give step.key=value, the step one of {', '.join(STEPS)}.")
-        found.setdefault(step, {})[key] = value
-    return found
 
 
 def run_step(plan: Plan, step: str) -> None:
@@ -233,9 +124,23 @@ def run_step(plan: Plan, step: str) -> None:
     runs[step](plan)
 
 
+def _estimates(plan: Plan, settings: Mapping[str, tuple]) -> dict[str, float]:
+    """Seconds that each step may take, by the size of the data."""
+    data = RecommendationData.load(plan.dataset)
+    lengths = data.sequences.lengths
+    sizes = data.num_items, int((lengths >= 3).sum()), int(np.maximum(lengths - 3, 0).sum())
+    known: dict[str, dict] = {step: {} for step in settings}
+    for step, parts in settings.items():
+        for part in parts:
+            known[step] |= vars(part)
+    for found in known.values():
+        found["batch"] = found.get("per_device_train_batch_size", 0) * plan.processes
+    return estimated_seconds(known, sizes, list(settings))
+
+
 def _run_tokenizer(plan: Plan) -> None:
     """Fit the tokenizer; its settings are kept beside it."""
-    (args,) = read_arguments(KINDS["tokenizer"], plan.settings["tokenizer"])
+    (args,) = plan.arguments("tokenizer")
     file, there = plan.out / "tokenizer.json", (plan.out / "tokenizer" / REPORT).exists()
     if there and file.exists() and _recorded(file) != args:
         raise DataError(f"{plan.out / 'tokenizer'} was fitted with other settings: remove it, or give another --out.")
@@ -261,7 +166,7 @@ def _recorded(file: Path) -> TokenizerArguments:
 
 def _run_retriever(plan: Plan) -> None:
     if plan.processes == 1:
-        train_retriever(*read_arguments(KINDS["retriever"], plan.settings["retriever"]))
+        train_retriever(*plan.arguments("retriever"))
         return
     options = f"--multi_gpu --num_processes {plan.processes} --num_machines 1 --mixed_precision bf16"
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
@@ -275,13 +180,15 @@ def _run_retriever(plan: Plan) -> None:
 
 def _run_two_stage(plan: Plan) -> None:
     """Train the second stage; its settings are kept beside the model. A newly trained T5 has no second stage."""
-    (args,) = read_arguments(KINDS["two_stage"], plan.settings["two_stage"])
+    (args,) = plan.arguments("two_stage")
     file = plan.out / "two_stage.json"
     digests = data_digests(RecommendationData.load(args.dataset)) | embeddings_digest(args.embeddings)
     record = {"settings": asdict(args), "data": digests}
     there = (Path(args.recommender) / RANKER / SETTINGS).exists()
     before = json.loads(file.read_text()) if there and file.exists() else {}
-    if before.get("settings") == record["settings"] and not differing(before.get("data", {}), digests):
+    # Settings that an older version didn't know have their defaults.
+    same = before and {**asdict(type(args)("", "")), **before.get("settings", {})} == record["settings"]
+    if same and not differing(before.get("data", {}), digests):
         print(f"{args.recommender} ranks with a second stage of these settings")
         return
     file.unlink(missing_ok=True)
@@ -290,24 +197,20 @@ def _run_two_stage(plan: Plan) -> None:
 
 
 def _run_evaluation(plan: Plan) -> None:
-    known = known_keys([EvaluationArguments])
-    settings = {key: value for key, value in plan.settings["evaluate"].items() if key in known}
-    (args,) = read_arguments([EvaluationArguments], settings)
-    metrics = measure(plan.model, plan.settings["retriever"]["dataset"], args)
-    write_atomically(plan.out / RESULTS, json.dumps(metrics | asdict(args), indent=1) + "\n")
-    print(", ".join(f"{name} {value:.4f}" if name != "users" else f"{value} users" for name, value in metrics.items()))
-
-
-def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, float]:
-    """Measure a saved recommender on the last items of its dataset's users; also return the number of users."""
-    tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
-    data = RecommendationData.load(dataset)
-    rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
-    split, _ = split_of_model(data, rows, tiger.training, dataset)
-    recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True)
-    with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
-        found = evaluate(recommend, split.test_histories, split.test_targets)
-    return {"users": len(split.test_targets)} | {name: round(value, 5) for name, value in found.metrics.items()}
+    """Measure on test items; results of the same model on the same data are left alone."""
+    (args,) = plan.arguments("evaluate")
+    file, manifest = plan.out / RESULTS, Path(plan.model) / MANIFEST
+    if not manifest.exists():
+        raise DataError(f"{plan.model} is not there: train it first (step retriever).")
+    digests = data_digests(RecommendationData.load(plan.dataset))
+    made_of = {"settings": asdict(args), "model": sha256(manifest), "data": digests}
+    before = read_json(file) if file.exists() else {}
+    if before.get("of") == made_of:
+        print(f"{file} has the results of this model")
+        return
+    found = measure(plan.model, plan.dataset, args)
+    shown = {"num_beams": args.num_beams, "bf16": args.bf16}
+    write_atomically(file, json.dumps(found | shown | {"of": made_of}, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_dataset(data: RecommendationData | tuple[pa.Table, pa.Table], folder: Path) -> Path:

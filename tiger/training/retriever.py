@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.repeats import excludes_history, repeats_in_words
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
@@ -32,12 +34,15 @@ from tiger.retriever.initialization import init_nearest_neighbor, init_token_emb
 from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.progress import TrainingBar
 from tiger.training.run_record import RunRecord
 from tiger.training.run_settings import check_folders, recorded_settings, run_settings
 from tiger.training.tokenizer import embeddings_digest, load_data_and_tokenizer, saved_vectors
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
+
+SOURCES = ("codes", "texts", "words", "log")  # of start_from
 
 
 @dataclass
@@ -95,6 +100,12 @@ class RetrieverArguments:
     patience: int | None = field(
         default=None, metadata={"help": "stop after this number of evaluations without improvement"}
     )
+    exclude_history: bool | None = field(
+        default=None,
+        metadata={
+            "help": "leave out items of the history while validating; default: unless 1 in 20 next items repeats it"
+        },
+    )
 
 
 def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> TigerRecommender | None:
@@ -144,6 +155,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
             return None
         known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
         known |= {"run": record.identity, "data": digests}
+        known["exclude_history"] = excludes_history(data.leave_one_out(args.shuffle_ties), args.exclude_history)
         folder = Path(args.tokenizer) / "encoder"
         encoder = load_encoder(folder) if folder.is_dir() else None
         recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
@@ -204,11 +216,14 @@ def _trained(
         epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
         training.num_train_epochs = max(training.num_train_epochs, epochs)
     valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
+    exclude_history = excludes_history(split, args.exclude_history)
     if training.process_index == 0:
+        left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
         print(
-            f"{len(split.users)} users ({split.num_left_out} with fewer than 3 events left out), "
-            f"{data.num_items} items, {train.num_targets.sum()} training targets, {model.num_parameters()} parameters"
+            f"{len(split.users):,} users{left_out}, {data.num_items:,} items, "
+            f"{train.num_targets.sum():,} training targets, {model.num_parameters():,} parameters"
         )
+        print(repeats_in_words(split, exclude_history))
     trainer = TigerTrainer(
         model=model,
         args=training,
@@ -216,14 +231,17 @@ def _trained(
         eval_dataset=valid,
         processing_class=tokenizer,
         num_beams=args.eval_beams,
+        exclude_history=exclude_history,
         embedding_learning_rate=args.embedding_learning_rate,
         muon_learning_rate=args.muon_learning_rate or None,
         cuda_graphs=args.cuda_graphs,
         callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
+    bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
     assert training.output_dir is not None  # TrainingArguments fills it in
-    with disk_errors(training.output_dir):
+    with disk_errors(training.output_dir), closing(bar):
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
+        trainer.save_state()  # the curve, which a report draws
     return model, trainer.state
 
 
@@ -252,18 +270,30 @@ def known_of_items(
         "words": lambda size: tfidf_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
         "log": lambda size: cooccurrence_vectors(split.train, data.num_items, size),
     }
+    found = sources_of(args)
+    if tokenizer.quantizer is None and any(name == "codes" for name, _ in found):
+        raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
+    return [sources[name](size) for name, size in found]
+
+
+def sources_of(args: RetrieverArguments) -> list[tuple[str, int]]:
+    """Parse ``start_from``: names of sources and their dimensions, ``d_model`` in all; none where it is empty.
+
+    Raises:
+        DataError: it names another source, or one gets no dimension.
+    """
+    if not args.start_from:
+        return []
     parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
-    readable = all(name in sources and (share or "1").isdecimal() for name, _, share in parts)
+    readable = all(name in SOURCES and (share or "1").isdecimal() for name, _, share in parts)
     ends = np.cumsum([int(share or 1) for _, _, share in parts]) if readable else np.zeros(1)
     sizes = np.diff(args.d_model * ends // max(ends[-1], 1), prepend=0)
     if sizes.min() < 1:
         raise DataError(
-            f"start_from {args.start_from!r}: expected some of {', '.join(sources)}, each with its share of the "
+            f"start_from {args.start_from!r}: expected some of {', '.join(SOURCES)}, each with its share of the "
             "dimensions, such as log:3, words:1."
         )
-    if tokenizer.quantizer is None and any(name == "codes" for name, _, _ in parts):
-        raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
-    return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
+    return [(name, int(size)) for (name, _, _), size in zip(parts, sizes)]
 
 
 def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:

@@ -118,8 +118,11 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         plot_code_usage(tokenizer.codes, size, folder / CODE_USAGE)
         write_digests(folder)
-    print(json.dumps(report, indent=1))
-    print(f"{len(tokenizer)} items numbered; {Path(args.output_dir) / CODE_USAGE} shows the codes")
+    used = ", ".join(str(len(np.unique(level))) for level in tokenizer.codes.T)
+    print(
+        f"{len(tokenizer):,} items; codes in use per level, of {size}: {used}; {report['collision_share']:.1%} of the "
+        f"items share all codes with another, see {Path(args.output_dir) / CODE_USAGE}"
+    )
     return tokenizer
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import ITEMS, TRAIN
+from tiger.data.repeats import excludes_history
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import split_of_model
@@ -42,6 +44,10 @@ class TwoStageArguments:
     num_leaves: int = field(default=31, metadata={"help": "maximum leaves per tree"})
     seed: int = field(default=0, metadata={"help": "seed of the trees, and of the sample of users"})
     num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
+    exclude_history: bool | None = field(
+        default=None,
+        metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
+    )
 
 
 def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
@@ -71,14 +77,14 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
         num_proposed=args.num_proposed,
     )
     learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
+    exclude = excludes_history(split, args.exclude_history)
+    search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
     with torch.autocast(tiger.device.type, torch.bfloat16):
-        beams, scores = tiger.recommend_rows(
-            learn.histories, k=args.num_beams, num_beams=args.num_beams, progress=True, rank=False
-        )
+        beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, **search)
     try:
         ranker = TwoStageRanker.fit(
             candidates,
-            candidates.propose(learn.histories, beams, scores, progress=True),
+            candidates.propose(learn.histories, beams, scores, exclude, progress=True),
             learn.targets,
             tiger.tokenizer.fingerprint,
             max_trees=args.max_trees,
@@ -93,7 +99,11 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     places = ("recommender", "dataset", "embeddings")
     ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
     ranker.record["seconds"] = round(time.perf_counter() - start)
-    print("; ".join(f"{name} {value}" for name, value in ranker.record.items()))
+    ranker.record["exclude_history"] = exclude
+    print(
+        f"{ranker.record['trees']} trees, chosen on {ranker.record['users held out']:,} users held out: "
+        f"ndcg@10 {ranker.record['held out ndcg@10']:.4f}"
+    )
     tiger.ranker = ranker
     tiger.save_pretrained(args.recommender)
     print(f"{args.recommender} now ranks with it")

@@ -1,0 +1,83 @@
+"""Plans: folders of recipes with misspelled names, a first look, and how long steps may take."""
+
+import shutil
+import time
+
+import pytest
+import yaml
+
+from tests.recipes.test_recorded_commands import ROOT, write_recipe
+from tiger.training.plan import FAST, check_settings, find_recipe, make_plan, over
+from tiger.training.progress import StepClock, duration, estimated_seconds
+from tiger.utils.errors import DataError
+
+
+def test_a_misspelled_recipe_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "small")
+    assert find_recipe("small").name == "small"
+    for wrong, meant in (("defualt", "default"), ("smal", "small")):
+        with pytest.raises(DataError, match=rf"^{wrong} is not a recipe \(is {meant} meant\?\): .* default, paper\.$"):
+            find_recipe(wrong)
+    (tmp_path / "small" / "two_stage.yaml").rename(tmp_path / "small" / "twostage.yaml")
+    with pytest.raises(DataError, match=r"^small/twostage.yaml is no step's file: call it two_stage.yaml\.$"):
+        find_recipe("small")
+    (tmp_path / "small" / "twostage.yaml").rename(tmp_path / "small" / "two_stage.yml")
+    with pytest.raises(DataError, match=r"two_stage.yml is no step's file: call it two_stage.yaml"):
+        find_recipe("small")
+    (tmp_path / "small" / "two_stage.yml").rename(tmp_path / "small" / "notes.yaml")
+    assert find_recipe("small")  # whatever else lies there
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="^nothing is not a recipe: it holds none of tokenizer.yaml"):
+        find_recipe("nothing")
+    shutil.rmtree(tmp_path / "small")
+    with pytest.raises(DataError, match="^small is not a recipe: give a folder"):
+        find_recipe("small")
+
+
+@pytest.mark.parametrize("folder", ["beauty", "demo", "demo-full", "sports", "toys", "paper/beauty"])
+def test_the_recipes_of_the_repository_are_right(folder):
+    plan = make_plan("data", "run", ROOT / "recipes" / folder)
+    assert set(check_settings(plan, plan.steps)) == set(plan.steps) and len(plan.steps) >= 3
+
+
+def test_fast_is_the_demo_recipe_on_any_data():
+    fast = make_plan("data", "run", overrides=over(FAST, {"retriever": {"seed": 3}}))
+    demo = make_plan("data", "run", ROOT / "recipes" / "demo")
+    beside = {"logging_steps", "report_to", "seed", "patience"}
+    for step in ("tokenizer", "retriever", "two_stage"):
+        one, two = (
+            {name: value for part in plan.arguments(step) for name, value in vars(part).items() if name not in beside}
+            for plan in (fast, demo)
+        )
+        differing = {name for name in one if one[name] != two[name] and not name.startswith(("_", "logging"))}
+        assert differing <= {"accelerator_config", "distributed_state", "deepspeed_plugin"}, (step, differing)
+    assert fast.settings["retriever"]["seed"] == 3 and fast.settings["retriever"]["num_train_epochs"] == 2
+    assert fast.settings["evaluate"]["users"] == 5000
+    assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 5
+
+
+def test_what_a_step_may_take():
+    assert [duration(seconds) for seconds in (0.3, 42, 88, 200, 9000)] == ["5 s", "40 s", "90 s", "3 min", "2.5 h"]
+    steps = ("tokenizer", "retriever", "two_stage", "evaluate")
+    plan = make_plan("data", "run", ROOT / "recipes" / "demo")
+    settings = {step: {k: v for part in plan.arguments(step) for k, v in vars(part).items()} for step in steps}
+    one = estimated_seconds(settings, (2400, 6000, 36_000), steps)
+    ten = estimated_seconds(settings, (24_000, 60_000, 360_000), steps)
+    assert list(one) == list(steps) and all(
+        ten[step] > 2 * one[step] for step in ("tokenizer", "retriever", "evaluate")
+    )
+    assert 60 < sum(one.values()) < 240  # the demo
+
+
+def test_steps_that_are_done_correct_what_is_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = StepClock({"a": 10.0, "b": 20.0, "c": 30.0})
+    assert clock.start("a") == "about 10 s, 60 s with what follows"
+    now[0] += 30  # three times as long as thought
+    clock.done()
+    assert clock.start("b") == "about 60 s, 2 min with what follows"
+    now[0] += 0.5  # was there already: says nothing of the machine
+    clock.done()
+    assert clock.pace == 3 and clock.start("c") == "about 90 s"

@@ -1,0 +1,126 @@
+"""The report of a run, and what a log of repeat purchases changes."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tiger
+from tests.training.test_pipeline import SMALL
+from tiger.cli.main import main
+from tiger.data.dataset import RecommendationData
+from tiger.data.repeats import excludes_history, repeat_share
+from tiger.data.sequences import Sequences
+from tiger.recommender.recommender import TigerRecommender
+from tiger.training.evaluation import EvaluationArguments, measure
+from tiger.training.report import Section, tie_share
+from tiger.training.report_page import html_of, markdown_of
+from tiger.training.stories import spread, told
+
+DAY = 86_400
+
+
+def write_log(folder: Path, repeats: float, users: int = 300, seed: int = 0) -> Path:
+    """Users with a few items that they buy again, with probability ``repeats``; else a new one, near the last."""
+    random = np.random.default_rng(seed)
+    num_items, rows = 150, []
+    for user in range(users):
+        history = [int(random.integers(num_items))]
+        while len(history) < 10:
+            again = random.random() < repeats
+            near = [item for step in range(1, 30) if (item := (history[-1] + step) % num_items) not in history]
+            history.append(int(random.choice(history)) if again else int(random.choice(near[:12])))
+        rows += [(f"u{user}", f"i{item}", place * DAY) for place, item in enumerate(history)]
+    folder.mkdir(parents=True)
+    titles = [f"item <b>{row // 5}</b> of kind {row // 10}" for row in range(num_items)]
+    pq.write_table(
+        pa.table({"item_id": [f"i{row}" for row in range(num_items)], "title": titles}), folder / "items.parquet"
+    )
+    columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows))))
+    pq.write_table(pa.table(columns), folder / "interactions.parquet")
+    return folder
+
+
+def test_shares():
+    histories = Sequences.from_rows([np.array([1, 2, 1]), np.array([3]), np.array([], dtype=int), np.array([4, 4])])
+    assert repeat_share(histories, np.array([1, 1, 1, 4])) == 0.5
+    assert repeat_share(Sequences.from_rows([]), np.array([], dtype=int)) == 0
+    assert tie_share(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 5])) == 0.5
+    assert spread(10, 3) == [2, 4, 6] and spread(2, 5) == [0] and spread(10, 0) == []
+
+
+@pytest.mark.parametrize("repeats, kept", [(0.0, False), (0.77, True)])
+def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys):
+    dataset = write_log(tmp_path / "data", repeats)
+    split = RecommendationData.load(dataset).leave_one_out()
+    assert repeat_share(*split.part("valid")) == pytest.approx(repeats, abs=0.06)
+    assert excludes_history(split) is not kept
+    assert excludes_history(split, kept) is kept  # who asks, gets it
+    retriever = SMALL["retriever"] | {"num_train_epochs": 8, "per_device_train_batch_size": 128, "learning_rate": 5e-3}
+    retriever |= {"d_model": 32, "eval_users": 200}
+    out = tmp_path / "run"
+    tiger.train(str(dataset), out, **(SMALL | {"retriever": retriever}))
+    said = capsys.readouterr().out
+    assert f"items of the history are {'kept in' if kept else 'left out of'} the answers" in said
+    found = json.loads((out / "test.json").read_text())
+    recommender = TigerRecommender.from_pretrained(out)
+    assert found["exclude_history"] is recommender.training["exclude_history"] is (not kept)
+    assert recommender.ranker.record["exclude_history"] is (not kept)
+    # The other way, the same models find less.
+    other = measure(
+        str(out / "model"), str(dataset), EvaluationArguments(num_beams=10, bf16=False, exclude_history=kept)
+    )
+    assert found["models"].keys() == other["models"].keys() >= {"popularity", "hybrid", "tiger", "two-stage"}
+    for name in ("tiger", "two-stage"):
+        assert found["models"][name]["recall@10"] > other["models"][name]["recall@10"] + 0.01, name
+    if kept:
+        assert found["hybrid, history kept"]["recall@10"] > 3 * found["hybrid, history removed"]["recall@10"]
+        assert found["repeats"] == pytest.approx(0.77, abs=0.06)
+    else:
+        assert found["repeats"] == 0 and "hybrid, history kept" not in found
+    check_pages(out, found, kept)
+    # `tiger evaluate` does as the training did.
+    capsys.readouterr()
+    main(["evaluate", str(out), str(dataset), "--num_beams", "10", "--no_bf16", "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["recall@10"] == pytest.approx(found["recall@10"], abs=1e-5)
+    assert ("stay in the answers, as in the model's training" in shown.err) is kept
+
+
+def check_pages(out: Path, found: dict, kept: bool) -> None:
+    text, page = (out / "report.md").read_text(), (out / "report.html").read_text()
+    for part in ("Data", "Semantic IDs", "Training of the T5", "Results", "Five users", "What to do next"):
+        assert f"## {part}" in text and f"<h2>{part}</h2>" in page
+    assert "| users | 300 |" in text and "| items | 150 |" in text and "3,000 on 10 days" in text
+    assert re.search(r"\| cold items \| \d+ without a training event \(\d+\.\d%\) \|", text)
+    assert "0.0% of the events share their day" in text
+    for name, metrics in found["models"].items():
+        assert f"| {name} | {metrics['recall@5']:.4f} |" in text and f"<td>{name}</td>" in page
+    assert f"items of the history are {'kept' if kept else 'left out'}." in text
+    assert text.count(" --keep_history") == kept
+    for link in re.findall(r"\]\((.+?)\)", text):
+        assert (out / link).read_bytes()[1:4] == b"PNG"
+    # Needs no other file, and titles are no markup.
+    assert page.count("data:image/png;base64,") == 2 and not re.search(r"src=\"(?!data:)|href=|<script", page)
+    assert "item &lt;b&gt;" in page and "item <b>" not in page
+    assert "    item <b>" in text  # a code block
+
+
+def test_pages_of_little():
+    sections = [Section("A|B", notes=("n < 1",)), Section("C", heads=("m", "x"), rows=(("p", "0.1"), ("q", "0.2")))]
+    page = html_of("<t>", sections, Path())
+    assert "<title>&lt;t&gt;</title>" in page and "n &lt; 1" in page and "<tr class=best><td>q" in page
+    assert markdown_of("t", sections).endswith("## C\n\n| m | x |\n| --- | ---: |\n| p | 0.1 |\n| q | 0.2 |\n")
+
+
+def test_a_story_is_told():
+    answer = [{"title": "Lamp", "score": 1.5, "hit": True}, {"title": "Rope", "score": -2, "hit": False}]
+    story = {"user": "u1", "events": 9, "history": ["Tent", "Stove"], "next": "Lamp", "recommended": answer}
+    assert told(story) == (
+        "user u1, the last of 9 items:\n    Tent\n    Stove\n  then came Lamp; recommended:\n"
+        "  *   1.50  Lamp\n     -2.00  Rope"
+    )

@@ -1,0 +1,145 @@
+"""Test results of a finished run: the baselines, the T5 and the second stage on the same users, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.repeats import excludes_history, repeat_share
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.baselines import Hybrid, Popularity, Transition
+from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
+from tiger.evaluation.training_split import split_of_model
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.training.stories import spread, stories_of
+
+ALONE = "tiger"  # what the T5's own order is called in tables
+
+
+@dataclass
+class EvaluationArguments:
+    """Settings of the last step; of a recipe's ``evaluate.yaml``, the rest is for ``recipes/evaluate.py``."""
+
+    num_beams: int = field(default=50, metadata={"help": "beams of the T5, at least 10"})
+    bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
+    users: int | None = field(default=None, metadata={"help": "number of test users, drawn at random; default: all"})
+    examples: int = field(default=5, metadata={"help": "users whose history and recommendations are shown by title"})
+    exclude_history: bool | None = field(
+        default=None,
+        metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
+    )
+
+
+def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, Any]:
+    """Measure a saved recommender and the baselines on the last items of its dataset's users.
+
+    Returns:
+        ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of the whole recommender; ``users``, their number;
+        ``models``, the same four by model, the weakest kind first; ``exclude_history``; ``repeats``, the share of
+        targets that stand in their history; ``hybrid, history removed`` and ``hybrid, history kept``, where some do;
+        ``examples``, see :func:`tiger.training.stories.stories_of`.
+
+    Raises:
+        DataError: the recommender and the dataset don't belong together.
+    """
+    tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
+    data = RecommendationData.load(dataset)
+    rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
+    split, _ = split_of_model(data, rows, tiger.training, dataset)
+    exclude = excludes_history(split, args.exclude_history)
+    everyone = EvaluationExamples(*split.part("test"))
+    users = everyone.drawn(args.users)
+    asked = everyone.select(users)
+    found: dict[str, NextItemEvaluation] = {}
+    baselines = baselines_of(split, _texts_of_rows(data, rows, len(tiger.tokenizer)))
+    for name, recommend in baselines.items():
+        found[name] = evaluate(recommend, asked.histories, asked.targets, exclude_history=exclude)
+    answers, scores = np.empty((0, 0)), np.empty((0, 0))
+    for name, answers, scores in stages_of(tiger, asked.histories, args, exclude):
+        found[name] = NextItemEvaluation.of(answers, asked.targets)
+    metrics = {name: _rounded(one.metrics) for name, one in found.items()}
+    repeats = repeat_share(asked.histories, asked.targets)
+    both = {}
+    if repeats and "hybrid" in baselines:
+        for exclusion, setting in ((True, "hybrid, history removed"), (False, "hybrid, history kept")):
+            kept = found["hybrid"]
+            if exclusion != exclude:
+                kept = evaluate(baselines["hybrid"], asked.histories, asked.targets, exclude_history=exclusion)
+            both[setting] = _rounded(kept.metrics)
+    names = data.user_ids.take(split.users[users]).to_pylist()
+    return {
+        "users": len(asked),
+        **list(metrics.values())[-1],
+        "models": metrics,
+        "exclude_history": exclude,
+        "repeats": round(repeats, 5),
+        **both,
+        "examples": stories_of(tiger, names, asked, answers, scores, spread(len(asked), args.examples)),
+    }
+
+
+def stages_of(
+    tiger: TigerRecommender, histories: Sequences, args: EvaluationArguments, exclude_history: bool
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Names, answers [n, 10] and scores of the T5 alone and, where there is a ranker, of both stages."""
+    search: dict[str, Any] = {
+        "num_beams": args.num_beams,
+        "exclude_history": exclude_history,
+        "progress": True,
+        "rank": False,
+    }
+    with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
+        beams, scores = tiger.recommend_rows(histories, k=args.num_beams, **search)
+    yield ALONE, beams[:, :10], scores[:, :10]
+    ranker = tiger.ranker
+    if ranker is not None:
+        # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
+        name = ranker.kind if ranker.proposes_items else f"{ALONE}-ranked"
+        ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
+        yield name, ranked, values
+
+
+def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:
+    """The training-free methods by name; without texts, those that read none."""
+    try:
+        hybrid = Hybrid().fit(split.train, texts)
+    except ValueError:  # no text holds a word
+        popularity = Popularity().fit(split.train, len(texts))
+        return {
+            "popularity": popularity.recommend,
+            "transition": Transition().fit(split.train, len(texts)).recommend,
+        }
+    return {
+        "popularity": hybrid.content.popularity.recommend,
+        "transition": hybrid.transition.recommend,
+        "content": hybrid.content.recommend,
+        "hybrid": hybrid.recommend,
+    }
+
+
+def table_of(models: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of recall and NDCG at 10, one line per model."""
+    width = max(len(name) for name in models) + 2
+    lines = [" " * width + "   R@10    N@10"]
+    lines += [f"{name:{width}}{one['recall@10']:7.4f} {one['ndcg@10']:7.4f}" for name, one in models.items()]
+    return "\n".join(lines)
+
+
+def _texts_of_rows(data: RecommendationData, rows: np.ndarray, count: int) -> list[str]:
+    """Texts in the model's rows, which may be more than the dataset's: items may have been added since."""
+    texts = [""] * count
+    for row, text in zip(rows, item_texts(data.items, required=False)):
+        texts[row] = text
+    return texts
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in metrics.items()}
