@@ -344,7 +344,7 @@ def test_workflows_run_what_there_is(name):
             assert (ROOT / step["uses"]).is_file() if local else re.fullmatch(r"[\w-]+/[\w-]+@[\w./]+", step["uses"])
         for target in re.findall(r"\bmake (\S+)", step.get("run", "")):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-        for file in re.findall(r"[\w./]+\.(?:txt|toml|py)\b", step.get("run", "")):
+        for file in re.findall(r"[\w./-]+\.(?:txt|toml|py)\b", step.get("run", "")):
             assert (ROOT / file).is_file(), file
         assert step.keys() & {"uses", "run"}
     for job in workflow["jobs"].values():
