@@ -239,6 +239,23 @@ def parsed(words: list[str], monkeypatch) -> str:
     raise AssertionError("nothing was parsed")
 
 
+def script_options(page: str) -> list[tuple[str, str]]:
+    """Scripts of the `python recipes/...` commands on a page, each with an option that it is given."""
+    found = re.findall(r"python ((?:recipes|data)/[\w/]+\.py)([^`\n;#|]*)", page)
+    return [(script, option) for script, rest in found for option in re.findall(r" --([a-z][\w-]*)", rest)]
+
+
+def test_options_of_scripts_exist():
+    """By their names: to parse them all would import torch once for each."""
+    settings = [*(ROOT / "tiger" / "training").glob("*.py"), *(ROOT / "tiger" / "data" / "importing").glob("*.py")]
+    shared = "".join(file.read_text() for file in [*settings, *(ROOT / "data").glob("*.py")])
+    given = {pair for page in WRITTEN for pair in script_options(page.read_text())}
+    for name, option in given:
+        own = (ROOT / name).read_text() + (shared if re.match(r"recipes/\w+\.py|data/", name) else "")
+        assert re.search(rf"\b{option}\b", own), f"{name} --{option}"
+    assert len(given) > 40 and ("recipes/speed/gpu.py", "sections") in given
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_commands_of_blocks_parse(page, monkeypatch):
     wrong = {shlex.join(words): parsed(words, monkeypatch) for words in commands(page.read_text())}
@@ -327,7 +344,7 @@ def test_workflows_run_what_there_is(name):
             assert (ROOT / step["uses"]).is_file() if local else re.fullmatch(r"[\w-]+/[\w-]+@[\w./]+", step["uses"])
         for target in re.findall(r"\bmake (\S+)", step.get("run", "")):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-        for file in re.findall(r"[\w./]+\.(?:txt|toml|py)\b", step.get("run", "")):
+        for file in re.findall(r"[\w./-]+\.(?:txt|toml|py)\b", step.get("run", "")):
             assert (ROOT / file).is_file(), file
         assert step.keys() & {"uses", "run"}
     for job in workflow["jobs"].values():

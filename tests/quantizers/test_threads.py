@@ -38,8 +38,8 @@ vectors = LSAEncoder.fit(texts, dim=64).encode(texts)
 items = random.integers(0, 1500, 12000).astype(np.int32)
 log = Sequences(np.arange(0, 12001, 8), items, np.tile(np.arange(8), 1500))
 digests = [vectors, cooccurrence_vectors(log, 1500, dim=64)]
-digests.append(ResidualKMeans.fit(vectors, codebook_size=24, progress=False).encode(vectors))
-digests.append(RQVAE.fit(vectors, codebook_size=24, hidden_sizes=(40,), steps=30, progress=False).encode(vectors))
+digests.append(ResidualKMeans.fit(vectors, codebook_size=24, iterations=4, progress=False).encode(vectors))
+digests.append(RQVAE.fit(vectors, codebook_size=24, hidden_sizes=(40,), steps=8, progress=False).encode(vectors))
 print(*(hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() for values in digests))
 """
 

@@ -299,6 +299,20 @@ def test_a_manifest_reaches_no_file_outside(hub, recommender, tmp_path, escape):
     assert (tmp_path / "victim.txt").read_text() == "precious"
 
 
+def test_no_code_is_downloaded(hub, recommender):
+    recommender.push_to_hub(REPO)
+    files, code = dict(hub.repositories[REPO].files()), b"raise SystemExit('run')"
+    hub.repositories[REPO].commit("main", files | {"modeling.py": (code, False), "encoder/a.py": (code, False)}, "x")
+    assert_same_answers(recommender, TigerRecommender.from_pretrained(REPO))
+    manifest = json.loads(files[MANIFEST][0])
+    manifest["files"]["modeling.py"] = hashlib.sha256(code).hexdigest()
+    named = {"modeling.py": (code, False), MANIFEST: (json.dumps(manifest).encode(), False)}
+    hub.repositories[REPO].commit("main", files | named, "x")
+    with pytest.raises(DataError, match="modeling.py"):
+        TigerRecommender.from_pretrained(REPO)
+    assert not [request for request in hub.requests if request.endswith(".py")]
+
+
 def test_an_encoder_that_others_lack(hub, recommender, tmp_path):
     recommender.encoder = SentenceEncoder(tmp_path)
     with pytest.warns(UserWarning, match="the encoder is a folder of this machine"):
