@@ -263,9 +263,7 @@ def test_commands_of_blocks_parse(page, monkeypatch):
 
 
 def test_wrong_commands_would_be_seen(monkeypatch):
-    page = (
-        "```\ntiger items add m f.csv  # x\ncut -f1 a | tiger recommend m --history - --json > b\ntiger app\n```\n"
-    )
+    page = "```\ntiger items add m f.csv  # x\ncut -f1 a | tiger recommend m --history - --json > b\ntiger app\n```\n"
     assert commands(page) == [
         ["items", "add", "m", "f.csv"],
         ["recommend", "m", "--history", "-", "--json"],
