@@ -80,6 +80,10 @@ def test_csv_files_become_a_dataset(tmp_path):
     assert pq.read_table(tmp_path / "datasets" / "mine" / "items.parquet")["price"].to_pylist() == [120.5, 25]
 
 
+def test_the_quickstart_needs_no_training(tmp_path):
+    run("\n".join(blocks((ROOT / "docs" / "quickstart.md").read_text())), tmp_path)
+
+
 def test_the_public_names_are_those_of_the_pages():
     for page in (README, *(page.read_text() for page in PAGES)):
         for code in blocks(page):

@@ -114,7 +114,7 @@ def test_it_trains_and_recommends_without_a_checkout(site, tmp_path):
     settings = [f"retriever.{setting}" for setting in small.split()]
     settings += ["two_stage.max_trees=5", "two_stage.num_beams=10", "two_stage.num_seeds=1", "evaluate.num_beams=10"]
     done = run("train", "demo", "--out", "mine", "--set", *settings)
-    assert "step 4 of 4" in done.stderr and "recall@10" in done.stdout and "saved to mine/model" in done.stdout
+    assert "step 4 of 4" in done.stderr and "R@10    N@10" in done.stdout and "saved to mine/model" in done.stdout
     answer = json.loads(run("recommend", "mine/model", "-k", 3, "--json").stdout)
     assert len(answer) == 3 and all(row["title"] for row in answer)
     assert {"default", "paper"} <= {folder.name for folder in (site / "tiger" / "training" / "recipes").iterdir()}

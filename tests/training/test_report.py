@@ -89,6 +89,10 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     shown = capsys.readouterr()
     assert json.loads(shown.out)["recall@10"] == pytest.approx(found["recall@10"], abs=1e-5)
     assert ("stay in the answers, as in the model's training" in shown.err) is kept
+    other_way = "--remove_history" if kept else "--keep_history"
+    main(["evaluate", str(out), str(dataset), "--num_beams", "10", "--no_bf16", "--json", other_way])
+    last = list(other["models"].values())[-1]
+    assert json.loads(capsys.readouterr().out)["recall@10"] == pytest.approx(last["recall@10"], abs=1e-5)
 
 
 def check_pages(out: Path, found: dict, kept: bool) -> None:

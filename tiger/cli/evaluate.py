@@ -19,6 +19,11 @@ def add_evaluate_verb(verbs) -> None:
     evaluate.add_argument("dataset", metavar="DATASET", help="dataset directory, or owner/name on the Hub")
     evaluate.add_argument("--part", choices=("valid", "test"), default="test", help="which items (default test)")
     add_search_options(evaluate, "num_beams")
+    evaluate.add_argument(
+        "--remove_history",
+        action="store_true",
+        help="leave out items of the history, although training kept them; default: as in training",
+    )
     evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
     evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
     evaluate.add_argument(
@@ -46,7 +51,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
-    keep = args.keep_history or tiger.training.get("exclude_history") is False
+    if args.keep_history and args.remove_history:
+        raise DataError("--keep_history and --remove_history are opposites: give one.")
+    keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
     if keep and not args.keep_history:
         print("Items of the history stay in the answers, as in the model's training.", file=sys.stderr)
     rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
