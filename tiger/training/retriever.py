@@ -132,8 +132,8 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     training.push_to_hub = False
     first = training.process_index == 0
     assert training.output_dir is not None  # TrainingArguments fills it in
+    refuse_other_files(args.model_dir, MANIFEST)  # named first: these would be lost
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
-    refuse_other_files(args.model_dir, MANIFEST)
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings)
