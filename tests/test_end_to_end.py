@@ -220,7 +220,7 @@ def test_example_of_the_parts_of_training_runs_as_pasted(work, trained, tmp_path
 def test_files_of_the_page_can_be_read_and_are_too_few_to_train_on(tmp_path):
     (code,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.S)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
-    mine = tmp_path / "datasets" / "mine"
+    mine = tmp_path / "datasets" / "written"
     assert RecommendationData.load(mine).num_items == 3
     done = run(
         *("recipes/pipeline.py", "recipes/default", "--dataset", mine, "--out", tmp_path / "run"),
