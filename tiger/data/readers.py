@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tiger.data.columns import is_number, is_text, plain_table, plain_type, refuse_twice
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 from tiger.utils.json_files import parse_json
 from tiger.utils.paths import is_repo_id, nearest_hint
 
@@ -72,7 +72,7 @@ def read_items(file: str | os.PathLike) -> pa.Table:
         else:
             raise DataError(f"{file}: items are read from .parquet, .csv and .jsonl.")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} can't be read ({_first_line(error)}): write it again.") from error
+        raise DataError(f"{file} can't be read ({first_line(error)}): write it again.") from error
     table = plain_table(table, file)
     check_columns(table.schema, ITEM_COLUMNS, str(file))
     refuse_nulls(table["item_id"], str(file), "item_id")
@@ -149,10 +149,6 @@ def _read_as_text(file: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str, start: int = 0) -> None:
@@ -270,7 +266,7 @@ def _hub_errors(path: str | os.PathLike) -> Iterator[None]:
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} is neither a directory here{nearest_hint(path)} nor a data set on the Hub that can be read "
-            f"({_first_line(error)}). Check the name; for a private one, `hf auth login`."
+            f"({first_line(error)}). Check the name; for a private one, `hf auth login`."
         ) from error
 
 
@@ -278,7 +274,7 @@ def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is damaged ({_first_line(error)}): write it again.") from error
+        raise DataError(f"{file} is damaged ({first_line(error)}): write it again.") from error
 
 
 def _parquet_schema(file: Path) -> pa.Schema:

@@ -89,7 +89,7 @@ class CsvTable:
                     f"{self.file.path}: a row is longer than {_BLOCK >> 20} MB. Look for a quotation mark that opens "
                     "a field and never closes."
                 ) from error
-            raise self.file.error(str(error)) from error
+            raise self.file.error(error) from error
 
     def _skip(self, row: pyarrow.csv.InvalidRow) -> str:
         reason = f"{row.actual_columns} columns, the header has {row.expected_columns}"

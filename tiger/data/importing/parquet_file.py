@@ -30,7 +30,7 @@ class ParquetTable:
         try:
             self.columns = [name for name in dict.fromkeys(pq.read_schema(file.path).names) if name]
         except (pa.ArrowException, OSError) as error:
-            raise file.error(str(error)) from error
+            raise file.error(error) from error
 
     def batches(self, wanted: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of its rows in the order of the file, some 100,000 rows at a time."""
@@ -39,4 +39,4 @@ class ParquetTable:
                 for batch in source.iter_batches(_BATCH_ROWS, columns=list(wanted), use_threads=False):
                     yield plain_table(pa.Table.from_batches([batch]).select(list(wanted)))
         except (pa.ArrowException, OSError) as error:
-            raise self.file.error(str(error)) from error
+            raise self.file.error(error) from error
