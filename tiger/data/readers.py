@@ -91,25 +91,25 @@ def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
 
     def batches() -> Iterator[pa.Table]:
         start = 0
-        # Without these it reads far ahead.
-        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-        for batch in source.iter_batches(_LOG_ROWS, columns=list(EVENT_COLUMNS), use_threads=False):
-            table = plain_table(pa.Table.from_batches([batch]), file)
-            for name in EVENT_COLUMNS:
-                refuse_nulls(table[name], str(file), name, start)
-            refuse_times(table["timestamp"], str(file), start)
-            start += len(table)
-            yield table
+        for batch in parquet_batches(file, list(EVENT_COLUMNS), _LOG_ROWS):
+            yield _checked_events(batch, str(file), start)
+            start += len(batch)
 
     return _whole(batches(), file)
 
 
+def parquet_batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of a parquet file, so many rows at a time, in the order of the file."""
+    # Without these settings it reads far ahead.
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as source:
+        for batch in source.iter_batches(rows, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
 def _csv_table(file: Path) -> pa.Table:
     """All columns as text: what looks like a number or a time may be an id such as 007, 1e5 or 23:59."""
-    # The csv module's limit of a field is one for the whole process.
-    limit = csv.field_size_limit(2**31 - 1)
     try:
-        with _read_as_text(file), open(file, encoding="utf-8-sig", newline="") as lines:
+        with long_fields(), _read_as_text(file), open(file, encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, skipinitialspace=True, strict=True)
             names = [name.strip() for name in next((row for row in reader if row), [])]
             if not names:
@@ -128,8 +128,6 @@ def _csv_table(file: Path) -> pa.Table:
                     column.append(value.strip() or None)
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num} is not CSV ({error}).") from error
-    finally:
-        csv.field_size_limit(limit)
     return pa.table({name: pa.array(column, pa.large_string()) for name, column in zip(names, columns)})
 
 
@@ -141,6 +139,16 @@ def _json_lines(file: Path) -> Iterator[dict]:
                 if not isinstance(row, dict):
                     raise DataError(f'{file}, line {number}: no object, such as {{"item_id": "1", "title": "Tent"}}.')
                 yield row
+
+
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Fields of any length: by default the parser of the standard library refuses those of 128 KiB."""
+    limit = csv.field_size_limit(2**31 - 1)  # one for the whole process
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 @contextmanager
@@ -180,6 +188,15 @@ def refuse_times(column: pa.ChunkedArray, file: str, start: int = 0) -> None:
     raise DataError(f"{file}, row {row}: timestamp {found} is {why}.")
 
 
+def _checked_events(batch: pa.Table, file: str, start: int) -> pa.Table:
+    """Events in plain types, without nulls and with times that are whole seconds."""
+    batch = plain_table(batch, file)
+    for name in EVENT_COLUMNS:
+        refuse_nulls(batch[name], file, name, start)
+    refuse_times(batch["timestamp"], file, start)
+    return batch
+
+
 def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     """Columns of the log by name: (dictionary, int32 [events]) for the ids, arrays [events] for the rest; {} if empty.
 
@@ -190,11 +207,9 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     for batch in log:
         if batch.num_rows == 0:
             continue
-        batch = plain_table(batch, file)
+        batch = _checked_events(batch, file, start)
         for name in EVENT_COLUMNS:
-            refuse_nulls(batch[name], file, name, start)
             if name == "timestamp":
-                refuse_times(batch[name], file, start)
                 kept.setdefault(name, []).append(batch[name].to_numpy().astype(np.int64, copy=False))
             elif name == "item_id":
                 kept.setdefault(name, []).extend(batch[name].dictionary_encode().chunks)
@@ -238,10 +253,8 @@ def open_table(
         schema = _parquet_schema(file)
         check_columns(schema, required, str(file))
         columns = [column for column in schema.names if wanted is None or column in wanted]
-        # By pyarrow: `datasets` knows fewer types of columns. Without these settings it reads far ahead.
-        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-        batches = source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
-        return schema, _whole((pa.Table.from_batches([batch]) for batch in batches), file)
+        # By pyarrow: `datasets` knows fewer types of columns.
+        return schema, _whole(parquet_batches(file, columns, _BATCH_ROWS), file)
     if not is_repo_id(os.fspath(path)):
         raise DataError(
             f"{path} is neither a directory{nearest_hint(path)} nor owner/name on the Hub: give the directory of "
