@@ -94,6 +94,18 @@ def test_of_the_split_that_a_model_was_trained_on():
     assert len(shuffled) > 1 and train_digest(data, data.leave_one_out()) in shuffled
 
 
+@pytest.mark.parametrize(
+    ("plain", "other", "values"),
+    [
+        (pa.struct([("a", pa.string())]), pa.struct([("a", pa.string_view())]), [{"a": "x"}, {"a": None}, None]),
+        (pa.list_(pa.int64()), pa.list_view(pa.int64()), [[1, 2], [], None]),
+    ],
+)
+def test_views_have_the_digests_of_what_they_show(plain, other, values):
+    one, another = (items_digest(pa.table({"column": pa.array(values, kind)})) for kind in (plain, other))
+    assert one == another != items_digest(pa.table({"column": pa.array(values[::-1], plain)}))
+
+
 def test_columns_of_other_types():
     table = pa.table({"item_id": ["a", "b"], "day": pa.array([1, None], pa.date32()), "on": [True, None]})
     table = table.append_column("size", pa.array([{"w": 1, "h": None}, None])).append_column("n", pa.nulls(2))

@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from tiger.utils.errors import DataError
-from tiger.utils.locks import locked
+from tiger.utils.locks import locked, read_unmixed
 
 COUNT = """
 import sys
 from pathlib import Path
-from tiger.utils.locks import locked
+from tiger.utils.locks import locked, read_unmixed
 file = Path(sys.argv[1])
 for _ in range(50):
     with locked(file):
@@ -67,3 +67,38 @@ def test_a_lock_nests_within_a_thread_and_keeps_other_threads_out(tmp_path):
         thread.start()
         thread.join()
     assert len(refused) == 1 and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("saves", [0, 1, 2, 3])
+def test_what_is_replaced_while_it_is_read_is_read_again_the_third_time_under_the_lock(tmp_path, saves):
+    folder, stamps, locks = tmp_path / "model", [0], []
+
+    def read() -> int:
+        begun = stamps[0]
+        stamps[0] += begun < saves
+        locks.append((tmp_path / ".model.lock").exists())
+        if begun == 0 and saves:
+            raise DataError("half of one save, half of another")
+        return begun
+
+    def stamp(_) -> tuple:
+        return (stamps[0],)
+
+    if saves < 3:
+        assert read_unmixed(folder, read, stamp) == saves
+    else:
+        with pytest.raises(DataError, match="model is replaced again and again while it is read"):
+            read_unmixed(folder, read, stamp)
+    assert locks == [False, False, True][: saves + 1]
+
+
+def test_the_error_of_a_folder_that_nobody_replaces_is_told_at_once(tmp_path):
+    reads = []
+
+    def read() -> None:
+        reads.append(1)
+        raise DataError("damaged")
+
+    with pytest.raises(DataError, match="^damaged$"):
+        read_unmixed(tmp_path, read, lambda _: ())
+    assert reads == [1]

@@ -18,7 +18,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return _VIEWS[kind]
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
-    if not _is_list(kind):
+    if not is_list(kind):
         return kind
     value = plain_type(kind.value_type)
     if pa.types.is_fixed_size_list(kind) and not is_text(value):
@@ -80,23 +80,24 @@ def is_number(kind: pa.DataType) -> bool:
     return numbers or pa.types.is_decimal(kind) or pa.types.is_null(kind)
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of one length or of any."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+
+
 def makes_text(kind: pa.DataType) -> bool:
     """Whether an item's text can be made of a column of this type: text, numbers, times, or lists of these."""
     kind = plain_type(kind)
-    while _is_list(kind):
+    while is_list(kind):
         kind = kind.value_type
     return is_text(kind) or is_number(kind) or pa.types.is_primitive(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
 
 
 def _has_list_view(kind: pa.DataType) -> bool:
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return True
-    return _is_list(kind) and _has_list_view(kind.value_type)
+    return is_list(kind) and _has_list_view(kind.value_type)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_bytes, is_list, is_text
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
@@ -110,16 +111,16 @@ def _add_array(digest: Any, array: pa.Array | pa.ChunkedArray) -> None:
     """Add values and nulls to a digest, whatever the chunks, widths and encodings that they are kept in."""
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
-    if _is_text(array.type):
+    if is_text(array.type) or is_bytes(array.type):
         array = array.cast(pa.large_binary())
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     digest.update(f"{len(array)};".encode())
     digest.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)))
     kind = array.type
-    if _is_text(kind):
+    if is_bytes(kind):
         _add_bytes(digest, array.fill_null(b""))
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    elif is_list(kind):
         digest.update(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
         _add_array(digest, pc.list_flatten(array))
     elif pa.types.is_struct(kind):
@@ -132,11 +133,6 @@ def _add_array(digest: Any, array: pa.Array | pa.ChunkedArray) -> None:
         digest.update(array.fill_null(0.0).to_numpy(zero_copy_only=False).astype("<f8"))
     else:  # dates, decimals: rare and small
         digest.update(json.dumps([str(value) for value in array.to_pylist()]).encode())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(kind) for test in tests)
 
 
 def _add_bytes(digest: Any, array: pa.Array) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tiger.data.columns import is_number, is_text, plain_table, plain_type, refuse_twice
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 from tiger.utils.json_files import parse_json
 from tiger.utils.paths import is_repo_id, nearest_hint
 
@@ -72,7 +72,7 @@ def read_items(file: str | os.PathLike) -> pa.Table:
         else:
             raise DataError(f"{file}: items are read from .parquet, .csv and .jsonl.")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} can't be read ({_first_line(error)}): write it again.") from error
+        raise DataError(f"{file} can't be read ({first_line(error)}): write it again.") from error
     table = plain_table(table, file)
     check_columns(table.schema, ITEM_COLUMNS, str(file))
     refuse_nulls(table["item_id"], str(file), "item_id")
@@ -91,25 +91,25 @@ def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
 
     def batches() -> Iterator[pa.Table]:
         start = 0
-        # Without these it reads far ahead.
-        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-        for batch in source.iter_batches(_LOG_ROWS, columns=list(EVENT_COLUMNS), use_threads=False):
-            table = plain_table(pa.Table.from_batches([batch]), file)
-            for name in EVENT_COLUMNS:
-                refuse_nulls(table[name], str(file), name, start)
-            refuse_times(table["timestamp"], str(file), start)
-            start += len(table)
-            yield table
+        for batch in parquet_batches(file, list(EVENT_COLUMNS), _LOG_ROWS):
+            yield _checked_events(batch, str(file), start)
+            start += len(batch)
 
     return _whole(batches(), file)
 
 
+def parquet_batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of a parquet file, so many rows at a time, in the order of the file."""
+    # Without these settings it reads far ahead.
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as source:
+        for batch in source.iter_batches(rows, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
 def _csv_table(file: Path) -> pa.Table:
     """All columns as text: what looks like a number or a time may be an id such as 007, 1e5 or 23:59."""
-    # The csv module's limit of a field is one for the whole process.
-    limit = csv.field_size_limit(2**31 - 1)
     try:
-        with _read_as_text(file), open(file, encoding="utf-8-sig", newline="") as lines:
+        with long_fields(), _read_as_text(file), open(file, encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, skipinitialspace=True, strict=True)
             names = [name.strip() for name in next((row for row in reader if row), [])]
             if not names:
@@ -128,8 +128,6 @@ def _csv_table(file: Path) -> pa.Table:
                     column.append(value.strip() or None)
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num} is not CSV ({error}).") from error
-    finally:
-        csv.field_size_limit(limit)
     return pa.table({name: pa.array(column, pa.large_string()) for name, column in zip(names, columns)})
 
 
@@ -144,15 +142,21 @@ def _json_lines(file: Path) -> Iterator[dict]:
 
 
 @contextmanager
+def long_fields() -> Iterator[None]:
+    """Fields of any length: by default the parser of the standard library refuses those of 128 KiB."""
+    limit = csv.field_size_limit(2**31 - 1)  # one for the whole process
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+@contextmanager
 def _read_as_text(file: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_nulls(column: pa.Array | pa.ChunkedArray, file: str, name: str, start: int = 0) -> None:
@@ -184,6 +188,15 @@ def refuse_times(column: pa.ChunkedArray, file: str, start: int = 0) -> None:
     raise DataError(f"{file}, row {row}: timestamp {found} is {why}.")
 
 
+def _checked_events(batch: pa.Table, file: str, start: int) -> pa.Table:
+    """Events in plain types, without nulls and with times that are whole seconds."""
+    batch = plain_table(batch, file)
+    for name in EVENT_COLUMNS:
+        refuse_nulls(batch[name], file, name, start)
+    refuse_times(batch["timestamp"], file, start)
+    return batch
+
+
 def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     """Columns of the log by name: (dictionary, int32 [events]) for the ids, arrays [events] for the rest; {} if empty.
 
@@ -194,11 +207,9 @@ def collect_events(log: Iterator[pa.Table], file: str) -> dict:
     for batch in log:
         if batch.num_rows == 0:
             continue
-        batch = plain_table(batch, file)
+        batch = _checked_events(batch, file, start)
         for name in EVENT_COLUMNS:
-            refuse_nulls(batch[name], file, name, start)
             if name == "timestamp":
-                refuse_times(batch[name], file, start)
                 kept.setdefault(name, []).append(batch[name].to_numpy().astype(np.int64, copy=False))
             elif name == "item_id":
                 kept.setdefault(name, []).extend(batch[name].dictionary_encode().chunks)
@@ -242,10 +253,8 @@ def open_table(
         schema = _parquet_schema(file)
         check_columns(schema, required, str(file))
         columns = [column for column in schema.names if wanted is None or column in wanted]
-        # By pyarrow: `datasets` knows fewer types of columns. Without these settings it reads far ahead.
-        source = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-        batches = source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
-        return schema, _whole((pa.Table.from_batches([batch]) for batch in batches), file)
+        # By pyarrow: `datasets` knows fewer types of columns.
+        return schema, _whole(parquet_batches(file, columns, _BATCH_ROWS), file)
     if not is_repo_id(os.fspath(path)):
         raise DataError(
             f"{path} is neither a directory{nearest_hint(path)} nor owner/name on the Hub: give the directory of "
@@ -270,7 +279,7 @@ def _hub_errors(path: str | os.PathLike) -> Iterator[None]:
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} is neither a directory here{nearest_hint(path)} nor a data set on the Hub that can be read "
-            f"({_first_line(error)}). Check the name; for a private one, `hf auth login`."
+            f"({first_line(error)}). Check the name; for a private one, `hf auth login`."
         ) from error
 
 
@@ -278,7 +287,7 @@ def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is damaged ({_first_line(error)}): write it again.") from error
+        raise DataError(f"{file} is damaged ({first_line(error)}): write it again.") from error
 
 
 def _parquet_schema(file: Path) -> pa.Schema:

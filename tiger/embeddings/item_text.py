@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tiger.data.columns import is_text, makes_text, plain_table, plain_type
+from tiger.data.columns import is_list, is_text, makes_text, plain_table, plain_type
 from tiger.utils.errors import DataError
 
 _FIRST_COLUMNS = ("title", "price", "brand", "categories")
@@ -78,7 +78,7 @@ def check_texts(item_ids: Sequence[str], texts: Sequence[str]) -> None:
 def _template_columns(schema: pa.Schema) -> list[str]:
     def has_words(kind: pa.DataType) -> bool:
         kind = plain_type(kind)
-        return is_text(kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind)
+        return is_text(kind.value_type if is_list(kind) else kind)
 
     first = [name for name in _FIRST_COLUMNS if name in schema.names]
     others = [field.name for field in schema if field.name not in (*first, "item_id") and has_words(field.type)]

@@ -21,7 +21,7 @@ from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 
 _NO_LIST = 'item_ids and texts are lists: ["item-1"], not "item-1"'
 
@@ -93,9 +93,9 @@ class ItemBatch:
         except pa.ArrowException as error:
             row = _first_misfit(new, field.type)
             where = "" if row is None else f", first at item {self.item_ids[row]!r}"
-            reason = str(error).splitlines()[0]
             raise DataError(
-                f"column {field.name!r} does not fit the item table's, which is {field.type}{where}: {reason}."
+                f"column {field.name!r} does not fit the item table's, which is {field.type}{where}: "
+                f"{first_line(error)}."
             ) from error
 
     def _warn_of_unknown(self, schema: pa.Schema) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import replaced_folder, write_atomically
 from tiger.utils.json_files import read_json
-from tiger.utils.locks import locked
+from tiger.utils.locks import read_unmixed
 from tiger.utils.model_files import check_finite, load_model
 from tiger.utils.schema import check_fields
 
@@ -83,19 +81,7 @@ def read_state(
     Raises:
         DataError: half-written, damaged, of another version, or its parts don't belong together.
     """
-    for last in (False, False, True):
-        # Where saves come faster than they can be read, they have to wait for the third try.
-        with _saves_waiting(folder) if last else nullcontext():
-            before = _stamp(folder)
-            try:
-                state = _read_once(folder, device, rank, verify)
-            except DataError:
-                if last or _stamp(folder) == before:
-                    raise
-                continue
-            if _stamp(folder) == before:
-                return state
-    raise DataError(f"{folder} is replaced again and again while it is read: wait for that, then try again.")
+    return read_unmixed(folder, lambda: _read_once(folder, device, rank, verify), _stamp)
 
 
 def _stamp(folder: Path) -> tuple:
@@ -106,15 +92,6 @@ def _stamp(folder: Path) -> tuple:
     except OSError:
         return ()
     return there.st_ino, there.st_mtime_ns, manifest.st_ino, manifest.st_mtime_ns, content
-
-
-@contextmanager
-def _saves_waiting(folder: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        # Where nobody may write, or somebody writes for a minute, there is no lock to be had.
-        with suppress(OSError, DataError):
-            stack.enter_context(locked(folder))
-        yield
 
 
 def _read_once(folder: Path, device: str | torch.device, rank: bool, verify: bool) -> RecommenderState:

@@ -29,7 +29,7 @@ from tiger.recommender.manifest import MANIFEST, check_files, read_manifest
 from tiger.recommender.model_card import CARD_FILES, model_card, write_card
 from tiger.recommender.state import RecommenderState
 from tiger.utils.digests import changed_files
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 from tiger.utils.paths import nearest_hint
 
 # Nothing else is ever fetched: no pickle, no code.
@@ -177,7 +177,7 @@ def _download_errors(repo_id: str, at: str, revision: str | None, local_files_on
                 "may read. Check the name; for a private one, `hf auth login` or give a token."
             ) from error
         raise DataError(
-            f"the download of {at} broke off ({_first_line(error)}). Load it again: whole files are kept."
+            f"the download of {at} broke off ({first_line(error)}). Load it again: whole files are kept."
         ) from error
 
 
@@ -262,14 +262,10 @@ def _upload_errors(repo_id: str) -> Iterator[None]:
     except (HTTPError, OSError, RuntimeError) as error:
         refused = _status(error) in (401, 403, 404)
         remedy = "`hf auth login` with a token that may write, or give one." if refused else "Try again."
-        raise DataError(f"can't push to {repo_id} ({_first_line(error)}). {remedy}") from error
+        raise DataError(f"can't push to {repo_id} ({first_line(error)}). {remedy}") from error
     except ValueError as error:
         raise DataError(f"can't push to {repo_id}: {' '.join(str(error).split())}") from error
 
 
 def _status(error: Exception) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

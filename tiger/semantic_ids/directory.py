@@ -13,10 +13,10 @@ from tiger.semantic_ids.storage import read_semantic_ids, write_semantic_ids
 from tiger.utils.digests import changed_files, file_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import put_back, replaced_folder
+from tiger.utils.locks import read_unmixed
 
 FILE_NAME = "semantic_ids.safetensors"
 QUANTIZER_FOLDER = "quantizer"
-_TRIES = 10  # of a read, while the directory is replaced again and again
 
 
 def write_directory(
@@ -54,17 +54,7 @@ def read_directory(folder: Path) -> tuple[dict[str, np.ndarray], list[str], dict
     Raises:
         DataError: a file is missing, damaged, of another version, or the quantizer is not that of the semantic IDs.
     """
-    for _ in range(_TRIES):
-        before = _stamp(folder)
-        try:
-            found = _read(folder)
-        except DataError:
-            if _stamp(folder) == before:
-                raise
-            continue
-        if _stamp(folder) == before:
-            return found
-    raise DataError(f"{folder} is replaced again and again while it is read: wait for that, then try again.")
+    return read_unmixed(folder, lambda: _read(folder), _stamp)
 
 
 def _stamp(folder: Path) -> tuple:

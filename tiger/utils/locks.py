@@ -8,9 +8,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +19,8 @@ from tiger.utils.errors import DataError
 
 WAIT_SECONDS = 60.0
 NOTICE_SECONDS = 1.0
+
+T = TypeVar("T")
 
 _mine = threading.local()
 
@@ -60,6 +63,41 @@ def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None
             with suppress(OSError):  # a disk that became read-only; the lock is given back all the same
                 name.unlink(missing_ok=True)
         lock.release()
+
+
+def read_unmixed(folder: Path, read: Callable[[], T], stamp: Callable[[Path], tuple]) -> T:
+    """Read a folder that others may replace meanwhile: again after each save, so that saves are never mixed.
+
+    Args:
+        folder: what is read.
+        read: reads it.
+        stamp: returns another value after every save.
+
+    Raises:
+        DataError: as ``read`` does, or it is replaced again and again.
+    """
+    for last in (False, False, True):
+        # Where saves come faster than they can be read, they have to wait for the third try.
+        with _saves_waiting(folder) if last else nullcontext():
+            before = stamp(folder)
+            try:
+                found = read()
+            except DataError:
+                if last or stamp(folder) == before:
+                    raise
+                continue
+            if stamp(folder) == before:
+                return found
+    raise DataError(f"{folder} is replaced again and again while it is read: wait for that, then try again.")
+
+
+@contextmanager
+def _saves_waiting(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        # Where nobody may write, or somebody writes for a minute, there is no lock to be had.
+        with suppress(OSError, DataError):
+            stack.enter_context(locked(folder))
+        yield
 
 
 def _acquire(lock: FileLock, path: Path, holder: Path, wait: float) -> None:

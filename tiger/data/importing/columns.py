@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_bytes, is_list, is_number, is_text
 from tiger.data.importing.prices import has_currency, parse_prices
 from tiger.data.importing.texts import first_url, is_url, parse_list
 
 _SAMPLE = 2_000
-_NUMBERS = pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|avif|svg|bmp)\b", re.IGNORECASE)
 # Written alike by every program that reads numbers as numbers; 007 and +49 are not among them.
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
@@ -93,22 +93,22 @@ def content_of(column: pa.ChunkedArray) -> Content:
     """Look at the values of a column.
 
     Args:
-        column: of any type.
+        column: of any plain type.
     """
     kind = column.type
     values = _first_values(column)
     distinct = len(set(values)) / max(len(values), 1)
     if not values:
         return Content("empty", values, distinct)
-    if any(holds(kind) for holds in _NUMBERS):
+    if is_number(kind):
         return Content("number", values, distinct)
-    if _is_list(kind):
+    if is_list(kind):
         return Content(
             "object" if pa.types.is_nested(kind.value_type) and _holds_struct(kind) else "list", values, 1.0
         )
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_nested(kind) or is_bytes(kind):
         return Content("object", values, distinct)
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return Content("native", values, distinct)
     return Content(_text_kind(values), values, distinct)
 
@@ -143,11 +143,7 @@ def _first_values(column: pa.ChunkedArray) -> list[str]:
     return found
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
 def _holds_struct(kind: pa.DataType) -> bool:
-    while _is_list(kind):
+    while is_list(kind):
         kind = kind.value_type
     return pa.types.is_nested(kind)

@@ -7,7 +7,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from tiger.data.importing.encodings import text_facts
 from tiger.data.importing.files import TableFile
 from tiger.data.importing.names import is_known_name
 from tiger.data.importing.rows import RowNumbers
+from tiger.data.readers import long_fields
 from tiger.utils.errors import DataError
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -89,7 +89,7 @@ class CsvTable:
                     f"{self.file.path}: a row is longer than {_BLOCK >> 20} MB. Look for a quotation mark that opens "
                     "a field and never closes."
                 ) from error
-            raise self.file.error(str(error)) from error
+            raise self.file.error(error) from error
 
     def _skip(self, row: pyarrow.csv.InvalidRow) -> str:
         reason = f"{row.actual_columns} columns, the header has {row.expected_columns}"
@@ -111,7 +111,7 @@ class CsvTable:
     def _parsed(self, sample: str, delimiter: str) -> list[list[str]]:
         escape = "\\" if self._facts.escapes else None
         try:
-            with _long_fields():
+            with long_fields():
                 rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, escapechar=escape)
                 found = list(islice(filter(None, rows), _SAMPLE_ROWS))
         except csv.Error:
@@ -143,7 +143,7 @@ class CsvTable:
 
     def _refuse_open_quote(self) -> None:
         """Raise an error where the last field opens a quotation mark and the file ends before it closes."""
-        with _long_fields(), self._text() as text:
+        with long_fields(), self._text() as text:
             rows = csv.reader(text, delimiter=self._delimiter, escapechar="\\" if self._facts.escapes else None)
             before = start = 0
             last: list[str] = []
@@ -154,16 +154,6 @@ class CsvTable:
                     f"{self.file.path}, line {start + 1}: a quotation mark opens a field and never closes: all lines "
                     "below are part of it. Close it, or double it where it is a part of the text."
                 )
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Fields of any length: by default the parser of the standard library refuses those of 128 KiB."""
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _fit(rows: list[list[str]]) -> tuple[float, int]:

@@ -51,7 +51,7 @@ def text_facts(file: TableFile) -> TextFacts:
         with file.open() as stream:
             return _facts(stream, file)
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise file.error(str(error)) from error
+        raise file.error(error) from error
 
 
 def _facts(stream: pa.NativeFile, file: TableFile) -> TextFacts:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_text
 from tiger.data.importing.event_columns import EventColumns
 from tiger.data.importing.filters import core_filter
 from tiger.data.importing.identifiers import id_texts
@@ -158,7 +159,7 @@ def _collect(source: Source, columns: EventColumns, item_ids: pa.Array) -> _Colu
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
     """float32 [events]; NaN: no number."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         coded = column.combine_chunks().dictionary_encode()
         texts = coded.dictionary.to_pylist()
         prices = parse_prices(texts)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -52,9 +52,9 @@ class TableFile:
         raw = pa.OSFile(str(self.path))
         return raw if self.compression is None else pa.CompressedInputStream(raw, self.compression)
 
-    def error(self, reason: str) -> DataError:
+    def error(self, reason: Exception | str) -> DataError:
         """The error that this file can't be read."""
-        return DataError(f"{self.path} can't be read ({reason.splitlines()[0]}): write it or download it again.")
+        return DataError(f"{self.path} can't be read ({first_line(reason)}): write it or download it again.")
 
 
 def find_files(path: str | os.PathLike) -> list[TableFile]:
@@ -97,7 +97,7 @@ def _recognized(path: Path, root: Path) -> TableFile:
         with found.open() as stream:
             start = bytes(stream.read(4096) or b"")
     except (pa.ArrowException, OSError) as error:
-        raise found.error(str(error)) from error
+        raise found.error(error) from error
     return TableFile(path, _format(path, start), compression, partitions)
 
 

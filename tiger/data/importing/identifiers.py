@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_bytes, is_text
 from tiger.utils.errors import DataError
 
 # Ways in which databases and pandas write that there is no value.
@@ -27,7 +28,7 @@ def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
         whole = pc.all(pc.equal(column.drop_null(), pc.floor(column.drop_null()))).as_py()
         column = pc.if_else(pc.is_finite(column), column, None)
         column = column.cast(pa.int64()) if whole and len(column) and _is_small(column) else column
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    elif is_bytes(kind):
         column = column.cast(pa.string())
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
     return pc.if_else(pc.is_in(texts, value_set=_NOTHING), None, texts)
@@ -35,15 +36,8 @@ def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def can_be_ids(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold ids."""
-    return (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return is_text(kind) or is_bytes(kind) or numbers
 
 
 def _is_small(column: pa.ChunkedArray) -> bool:

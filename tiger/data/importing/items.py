@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_text
 from tiger.data.importing.columns import Reading
 from tiger.data.importing.identifiers import id_texts
 from tiger.data.importing.names import is_path_name
@@ -121,7 +122,7 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     kind = column.type
     if pa.types.is_decimal(kind):
         return column.cast(pa.float64())
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return column
     texts = pc.utf8_trim_whitespace(column)
     texts = pc.if_else(pc.equal(texts, ""), None, texts)
@@ -136,8 +137,7 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 
 def _prices(column: pa.ChunkedArray, reading: Reading) -> tuple[pa.ChunkedArray | pa.Array, Reading, list[str]]:
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(column.type):
         values = column.cast(pa.float64())
         return pc.if_else(pc.greater_equal(values, 0), values, None), reading, []
     texts = [text.strip() or None if text is not None else None for text in column.to_pylist()]

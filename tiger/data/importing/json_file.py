@@ -72,7 +72,7 @@ class JsonTable:
                     else:
                         yield number, row
         except (pa.ArrowException, OSError, EOFError) as error:
-            raise self.file.error(str(error)) from error
+            raise self.file.error(error) from error
 
     def _array(self, text: io.TextIOWrapper) -> list:
         try:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from tiger.data.columns import plain_table
 from tiger.data.importing.files import TableFile
 from tiger.data.importing.rows import RowNumbers
+from tiger.data.readers import parquet_batches
 
 _BATCH_ROWS = 2**17
 
@@ -30,13 +31,12 @@ class ParquetTable:
         try:
             self.columns = [name for name in dict.fromkeys(pq.read_schema(file.path).names) if name]
         except (pa.ArrowException, OSError) as error:
-            raise file.error(str(error)) from error
+            raise file.error(error) from error
 
     def batches(self, wanted: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of its rows in the order of the file, some 100,000 rows at a time."""
         try:
-            with pq.ParquetFile(self.file.path, pre_buffer=False, buffer_size=2**20) as source:
-                for batch in source.iter_batches(_BATCH_ROWS, columns=list(wanted), use_threads=False):
-                    yield plain_table(pa.Table.from_batches([batch]).select(list(wanted)))
+            for batch in parquet_batches(self.file.path, list(wanted), _BATCH_ROWS):
+                yield plain_table(batch.select(list(wanted)))
         except (pa.ArrowException, OSError) as error:
-            raise self.file.error(str(error)) from error
+            raise self.file.error(error) from error

@@ -16,7 +16,7 @@ from tiger.data.importing.parquet_file import ParquetTable
 from tiger.data.importing.problems import Problems
 from tiger.data.importing.rows import RowNumbers
 from tiger.data.readers import item_table
-from tiger.utils.errors import DataError
+from tiger.utils.errors import DataError, first_line
 
 
 class Part(Protocol):
@@ -130,8 +130,7 @@ class Source:
             table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
         except pa.ArrowException as error:
             raise DataError(
-                f"{self.name}: a column has another type in another file ({str(error).splitlines()[0]}): write all "
-                "files alike."
+                f"{self.name}: a column has another type in another file ({first_line(error)}): write all files alike."
             ) from error
         missing = [name for name in self.columns if name not in table.column_names]
         for name in missing:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tiger.data.columns import is_text
 from tiger.utils.errors import DataError
 
 _MILLION = 1_000_000
@@ -61,7 +62,7 @@ def recognize_times(column: pa.ChunkedArray) -> TimeFormat | None:
         return TimeFormat("native")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return TimeFormat("digits" if _are_digits(column.cast(pa.string())) else "number")
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return None
     values = _filled(column)
     if len(values) == 0:
@@ -91,11 +92,11 @@ def parse_times(column: pa.ChunkedArray, how: TimeFormat) -> np.ma.MaskedArray:
     """
     if how.kind == "native":
         return _masked(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()))
-    if how.kind == "number" and not _is_text(column.type):
+    if how.kind == "number" and not is_text(column.type):
         if pa.types.is_decimal(column.type):
             column = column.cast(pa.float64())
         return _masked(column)
-    values = column if _is_text(column.type) else column.cast(pa.string())
+    values = column if is_text(column.type) else column.cast(pa.string())
     values = pc.utf8_trim_whitespace(values)
     if how.kind == "number":
         return _numbers(values)
@@ -109,7 +110,7 @@ def parse_times(column: pa.ChunkedArray, how: TimeFormat) -> np.ma.MaskedArray:
 
 def are_clocks(column: pa.ChunkedArray) -> bool:
     """Whether most values are times of day, ``23:59`` or ``23:59:59``."""
-    return _is_text(column.type) and _share(pc.match_substring_regex(_filled(column), r"^\d{1,2}:\d\d(:\d\d)?$")) > 0.5
+    return is_text(column.type) and _share(pc.match_substring_regex(_filled(column), r"^\d{1,2}:\d\d(:\d\d)?$")) > 0.5
 
 
 def parse_clocks(column: pa.ChunkedArray) -> np.ndarray:
@@ -166,10 +167,6 @@ def _said(how: TimeFormat) -> str:
         "format": f"dates of the form {how.pattern}, as UTC",
     }
     return forms[how.kind]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
