@@ -101,6 +101,11 @@ def test_numbers_out_of_range(tiger, folder, wrong):  # noqa: F811
     assert f"error: {wrong[0]} must be" in one_line(tiger("recommend", folder, "--history", "i1", *wrong, code=2))
 
 
+def test_opposite_options_are_refused_before_anything_is_read(tiger, folder):  # noqa: F811
+    both = ("--keep_history", "--remove_history")
+    assert "are opposites: give one." in one_line(tiger("evaluate", folder, "nowhere", *both, code=2))
+
+
 def test_mistyped_directories(tiger, folder):  # noqa: F811
     wrong = folder.parent / "rum"
     for command in (("recommend", wrong), ("items", "remove", wrong, "i1"), ("evaluate", wrong, "data")):

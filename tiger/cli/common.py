@@ -1,7 +1,8 @@
-"""Shared by the commands: open a recommender, print warnings and errors on one line, read ids."""
+"""Shared by the commands: options, recommenders, warnings and errors on one line, ids."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, NoReturn
 from tiger._moved import old_names
 from tiger.utils.disk import as_disk_error
 from tiger.utils.errors import DataError
+
+MODEL_HELP = "a run's folder such as runs/demo, owner/name on the Hub, or demo"
+REVISION_HELP = "branch, tag or commit on the Hub"
 
 
 @contextmanager
@@ -89,6 +93,18 @@ def input_lines() -> Iterator[str]:
             yield line.removeprefix("\ufeff") if number == 0 else line
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not UTF-8 ({error.reason}). Convert it.") from error
+
+
+def spellings(option: str) -> list[str]:
+    """The names of an option of several words, ``--a-b`` and ``--a_b``: as given first, so that help shows it so."""
+    bare = option.removeprefix("--")
+    return list(dict.fromkeys([option, "--" + bare.replace("_", "-"), "--" + bare.replace("-", "_")]))
+
+
+def add_model_argument(parser: argparse.ArgumentParser, what: str = MODEL_HELP) -> None:
+    """The recommender to read, from this machine or the Hub, and ``--revision``."""
+    parser.add_argument("model", metavar="RUN_OR_REPO", help=what)
+    parser.add_argument("--revision", help=REVISION_HELP)
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

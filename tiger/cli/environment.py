@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from tiger.cli.common import spellings
 from tiger.utils.errors import DataError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -68,8 +69,7 @@ def add_option(parser: argparse._ActionsContainer, name: str, **options: Any) ->
         parse = _words
     options["default"] = Setting(variable, options.get("default"), parse, options.get("choices"))
     options["help"] = f"{options['help']} [${variable}]"
-    names = dict.fromkeys([name, "--" + bare.replace("_", "-")] if name.startswith("--") else [name])
-    parser.add_argument(*names, **options)
+    parser.add_argument(*(spellings(name) if name.startswith("--") else [name]), **options)
 
 
 def read_settings(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

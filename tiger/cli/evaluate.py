@@ -7,7 +7,7 @@ import json
 import sys
 from functools import partial
 
-from tiger.cli.common import load_recommender, print_warnings
+from tiger.cli.common import load_recommender, print_warnings, spellings
 from tiger.cli.search_options import add_search_options
 from tiger.utils.errors import DataError
 
@@ -27,8 +27,7 @@ def add_evaluate_verb(verbs) -> None:
     evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
     evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
     evaluate.add_argument(
-        "--allow-other-log",
-        "--allow_other_log",
+        *spellings("--allow-other-log"),
         action="store_true",
         help="measure on another log than the model was trained on; targets may be what it has seen",
     )
@@ -46,13 +45,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
+    if args.keep_history and args.remove_history:
+        raise DataError("--keep_history and --remove_history are opposites: give one.")
     tiger, data = load_recommender(args.model, device="fastest"), RecommendationData.load(args.dataset)
     rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
-    if args.keep_history and args.remove_history:
-        raise DataError("--keep_history and --remove_history are opposites: give one.")
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
     if keep and not args.keep_history:
         print("Items of the history stay in the answers, as in the model's training.", file=sys.stderr)

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from tiger.cli.common import spellings
+
 _COLUMNS = {
     "item_id": ("item-id", "item ids, in both files"),
     "event_item_id": ("event-item-id", "item ids of the log, where it has another name there"),
@@ -34,15 +36,12 @@ def add_import_verb(verbs) -> None:
     importing.add_argument("interactions", metavar="CLICKS", help="the same, of users, items and times")
     importing.add_argument("--out", required=True, metavar="DIR", help="dataset directory to write")
     for target, (option, what) in _COLUMNS.items():
-        names = dict.fromkeys((f"--{option}", f"--{option.replace('-', '_')}"))
-        importing.add_argument(*names, dest=target, metavar="COLUMN", help=f"column of {what}")
-    importing.add_argument("--leave-out", "--leave_out", nargs="+", default=[], metavar="COLUMN", help="not read")
+        importing.add_argument(*spellings(f"--{option}"), dest=target, metavar="COLUMN", help=f"column of {what}")
+    importing.add_argument(*spellings("--leave-out"), nargs="+", default=[], metavar="COLUMN", help="not read")
     importing.add_argument(
-        "--time-format", "--time_format", metavar="FORM", help="of the times, such as '%%d/%%m/%%Y %%H:%%M'"
+        *spellings("--time-format"), metavar="FORM", help="of the times, such as '%%d/%%m/%%Y %%H:%%M'"
     )
-    importing.add_argument(
-        "--drop-unknown", "--drop_unknown", action="store_true", help="leave out rows that can't be used"
-    )
+    importing.add_argument(*spellings("--drop-unknown"), action="store_true", help="leave out rows that can't be used")
     importing.add_argument(
         "--core", type=int, default=0, metavar="N", help="keep users and items with N events (default 0: all)"
     )

@@ -6,7 +6,7 @@ import argparse
 import json
 from itertools import islice
 
-from tiger.cli.common import input_lines, load_recommender, print_warnings, words
+from tiger.cli.common import add_model_argument, input_lines, load_recommender, print_warnings, words
 from tiger.cli.search_options import add_search_options, search_options
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
@@ -16,10 +16,7 @@ from tiger.utils.json_files import parse_json
 def add_recommend_verbs(verbs) -> None:
     """``tiger recommend`` and ``tiger rank``."""
     recommend = verbs.add_parser("recommend", help="items that may come next, after one history or a log of them")
-    recommend.add_argument(
-        "model", metavar="RUN_OR_REPO", help="a run's folder such as runs/demo, owner/name on the Hub, or demo"
-    )
-    recommend.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_model_argument(recommend)
     which = recommend.add_mutually_exclusive_group()
     which.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
     which.add_argument(
@@ -45,8 +42,7 @@ def add_recommend_verbs(verbs) -> None:
     recommend.add_argument("--json", action="store_true", help="print JSON")
     recommend.set_defaults(run=run_recommend)
     rank = verbs.add_parser("rank", help="order candidates by the probability that the user wants them")
-    rank.add_argument("model", metavar="RUN_OR_REPO", help="a saved recommender that holds a ranker")
-    rank.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_model_argument(rank, "a saved recommender that holds a ranker")
     rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to order")
     rank.add_argument("--json", action="store_true", help="print JSON")

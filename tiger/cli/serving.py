@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiger.cli.common import load_recommender
+from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_model_argument, load_recommender
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
@@ -17,7 +17,6 @@ from tiger.utils.locks import locked
 if TYPE_CHECKING:
     from tiger.serving.settings import ServiceSettings
 
-MODEL_HELP = "a run's folder such as runs/demo, owner/name on the Hub, or demo"
 EPILOG = (
     "Each option can be given by the environment variable in brackets, too; the command line wins. The token is read "
     "from --token_file or $TIGER_TOKEN only. SIGHUP loads the model again from its directory."
@@ -27,15 +26,14 @@ EPILOG = (
 def add_serving_verbs(verbs) -> None:
     """``tiger app`` and ``tiger serve``."""
     app = verbs.add_parser("app", help="a web page to try a recommender")
-    app.add_argument("model", metavar="RUN_OR_REPO", help=MODEL_HELP)
-    app.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_model_argument(app)
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP", epilog=EPILOG)
     add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help=MODEL_HELP)
-    add_option(serve, "--revision", help="branch, tag or commit on the Hub")
+    add_option(serve, "--revision", help=REVISION_HELP)
     add_option(serve, "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     add_option(serve, "--port", type=_port, default=8000, help="0: any free port (default 8000)")
     add_option(serve, "--device", default="cpu", help="such as cuda (default cpu)")

@@ -28,10 +28,10 @@ class Edge:
     """Counts, times and logs requests; refuses foreign hosts and pages, requests without the token that they need,
     bodies that are not JSON, and long ones, whatever length they claim.
 
-    Every answer has the headers ``X-Request-ID`` and, where there is a model, ``X-Tiger-Model``.
+    Every answer has the headers ``X-Request-ID`` and ``X-Tiger-Model``.
     """
 
-    def __init__(self, app, metrics: Metrics, log: ServiceLog | None = None, access: AccessRules = AccessRules()):
+    def __init__(self, app, metrics: Metrics, log: ServiceLog, access: AccessRules):
         self.app, self.metrics, self.log, self.access = app, metrics, log, access
         self._held = 0
 
@@ -57,8 +57,10 @@ class Edge:
         async def noted(message):
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                _note_model(scope, record)
-                message["headers"] = [*message.get("headers", ()), *_headers(record)]
+                if record.model is None:  # no batch has noted the catalog that answered it
+                    record.note_snapshot(scope["app"].state.live.now)
+                ours = [(b"x-request-id", record.id.encode()), (b"x-tiger-model", str(record.model).encode())]
+                message["headers"] = [*message.get("headers", ()), *ours]
             await send(message)
 
         try:
@@ -94,22 +96,7 @@ class Edge:
         record.status, record.ms = record.status or 500, 1e3 * seconds
         self.metrics.requests.labels(path, record.status).inc()
         self.metrics.seconds.labels(path).observe(seconds)
-        if self.log is not None:
-            self.log.request(record)
-
-
-def _note_model(scope, record: RequestRecord) -> None:
-    """Note the catalog that answers now, unless a batch has noted that which answered it."""
-    live = getattr(scope["app"].state, "live", None)
-    if live is not None and record.model is None:
-        record.note_snapshot(live.now)
-
-
-def _headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", record.id.encode())]
-    if record.model is not None:
-        headers.append((b"x-tiger-model", record.model.encode()))
-    return headers
+        self.log.request(record)
 
 
 def _body_refusal(method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:

@@ -279,20 +279,18 @@ class Answer:
     """Answer to one request, with one entry per history in each list.
 
     Args:
-        catalogue: number of updates of the snapshot that answered.
+        snapshot: what answered.
         items: item ids, best first.
         scores: one per item.
         unknown: items of the history that the catalog lacks; they were left out.
-        snapshot: what answered; None: not known.
         batch: histories that were answered together.
     """
 
-    catalogue: int
+    snapshot: Snapshot = field(repr=False)
     items: list[list[str]]
     scores: list[list[float]]
     unknown: list[list[str]]
-    snapshot: Snapshot | None = field(default=None, repr=False)
-    batch: int = 0
+    batch: int
 
 
 def answer_recommend(
@@ -342,7 +340,7 @@ def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: lis
             part = slice(start, start + len(one[0]))
             start = part.stop
             if all(map(_finite, scores[part])):
-                one = Answer(snapshot.catalogue, items[part], scores[part], one[1], snapshot, len(items))
+                one = Answer(snapshot, items[part], scores[part], one[1], len(items))
             else:
                 one = NonFiniteScores("scores of a request are NaN or infinite: the model or the ranker is damaged")
         answers.append(one)

@@ -50,18 +50,19 @@ class ModelSource:
             DataError: it can't be read, or is replaced again and again meanwhile.
         """
         for _ in range(ATTEMPTS):
-            folder = self._folder()
-            before = read_manifest_bytes(Path(folder))
-            recommender = self.read(folder)
-            if before is not None and read_manifest_bytes(Path(folder)) == before:
+            folder = self.folder()
+            before = read_manifest_bytes(folder)
+            recommender = self.read(str(folder))
+            if before is not None and read_manifest_bytes(folder) == before:
                 return LoadedModel(recommender, before)
         raise DataError(f"{self.name} was replaced {ATTEMPTS} times while it was read: wait until nobody writes it.")
 
-    def _folder(self) -> str:
+    def folder(self) -> Path:
+        """The directory, downloaded where it is the Hub's. If there is none, whoever reads it says so."""
         folder = find_folder(self.name)
         if not folder.is_dir() and is_repo_id(self.name):
-            folder = hub.download(self.name, self.revision, None, None, False)
-        return str(folder)  # if it is none, whoever reads it says so
+            return hub.download(self.name, self.revision)
+        return folder
 
 
 def manifest_digest(manifest: bytes) -> str:

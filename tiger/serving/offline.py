@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,13 +150,10 @@ def _join_parts(folder: Path, num_parts: int, out: Path, metadata: dict) -> None
     """Write the parts to one file, then remove their folder."""
     told = json.dumps(metadata)
     schema = SCHEMA.with_metadata({"tiger": told, "sha256": hashlib.sha256(told.encode()).hexdigest()})
-    handle, whole = tempfile.mkstemp(dir=folder, prefix="whole.")
-    os.close(handle)
-    with pq.ParquetWriter(whole, schema, write_page_checksum=True) as writer:
+    whole = folder / "whole"  # not beside ``out``: what a killed run leaves is removed with the folder
+    with written_whole(whole) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
         for part in range(num_parts):
             writer.write_table(_read_checked(folder / f"{part}.parquet").replace_schema_metadata(schema.metadata))
-    os.chmod(whole, 0o644)
-    sync(whole)
     os.replace(whole, out)
     sync(out.parent)
     _remove_parts(folder)

@@ -5,9 +5,7 @@ Gradio stores whatever anybody uploads, and answers programs besides its page. T
 
 from __future__ import annotations
 
-import json
-
-from starlette.responses import Response
+from tiger.serving.responses import problem
 
 API = "/gradio_api/"
 # All that the page's own script sends: events, and that it is no longer interested in one.
@@ -33,10 +31,10 @@ class PageGuard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if not _is_open(scope["method"], scope["path"]):
-            return await _refused(404, "the page has no such endpoint")(scope, receive, send)
+            return await problem(404, "the page has no such endpoint")(scope, receive, send)
         claimed = dict(scope["headers"]).get(b"content-length", b"")
         if scope["method"] == "POST" and not (claimed.isdigit() and int(claimed[:20]) <= MAX_EVENT):
-            return await _refused(413, f"an event has at most {MAX_EVENT} bytes, and says so")(scope, receive, send)
+            return await problem(413, f"an event has at most {MAX_EVENT} bytes, and says so")(scope, receive, send)
         await self.app(scope, receive, send)
 
 
@@ -46,7 +44,3 @@ def _is_open(method: str, path: str) -> bool:
         name = path.removeprefix(API).partition("/")[0].partition("=")[0]
         return not (path.startswith(API) and name in CLOSED) and not path.startswith(CLOSED_PAGES)
     return method == "POST" and path.startswith(API) and path.removeprefix(API) in POSTS
-
-
-def _refused(status: int, reason: str) -> Response:
-    return Response(json.dumps({"error": reason}), status, media_type="application/json")

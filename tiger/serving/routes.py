@@ -37,6 +37,7 @@ from tiger.serving.schemas import (
     ReloadAnswer,
     Updated,
 )
+from tiger.serving.service_log import RequestRecord
 from tiger.utils.errors import DataError
 
 MAX_UPDATES = 16  # updates that may wait; each holds its request body. Not tuned.
@@ -145,9 +146,9 @@ async def _batched(
     except Stopped:
         return problem(503, "the service is stopping")
     answer = await _unless_gone(request, future)
-    if RECORD in request.scope:
-        request.scope[RECORD].note_snapshot(answer.snapshot)
-        request.scope[RECORD].batch = answer.batch
+    record: RequestRecord = request.scope[RECORD]
+    record.note_snapshot(answer.snapshot)
+    record.batch = answer.batch
     found = zip(answer.items, answer.scores, answer.unknown)
     rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
     if fields:
@@ -155,7 +156,7 @@ async def _batched(
         read = partial(item_columns, answer.snapshot.recommender, answer.items, fields)
         columns = await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, read)
         rows = [row | {"fields": of_items} for row, of_items in zip(rows, columns)]
-    return json_response({"recommendations": rows, "catalogue": answer.catalogue})
+    return json_response({"recommendations": rows, "catalogue": answer.snapshot.catalogue})
 
 
 def add_read_routes(app: FastAPI) -> None:

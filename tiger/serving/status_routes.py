@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,6 +16,10 @@ from tiger.serving.responses import json_response
 from tiger.serving.schemas import Health, Probe
 from tiger.serving.service_log import ServiceLog
 
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Probe, "description": "It is stopping, or a thread has ended"}
+}
+
 
 def add_probe_routes(app: FastAPI) -> None:
     """``GET /livez``, ``/readyz`` and ``/healthz``, the last two being one."""
@@ -25,13 +31,13 @@ def add_probe_routes(app: FastAPI) -> None:
     @app.get(
         "/healthz",
         response_model=Probe,
-        responses={503: {"model": Probe, "description": "It is stopping, or a thread has ended"}},
+        responses=_NOT_READY,
         summary="As /readyz",
     )
     @app.get(
         "/readyz",
         response_model=Probe,
-        responses={503: {"model": Probe, "description": "It is stopping, or a thread has ended"}},
+        responses=_NOT_READY,
         summary="Whether it takes requests: send none if not",
     )
     async def readyz():
