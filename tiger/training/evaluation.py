@@ -14,7 +14,7 @@ from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Hybrid, Popularity, Transition
+from tiger.evaluation.baselines import Hybrid, Transition
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
@@ -112,17 +112,9 @@ def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:
     try:
         hybrid = Hybrid().fit(split.train, texts)
     except ValueError:  # no text holds a word
-        popularity = Popularity().fit(split.train, len(texts))
-        return {
-            "popularity": popularity.recommend,
-            "transition": Transition().fit(split.train, len(texts)).recommend,
-        }
-    return {
-        "popularity": hybrid.content.popularity.recommend,
-        "transition": hybrid.transition.recommend,
-        "content": hybrid.content.recommend,
-        "hybrid": hybrid.recommend,
-    }
+        transition = Transition().fit(split.train, len(texts))
+        return {"popularity": transition.popularity.recommend, "transition": transition.recommend}
+    return {name: baseline.recommend for name, baseline in hybrid.baselines().items()}
 
 
 def table_of(models: Mapping[str, Mapping[str, float]]) -> str:
