@@ -87,9 +87,26 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
 
 
 def stages_of(
-    tiger: TigerRecommender, histories: Sequences, args: EvaluationArguments, exclude_history: bool
+    tiger: TigerRecommender,
+    histories: Sequences,
+    args: EvaluationArguments,
+    exclude_history: bool,
+    part: str = "test",
+    alone: str = ALONE,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Names, answers [n, 10] and scores of the T5 alone and, where there is a ranker, of both stages."""
+    """Names, answers and scores of the T5 alone and, where a ranker has not learned from this part, of both stages.
+
+    Args:
+        tiger: the recommender.
+        histories: n sequences of its item rows.
+        args: number of beams and precision.
+        exclude_history: leave out items of the history.
+        part: of the split, that the histories are of.
+        alone: name of the T5's own order.
+
+    Yields:
+        Answers [n, number of beams, at least 10] of the T5, then [n, 10] of both stages.
+    """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
         "exclude_history": exclude_history,
@@ -97,12 +114,12 @@ def stages_of(
         "rank": False,
     }
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
-        beams, scores = tiger.recommend_rows(histories, k=args.num_beams, **search)
-    yield ALONE, beams[:, :10], scores[:, :10]
+        beams, scores = tiger.recommend_rows(histories, k=max(10, args.num_beams), **search)
+    yield alone, beams, scores
     ranker = tiger.ranker
-    if ranker is not None:
+    if ranker is not None and ranker.learned_from != part:
         # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
-        name = ranker.kind if ranker.proposes_items else f"{ALONE}-ranked"
+        name = ranker.kind if ranker.proposes_items else f"{alone}-ranked"
         ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
         yield name, ranked, values
 
