@@ -11,7 +11,6 @@ are of one category. Writes ``<dataset>.json`` and ``<dataset>.png``.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid
 from tiger.evaluation.evaluator import evaluate, rank_bytes
 from tiger.evaluation.metrics import metrics_of_ranks
+from tiger.evaluation.results import command_line
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -61,7 +61,7 @@ def main() -> None:
         for kind, parts in slices.items()
     }
     name = Path(args.dataset).name
-    content = {"dataset": name, "setting": SETTING, "slices": rows, "command": shlex.join(["python", *sys.argv])}
+    content = {"dataset": name, "setting": SETTING, "slices": rows, "command": command_line(sys.argv)}
     folder = Path(args.results_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
