@@ -34,7 +34,8 @@ from tiger.evaluation.training_split import OTHER_LOG, split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
-from tiger.training.stories import SHOWN, stories_of, told
+from tiger.training.evaluation import EvaluationArguments, stages_of
+from tiger.training.stories import SHOWN, spread, stories_of, told
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -100,18 +101,11 @@ def measure(
     training, ranker = recommender.training, recommender.ranker
     if ranker is not None and ranker.learned_from == args.part:
         print("The second stage learned from validation items: only the T5 is measured on them.")
-        ranker = None
-    width = max(10, args.num_beams)
+    search = EvaluationArguments(num_beams=args.num_beams, bf16=args.bf16)
 
     def stages(histories: Sequences, exclude_history: bool) -> Iterator[tuple[str, np.ndarray]]:
-        search = {"num_beams": args.num_beams, "exclude_history": exclude_history, "progress": True}
-        with torch.autocast(recommender.device.type, torch.bfloat16, enabled=args.bf16):
-            beams, scores = recommender.recommend_rows(histories, k=width, rank=False, **search)
-        yield args.name, beams
-        if ranker is not None:
-            # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
-            name = ranker.kind if ranker.proposes_items else f"{args.name}-ranked"
-            yield name, ranker.order(histories, beams, scores, 10, exclude_history)[0]
+        for name, answers, _ in stages_of(recommender, histories, search, exclude_history, args.part, args.name):
+            yield name, answers
 
     facts = {"training": training, "num_beams": args.num_beams} | ({"note": args.note} if args.note else {})
     if same is False:
@@ -132,7 +126,7 @@ def measure(
             row["second_stage"] = getattr(ranker, "record", {})  # how many fits, and with which settings
     if args.ranks_dir is not None:
         Path(args.ranks_dir).mkdir(parents=True, exist_ok=True)
-        ranks = {setting: rank_bytes(evaluation, width) for setting, evaluation in alone.items()}
+        ranks = {setting: rank_bytes(evaluation, max(10, args.num_beams)) for setting, evaluation in alone.items()}
         file = Path(args.ranks_dir) / f"{args.name}-seed{training.get('seed')}.safetensors"
         write_atomically(file, save(ranks))
     return rows
@@ -141,7 +135,7 @@ def measure(
 def show(args: EvaluateArguments, data: RecommendationData, recommender: TigerRecommender) -> None:
     """A few users, by title: what they had, what came, what is recommended."""
     split = data.leave_one_out(recommender.training.get("shuffle_ties"))
-    users = np.linspace(0, len(split.users) - 1, args.examples + 2).astype(int)[1:-1]
+    users = np.array(spread(len(split.users), args.examples))
     examples = EvaluationExamples(*split.part(args.part)).select(users)
     answers = recommender.recommend_rows(examples.histories, k=SHOWN, num_beams=args.num_beams)
     names = data.user_ids.take(split.users[users]).to_pylist()

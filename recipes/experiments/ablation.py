@@ -15,7 +15,6 @@ Validation and test are measured on the same users; nothing is chosen on the tes
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
+from tiger.evaluation.results import command_line
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
@@ -144,7 +144,7 @@ def main() -> None:
             raise DataError(
                 f"{file} holds rows with {name} {found[name]}, not {value}: remove it, or give another folder."
             )
-    found["command"] = shlex.join(["python", *sys.argv])
+    found["command"] = command_line(sys.argv)
     for name, settings in rows().items():
         there = [row["settings"] for row in found["rows"] if row["step"] == name]
         if there and PAPER | there[0] != settings:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.results import command_line
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -59,7 +59,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     name = Path(args.dataset).name
     found = {"dataset": name, "users": len(users), "part": "validation", "hardware": device, "rows": rows}
-    found["command"] = shlex.join(["python", *sys.argv])
+    found["command"] = command_line(sys.argv)
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.results_dir) / f"{name}.json", json.dumps(found, indent=1) + "\n")
 

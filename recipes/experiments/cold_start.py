@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.results import command_line
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import merge_with_quota
@@ -109,7 +109,7 @@ def main() -> None:
         "epochs": tiger.training["epochs"],
         "num_beams": args.num_beams,
         "seed": args.seed,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(sys.argv),
         "rows": rows,
     }
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)

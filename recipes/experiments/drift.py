@@ -6,7 +6,6 @@ python recipes/experiments/drift.py --dataset datasets/beauty [--embeddings FILE
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from tiger.data.dataset import RecommendationData
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.evaluation.results import command_line
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.drift import drift_report
 from tiger.training.arguments import parse_arguments
@@ -64,7 +64,7 @@ def main() -> None:
         rows[-1] |= {part: round(report[part]["collision_share"], 4) for part in ("old", "new")}
         rows[-1]["refit"] = report["refit"]
         print(rows[-1], flush=True)
-    content = {"dataset": Path(args.dataset).name, "command": shlex.join(["python", *sys.argv]), "rows": rows}
+    content = {"dataset": Path(args.dataset).name, "command": command_line(sys.argv), "rows": rows}
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.results_dir) / f"{content['dataset']}.json", json.dumps(content, indent=1) + "\n")
 

@@ -9,7 +9,6 @@ what merging gives; the test is read once for each row.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.evaluation.results import command_line
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -65,7 +65,7 @@ def main() -> None:
     rows.append({"model": f"merged, {len(args.models)} models"} | merged)
     print(rows[-1])
     content = {"dataset": Path(args.dataset).name, "num_beams": args.num_beams, "rows": rows}
-    content["command"] = shlex.join(["python", *sys.argv])
+    content["command"] = command_line(sys.argv)
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.results_dir) / f"{content['dataset']}.json", json.dumps(content, indent=1) + "\n")
 

@@ -14,7 +14,6 @@ measured again.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +33,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.evaluation.metrics import auc, next_item_metrics_per_user
+from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import bootstrap_p
 from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.features import DAYS, WINDOWS, CandidateFeatures
@@ -92,7 +92,7 @@ def main() -> None:
 
     file = Path(args.results_dir) / f"{Path(args.dataset).name}.json"
     found = json.loads(file.read_text()) if file.exists() else {"dataset": file.stem, "rows": []}
-    found |= {"seed": args.seed, "command": shlex.join(["python", *sys.argv])}
+    found |= {"seed": args.seed, "command": command_line(sys.argv)}
     if "probes" not in found:
         found["probes"] = {
             "AUC of fewer than 5 events": probe_lengths(split, data.num_items),

@@ -9,7 +9,6 @@ have without a glance at the history. Nothing is trained. The split and the slic
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ranking import blind_scores, measure, sampled
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
+from tiger.evaluation.results import command_line
 from tiger.rankers.click.dataset import (
     Impressions,
     NegativeSampling,
@@ -67,7 +67,7 @@ def main() -> None:
             lists = sampled_impressions(events, split.test, negatives)
         rows.append({"negatives": scheme} | described(events, lists, popularity))
         print(rows[-1], flush=True)
-    content = {"dataset": name, "rows": rows, "command": shlex.join(["python", *sys.argv])}
+    content = {"dataset": name, "rows": rows, "command": command_line(sys.argv)}
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(args.results_dir) / f"{name}.json", json.dumps(content, indent=1) + "\n")
 

@@ -15,7 +15,6 @@ Results are added to a file after each run, and a run that is there already is n
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.metrics import auc, grouped_auc, log_loss
+from tiger.evaluation.results import command_line
 from tiger.quantizers.auto import fit_quantizer
 from tiger.rankers.click.dataset import (
     Impressions,
@@ -153,7 +153,7 @@ def command(argv: list[str], rows: list[dict]) -> str:
         kept += [] if part else [word]
     for option, name in parts.items():
         kept += [option, *map(str, dict.fromkeys(row[name] for row in rows))]
-    return shlex.join(["python", *kept])
+    return command_line(kept)
 
 
 def prepare(args: RankingArguments) -> Benchmark:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -28,14 +27,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save
-from two_stage import proposed
+from two_stage import content_vectors, digest, proposed
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.data.splits import LeaveOneOut
-from tiger.embeddings.base import load_embeddings
-from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
+from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import compare_recipes
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.ranker import TwoStageOptions, TwoStageRanker
@@ -113,7 +111,7 @@ def main() -> None:
         if number and tiger.training.get("shuffle_ties") != ties:
             raise DataError(f"{folder} was trained on another split than {args.recommenders[0]}.")
         ties = tiger.training.get("shuffle_ties")
-        vectors = content_vectors(args, tiger, data)
+        vectors = content_vectors(args.embeddings, tiger, data)
         wanted = fits_of(args, data, tiger, vectors, number)
         if missing := [fit for fit in wanted if not fit.file.exists()]:
             print(f"{folder}: {len(missing)} of {len(wanted)} fits to make", flush=True)
@@ -121,7 +119,7 @@ def main() -> None:
         fits += wanted
     result = {"dataset": Path(args.dataset).name, "recommenders": args.recommenders, "seeds": args.seeds}
     result |= {"num_beams": args.num_beams, "num_proposed": args.num_proposed, "shuffle_ties": ties}
-    result |= summary(fits) | {"command": shlex.join(["python", *sys.argv])}
+    result |= summary(fits) | {"command": command_line(sys.argv)}
     file = Path(args.results_dir) / f"{result['dataset']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(result, indent=1) + "\n")
@@ -140,15 +138,6 @@ def check(args: RefitsArguments) -> None:
         raise DataError(f"--seeds: give different numbers from 0 to {SEED_STEP - 1}.")
     if len(args.recommenders) * len(args.seeds) < 2:
         raise DataError("one fit says nothing of refits: give two --recommenders, or two --seeds, or more.")
-
-
-def content_vectors(args: RefitsArguments, tiger: TigerRecommender, data: RecommendationData) -> np.ndarray | None:
-    """Vectors of the items' texts, float32 [items, dimensions]; None: nothing that embeds them."""
-    if args.embeddings:
-        return load_embeddings(args.embeddings, data.num_items)
-    if tiger.encoder is None:
-        return None
-    return tiger.encoder.encode(item_texts(data.items, tiger.training.get("template")))
 
 
 def fits_of(
@@ -173,13 +162,6 @@ def fits_of(
             file = folder / f"{variant.replace(' ', '-')}-{seed}-{made_by}.safetensors"
             found.append(Fit(variant, number, seed, source, file))
     return found
-
-
-def digest(*arrays: np.ndarray) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
 
 
 def make(
@@ -223,13 +205,12 @@ def propose(
 
 def target_ranks(ranker: TwoStageRanker, proposals: Proposals, targets: np.ndarray) -> np.ndarray:
     """Place of each user's target among the candidates, int32 [n] from 0; the number of candidates: not among them."""
-    if not ranker.reads_t5:
-        own = min(ranker.candidates.num_proposed, len(ranker))
-        proposals = Proposals(proposals.rows[:, :own], proposals.columns[:, :own])  # without what the beams added
     found = []
     for start in range(0, len(targets), CHUNK):
         users = slice(start, start + CHUNK)
         part = Proposals(proposals.rows[users], proposals.columns[users])
+        if not ranker.reads_t5:
+            part = ranker.candidates.without_beams(part)
         found.append(hit_ranks(ranker.best(part, part.rows.shape[1])[0], targets[users]))
     return np.concatenate(found).astype(np.int32)
 

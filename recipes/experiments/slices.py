@@ -11,7 +11,6 @@ are of one category. Writes ``<dataset>.json`` and ``<dataset>.png``.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,10 @@ from tiger.data.cooccurrence import follower_counts
 from tiger.data.dataset import RecommendationData
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition
+from tiger.evaluation.baselines import Hybrid
 from tiger.evaluation.evaluator import evaluate, rank_bytes
 from tiger.evaluation.metrics import metrics_of_ranks
+from tiger.evaluation.results import command_line
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -61,7 +61,7 @@ def main() -> None:
         for kind, parts in slices.items()
     }
     name = Path(args.dataset).name
-    content = {"dataset": name, "setting": SETTING, "slices": rows, "command": shlex.join(["python", *sys.argv])}
+    content = {"dataset": name, "setting": SETTING, "slices": rows, "command": command_line(sys.argv)}
     folder = Path(args.results_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
@@ -75,12 +75,7 @@ def main() -> None:
 def baseline_places(data: RecommendationData, split: LeaveOneOut) -> dict[str, np.ndarray]:
     """Places of the targets in the lists of the training-free methods, uint8 [users]."""
     texts, histories, targets = item_texts(data.items, required=False), split.test_histories, split.test_targets
-    fitted = {
-        "popularity": Popularity().fit(split.train, data.num_items),
-        "transition": Transition().fit(split.train, data.num_items),
-        "content": Content().fit(split.train, texts),
-        "hybrid": Hybrid().fit(split.train, texts),
-    }
+    fitted = Hybrid().fit(split.train, texts).baselines()
     found = {name: evaluate(model.recommend, histories, targets, (10,)) for name, model in fitted.items()}
     return {name: rank_bytes(evaluation, 10) for name, evaluation in found.items()}
 

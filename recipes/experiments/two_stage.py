@@ -73,13 +73,10 @@ def main() -> None:
     (args,) = parse_arguments([TwoStageExperiment], sys.argv[1:])
     device = torch.accelerator.current_accelerator() or "cpu"
     tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
-    data, vectors = RecommendationData.load(args.dataset), None
+    data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
-    if args.embeddings:
-        vectors = load_embeddings(args.embeddings, data.num_items)
-    elif tiger.encoder is not None:
-        vectors = tiger.encoder.encode(item_texts(data.items, tiger.training.get("template")))
+    vectors = content_vectors(args.embeddings, tiger, data)
     for ties in (None, *args.tie_seeds):
         split = data.leave_one_out(ties)
         beams = {part: None for part in ("valid", "test")}
@@ -92,12 +89,21 @@ def main() -> None:
         measure(args, data, split, codes, vectors, beams, ties)
 
 
+def content_vectors(file: str | None, tiger: TigerRecommender, data: RecommendationData) -> np.ndarray | None:
+    """Vectors of the items' texts, float32 [items, dimensions], of a file or the encoder's; None: neither is there."""
+    if file:
+        return load_embeddings(file, data.num_items)
+    if tiger.encoder is None:
+        return None
+    return tiger.encoder.encode(item_texts(data.items, tiger.training.get("template")))
+
+
 def proposed(
     args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model."""
-    weights = hashlib.sha256(tiger.model.shared.weight.detach().cpu().numpy().tobytes()).hexdigest()[:16]
-    name = f"{Path(args.dataset).name}-{weights}-{args.num_beams}-{part}"
+    weights = tiger.model.shared.weight.detach().cpu().numpy()
+    name = f"{Path(args.dataset).name}-{digest(weights)}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     kept = load_file(file) if file.exists() else {}
     if "seconds" in kept:
@@ -144,9 +150,9 @@ def measure(
         variants = {name: without for name, without in variants.items() if "t5" in without}
     if codes is None:
         variants = {name: without for name, without in variants.items() if "codes" in without}
-    of = {"semantic_ids": None if codes is None else semantic_ids(codes), "t5": None}
+    of = {"semantic_ids": None if codes is None else digest(codes), "t5": None}
     if beams["test"] is not None:
-        of["t5"] = hashlib.sha256(beams["test"][1].tobytes()).hexdigest()[:16]
+        of["t5"] = digest(beams["test"][1])
     rows = [row for row in results(args)["rows"] if row["setting"] == setting]
     if any(row.get("of", of) != of for row in rows):
         raise DataError(f"{args.results_dir} holds rows of another recommender: remove them, or give another folder.")
@@ -212,8 +218,12 @@ def measure(
         print(row, flush=True)
 
 
-def semantic_ids(codes: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(codes).tobytes()).hexdigest()[:16]
+def digest(*arrays: np.ndarray) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of arrays' values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def means(users: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -16,7 +16,8 @@ import torch
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
-from tiger.quantizers.kmeans import kmeans, nearest_codes, residual_codebooks
+from tiger.quantizers.kmeans import kmeans, nearest_codes
+from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.tokenizer import saved_vectors
 
@@ -34,9 +35,7 @@ def lsh(vectors: np.ndarray, levels: int, size: int, seed: int) -> np.ndarray:
 
 
 def residual_kmeans(vectors: np.ndarray, levels: int, size: int, seed: int) -> np.ndarray:
-    points = torch.from_numpy(vectors - vectors.mean(axis=0))
-    codebooks = residual_codebooks(points, levels, size, iterations=20, seed=seed)
-    return nearest_codes(points, codebooks)[0].numpy()
+    return ResidualKMeans.fit(vectors, levels, size, seed=seed, progress=False).encode(vectors)
 
 
 def product(vectors: np.ndarray, levels: int, size: int, seed: int) -> np.ndarray:

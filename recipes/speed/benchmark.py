@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from transformers import T5ForConditionalGeneration, TrainingArguments, set_seed
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.evaluation.results import command_line
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import t5_config
@@ -72,7 +72,7 @@ def write_result(args: SpeedArguments, name: str, content: dict) -> None:
     """``<results_dir>/<name>.json``, with what it was measured on."""
     Path(args.results_dir).mkdir(parents=True, exist_ok=True)
     content = {"benchmark": name, "dataset": Path(args.dataset).name} | content
-    content |= {"hardware": hardware(), "versions": versions(), "command": shlex.join(["python", *sys.argv])}
+    content |= {"hardware": hardware(), "versions": versions(), "command": command_line(sys.argv)}
     file = Path(args.results_dir) / f"{name}.json"
     write_atomically(file, json.dumps(content, indent=1) + "\n")
     print(f"results: {file}")

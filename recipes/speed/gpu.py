@@ -199,21 +199,11 @@ class Bench:
                 )
         return rows
 
-    def batches(self, examples: TrainingExamples, count: int = 8) -> list[dict]:
-        collate = TrainingCollator(self.tokenizer)
-        made = islice(LengthBatchSampler(examples, self.args.targets), count)
-        return [
-            {name: values.to(self.args.device) for name, values in collate([examples[i] for i in batch]).items()}
-            for batch in made
-        ]
+    def batches(self, examples: TrainingExamples) -> list[dict]:
+        return first_batches(examples, self.tokenizer, self.args.targets, self.args.device)
 
     def stepper(self, model, muon: bool, loss_of: Callable = next_item_loss) -> Callable[[dict], None]:
-        matrices = [
-            p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name and "bias" not in name
-        ]
-        own = {id(p) for p in matrices}
-        groups = [{"params": matrices, "muon": muon}, {"params": [p for p in model.parameters() if id(p) not in own]}]
-        optimizer = MuonAdamW(groups, lr=1e-3, fused=True)
+        optimizer = optimizer_of(model, muon)
 
         def step(batch: dict) -> None:
             with torch.autocast(self.args.device, torch.bfloat16):
@@ -276,6 +266,27 @@ class Bench:
 def sequences_of(lists: list[np.ndarray]) -> Sequences:
     items = np.concatenate(lists).astype(np.int32)
     return Sequences(np.cumsum([0, *map(len, lists)]), items, np.arange(len(items)))
+
+
+def first_batches(
+    examples: TrainingExamples, tokenizer: SemanticIdTokenizer, targets: int, device: str, count: int = 8
+) -> list[dict[str, torch.Tensor]]:
+    """The first training batches of so many targets, on the device."""
+    collate = TrainingCollator(tokenizer)
+    return [
+        {name: values.to(device) for name, values in collate([examples[i] for i in batch]).items()}
+        for batch in islice(LengthBatchSampler(examples, targets), count)
+    ]
+
+
+def optimizer_of(model: T5ForConditionalGeneration, muon: bool) -> MuonAdamW:
+    """The optimizer that training has, its matrices stepped by Muon if ``muon``."""
+    matrices = [
+        p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name and "bias" not in name
+    ]
+    own = {id(p) for p in matrices}
+    groups = [{"params": matrices, "muon": muon}, {"params": [p for p in model.parameters() if id(p) not in own]}]
+    return MuonAdamW(groups, lr=1e-3, fused=True)
 
 
 def captured(run: Callable):

@@ -9,17 +9,15 @@ import argparse
 import copy
 import json
 import time
-from itertools import islice
 
 import numpy as np
 import torch
+from gpu import first_batches, optimizer_of
 
 from tiger.data.sequences import Sequences
 from tiger.retriever.config import t5_config
-from tiger.retriever.data_collator import TrainingCollator
-from tiger.retriever.dataset import LengthBatchSampler, TrainingExamples
+from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
-from tiger.retriever.optimizer import MuonAdamW
 from tiger.retriever.training_graph import TrainingGraphs
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
@@ -40,11 +38,7 @@ def main() -> None:
     )
     lengths = np.minimum(2 + random.geometric(0.15, 4 * args.targets), 21)
     examples = TrainingExamples(Sequences.from_rows([random.integers(args.items, size=n) for n in lengths]))
-    collate = TrainingCollator(tokenizer)
-    batches = [
-        {name: values.cuda() for name, values in collate([examples[i] for i in batch]).items()}
-        for batch in islice(LengthBatchSampler(examples, args.targets), 8)
-    ]
+    batches = first_batches(examples, tokenizer, args.targets, "cuda")
     found: dict[str, object] = {"device": torch.cuda.get_device_name(), "targets": args.targets}
     for dropout in (0.0, 0.1):
         torch.manual_seed(0)
@@ -63,11 +57,7 @@ def main() -> None:
 
 def train(model: TigerT5, batches: list[dict], steps: int, graphs: bool) -> tuple[list[float], float]:
     """Losses by step, and seconds a step of the second half, the optimizer's included."""
-    named = model.named_parameters()
-    matrices = [p for name, p in named if p.ndim == 2 and p is not model.shared.weight and "bias" not in name]
-    own = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in own]
-    optimizer = MuonAdamW([{"params": matrices, "muon": True}, {"params": rest}], lr=1e-3, fused=True)
+    optimizer = optimizer_of(model, muon=True)
 
     def loss_of(**batch):
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=not graphs):

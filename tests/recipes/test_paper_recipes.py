@@ -13,7 +13,9 @@ from safetensors.numpy import load_file
 from transformers import TrainingArguments
 
 from data.demo import write_demo
+from recipes.paper import codes
 from tiger.data.dataset import RecommendationData
+from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import read_arguments
 from tiger.training.retriever import RetrieverArguments
@@ -90,6 +92,22 @@ def test_random_codes_are_of_the_same_lengths(trained):
     given, drawn = (SemanticIdTokenizer.from_pretrained(trained / name) for name in ("tokenizer", "random"))
     assert drawn.item_ids == given.item_ids and drawn.codes.shape == given.codes.shape
     assert drawn.codebook_size == given.codebook_size and (drawn.codes != given.codes).any()
+
+
+def test_codes_of_other_kinds_are_in_range_and_hang_on_the_vectors():
+    random = np.random.default_rng(0)
+    centers = random.standard_normal((8, 12)).astype(np.float32)
+    vectors = centers[np.arange(200) % 8] + 0.01 * random.standard_normal((200, 12), dtype=np.float32)
+    made = {kind: make(vectors, 3, 8, 1) for kind, make in codes.KINDS.items()}
+    for kind, found in made.items():
+        assert found.shape == (200, 3) and 0 <= found.min() and found.max() < 8, kind
+        assert (found == codes.KINDS[kind](vectors, 3, 8, 1)).all(), kind
+    groups = {
+        kind: len(np.unique(np.stack([found[:, 0], np.arange(200) % 8]), axis=1).T) for kind, found in made.items()
+    }
+    assert groups["kmeans"] == 8 and groups["random"] > 32  # a code of the first level is a cluster
+    fitted = ResidualKMeans.fit(vectors, 3, 8, seed=1, progress=False)
+    assert (made["kmeans"] == fitted.encode(vectors)).all()
 
 
 @pytest.mark.parametrize("name", ["sweep", "final", "long"])

@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import tiger
 from tests.training.test_pipeline import SMALL
@@ -16,7 +18,7 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.recommender.recommender import TigerRecommender
-from tiger.training.evaluation import EvaluationArguments, measure
+from tiger.training.evaluation import EvaluationArguments, measure, stages_of
 from tiger.training.report import Section, tie_share
 from tiger.training.report_page import html_of, markdown_of
 from tiger.training.stories import spread, told
@@ -93,6 +95,29 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     main(["evaluate", str(out), str(dataset), "--num_beams", "10", "--no_bf16", "--json", other_way])
     last = list(other["models"].values())[-1]
     assert json.loads(capsys.readouterr().out)["recall@10"] == pytest.approx(last["recall@10"], abs=1e-5)
+
+
+def test_a_stage_that_learned_from_a_part_is_not_measured_on_it():
+    asked = []
+
+    def recommend_rows(histories, **search):
+        asked.append(search)
+        return np.full((2, search["k"]), 3), np.zeros((2, search["k"]))
+
+    def order(histories, beams, scores, k, exclude_history):
+        return beams[:, :k] + 4, None, scores[:, :k]
+
+    ranker = SimpleNamespace(kind="two-stage", proposes_items=True, learned_from="valid", order=order)
+    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker)
+    args, histories = EvaluationArguments(num_beams=12, bf16=False), Sequences.from_rows([np.array([1])] * 2)
+    (alone, beams, _), (name, ranked, _) = stages_of(model, histories, args, False)
+    assert (alone, name) == ("tiger", "two-stage") and (beams == 3).all() and (ranked == 7).all()
+    assert beams.shape == (2, 12) and ranked.shape == (2, 10)
+    assert asked == [{"k": 12, "num_beams": 12, "exclude_history": False, "progress": True, "rank": False}]
+    assert [stage[0] for stage in stages_of(model, histories, args, True, part="valid")] == ["tiger"]
+    ranker.proposes_items, args.num_beams = False, 4
+    found = list(stages_of(model, histories, args, True, alone="mine"))
+    assert [stage[0] for stage in found] == ["mine", "mine-ranked"] and found[0][1].shape == (2, 10)
 
 
 def check_pages(out: Path, found: dict, kept: bool) -> None:

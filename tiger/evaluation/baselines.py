@@ -185,6 +185,15 @@ class Hybrid:
         self.content.fit(train, texts)
         return self
 
+    def baselines(self) -> dict[str, Popularity | Transition | Content | Hybrid]:
+        """All that has been fitted, by the names that tables have: ``popularity``, both parts, and ``hybrid``."""
+        return {
+            "popularity": self.content.popularity,
+            "transition": self.transition,
+            "content": self.content,
+            "hybrid": self,
+        }
+
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -226,12 +235,7 @@ def evaluate_baselines(
     """
     histories, targets = split.part(part)
     hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
-    baselines: dict[str, Popularity | Transition | Content | Hybrid] = {
-        "popularity": hybrid.content.popularity,
-        "transition": hybrid.transition,
-        "content": hybrid.content,
-        "hybrid": hybrid,
-    }
+    baselines = hybrid.baselines()
     if part == "test" and (not only or "hybrid-with-validation" in only):
         refitted = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed))
         baselines["hybrid-with-validation"] = refitted.fit(split.test_histories, texts)

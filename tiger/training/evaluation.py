@@ -14,7 +14,7 @@ from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Hybrid, Popularity, Transition
+from tiger.evaluation.baselines import Hybrid, Transition
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
@@ -87,9 +87,26 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
 
 
 def stages_of(
-    tiger: TigerRecommender, histories: Sequences, args: EvaluationArguments, exclude_history: bool
+    tiger: TigerRecommender,
+    histories: Sequences,
+    args: EvaluationArguments,
+    exclude_history: bool,
+    part: str = "test",
+    alone: str = ALONE,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Names, answers [n, 10] and scores of the T5 alone and, where there is a ranker, of both stages."""
+    """Names, answers and scores of the T5 alone and, where a ranker has not learned from this part, of both stages.
+
+    Args:
+        tiger: the recommender.
+        histories: n sequences of its item rows.
+        args: number of beams and precision.
+        exclude_history: leave out items of the history.
+        part: of the split, that the histories are of.
+        alone: name of the T5's own order.
+
+    Yields:
+        Answers [n, number of beams, at least 10] of the T5, then [n, 10] of both stages.
+    """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
         "exclude_history": exclude_history,
@@ -97,12 +114,12 @@ def stages_of(
         "rank": False,
     }
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
-        beams, scores = tiger.recommend_rows(histories, k=args.num_beams, **search)
-    yield ALONE, beams[:, :10], scores[:, :10]
+        beams, scores = tiger.recommend_rows(histories, k=max(10, args.num_beams), **search)
+    yield alone, beams, scores
     ranker = tiger.ranker
-    if ranker is not None:
+    if ranker is not None and ranker.learned_from != part:
         # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
-        name = ranker.kind if ranker.proposes_items else f"{ALONE}-ranked"
+        name = ranker.kind if ranker.proposes_items else f"{alone}-ranked"
         ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
         yield name, ranked, values
 
@@ -112,17 +129,9 @@ def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:
     try:
         hybrid = Hybrid().fit(split.train, texts)
     except ValueError:  # no text holds a word
-        popularity = Popularity().fit(split.train, len(texts))
-        return {
-            "popularity": popularity.recommend,
-            "transition": Transition().fit(split.train, len(texts)).recommend,
-        }
-    return {
-        "popularity": hybrid.content.popularity.recommend,
-        "transition": hybrid.transition.recommend,
-        "content": hybrid.content.recommend,
-        "hybrid": hybrid.recommend,
-    }
+        transition = Transition().fit(split.train, len(texts))
+        return {"popularity": transition.popularity.recommend, "transition": transition.recommend}
+    return {name: baseline.recommend for name, baseline in hybrid.baselines().items()}
 
 
 def table_of(models: Mapping[str, Mapping[str, float]]) -> str:
