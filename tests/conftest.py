@@ -7,9 +7,12 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import t5_config
 from tiger.retriever.model import TigerT5, target_states
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -60,6 +63,12 @@ def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> Tige
     return TigerT5(t5_config(tokenizer, **{**sizes, **options})).eval()
 
 
+def make_recommender(num_items: int, seed: int = 0, **parts) -> TigerRecommender:
+    """Random codes and weights, without encoder, item table and ranker unless they are given."""
+    tokenizer = make_tokenizer(num_items, seed=seed)
+    return TigerRecommender(make_model(tokenizer, seed), tokenizer, **parts)
+
+
 def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int = 0) -> torch.Tensor:
     """Histories of these lengths as padded tokens [B, S]."""
     random = np.random.default_rng(seed)
@@ -67,6 +76,15 @@ def make_histories(tokenizer: SemanticIdTokenizer, lengths: list[int], seed: int
     for row, length in zip(rows, lengths):
         row[:length] = random.integers(0, len(tokenizer), length)
     return torch.from_numpy(tokenizer.encode_history(rows))
+
+
+def write_tables(folder: Path, items: dict[str, list], events: list[tuple]) -> Path:
+    """A dataset directory: columns of items; events as user, item, time and, where they have it, rating."""
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(items), folder / "items.parquet")
+    columns = zip(("user_id", "item_id", "timestamp", "rating"), map(list, zip(*events)))
+    pq.write_table(pa.table(dict(columns)), folder / "interactions.parquet")
+    return folder
 
 
 def auc_error(labels: np.ndarray) -> float:

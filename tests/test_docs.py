@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from argparse import ArgumentParser
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -18,6 +17,7 @@ import yaml
 
 import tiger
 from data.demo import write_demo
+from tests.processes import run_python
 from tiger.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -50,13 +50,9 @@ def blocks(page: str) -> list[str]:
 
 def run(code: str, folder: Path) -> None:
     """In a process of its own: the examples register classes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     script = folder / "example.py"
     script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = run_python(script, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,7 +1,6 @@
 """The recipes as a user runs them: one process after another, over files."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from data.demo import write_demo
 from recipes.tables import ROOT, ranking_summary, results_tables, summary_table, updated
+from tests.processes import run_python
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.recommender.recommender import TigerRecommender
@@ -25,12 +25,9 @@ SMALL = (
 ).split()
 
 
-def run(*command, expect=0, **environment):
+def run(*command, expect=0):
     """Run a Python command from the root, as the Makefile does."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"} | environment
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600
-    )
+    done = run_python(*command)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
@@ -205,14 +202,7 @@ def test_example_of_the_parts_of_training_runs_as_pasted(work, trained, tmp_path
     (code,) = re.findall(r"```python\n(# Train.*?)```", (ROOT / "docs" / "extend.md").read_text(), flags=re.S)
     script = tmp_path / "example.py"
     script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=work,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_python(script, cwd=work)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (work / "my-tiger" / "tiger.json").exists()
 
@@ -266,8 +256,8 @@ def test_one_command_for_a_dataset_of_ones_own(work):
     small = [f"retriever.{pair[2:]}={value}" for pair, value in zip(SMALL[::2], SMALL[1::2])]
     command = [
         *("recipes/pipeline.py", "recipes/default", "--dataset", demo(work), "--out", work / "own"),
-        *("--set", *small, "retriever.num_train_epochs=1", "two_stage.max_trees=20", "two_stage.num_beams=10"),
-        "evaluate.num_beams=10",
+        *("--set", *small, "retriever.num_train_epochs=1", "retriever.min_steps=0", "two_stage.max_trees=20"),
+        *("two_stage.num_beams=10", "evaluate.num_beams=10"),
     ]
     done = run(*command)
     assert "two-stage" in done.stdout

@@ -4,11 +4,10 @@ import argparse
 
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tiger.cli.environment import Setting
 from tiger.cli.main import main
 from tiger.cli.serving import add_serving_verbs
-from tiger.recommender.recommender import TigerRecommender
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
 
@@ -26,9 +25,8 @@ def served(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    tokenizer = make_tokenizer(20)
     folder = tmp_path_factory.mktemp("runs") / "model"
-    TigerRecommender(make_model(tokenizer), tokenizer).save_pretrained(folder)
+    make_recommender(20).save_pretrained(folder)
     return str(folder)
 
 

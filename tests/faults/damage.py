@@ -13,7 +13,6 @@ from tests.faults import subjects as made
 from tests.faults.subjects import MODELS, Subjects
 from tests.faults.trying import LOST, REPORTED, RIGHT, WRONG, Fault, Plan, copied
 from tiger.recommender.recommender import TigerRecommender
-from tiger.serving.offline import recommend_users
 from tiger.training.run_record import RunRecord
 
 TARGETS = (
@@ -168,5 +167,5 @@ def _batch(random: Random, subjects: Subjects, folder: Path, finished: bool) -> 
     else:
         change = hurt(random, copied(subjects.folder / ".half.parquet.parts", folder / ".out.parquet.parts"), None)
     print(change, flush=True)
-    recommend_users(tiger, folder / "log.parquet", out, **made.BATCH)
+    made.write_batch(tiger, folder)
     return _same(made.batch_answers(out), subjects.answers["batch"], change)

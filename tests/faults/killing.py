@@ -19,7 +19,6 @@ from tests.faults.subjects import MODELS, NEW, Subjects
 from tests.faults.trying import LOST, RIGHT, TRACEBACK, WRONG, Fault, Plan, copied, forked, told, wait
 from tiger.cli.main import main as cli
 from tiger.recommender.recommender import TigerRecommender
-from tiger.serving.offline import recommend_users
 from tiger.utils import files
 from tiger.utils.errors import DataError
 
@@ -83,7 +82,7 @@ def operation(subjects: Subjects, name: str, model: str) -> Operation:
     if name == "batch":
         return Operation(
             lambda folder: os.link(base / "log.parquet", folder / "log.parquet"),
-            lambda folder: _batch(loaded["codes"], folder),
+            lambda folder: made.write_batch(loaded["codes"], folder),
             lambda folder: made.batch_answers(folder / "out.parquet"),
             None,
             subjects.answers["batch"],
@@ -109,10 +108,6 @@ def operation(subjects: Subjects, name: str, model: str) -> Operation:
 
 OPERATIONS = ("save", "items add", "batch", "tokenizer", "training")
 SHARES = ["save"] * 4 + ["items add"] * 2 + ["batch"] * 2 + ["tokenizer"] * 2 + ["training"]
-
-
-def _batch(tiger: TigerRecommender, folder: Path) -> None:
-    recommend_users(tiger, folder / "log.parquet", folder / "out.parquet", **made.BATCH)
 
 
 def _noted(folder: Path, text: str) -> None:

@@ -16,7 +16,6 @@ from tests.faults.subjects import MODELS, Subjects
 from tests.faults.trying import HANG, LOST, REFUSED, RIGHT, TRACEBACK, WRONG, Fault, Plan, copied, forked, wait
 from tiger.cli.main import main as cli
 from tiger.recommender.recommender import TigerRecommender
-from tiger.serving.offline import recommend_users
 
 SHARES = ["saves"] * 3 + ["items add"] * 2 + ["batch", "tokenizer", "tokenizer"]
 
@@ -112,7 +111,7 @@ def _batches(subjects: Subjects, model: str, folder: Path, pauses: list[list[flo
     os.link(subjects.folder / "log.parquet", folder / "log.parquet")
 
     def work(turn: int) -> None:
-        recommend_users(tiger, folder / "log.parquet", folder / "out.parquet", **made.BATCH)
+        made.write_batch(tiger, folder)
 
     codes = _together(folder, [work, work], [one[:1] for one in pauses])
     if codes == [2, 2]:

@@ -75,7 +75,7 @@ def make_subjects(folder: Path) -> Subjects:
     tiger = TigerRecommender.from_pretrained(folder / "models" / "codes")
     write_log(folder / "log.parquet", num_users=30)
     _rename_items(folder / "log.parquet", tiger.tokenizer.item_ids)
-    recommend_users(tiger, folder / "log.parquet", folder / "out.parquet", **BATCH)
+    write_batch(tiger, folder)
     subjects.answers["batch"] = batch_answers(folder / "out.parquet")
     _interrupted_batch(tiger, folder)
     subjects.answers["run"] = train(folder / "run")
@@ -96,7 +96,7 @@ def _interrupted_batch(tiger: TigerRecommender, folder: Path) -> None:
 
     join, offline._join_parts = offline._join_parts, lambda *_: None
     try:
-        recommend_users(tiger, folder / "log.parquet", folder / "half.parquet", **BATCH)
+        write_batch(tiger, folder, "half")
     finally:
         offline._join_parts = join
     parts = sorted((folder / ".half.parquet.parts").glob("*.parquet"))
@@ -139,6 +139,11 @@ def tokenizer_answers(folder: Path) -> str:
     if (folder / "encoder").is_dir():
         told += [load_encoder(folder / "encoder").encode([NEW[1], "lamp"]).tolist()]
     return json.dumps(told)
+
+
+def write_batch(tiger: TigerRecommender, folder: Path, name: str = "out") -> None:
+    """Recommend to the users of a folder's log, into a file beside it."""
+    recommend_users(tiger, folder / "log.parquet", folder / f"{name}.parquet", **BATCH)
 
 
 def batch_answers(file: Path) -> str:

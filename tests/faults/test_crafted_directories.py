@@ -14,30 +14,23 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tests.faults.crafting import sign
+from tests.faults.subjects import FIXTURE
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "model_f1fc351"
-
 
 @pytest.fixture
 def crafted(tmp_path):
-    """Copies a fixture; ``crafted.sign`` makes its digests fit."""
+    """Copies a fixture; ``sign`` makes its digests fit."""
 
     def copy(name: str) -> Path:
         return Path(shutil.copytree(FIXTURE / name, tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"))
 
     return copy
-
-
-def sign(folder: Path) -> None:
-    manifest = json.loads((folder / "tiger.json").read_text())
-    names = [path for path in folder.rglob("*") if path.is_file() and path.name != "tiger.json"]
-    digests = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
-    (folder / "tiger.json").write_text(json.dumps(manifest | {"files": digests}))
 
 
 def refused(folder: Path) -> str:

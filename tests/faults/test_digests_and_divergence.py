@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender, make_tokenizer
 from tests.retriever.test_trainer import make_trainer
 from tests.training.test_run_record import write_checkpoint
-from tiger.recommender.recommender import TigerRecommender
 from tiger.training.run_record import RunRecord, last_whole_checkpoint
 from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
@@ -52,8 +51,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, name
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    tokenizer = make_tokenizer(40)
-    tiger = TigerRecommender(make_model(tokenizer), tokenizer)
+    tiger = make_recommender(40)
     tiger.save_pretrained(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     for value in (np.nan, np.inf, 1e30):

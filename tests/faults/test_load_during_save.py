@@ -5,16 +5,14 @@ import threading
 
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tiger.recommender.checkpoint import read_state
 from tiger.recommender.recommender import TigerRecommender
 from tiger.recommender.state import RecommenderState
 
 
 def recommender(seed: int, count: int) -> TigerRecommender:
-    tokenizer = make_tokenizer(count, seed=seed)
-    training = {"seed": seed}
-    return TigerRecommender(make_model(tokenizer, seed), tokenizer, training=training)
+    return make_recommender(count, seed, training={"seed": seed})
 
 
 @pytest.mark.parametrize("loads", [30])

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tests.faults.subjects import FIXTURE, give_owner_files, owner_files_lost
 from tiger.recommender.manifest import own_files
 from tiger.recommender.recommender import TigerRecommender
@@ -21,8 +21,7 @@ from tiger.utils.locks import locked
 
 @pytest.fixture
 def recommender():
-    tokenizer = make_tokenizer(40)
-    return TigerRecommender(make_model(tokenizer), tokenizer)
+    return make_recommender(40)
 
 
 @pytest.mark.parametrize("manifest", ["", "{", '{"format": 99}', None])

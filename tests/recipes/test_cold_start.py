@@ -3,11 +3,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import cold_start
+from tests.conftest import write_tables
 from tiger.data.dataset import RecommendationData
 from tiger.recommender.recommender import TigerRecommender
 from tiger.utils.errors import DataError
@@ -23,11 +22,7 @@ def write_dataset(folder: Path) -> Path:
     for user in range(200):
         taste = random.integers(8)
         rows += [(f"u{user}", f"i{8 * random.integers(20) + taste}", time) for time in range(7)]
-    folder.mkdir(parents=True)
-    pq.write_table(pa.table({"item_id": [f"i{row}" for row in range(160)], "title": texts}), folder / "items.parquet")
-    columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows))))
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
-    return folder
+    return write_tables(folder, {"item_id": [f"i{row}" for row in range(160)], "title": texts}, rows)
 
 
 @pytest.fixture

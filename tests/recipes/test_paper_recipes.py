@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from data.demo import write_demo
 from recipes.paper import codes
+from tests.processes import run_python
 from tiger.data.dataset import RecommendationData
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -72,9 +73,8 @@ def test_the_ranks_give_the_means_of_the_table(trained):
 
 def test_slices_share_out_all_users(trained, monkeypatch):
     (file,) = (trained / "out").glob("*/ranks/*.safetensors")
-    command = [sys.executable, str(RECIPES / "experiments" / "slices.py"), "--dataset", str(trained / "data")]
-    command += ["--ranks", f"tiger-paper={file}", "--results_dir", str(trained / "slices")]
-    subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [RECIPES / "experiments" / "slices.py", "--dataset", trained / "data"]
+    run_python(*command, "--ranks", f"tiger-paper={file}", "--results_dir", trained / "slices").check_returncode()
     content = json.loads((trained / "slices" / "data.json").read_text())
     users = len(RecommendationData.load(trained / "data").leave_one_out().users)
     whole = (load_file(file)[SETTING] < 10).mean()
@@ -87,8 +87,8 @@ def test_slices_share_out_all_users(trained, monkeypatch):
 
 
 def test_random_codes_are_of_the_same_lengths(trained):
-    command = [sys.executable, str(RECIPES / "paper" / "codes.py"), "random", str(trained / "tokenizer")]
-    subprocess.run([*command, str(trained / "random")], check=True, timeout=300)
+    command = [RECIPES / "paper" / "codes.py", "random", trained / "tokenizer", trained / "random"]
+    run_python(*command).check_returncode()
     given, drawn = (SemanticIdTokenizer.from_pretrained(trained / name) for name in ("tokenizer", "random"))
     assert drawn.item_ids == given.item_ids and drawn.codes.shape == given.codes.shape
     assert drawn.codebook_size == given.codebook_size and (drawn.codes != given.codes).any()

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recipes.experiments import ranking, ranking_report
-from tests.conftest import auc_error
+from tests.conftest import auc_error, write_tables
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
 
@@ -38,12 +37,7 @@ def write_dataset(
             if change_after is not None and day >= change_after:
                 item = (item + 40) % num_items
             rows.append((f"u{user}", f"i{item}", int(day) * DAY, float(random.integers(1, 6))))
-    folder.mkdir(parents=True)
-    items = pa.table({"item_id": [f"i{row}" for row in range(num_items)], "title": texts})
-    pq.write_table(items, folder / "items.parquet")
-    columns = dict(zip(("user_id", "item_id", "timestamp", "rating"), map(list, zip(*rows))))
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
-    return folder
+    return write_tables(folder, {"item_id": [f"i{row}" for row in range(num_items)], "title": texts}, rows)
 
 
 def arguments(dataset: Path, **changes) -> ranking.RankingArguments:

@@ -1,10 +1,8 @@
 """Rows of results name the command that makes them: run again, elsewhere, it does."""
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 
 from recipes import evaluate, pipeline
+from tests.processes import run_python
 from tests.recipes.test_ranking_experiment import write_dataset
 from tests.training.test_pipeline import SIZES, SMALL
 from tiger.evaluation.results import command_line
@@ -50,7 +49,6 @@ def place(tmp_path, monkeypatch):
     write_recipe(folder / "small")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return folder
 
 
@@ -74,7 +72,7 @@ def test_the_command_of_a_row_makes_the_row(place, tmp_path, monkeypatch):
     for name in ("data", "small"):
         shutil.copytree(place / name, other / name)
     (other / "recipes").symlink_to(ROOT / "recipes")
-    subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=other, check=True, timeout=300)
+    run_python(*shlex.split(command)[1:], cwd=other).check_returncode()
     again = recorded(other)
     assert {name: row["metrics"] for name, row in again.items()} == {
         name: row["metrics"] for name, row in rows.items()

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from tests.cli.test_environment import options
-from tests.conftest import make_model, make_tokenizer
-from tiger.recommender.recommender import TigerRecommender
+from tests.conftest import make_recommender
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
 
@@ -35,8 +34,7 @@ def names_in(query: str) -> set[str]:
 
 
 def test_every_metric_of_the_dashboard_exists():
-    tokenizer = make_tokenizer(20)
-    with TestClient(create_app(TigerRecommender(make_model(tokenizer), tokenizer)), "http://localhost") as client:
+    with TestClient(create_app(make_recommender(20)), "http://localhost") as client:
         client.post("/recommend", json={"histories": [[]], "k": 1, "num_beams": 1})
         text = client.get("/metrics").text
     there = set(re.findall(r"^(\w+)[{ ]", text, flags=re.MULTILINE))

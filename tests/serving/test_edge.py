@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tiger.recommender.recommender import TigerRecommender
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
@@ -24,8 +24,7 @@ BODY = {"histories": [["item-1"]], "k": 1, "num_beams": 1}
 
 @pytest.fixture
 def recommender():
-    tokenizer = make_tokenizer(60)
-    return TigerRecommender(make_model(tokenizer), tokenizer)
+    return make_recommender(60)
 
 
 @pytest.fixture

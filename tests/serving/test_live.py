@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import SearchOptions
@@ -18,8 +18,7 @@ from tiger.utils.locks import locked
 
 @pytest.fixture
 def recommender():
-    tokenizer = make_tokenizer(30)
-    return TigerRecommender(make_model(tokenizer), tokenizer)
+    return make_recommender(30)
 
 
 def test_another_processs_update_is_not_undone(recommender, tmp_path, capsys):

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
-from tiger.recommender.recommender import TigerRecommender
+from tests.conftest import make_recommender
 from tiger.serving import offline
 from tiger.serving.offline import recommend_users
 from tiger.utils.errors import DataError
@@ -19,8 +18,7 @@ from tiger.utils.errors import DataError
 
 @pytest.fixture
 def recommender():
-    tokenizer = make_tokenizer(60)
-    return TigerRecommender(make_model(tokenizer), tokenizer)
+    return make_recommender(60)
 
 
 def write_log(file, num_users=40, seed=0):

@@ -15,7 +15,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_recommender
 from tiger.recommender.recommender import TigerRecommender
 from tiger.utils.errors import DataError
 
@@ -35,9 +35,8 @@ BODY = {"histories": [["item-1"], ["item-2"]], "k": 3, "num_beams": 5}
 
 
 def make(num_items=20, seed=0, **columns):
-    tokenizer = make_tokenizer(num_items, seed=seed)
-    items = pa.table({"item_id": tokenizer.item_ids, **columns}) if columns else None
-    return TigerRecommender(make_model(tokenizer, seed), tokenizer, items=items)
+    ids = [f"item-{row}" for row in range(num_items)]
+    return make_recommender(num_items, seed, items=pa.table({"item_id": ids, **columns}) if columns else None)
 
 
 def client_of(recommender, settings=ServiceSettings(), *source, **options):

@@ -1,11 +1,9 @@
 """Ctrl-C at two moments of `tiger train`, which then goes on; what it says, and nothing else."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
+from tests.processes import Started, run_python
 from tests.training.test_pipeline import ROOT, SIZES, SMALL, changes
 from tests.training.test_report import write_log
 
@@ -15,21 +13,18 @@ def test_an_interrupted_command_goes_on(tmp_path):
     saves = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5, "save_steps": 5, "max_steps": 25}
     settings = SMALL | {"retriever": {k: v for k, v in SIZES.items() if k != "disable_tqdm"} | saves}
     words = [f"{step}.{key}={value}" for step, options in settings.items() for key, value in options.items()]
-    command = [sys.executable, "-m", "tiger.cli", "train", str(dataset), "--out", str(out), "--set", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = ["-m", "tiger.cli", "train", str(dataset), "--out", str(out), "--set", *words]
 
     def interrupted(ready) -> str:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        began = time.monotonic()
-        while not ready():
-            assert process.poll() is None and time.monotonic() - began < 300
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        said, error = process.communicate(timeout=120)
-        assert process.returncode == 130 and not said and "Traceback" not in error, error[-3000:]
-        assert error.endswith("\ninterrupted: the same command goes on from here\n")
-        return error
+        with Started(command, ROOT) as process:
+            began = time.monotonic()
+            while not ready():
+                assert process.poll(0.01) is None and time.monotonic() - began < 300
+            process.send_signal(signal.SIGINT)
+            done = process.finished()
+        assert done.returncode == 130 and not done.stdout and "Traceback" not in done.stderr, done.stderr[-3000:]
+        assert done.stderr.endswith("\ninterrupted: the same command goes on from here\n")
+        return done.stderr
 
     # While the T5 is trained, after its first checkpoint.
     interrupted(
@@ -42,7 +37,7 @@ def test_an_interrupted_command_goes_on(tmp_path):
         lambda: (out / "training/run.json").exists() and '"finished": true' in (out / "training/run.json").read_text()
     )
     trained = changes(out / "training")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(*command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert changes(out / "tokenizer") == tokenizer and changes(out / "training") == trained
     assert "is there" in done.stderr and "is a finished run" in done.stderr
@@ -58,5 +53,5 @@ def test_an_interrupted_command_goes_on(tmp_path):
 
     # Once more, and nothing is left to do.
     before = changes(out / "model")
-    again = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, timeout=300)
+    again = run_python(*command, "--json")
     assert "has the results of this model" in again.stderr and changes(out / "model") == before

@@ -1,10 +1,7 @@
 """All of a recommender by one call or one command, and the recipes that come with the library."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from transformers import TrainingArguments
 
 import tiger
 from tests.conftest import make_tokenizer
+from tests.processes import Started, run_python
 from tests.recipes.test_ranking_experiment import write_dataset
 from tiger.data.dataset import RecommendationData
 from tiger.quantizers.rqvae import RQVAEConfig
@@ -215,21 +213,18 @@ def test_a_killed_command_goes_on_where_it_was(dataset, tmp_path):
     options = {"tokenizer": SMALL["tokenizer"], "retriever": SIZES | epochs, "two_stage": SMALL["two_stage"]}
     options["evaluate"] = SMALL["evaluate"]
     words = [f"{step}.{key}={value}" for step, settings in options.items() for key, value in settings.items()]
-    command = [sys.executable, "-m", "tiger.cli", "train", str(dataset), "--out", str(out), "--json", "--set", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    began = time.monotonic()
-    while not list(out.glob("training/checkpoint-*/trainer_state.json")) or not (out / "training/run.json").exists():
-        assert process.poll() is None and time.monotonic() - began < 300
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ["-m", "tiger.cli", "train", str(dataset), "--out", str(out), "--json", "--set", *words]
+    with Started(command, tmp_path) as process:
+        began, run = time.monotonic(), out / "training"
+        while not list(run.glob("checkpoint-*/trainer_state.json")) or not (run / "run.json").exists():
+            assert process.poll(0.02) is None and time.monotonic() - began < 300
+        process.send_signal(signal.SIGKILL)
+        assert process.finished().returncode == -signal.SIGKILL
     assert not (out / "model").exists()
     before = changes(out / "tokenizer")
     steps = [int(path.name.split("-")[1]) for path in out.glob("training/checkpoint-*")]
 
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)  # and nothing else is there
     assert answer["model"] == str(out / "model") and 0 < answer["test"]["recall@10"] <= 1

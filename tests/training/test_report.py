@@ -6,12 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 import tiger
+from tests.conftest import write_tables
 from tests.training.test_pipeline import SMALL
 from tiger.cli.main import main
 from tiger.data.dataset import RecommendationData
@@ -37,14 +36,8 @@ def write_log(folder: Path, repeats: float, users: int = 300, seed: int = 0) -> 
             near = [item for step in range(1, 30) if (item := (history[-1] + step) % num_items) not in history]
             history.append(int(random.choice(history)) if again else int(random.choice(near[:12])))
         rows += [(f"u{user}", f"i{item}", place * DAY) for place, item in enumerate(history)]
-    folder.mkdir(parents=True)
     titles = [f"item <b>{row // 5}</b> of kind {row // 10}" for row in range(num_items)]
-    pq.write_table(
-        pa.table({"item_id": [f"i{row}" for row in range(num_items)], "title": titles}), folder / "items.parquet"
-    )
-    columns = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows))))
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
-    return folder
+    return write_tables(folder, {"item_id": [f"i{row}" for row in range(num_items)], "title": titles}, rows)
 
 
 def test_shares():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_model, make_recommender
 from tests.recommender.test_recommender import fitted  # noqa: F401
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.rankers.click.features import ItemFeatures
@@ -155,8 +155,7 @@ def test_everything_that_is_saved(fitted, tmp_path, free):  # noqa: F811
 
 
 def test_recommendations_to_a_file_go_on_when_there_is_room(tmp_path, free):
-    tokenizer = make_tokenizer(30)
-    tiger = TigerRecommender(make_model(tokenizer), tokenizer, max_history=5)
+    tiger = make_recommender(30, max_history=5)
     log = {"user_id": [f"u{n}" for n in range(200)], "item_id": ["item-1"] * 200, "timestamp": [1] * 200}
     pq.write_table(pa.table(log), tmp_path / "log.parquet")
     for size in (100, 6000):  # while the log is partitioned, and while answers are written
