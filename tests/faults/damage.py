@@ -11,7 +11,7 @@ from random import Random
 
 from tests.faults import subjects as made
 from tests.faults.subjects import MODELS, Subjects
-from tests.faults.trying import LOST, REPORTED, RIGHT, WRONG, Fault, Plan, copied
+from tests.faults.trying import LOST, RIGHT, WRONG, Fault, Plan, copied
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.run_record import RunRecord
 
@@ -133,6 +133,7 @@ def _tokenizer(random: Random, subjects: Subjects, folder: Path) -> str:
 def _checkpoint(random: Random, subjects: Subjects, folder: Path) -> str:
     run = copied(subjects.folder / "run", folder / "run")
     record = json.loads((run / "run.json").read_text())
+    del record["sha256"]  # as an older version wrote it
     (run / "run.json").write_text(json.dumps(record | {"finished": False}))
     if random.random() < 0.7:  # there is something left to train
         shutil.rmtree(run / "checkpoint-6")
@@ -151,10 +152,7 @@ def _record(random: Random, subjects: Subjects, folder: Path) -> str:
     record = RunRecord(run, made.SETTINGS)
     if not (run / "run.json").exists():
         return RIGHT if not record.finished else WRONG
-    same = record.finished and record._earlier == expected["seconds"]
-    if not same:
-        raise Fault(REPORTED, f"run.json has no digest of its own: {change}")
-    return RIGHT
+    return RIGHT if record.finished and record._earlier == expected["seconds"] else WRONG
 
 
 def _batch(random: Random, subjects: Subjects, folder: Path, finished: bool) -> str:

@@ -151,7 +151,7 @@ def test_the_same_data_written_anew_is_no_other(work):
 
 
 def test_directories_without_digests_are_read(work, capsys):
-    forget(work / "run" / "training" / "run.json", "data", "identity")
+    forget(work / "run" / "training" / "run.json", "data", "identity", "sha256")
     forget(work / "run" / "tokenizer" / "report.json", "data")
     (work / "run" / "tokenizer" / "files.json").unlink()
     manifest = json.loads((work / "run" / "model" / "tiger.json").read_text())

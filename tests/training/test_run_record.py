@@ -1,4 +1,5 @@
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -45,3 +46,16 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
     again.finish()
     assert RunRecord(tmp_path, {"learning_rate": 0.1, "semantic_ids": "a"}).finished
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["semantic_ids"] == "a"
+
+
+@pytest.mark.parametrize("old, new", [("0.1", "0.2"), ("true", "false"), ('"seconds": 12.5', '"seconds": 92.5')])
+def test_a_record_that_was_changed_is_refused(tmp_path, old, new):
+    record = RunRecord(tmp_path, {"learning_rate": 0.1})
+    record._earlier, record._began = 12.5, time.time()
+    record.finish()
+    file = tmp_path / "run.json"
+    assert RunRecord(tmp_path, {"learning_rate": 0.1}).finished
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(DataError, match="run.json is damaged or was edited"):
+        RunRecord(tmp_path, {"learning_rate": 0.1})

@@ -55,8 +55,7 @@ class RunRecord(TrainerCallback):
         record = self._read() if self._file.exists() else {}
         self._check(output_dir, record)
         self.finished = record.get("finished", False)
-        content = json.dumps([self._settings, self._data], sort_keys=True, default=str)
-        self.identity = hashlib.sha256(content.encode()).hexdigest()
+        self.identity = _digest([self._settings, self._data])
         self.finished_as = record.get("identity") if self.finished else None
         # Where nothing is left to go on from, the time that was spent on it doesn't count.
         self._earlier = record.get("seconds", 0.0) if self.checkpoint else 0.0
@@ -86,6 +85,9 @@ class RunRecord(TrainerCallback):
 
     def _read(self) -> dict:
         record = read_json(self._file)
+        digest = record.pop("sha256", None)  # older versions wrote none
+        if digest is not None and digest != _digest(record):
+            raise DataError(f"{self._file} is damaged or was edited: its content has another sha256 than it names.")
         rules = {"settings": dict_of(lambda value: True, 1000), "seconds": number(0, 1e12), "finished": boolean}
         kept = {"data": dict_of(text(64), 100), "identity": text(64)}
         check_fields(record, rules, self._file, **kept)
@@ -107,7 +109,11 @@ class RunRecord(TrainerCallback):
         record: dict[str, Any] = {"settings": self._settings, "data": self._data, "identity": self.identity}
         record |= {"seconds": round(self.seconds, 1), "finished": finished}
         self._file.parent.mkdir(parents=True, exist_ok=True)  # a Trainer that saves nothing may have made none
-        write_atomically(self._file, json.dumps(record, indent=1) + "\n")
+        write_atomically(self._file, json.dumps(record | {"sha256": _digest(record)}, indent=1) + "\n")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def last_whole_checkpoint(folder: str | os.PathLike, processes: int = 1) -> str | None:
