@@ -43,9 +43,7 @@ def summary_table(folder: Path) -> str:
     ]
     second = ["`two-stage`"]
     for name in PAPER:
-        content = json.loads((folder / "two_stage" / f"{name}.json").read_text())
-        (row,) = [row for row in content["rows"] if (row["model"], row["setting"]) == ("two-stage", "as published")]
-        second += [pair(row["test"]), ""]
+        second += [pair(_second_stage_metrics(folder, name)), ""]
     paper = ["*TIGER, the paper; it does not say which*"]
     for recall, ndcg in PAPER.values():
         paper += [f"{recall:.4f} / {ndcg:.4f}", ""]
@@ -59,8 +57,8 @@ def results_tables(folder: Path) -> str:
     tables = []
     for dataset in sorted(path for path in folder.iterdir() if path.name in PAPER):
         tables.append(_table(dataset.name, rows_of(dataset)))
-    for file in sorted(folder.glob("two_stage/*.json")):
-        tables.append(_second_stage(json.loads(file.read_text())))
+    for kind, table in (("refits", _refits), ("two_stage", _second_stage)):
+        tables += [table(json.loads(file.read_text())) for file in sorted(folder.glob(f"{kind}/*.json"))]
     return "\n\n".join(tables) + "\n"
 
 
@@ -83,6 +81,40 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
     return markdown_table(heads, ranked)
+
+
+def _second_stage_metrics(folder: Path, dataset: str) -> dict[str, float]:
+    """Of the second stage with T5 and codes: the mean over refits, where they were made; else of one T5."""
+    refits = folder / "refits" / f"{dataset}.json"
+    if refits.exists():
+        full = json.loads(refits.read_text())["variants"]["full"]
+        return {metric: full[metric]["mean"] for metric in ("recall@10", "ndcg@10")}
+    rows = json.loads((folder / "two_stage" / f"{dataset}.json").read_text())["rows"]
+    return next(row["test"] for row in rows if (row["model"], row["setting"]) == ("two-stage", "as published"))
+
+
+def _refits(content: dict) -> str:
+    """Results of recipes/experiments/refits.py for a dataset, one row per variant."""
+    ties = "as published" if content["shuffle_ties"] is None else f"ties shuffled, seed {content['shuffle_ties']}"
+    heads = [f"{content['dataset'].capitalize()}, second stage over refits, {ties}", "T5s x fits of the trees"]
+    heads += ["R@10 / N@10", "± of N@10 over fits", "± over fits of one T5", "N@10 that T5 or codes add"]
+    heads += ["p over users and fits"]
+    count, seeds = len(content["recommenders"]), len(content["seeds"])
+    rows = []
+    for variant, found in content["variants"].items():
+        ndcg = found["ndcg@10"]
+        trees = ndcg.get("std over trees")
+        cells = [
+            variant,
+            f"{count} x {seeds}",
+            pair({metric: found[metric]["mean"] for metric in found if "@" in metric}),
+        ]
+        cells += [f"{ndcg['std over fits']:.4f}", "" if trees is None else f"{trees:.4f}", "", ""]
+        if compared := content["full less this"].get(variant, {}).get("ndcg@10"):
+            low, high = compared["interval"]
+            cells[-2:] = [f"{compared['difference']:+.4f} ({low:+.4f} to {high:+.4f})", f"{compared['p']:.4f}"]
+        rows.append(cells)
+    return markdown_table(heads, rows, left=1)
 
 
 def _second_stage(content: dict) -> str:

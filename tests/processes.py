@@ -101,6 +101,7 @@ def _next_request() -> dict | None:
 def _become(request: dict) -> None:
     """Run what a request names, as ``python`` would."""
     signal.alarm(SECONDS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     os.chdir(request["cwd"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for handle, name in ((1, "stdout"), (2, "stderr")):
