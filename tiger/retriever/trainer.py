@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, is_causal, uses_child_softmax
+from tiger.retriever.config import check_pair, is_causal, reads_users, retriever_config, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
@@ -81,6 +81,7 @@ class TigerTrainer(Trainer):
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
+        _check_users(model, train_dataset, eval_dataset)
         if args.n_gpu > 1 and uses_child_softmax(model):
             raise ValueError(
                 "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch"
@@ -266,7 +267,8 @@ class TigerTrainer(Trainer):
         targets = inputs["labels"]
         tokenizer = cast(SemanticIdTokenizer, self.processing_class)
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
-        num_visible_items = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
+        items = inputs["input_ids"][:, int(reads_users(model)) :]
+        num_visible_items = items.ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
         children = child_targets(self._trie, targets) if uses_child_softmax(model) else None
         with torch.no_grad(), self.accelerator.autocast():
             loss = next_item_loss(
@@ -281,6 +283,17 @@ class TigerTrainer(Trainer):
                 excluded=inputs["seen"] if self.exclude_history else None,
             )
         return loss, beams.rows.clone(), targets
+
+
+def _check_users(model: TigerT5, *datasets: TrainingExamples | EvaluationExamples | None) -> None:
+    """Raises ValueError: examples for another number of user tokens than the model has."""
+    wanted = retriever_config(model).user_tokens
+    for examples in datasets:
+        if examples is not None and examples.user_tokens != wanted:
+            raise ValueError(
+                f"the model has {wanted} user tokens, the {type(examples).__name__} are for {examples.user_tokens}: "
+                f"make them with user_tokens={wanted}"
+            )
 
 
 def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:

@@ -60,6 +60,9 @@ class RetrieverArguments:
     tokens: str = field(
         default="codes", metadata={"help": "tokens of the T5: codes, as in the paper, or prefixes (of semantic IDs)"}
     )
+    user_tokens: int = field(
+        default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
+    )
     d_model: int = field(default=128, metadata={"help": "dimensions of a token"})
     d_kv: int = field(default=64, metadata={"help": "dimensions of an attention head"})
     d_ff: int = field(default=1024, metadata={"help": "hidden units of a feed-forward layer"})
@@ -210,12 +213,13 @@ def _trained(
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
     model = untrained_model(args, tokenizer, data, split)
-    train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
+    users = args.user_tokens
+    train = TrainingExamples(split.train, args.max_history, is_causal(model), users)
     if args.min_steps:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
         training.num_train_epochs = max(training.num_train_epochs, epochs)
-    valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
+    valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
     exclude_history = excludes_history(split, args.exclude_history)
     if training.process_index == 0:
         left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
@@ -249,10 +253,9 @@ def untrained_model(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
 ) -> TigerT5:
     """Create the untrained T5: random, or with token embeddings initialized from item vectors."""
-    sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
-    model = TigerT5(
-        t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
-    )
+    names = ["d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate"]
+    names += ["history_attention", "user_tokens"]
+    model = TigerT5(t5_config(tokenizer, **{name: getattr(args, name) for name in names}))
     if args.start_from:
         init_token_embeddings(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
         init_nearest_neighbor(model)
