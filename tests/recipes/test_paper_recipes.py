@@ -110,12 +110,17 @@ def test_codes_of_other_kinds_are_in_range_and_hang_on_the_vectors():
     assert (made["kmeans"] == fitted.encode(vectors)).all()
 
 
-@pytest.mark.parametrize("name", ["sweep", "final", "long"])
+@pytest.mark.parametrize("name", ["sweep", "final", "long", "together"])
 def test_the_runs_name_sets_and_settings_that_exist(name):
     runs = yaml.safe_load((RECIPES / "paper" / f"{name}.yaml").read_text())
     common = runs.pop("common")
     for run in runs.values():
         settings = common | run
-        assert (RECIPES / "paper" / settings.pop("set") / "retriever.yaml").exists()
-        settings.pop("evaluate", None)
-        read_arguments([RetrieverArguments, TrainingArguments], NEEDED | settings)
+        recipe = RECIPES / "paper" / settings.pop("set") / "retriever.yaml"
+        for own in ("evaluate", "parts"):
+            settings.pop(own, None)
+        read, _ = read_arguments([RetrieverArguments, TrainingArguments], recipe, NEEDED | settings)
+        for name, value in settings.items():
+            if (found := getattr(read, name, None)) is not None:
+                assert found == type(found)(value), name
+        assert read.num_heads == 6 and read.d_kv == 64  # kept where the width is another

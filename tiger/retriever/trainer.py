@@ -55,7 +55,8 @@ class TigerTrainer(Trainer):
 
     Raises:
         TypeError: the model is neither a ``TigerT5`` nor a plain T5.
-        ValueError: model and tokenizer don't belong together, or a setting is not supported.
+        ValueError: model and tokenizer, or model and examples, don't belong together.
+        DataError: a setting is not supported.
     """
 
     def __init__(
@@ -83,11 +84,14 @@ class TigerTrainer(Trainer):
             )
         _check_users(model, train_dataset, eval_dataset)
         if args.n_gpu > 1 and uses_child_softmax(model):
-            raise ValueError(
-                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch"
+            raise DataError(
+                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
             )
         if args.label_smoothing_factor or args.gradient_checkpointing:
-            raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
+            raise DataError(
+                "TigerTrainer has no label smoothing and no gradient checkpointing: leave out label_smoothing_factor "
+                "and gradient_checkpointing."
+            )
         if cuda_graphs:
             _check_graphs(model, args)
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
@@ -297,14 +301,14 @@ def _check_users(model: TigerT5, *datasets: TrainingExamples | EvaluationExample
 
 
 def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
-    """Raises ValueError: a setting that CUDA graphs can't replay."""
+    """Raises DataError: a setting that CUDA graphs can't replay."""
     if uses_child_softmax(model):
-        raise ValueError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off")
+        raise DataError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off.")
     several = args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1
     if several or args.fp16 or args.torch_compile:
-        raise ValueError(
+        raise DataError(
             "cuda_graphs works on one GPU, without gradient accumulation, fp16 (use bf16) and torch_compile: turn it "
-            "or them off"
+            "or them off."
         )
 
 

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeats_in_words
+from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
@@ -93,6 +94,10 @@ class RetrieverArguments:
     )
     cuda_graphs: bool = field(
         default=False, metadata={"help": "on one GPU: replay training steps as CUDA graphs; code tokens only"}
+    )
+    train_share: float = field(
+        default=1.0,
+        metadata={"help": "train on this share of the users, drawn by the seed; a larger share holds a smaller one"},
     )
     min_steps: int = field(
         default=0,
@@ -212,9 +217,10 @@ def _trained(
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
-    model = untrained_model(args, tokenizer, data, split)
+    learned = replace(split, train=some_users(split.train, args.train_share, training.seed))
+    model = untrained_model(args, tokenizer, data, learned)
     users = args.user_tokens
-    train = TrainingExamples(split.train, args.max_history, is_causal(model), users)
+    train = TrainingExamples(learned.train, args.max_history, is_causal(model), users)
     if args.min_steps:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
@@ -247,6 +253,25 @@ def _trained(
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
         trainer.save_state()  # the curve, which a report draws
     return model, trainer.state
+
+
+def some_users(train: Sequences, share: float, seed: int) -> Sequences:
+    """Draw a share of the users who have something to learn from, in the order that they have.
+
+    Args:
+        train: sequences of all users; those of one item hold no target.
+        share: above 0, to 1: all. With the same seed, a larger share holds a smaller one.
+        seed: of the draw.
+
+    Raises:
+        DataError: ``share`` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"train_share must be above 0 and at most 1, got {share}.")
+    if share == 1:
+        return train
+    useful = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths > 1))
+    return train.select(np.sort(useful[: math.ceil(share * len(useful))]))
 
 
 def untrained_model(
