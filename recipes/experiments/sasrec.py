@@ -41,6 +41,7 @@ from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
 METRIC = "ndcg@10"
+BESIDE = ("out", "results_dir", "ranks_dir", "dataset", "seconds")  # settings that change no epoch
 ANSWERS = 50  # places that a file of ranks tells apart, as many as `tiger` has beams
 
 
@@ -70,6 +71,7 @@ class SASRecArguments:
     shuffle_ties: int | None = field(default=None, metadata={"help": "seed of the split, default: as published"})
     bf16: bool = field(default=True, metadata={"help": "matrix products in bfloat16"})
     seed: int = 0
+    seconds: float | None = field(default=None, metadata={"help": "start no epoch after so many seconds of training"})
 
     @property
     def name(self) -> str:
@@ -215,6 +217,8 @@ class Training:
         sampler = LengthBatchSampler(examples, args.batch, args.seed)
         valid = EvaluationExamples(*self.split.part("valid")).sample(args.eval_users)
         for epoch in range(len(self.curve), args.num_epochs):
+            if self.curve and args.seconds is not None and self.seconds >= args.seconds:
+                break
             start = time.perf_counter()
             torch.manual_seed(args.seed + 1000 * (epoch + 1))  # an epoch is the same, whether gone on with or not
             sampler.set_epoch(epoch)
@@ -300,11 +304,7 @@ class Training:
 
 def _identity(args: SASRecArguments, split: LeaveOneOut) -> str:
     """A digest of the settings and of the training log."""
-    settings = {
-        name: value
-        for name, value in asdict(args).items()
-        if name not in ("out", "results_dir", "ranks_dir", "dataset")
-    }
+    settings = {name: value for name, value in asdict(args).items() if name not in BESIDE}
     log = split.train.offsets.tobytes() + split.train.items.tobytes()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + log).hexdigest()
 
