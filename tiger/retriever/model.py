@@ -41,8 +41,8 @@ class TigerT5(T5ForConditionalGeneration):
     Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``. Its checkpoint is a T5
     checkpoint: plain ``T5ForConditionalGeneration.from_pretrained`` opens it. That class computes T5's own attention
     and the softmax over the whole vocabulary, so it gives the same probabilities only if ``history_attention`` is
-    ``full`` and ``output_softmax`` is ``vocabulary``; otherwise they differ (by up to .19 in log-probability on a
-    model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and ``generate`` with
+    ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens`` is 0; otherwise they differ (by up to .19 in
+    log-probability on a model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and ``generate`` with
     ``custom_generate=trie_generate`` compute what the model was trained for.
 
     Args:
