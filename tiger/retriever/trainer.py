@@ -83,15 +83,7 @@ class TigerTrainer(Trainer):
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
         _check_users(model, train_dataset, eval_dataset)
-        if args.n_gpu > 1 and uses_child_softmax(model):
-            raise DataError(
-                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
-            )
-        if args.label_smoothing_factor or args.gradient_checkpointing:
-            raise DataError(
-                "TigerTrainer has no label smoothing and no gradient checkpointing: leave out label_smoothing_factor "
-                "and gradient_checkpointing."
-            )
+        _check_settings(model, args)
         if cuda_graphs:
             _check_graphs(model, args)
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
@@ -298,6 +290,19 @@ def _check_users(model: TigerT5, *datasets: TrainingExamples | EvaluationExample
                 f"the model has {wanted} user tokens, the {type(examples).__name__} are for {examples.user_tokens}: "
                 f"make them with user_tokens={wanted}"
             )
+
+
+def _check_settings(model: TigerT5, args: TrainingArguments) -> None:
+    """Raises DataError: a setting of ``Trainer`` that this one lacks."""
+    if args.n_gpu > 1 and uses_child_softmax(model):
+        raise DataError(
+            "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
+        )
+    if args.label_smoothing_factor or args.gradient_checkpointing:
+        raise DataError(
+            "TigerTrainer has no label smoothing and no gradient checkpointing: leave out label_smoothing_factor "
+            "and gradient_checkpointing."
+        )
 
 
 def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
