@@ -42,8 +42,8 @@ class TigerT5(T5ForConditionalGeneration):
     checkpoint: plain ``T5ForConditionalGeneration.from_pretrained`` opens it. That class computes T5's own attention
     and the softmax over the whole vocabulary, so it gives the same probabilities only if ``history_attention`` is
     ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens`` is 0; otherwise they differ (by up to .19 in
-    log-probability on a model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and ``generate`` with
-    ``custom_generate=trie_generate`` compute what the model was trained for.
+    log-probability on a model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and
+    ``generate`` with ``custom_generate=trie_generate`` compute what the model was trained for.
 
     Args:
         config: of a T5. Settings that an older version saved beside T5's own are moved into ``tiger_config``, in a
