@@ -3,6 +3,7 @@
 #   bash recipes/paper/gpu.sh sweep.yaml OUT [--set key=value ...]    what validation on Beauty says of settings
 #   bash recipes/paper/gpu.sh final.yaml OUT [...]                    all three sets, evaluated on test
 #   bash recipes/paper/gpu.sh long.yaml OUT [...]                     longer runs of them, a second seed, random codes
+#   bash recipes/paper/gpu.sh together.yaml OUT [...]                 one tokenizer and one T5 for all three
 # Wants datasets/<set> and runs/paper/<set>/tokenizer (recipes/tokenizer.py recipes/paper/<set>/tokenizer.yaml).
 # DEVICE=cpu bash recipes/paper/gpu.sh final.yaml OUT --set max_steps=20    tries it without a GPU
 set -euo pipefail

@@ -7,7 +7,8 @@ The YAML file names runs. Each has a ``set`` (a folder of recipes beside this fi
 leaves most of a large GPU idle, so that many processes train in little more time than one. What a run prints goes to
 ``OUT/<run>/log.txt``; validation metrics by epoch of all runs to ``OUT/curves.json``. A run with ``evaluate: true`` is
 measured on test when it has finished; ``--evaluate_best`` measures, when all have ended, the one run of each set that
-did best on validation.
+did best on validation. ``parts`` names the datasets that a run's own was made of by ``recipes/paper/together.py``: it
+is measured on the users of each. Settings and parameters of all runs go to ``OUT/facts.json``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -43,6 +44,8 @@ class Run:
         settings = dict(settings)
         self.name, self.folder = name, out / name
         self.set, evaluate = settings.pop("set"), settings.pop("evaluate", False)
+        self._parts = settings.pop("parts", [])
+        self.settings = dict(settings)
         self._dataset = settings.pop("dataset", f"datasets/{self.set}")
         tokenizer = settings.pop("tokenizer", f"runs/paper/{self.set}/tokenizer")
         recipe = settings.pop("recipe", f"{HERE}/{self.set}/retriever.yaml")
@@ -59,7 +62,13 @@ class Run:
 
     def evaluate(self) -> None:
         """Measure the model on test, when what is running has ended; once."""
-        if any(self.folder.glob("results/*.json")):
+        if any(self.folder.glob("results/**/*.json")):
+            return
+        if self._parts:
+            self._commands.append(
+                [f"{HERE}/together.py", "evaluate", "--sets", *self._parts, "--dataset", self._dataset]
+                + ["--model", f"{self.folder}/model", "--results_dir", f"{self.folder}/results"]
+            )
             return
         self._commands.append(
             [f"{RECIPES}/evaluate.py", "--dataset", self._dataset, "--models", f"{self.folder}/model"]
@@ -91,6 +100,13 @@ class Run:
         history = json.loads(files[-1].read_text())["log_history"] if files else []
         names = ("epoch", "step", "eval_loss", "eval_recall@10", "eval_ndcg@10", "loss")
         return [{name: row[name] for name in names if name in row} for row in history]
+
+    def facts(self) -> dict:
+        """Its settings, and the number of parameters of a model that has been saved."""
+        found = {"set": self.set, "settings": self.settings}
+        if (self.folder / "model" / MANIFEST).exists():
+            found["parameters"] = read_manifest(self.folder / "model")["training"].get("parameters")
+        return found
 
     def stop(self) -> None:
         """End it where it stands; its best checkpoint stays."""
@@ -125,9 +141,10 @@ def main() -> None:
         write_atomically(args.out / "best.txt", "".join(f"{run.name}\n" for run in chosen))
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out / "curves.json", json.dumps({run.name: run.curve() for run in runs}) + "\n")
+    write_atomically(args.out / "facts.json", json.dumps({run.name: run.facts() for run in runs}) + "\n")
     for run in runs:
         print(f"{run.name:32s} best validation ndcg@10 {best(run):.5f}  {last(run)}")
-        for file in sorted(run.folder.glob("results/*.json")):
+        for file in sorted(run.folder.glob("results/**/*.json")):
             for row in json.loads(file.read_text()):
                 print(f"    {row['setting']}: {row['metrics']}")
     if any(run.failed for run in runs):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,10 @@ from recipes.paper import codes
 from tests.processes import run_python
 from tiger.data.dataset import RecommendationData
 from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.retriever.config import retriever_config
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import read_arguments
-from tiger.training.retriever import RetrieverArguments
+from tiger.training.retriever import RetrieverArguments, train_retriever
 from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -110,12 +112,35 @@ def test_codes_of_other_kinds_are_in_range_and_hang_on_the_vectors():
     assert (made["kmeans"] == fitted.encode(vectors)).all()
 
 
-@pytest.mark.parametrize("name", ["sweep", "final", "long"])
+@pytest.mark.parametrize("name", ["sweep", "final", "long", "together"])
 def test_the_runs_name_sets_and_settings_that_exist(name):
     runs = yaml.safe_load((RECIPES / "paper" / f"{name}.yaml").read_text())
     common = runs.pop("common")
     for run in runs.values():
         settings = common | run
-        assert (RECIPES / "paper" / settings.pop("set") / "retriever.yaml").exists()
-        settings.pop("evaluate", None)
-        read_arguments([RetrieverArguments, TrainingArguments], NEEDED | settings)
+        recipe = RECIPES / "paper" / settings.pop("set") / "retriever.yaml"
+        for own in ("evaluate", "parts"):
+            settings.pop(own, None)
+        read, _ = read_arguments([RetrieverArguments, TrainingArguments], recipe, NEEDED | settings)
+        for name, value in settings.items():
+            if (found := getattr(read, name, None)) is not None:
+                assert found == type(found)(value), name
+        assert read.num_heads == 6 and read.d_kv == 64  # kept where the width is another
+
+
+@pytest.mark.parametrize("entry", ["user-tokens", "users-quarter"])
+def test_entries_of_the_sweep_train(trained, tmp_path, capsys, entry):
+    """What later versions added, on a CPU: the model reads users, or has learned from a quarter of them."""
+    runs = yaml.safe_load((RECIPES / "paper" / "sweep.yaml").read_text())
+    changes = {key: value for key, value in (runs["common"] | runs[entry]).items() if key != "set"}
+    small = {"dataset": trained / "data", "tokenizer": trained / "tokenizer", "output_dir": tmp_path / "training"}
+    small |= {"model_dir": tmp_path / "model", "num_layers": 1, "d_model": 16, "d_ff": 16, "d_kv": 8, "max_steps": 2}
+    small = changes | {key: str(value) for key, value in small.items()} | {"eval_steps": 1, "save_steps": 1}
+    recipe = RECIPES / "paper" / "beauty" / "retriever.yaml"
+    recommender = train_retriever(*read_arguments([RetrieverArguments, TrainingArguments], recipe, small))
+    targets = int(re.search(r"([\d,]+) training targets", capsys.readouterr().out)[1].replace(",", ""))
+    lengths = RecommendationData.load(trained / "data").leave_one_out().train.lengths
+    whole = int((lengths - 1).sum())
+    assert targets == whole if entry == "user-tokens" else targets == pytest.approx(whole / 4, rel=0.2)
+    assert retriever_config(recommender.model).user_tokens == (2000 if entry == "user-tokens" else 0)
+    assert recommender.training["arguments"]["train_share"] == (1.0 if entry == "user-tokens" else 0.25)

@@ -222,6 +222,14 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
         t5_config(tokenizer, history_attention="sideways")
 
 
+@pytest.mark.parametrize("setting", [{"label_smoothing_factor": 0.1}, {"gradient_checkpointing": True}])
+def test_settings_that_it_lacks_are_an_error_of_the_users(tmp_path, setting):
+    """The command line prints a DataError in one line; it is a ValueError, too."""
+    with pytest.raises(DataError, match="leave out label_smoothing_factor and gradient_checkpointing") as error:
+        make_trainer(tmp_path, **setting)
+    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+
+
 def test_other_tokens_than_the_models_are_refused():
     tokenizer = make_tokenizer(12)
     with pytest.raises(ValueError, match="tokens are codes, the tokenizer's are prefixes"):

@@ -11,6 +11,7 @@ from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 SMALL = dict(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1, dropout_rate=0.0)
 
@@ -44,9 +45,9 @@ def test_other_devices_train_as_without(tmp_path):
 
 
 def test_settings_that_graphs_cannot_replay_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="prefix tokens"):
+    with pytest.raises(DataError, match="prefix tokens"):
         trained(tmp_path, True, tokens="prefixes")
-    with pytest.raises(ValueError, match="gradient accumulation"):
+    with pytest.raises(DataError, match="gradient accumulation"):
         trained(tmp_path, True, gradient_accumulation_steps=2)
 
 

@@ -23,8 +23,10 @@ def add_recommend_verbs(verbs) -> None:
         "--histories",
         metavar="FILE",
         help="all users of a log (parquet with user_id, item_id, timestamp), to --out; "
-        '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], ...}; answers are JSON lines',
+        '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], "user_id": "ID", ...}; '
+        "answers are JSON lines",
     )
+    recommend.add_argument("--user", metavar="ID", help="of whom --history is, for a model with user tokens")
     recommend.add_argument(
         "--out",
         metavar="FILE",
@@ -57,6 +59,8 @@ def run_recommend(args: argparse.Namespace) -> None:
     options = {"k": args.k, "unseen_share": args.unseen_share} | search_options(args, at_least=args.k)
     if (args.out is None) == (args.histories not in (None, "-")):
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
+    if args.user is not None and args.histories is not None:
+        raise DataError("--user belongs to --history; a log names its users itself.")
     tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
     if args.out is not None:
         from tiger.serving.answer_files import recommend_to
@@ -74,17 +78,22 @@ def run_recommend(args: argparse.Namespace) -> None:
         _answer_lines(tiger, options)
         return
     with print_warnings():
-        (items,), scores = tiger.recommend([words(args.history)], **options)
+        user_ids = None if args.user is None else [args.user]
+        (items,), scores = tiger.recommend([words(args.history)], user_ids=user_ids, **options)
     _print(tiger, items, scores[0], args.json)
 
 
 def _answer_lines(tiger, options: dict) -> None:
     """Read histories as JSON lines, write answers as JSON lines, a batch at a time."""
+    from tiger.retriever.config import reads_users
+
     lines = enumerate(input_lines(), start=1)
     while batch := list(islice(lines, options["batch_size"])):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
         with print_warnings():
-            items, scores = tiger.recommend([row.pop("history") for row in rows], **options)
+            histories = [row.pop("history") for row in rows]
+            user_ids = [row.get("user_id") for row in rows] if reads_users(tiger.model) else None
+            items, scores = tiger.recommend(histories, user_ids=user_ids, **options)
         for row, ids, values in zip(rows, items, scores):
             print(json.dumps(row | {"items": _rows(tiger, ids, values)}, ensure_ascii=False), flush=True)
 

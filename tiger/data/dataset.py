@@ -108,7 +108,7 @@ class RecommendationData:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]).astype(np.int64)
         extras = {name: values[order] for name, values in columns.items()}
         items = items.select(["item_id"] + [name for name in items.column_names if name != "item_id"])
-        return cls(items, user_ids, Sequences(offsets, event_items[order], timestamps[order]), extras)
+        return cls(items, user_ids, Sequences(offsets, event_items[order], timestamps[order], user_ids), extras)
 
     def leave_one_out(self, shuffle_ties: int | None = None) -> LeaveOneOut:
         """Last item to test, the one before to validate, the rest to train.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 SECONDS_PER_DAY = 86_400
 
@@ -18,18 +19,20 @@ class Sequences:
         offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
         items: int32 [events], row numbers of the item table, oldest first.
         timestamps: int64 [events], seconds.
+        user_ids: string array [users], whose sequences they are, null where unknown; None: not known of any.
     """
 
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
+    user_ids: pa.Array | None = None
 
     @classmethod
-    def from_rows(cls, rows: Sequence[np.ndarray]) -> Sequences:
+    def from_rows(cls, rows: Sequence[np.ndarray], user_ids: pa.Array | None = None) -> Sequences:
         """One array of item rows per user, oldest first; timestamps are 0, which stands for unknown."""
         offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
         items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
-        return cls(offsets, items, np.zeros(len(items), dtype=np.int64))
+        return cls(offsets, items, np.zeros(len(items), dtype=np.int64), user_ids)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -53,7 +56,8 @@ class Sequences:
     def select(self, users: np.ndarray) -> Sequences:
         """The sequences of these users (int [n] or bool [users]) alone, in the order given."""
         users = np.flatnonzero(users) if users.dtype == bool else np.asarray(users, dtype=np.int64)
-        return self._gather(self.offsets[users], self.lengths[users])
+        user_ids = None if self.user_ids is None else self.user_ids.take(pa.array(users))
+        return replace(self._gather(self.offsets[users], self.lengths[users]), user_ids=user_ids)
 
     def drop_last(self, count: int) -> Sequences:
         """Every sequence without its last ``count`` events."""
@@ -73,12 +77,12 @@ class Sequences:
         order = np.lexsort(
             (np.random.default_rng(seed).random(len(self.items)), self.timestamps // SECONDS_PER_DAY, self.users)
         )
-        return Sequences(self.offsets, self.items[order], self.timestamps[order])
+        return replace(self, items=self.items[order], timestamps=self.timestamps[order])
 
     def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Sequences(offsets, self.items[rows], self.timestamps[rows])
+        return Sequences(offsets, self.items[rows], self.timestamps[rows], self.user_ids)
 
 
 def pad_rows(rows: list[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,7 @@ from tiger.data.readers import item_table
 from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.config import item_vocabulary
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
 from tiger.utils.errors import DataError, first_line
@@ -269,7 +270,7 @@ def _previous_vectors(state: RecommenderState, rows: np.ndarray) -> np.ndarray |
 
 def _model_for(state: RecommenderState, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
     """The model, or a copy with a larger vocabulary where it lacks tokens of the tokenizer."""
-    if tokenizer.vocab_size <= state.model.config.vocab_size:
+    if tokenizer.vocab_size <= item_vocabulary(state.model):
         return state.model
     model = copy.deepcopy(state.model)
     grow_vocabulary(model, tokenizer)

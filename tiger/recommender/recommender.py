@@ -31,6 +31,7 @@ from tiger.recommender.manifest import find_folder
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.retriever.user_tokens import user_array
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -134,6 +135,7 @@ class TigerRecommender:
         rank: bool = True,
         both_scores: bool = False,
         unseen_share: float | None = None,
+        user_ids: Sequence[str | None] | None = None,
         **search: Any,
     ) -> tuple[list[list[str]], np.ndarray]:
         """Recommend the most probable next items.
@@ -148,6 +150,7 @@ class TigerRecommender:
                 either kind fills in where the other has too few. The T5 has not learned the collision tokens of such
                 items: they score by their codes, in equal parts where several share them. Decoding takes twice as
                 long. None: all items compete.
+            user_ids: one per history, or None for an unknown user, where the model has user tokens; default: None.
             search: fields of :class:`tiger.retriever.search.SearchOptions`: ``num_beams``, ``exclude_history``,
                 ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
@@ -158,14 +161,9 @@ class TigerRecommender:
             ``both_scores`` [users, k, 2], the T5's first.
         """
         histories = id_lists(histories, "histories")
-        answers, scores = self.recommend_rows(
-            Sequences.from_rows(self._known(histories)),
-            k=k,
-            rank=rank,
-            both_scores=both_scores,
-            unseen_share=unseen_share,
-            **search,
-        )
+        users = user_array(self.model, user_ids, len(histories))
+        sequences = Sequences.from_rows(self._known(histories), users)
+        answers, scores = self.recommend_rows(sequences, k, rank, both_scores, unseen_share, **search)
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
 

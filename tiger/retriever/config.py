@@ -6,6 +6,7 @@ import copy
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tiger._moved import old_names
@@ -16,6 +17,7 @@ from tiger.utils.schema import Rule, boolean, dict_of, number, one_of, optional,
 
 HISTORY_ATTENTION = ("causal", "full")
 OUTPUT_SOFTMAX = ("vocabulary", "children")
+MAX_USER_TOKENS = 1 << 20
 # Before the nested config, these fields stood beside T5's own, the softmax under another name.
 _FLAT_FIELDS = ("history_attention", "history_item_length", "semantic_ids", "token_choice")
 _TOKEN_CHOICES = {"all": "vocabulary", "siblings": "children"}
@@ -34,6 +36,9 @@ class RetrieverConfig:
         output_softmax: ``vocabulary``: a token's probability is normalized over the vocabulary, as in T5.
             ``children``: over the tokens that may follow the tokens before it in the catalog's prefix trie.
         semantic_ids: fingerprint of the semantic IDs that the model was made for; None: not recorded.
+        user_tokens: number of tokens for users, one of which stands before a history, see
+            :mod:`tiger.retriever.user_tokens`; 0: histories are items alone. Their embeddings, and that of an unknown
+            user before them, are the last rows of the vocabulary.
 
     Raises:
         DataError: a value is not one of these.
@@ -43,6 +48,7 @@ class RetrieverConfig:
     history_item_length: int | None = None
     output_softmax: str = "vocabulary"
     semantic_ids: str | None = None
+    user_tokens: int = 0
 
     def __post_init__(self):
         if self.history_attention not in HISTORY_ATTENTION:
@@ -51,6 +57,13 @@ class RetrieverConfig:
             raise DataError(f"output_softmax must be one of {OUTPUT_SOFTMAX}, got {self.output_softmax!r}.")
         if self.history_item_length is not None and self.history_item_length < 1:
             raise DataError(f"history_item_length must be at least 1, got {self.history_item_length}.")
+        if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
+            raise DataError(f"user_tokens must be from 0 to {MAX_USER_TOKENS}, got {self.user_tokens}.")
+
+    @property
+    def user_rows(self) -> int:
+        """Rows of the vocabulary for users: one for each token, and one for an unknown user."""
+        return self.user_tokens + 1 if self.user_tokens else 0
 
     @classmethod
     def from_t5(cls, config: T5Config) -> RetrieverConfig:
@@ -74,7 +87,8 @@ class RetrieverConfig:
         return cls(**nested)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """As it is saved; without user tokens, as versions that have none save it."""
+        return {name: value for name, value in asdict(self).items() if name != "user_tokens" or value}
 
 
 # Values that a saved config.json may have. Sizes are those of tensors beside it.
@@ -103,7 +117,7 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "scale_decoder_outputs": boolean,
     "pad_token_id": one_of(PAD_TOKEN),
     "eos_token_id": optional(whole(0, 1 << 31)),
-    "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(1, 65)(value)), 20),
+    "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(0, MAX_USER_TOKENS)(value)), 20),
     "history_attention": one_of(*HISTORY_ATTENTION),
     "history_item_length": optional(whole(1, 65)),
     "semantic_ids": optional(text(64)),
@@ -155,6 +169,30 @@ def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
     return depth if length is None else length
 
 
+def reads_users(model: T5ForConditionalGeneration) -> bool:
+    """Whether a user token stands before each history."""
+    return retriever_config(model).user_tokens > 0
+
+
+def history_places(length: int, item_length: int, has_user: bool, device: torch.device) -> torch.Tensor:
+    """Return the place in the history of the item that each token belongs to; -1 for the user token.
+
+    Args:
+        length: number of tokens.
+        item_length: tokens per item.
+        has_user: whether a user token comes first.
+
+    Returns:
+        int64 [length].
+    """
+    return (torch.arange(length, device=device) - int(has_user)) // item_length
+
+
+def item_vocabulary(model: T5ForConditionalGeneration) -> int:
+    """Number of tokens that are not users': what the decoder can write."""
+    return model.config.vocab_size - retriever_config(model).user_rows
+
+
 def pad_token(model: T5ForConditionalGeneration) -> int:
     """The token that pads; a T5 has one."""
     token = model.config.pad_token_id
@@ -172,6 +210,7 @@ def t5_config(
     dropout_rate: float = 0.1,
     num_decoder_layers: int | None = None,
     history_attention: str = "causal",
+    user_tokens: int = 0,
 ) -> T5Config:
     """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
 
@@ -179,18 +218,20 @@ def t5_config(
         history_attention: ``causal``: an item of the history attends to itself and to earlier items, so that training
             encodes a user once for all targets. ``full``: every item attends to all, as in the paper; training encodes
             the history of each target separately.
+        user_tokens: number of tokens for users, by a hash of their ids; 2,000 in the paper. 0: none.
 
     Raises:
-        DataError: ``history_attention`` is neither.
+        DataError: ``history_attention`` is neither, or ``user_tokens`` is out of range.
     """
     settings = RetrieverConfig(
         history_attention=history_attention,
         history_item_length=tokenizer.history_depth,
         output_softmax="children" if tokenizer.tokens == "prefixes" else "vocabulary",
         semantic_ids=tokenizer.fingerprint,
+        user_tokens=user_tokens,
     )
     return T5Config(  # type: ignore[call-arg]  # it takes any other field, too
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=tokenizer.vocab_size + settings.user_rows,
         d_model=d_model,
         d_kv=d_kv,
         d_ff=d_ff,
@@ -221,9 +262,9 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
     kind = "prefixes" if settings.output_softmax == "children" else "codes"
     if kind != tokenizer.tokens:
         raise ValueError(f"this model's tokens are {kind}, the tokenizer's are {tokenizer.tokens}: use with_tokens")
-    if model.config.vocab_size != tokenizer.vocab_size:
+    if item_vocabulary(model) != tokenizer.vocab_size:
         raise ValueError(
-            f"the model has {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: "
+            f"the model has {item_vocabulary(model)} tokens, the tokenizer {tokenizer.vocab_size}: "
             "make the model with t5_config(tokenizer), or use grow_vocabulary after adding items"
         )
 

@@ -10,6 +10,7 @@ import torch
 from tiger._moved import old_names
 from tiger.data.sequences import pad_rows
 from tiger.retriever.model import ChildTargets
+from tiger.retriever.user_tokens import with_users
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
@@ -18,8 +19,8 @@ from tiger.semantic_ids.vocabulary import PAD_TOKEN
 class TrainingCollator:
     """Batches of :class:`TrainingExamples`: the arguments of :func:`tiger.retriever.model.next_item_loss`.
 
-    These are ``input_ids`` [B, S], ``num_visible_items`` [B, T], ``labels`` [B, T, depth] and, with a trie,
-    ``children``, one :class:`ChildTargets` per level.
+    These are ``input_ids`` [B, S], user tokens first where there are any, ``num_visible_items`` [B, T], ``labels``
+    [B, T, depth] and, with a trie, ``children``, one :class:`ChildTargets` per level.
 
     Args:
         tokenizer: of the catalog.
@@ -38,13 +39,21 @@ class TrainingCollator:
         firsts = np.array([example["first_target"] for example in examples])
         num_visible = np.where(targets >= 0, firsts[:, None] + np.arange(targets.shape[1]), 0)
         batch: dict[str, torch.Tensor | list[ChildTargets]] = {
-            "input_ids": torch.from_numpy(self._tokenizer.encode_history(histories)),
+            "input_ids": history_tokens(self._tokenizer, histories, examples),
             "num_visible_items": torch.from_numpy(num_visible),
             "labels": torch.from_numpy(labels),
         }
         if self._trie is not None:
             batch["children"] = child_targets(self._trie, torch.from_numpy(targets).flatten())
         return batch
+
+
+def history_tokens(tokenizer: SemanticIdTokenizer, histories: np.ndarray, examples: list[dict]) -> torch.Tensor:
+    """Tokens of histories, rows int64 [B, n]: int64 [B, S], with a user token first where examples name a ``user``."""
+    tokens = tokenizer.encode_history(histories)
+    if "user" in examples[0]:
+        tokens = with_users(tokens, tokenizer, np.array([example["user"] for example in examples]))
+    return torch.from_numpy(tokens)
 
 
 def child_targets(trie: SemanticIdTrie, targets: torch.Tensor) -> list[ChildTargets]:
@@ -85,7 +94,7 @@ class EvaluationCollator:
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         histories = pad_rows([example["history"] for example in examples])
         return {
-            "input_ids": torch.from_numpy(self._tokenizer.encode_history(histories)),
+            "input_ids": history_tokens(self._tokenizer, histories, examples),
             "labels": torch.tensor([example["target"] for example in examples]),
             "seen": torch.from_numpy(pad_rows([example["seen"] for example in examples])),
         }

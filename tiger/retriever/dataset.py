@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from tiger.data.sequences import Sequences
+from tiger.data.users import user_numbers
+from tiger.utils.errors import DataError
 
 
 class TrainingExamples(torch.utils.data.Dataset):
@@ -22,9 +24,14 @@ class TrainingExamples(torch.utils.data.Dataset):
         shared: True: all targets of a sequence in one example, for an encoder with causal attention. A sequence of
             more than ``max_history`` + 1 items gives overlapping examples, in which a target sees at least half of its
             last ``max_history`` items. False: one example per target, with exactly its last ``max_history`` items.
+        user_tokens: as many as the model has: an example then has the number of its user's, too.
+
+    Raises:
+        ValueError: ``max_history`` is below 1.
+        DataError: there are user tokens, and no user ids.
     """
 
-    def __init__(self, sequences: Sequences, max_history: int = 20, shared: bool = True):
+    def __init__(self, sequences: Sequences, max_history: int = 20, shared: bool = True, user_tokens: int = 0):
         if max_history < 1:
             raise ValueError(f"max_history must be at least 1, got {max_history}")
         self.sequences = sequences
@@ -38,6 +45,7 @@ class TrainingExamples(torch.utils.data.Dataset):
             stride, counts = 1, np.maximum(lengths - 1, 0)
         index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         lengths, offsets = np.repeat(lengths, counts), np.repeat(offsets, counts)
+        owners = np.repeat(np.arange(len(sequences)), counts)
         if shared:
             # Example j > 0 has the targets that follow example j - 1's last one, at most `stride` of them.
             stops = np.minimum(lengths, max_history + 1 + stride * index)
@@ -47,6 +55,9 @@ class TrainingExamples(torch.utils.data.Dataset):
             first_targets = index + 1
             stops = first_targets + 1
             starts = np.maximum(0, first_targets - max_history)
+        self.user_tokens = user_tokens
+        self._users = numbers_of_users(sequences, user_tokens, required=True)
+        self._owners = owners if user_tokens else None
         self._starts, self._stops = offsets + starts, offsets + stops
         self._first_targets = first_targets - starts
 
@@ -64,9 +75,31 @@ class TrainingExamples(torch.utils.data.Dataset):
         return self._stops - self._starts - self._first_targets
 
     def __getitem__(self, index: int) -> dict:
-        """``items``, int32 [history + 1], and ``first_target``, the position in it of the first target."""
+        """``items``, int32 [history + 1], and ``first_target``, the position in it of the first target; ``user``,
+        the number of the user's token, where there are such."""
         items = self.sequences.items[self._starts[index] : self._stops[index]]
-        return {"items": items, "first_target": int(self._first_targets[index])}
+        example = {"items": items, "first_target": int(self._first_targets[index])}
+        if self._owners is not None:
+            example["user"] = int(self._users[self._owners[index]])
+        return example
+
+
+def numbers_of_users(sequences: Sequences, user_tokens: int, required: bool = False) -> np.ndarray:
+    """Numbers of the tokens of sequences' users, int64 [users]; all 0, unknown, where they have no ids.
+
+    Args:
+        sequences: of n users.
+        user_tokens: how many there are; 0: none.
+        required: whether ids must be there.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not user_tokens or sequences.user_ids is None:
+        if user_tokens and required:
+            raise DataError("user_tokens needs to know whose sequences these are: give them user_ids.")
+        return np.zeros(len(sequences), dtype=np.int64)
+    return user_numbers(sequences.user_ids.to_pylist(), user_tokens)
 
 
 class EvaluationExamples(torch.utils.data.Dataset):
@@ -76,22 +109,27 @@ class EvaluationExamples(torch.utils.data.Dataset):
         histories: the items before each target.
         targets: int [users], rows.
         max_history: number of last items that the model reads. Exclusion from the results covers the whole history.
+        user_tokens: as many as the model has: an example then has the number of its user's, 0 for an unknown one.
     """
 
-    def __init__(self, histories: Sequences, targets: np.ndarray, max_history: int = 20):
+    def __init__(self, histories: Sequences, targets: np.ndarray, max_history: int = 20, user_tokens: int = 0):
         if len(histories) != len(targets):
             raise ValueError(f"{len(histories)} histories for {len(targets)} targets")
         self.histories = histories
         self.targets = np.asarray(targets)
         self.max_history = max_history
+        self.user_tokens = user_tokens
+        self._users = numbers_of_users(histories, user_tokens)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> dict:
-        """``seen``, int32, all items of the history; ``history``, its last ``max_history`` items; ``target``."""
+        """``seen``, int32, all items of the history; ``history``, its last ``max_history`` items; ``target``; and
+        ``user``, where there are user tokens."""
         seen = self.histories[index]
-        return {"seen": seen, "history": seen[-self.max_history :], "target": int(self.targets[index])}
+        example = {"seen": seen, "history": seen[-self.max_history :], "target": int(self.targets[index])}
+        return example | {"user": int(self._users[index])} if self.user_tokens else example
 
     def sample(self, count: int | None, seed: int = 0) -> EvaluationExamples:
         """``count`` users drawn without replacement; all if ``count`` is None or not smaller than their number."""
@@ -105,7 +143,8 @@ class EvaluationExamples(torch.utils.data.Dataset):
 
     def select(self, users: np.ndarray) -> EvaluationExamples:
         """These users (int [n]) alone."""
-        return EvaluationExamples(self.histories.select(users), self.targets[users], self.max_history)
+        histories = self.histories.select(users)
+        return EvaluationExamples(histories, self.targets[users], self.max_history, self.user_tokens)
 
     def by_length(self) -> np.ndarray:
         """Users ordered by the length of their histories, longest first: int64 [users]."""

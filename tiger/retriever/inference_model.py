@@ -17,7 +17,14 @@ import torch
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from tiger.retriever.config import is_causal, pad_token, uses_child_softmax
+from tiger.retriever.config import (
+    history_places,
+    is_causal,
+    item_vocabulary,
+    pad_token,
+    reads_users,
+    uses_child_softmax,
+)
 from tiger.retriever.model import TokenLayout, choice_logits
 
 
@@ -95,6 +102,7 @@ class PackedT5:
         decoder: Any = model.decoder
         self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
         self.is_causal, self.child_softmax = is_causal(model), uses_child_softmax(model)
+        self._has_user = reads_users(model)
         self._size = config.d_model
         self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)
         self._activation = encoder.block[0].layer[-1].DenseReluDense.act
@@ -109,7 +117,8 @@ class PackedT5:
             weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
             self._cross = (weights * self._gain(encoder.final_layer_norm)).to(dtype)
             scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
-            self.output = (model.lm_head.weight * (self._gain(decoder.final_layer_norm) * scale)).to(dtype)
+            weights = model.lm_head.weight[: item_vocabulary(model)]
+            self.output = (weights * (self._gain(decoder.final_layer_norm) * scale)).to(dtype)
 
     def _packed(self, layers: Any) -> list[torch.Tensor]:
         """The weights of a layer in the order of the fields of :class:`_Block`."""
@@ -166,7 +175,7 @@ class PackedT5:
             with torch.no_grad():
                 bias = self._tables[0].compute_bias(length, length).detach()
             if self.is_causal:
-                items = torch.arange(length, device=bias.device) // item_length
+                items = history_places(length, item_length, self._has_user, bias.device)
                 bias = bias.masked_fill(items > items[:, None], float("-inf"))
             self._biases[key] = bias
         return self._biases[key]

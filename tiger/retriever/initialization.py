@@ -10,6 +10,7 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
+from tiger.retriever.config import item_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 # Factors of the nearest-neighbor initialization. Both were set by hand and not tuned.
@@ -85,6 +86,7 @@ def init_nearest_neighbor(model: T5ForConditionalGeneration, gain: float = HISTO
     nn.init.orthogonal_(first.v.weight)
     first.o.weight.copy_(gain * first.v.weight.T)
     model.shared.weight[model.config.decoder_start_token_id] *= START_TOKEN_SCALE  # it carries no information
+    model.shared.weight[item_vocabulary(model) :] *= START_TOKEN_SCALE  # nor do those of users, yet
 
 
 @torch.no_grad()
@@ -99,12 +101,14 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         model: changed in place.
         tokenizer: with the items added.
     """
-    known = model.config.vocab_size
+    known, before = item_vocabulary(model), model.config.vocab_size
     if tokenizer.vocab_size <= known:
         return
     with torch.random.fork_rng():
         torch.manual_seed(tokenizer.vocab_size)
-        model.resize_token_embeddings(tokenizer.vocab_size)
+        model.resize_token_embeddings(tokenizer.vocab_size + before - known)
+    for weights in {model.shared.weight, model.lm_head.weight}:
+        weights[known:] = weights[known:].roll(known - before, dims=0)  # tokens of users stay the last ones
     if tokenizer.tokens == "codes":
         return
     embeddings = model.shared.weight

@@ -23,11 +23,15 @@ from transformers import T5Config, T5ForConditionalGeneration
 from tiger._moved import old_arguments, old_names
 from tiger.retriever.config import (
     history_item_length,
+    history_places,
     is_causal,
+    item_vocabulary,
     nested_config,
     pad_token,
+    reads_users,
     uses_child_softmax,
 )
+from tiger.retriever.user_tokens import forget_some_users
 from tiger.utils.disk import disk_errors
 
 
@@ -37,9 +41,9 @@ class TigerT5(T5ForConditionalGeneration):
     Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``. Its checkpoint is a T5
     checkpoint: plain ``T5ForConditionalGeneration.from_pretrained`` opens it. That class computes T5's own attention
     and the softmax over the whole vocabulary, so it gives the same probabilities only if ``history_attention`` is
-    ``full`` and ``output_softmax`` is ``vocabulary``; otherwise they differ (by up to .19 in log-probability on a
-    model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and ``generate`` with
-    ``custom_generate=trie_generate`` compute what the model was trained for.
+    ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens`` is 0; otherwise they differ (by up to .19 in
+    log-probability on a model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and
+    ``generate`` with ``custom_generate=trie_generate`` compute what the model was trained for.
 
     Args:
         config: of a T5. Settings that an older version saved beside T5's own are moved into ``tiger_config``, in a
@@ -105,7 +109,8 @@ def next_item_loss(
 
     Args:
         model: a :class:`TigerT5` or a plain T5.
-        input_ids: int64 [B, S], history tokens, padded on the right.
+        input_ids: int64 [B, S], history tokens, padded on the right; a user token comes first where the model reads
+            them.
         num_visible_items: int64 [B, T], how many items of its row's history each target may attend to.
         labels: int64 [B, T, L], target tokens; -100 where a row has fewer than T targets.
         num_items_in_batch: divisor of the summed loss (default: the number of label tokens in this call).
@@ -119,11 +124,18 @@ def next_item_loss(
     states = target_states(model, input_ids, num_visible_items, labels)
     count = labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
     if children is None:
-        logits = model.lm_head(states).flatten(0, -2)
+        logits = item_logits(model, states).flatten(0, -2)
         total = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction="sum")
     else:
         total = _child_loss(model, states, children)
     return total / count
+
+
+def item_logits(model: T5ForConditionalGeneration, states: torch.Tensor) -> torch.Tensor:
+    """Logits of the tokens of items, [..., tokens]; users' tokens are inputs only."""
+    if not reads_users(model):
+        return model.lm_head(states)
+    return F.linear(states, model.lm_head.weight[: item_vocabulary(model)])
 
 
 @dataclass
@@ -196,7 +208,7 @@ def target_states(
     encoded = encode(model, input_ids, item_length)
     starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
     tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
-    items = torch.arange(input_ids.shape[1], device=input_ids.device) // item_length
+    items = history_places(input_ids.shape[1], item_length, reads_users(model), input_ids.device)
     masked = items >= num_visible_items.unsqueeze(-1)
     masked[..., 0] = False  # targets without a history, and padding targets, attend to the first token
     cross_bias = torch.zeros(masked.shape, device=input_ids.device).masked_fill(masked, float("-inf"))
@@ -236,9 +248,11 @@ def encode(
     length = tokens.shape[1]
     padding = tokens.eq(pad_token(model))
     padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
+    if model.training and reads_users(model):
+        tokens = forget_some_users(model, tokens)
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(length, length)
     if is_causal(model):
-        items = torch.arange(length, device=tokens.device) // item_length
+        items = history_places(length, item_length, reads_users(model), tokens.device)
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
     # On a CPU, padding is left out of every product except attention. On a GPU, finding out where padding is, or
     # whether there is any, would wait for the device (a host synchronization), which costs more than the mask.

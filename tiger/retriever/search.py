@@ -18,6 +18,7 @@ from transformers import T5ForConditionalGeneration
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences
 from tiger.retriever.beam_search import beam_search
+from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.search_options import SearchOptions
@@ -82,7 +83,7 @@ def beams_of_users(
 
     Args:
         trie: of the tokenizer's tokens, on the model's device.
-        histories: rows of the catalog, oldest first.
+        histories: rows of the catalog, oldest first. Their ``user_ids`` are read by a model with user tokens.
         k: items per user, at most ``options.num_beams``.
         max_history: number of last items of a history that the model reads.
         part: the items that may be returned.
@@ -91,7 +92,9 @@ def beams_of_users(
         Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
     """
     device = model.device
-    examples = EvaluationExamples(histories, np.zeros(len(histories), dtype=np.int64), max_history)
+    user_tokens = retriever_config(model).user_tokens
+    nothing = np.zeros(len(histories), dtype=np.int64)
+    examples = EvaluationExamples(histories, nothing, max_history, user_tokens)
     collate = EvaluationCollator(tokenizer)
     generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
     answers = np.full((len(examples), k), -1, dtype=np.int64)

@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, is_causal, uses_child_softmax
+from tiger.retriever.config import check_pair, is_causal, reads_users, retriever_config, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
@@ -55,7 +55,8 @@ class TigerTrainer(Trainer):
 
     Raises:
         TypeError: the model is neither a ``TigerT5`` nor a plain T5.
-        ValueError: model and tokenizer don't belong together, or a setting is not supported.
+        ValueError: model and tokenizer, or model and examples, don't belong together.
+        DataError: a setting is not supported.
     """
 
     def __init__(
@@ -81,12 +82,8 @@ class TigerTrainer(Trainer):
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
-        if args.n_gpu > 1 and uses_child_softmax(model):
-            raise ValueError(
-                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch"
-            )
-        if args.label_smoothing_factor or args.gradient_checkpointing:
-            raise ValueError("TigerTrainer has no label smoothing and no gradient checkpointing: turn them off")
+        _check_users(model, train_dataset, eval_dataset)
+        _check_settings(model, args)
         if cuda_graphs:
             _check_graphs(model, args)
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
@@ -266,7 +263,8 @@ class TigerTrainer(Trainer):
         targets = inputs["labels"]
         tokenizer = cast(SemanticIdTokenizer, self.processing_class)
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
-        num_visible_items = inputs["input_ids"].ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
+        items = inputs["input_ids"][:, int(reads_users(model)) :]
+        num_visible_items = items.ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
         children = child_targets(self._trie, targets) if uses_child_softmax(model) else None
         with torch.no_grad(), self.accelerator.autocast():
             loss = next_item_loss(
@@ -283,15 +281,39 @@ class TigerTrainer(Trainer):
         return loss, beams.rows.clone(), targets
 
 
+def _check_users(model: TigerT5, *datasets: TrainingExamples | EvaluationExamples | None) -> None:
+    """Raises ValueError: examples for another number of user tokens than the model has."""
+    wanted = retriever_config(model).user_tokens
+    for examples in datasets:
+        if examples is not None and examples.user_tokens != wanted:
+            raise ValueError(
+                f"the model has {wanted} user tokens, the {type(examples).__name__} are for {examples.user_tokens}: "
+                f"make them with user_tokens={wanted}"
+            )
+
+
+def _check_settings(model: TigerT5, args: TrainingArguments) -> None:
+    """Raises DataError: a setting of ``Trainer`` that this one lacks."""
+    if args.n_gpu > 1 and uses_child_softmax(model):
+        raise DataError(
+            "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
+        )
+    if args.label_smoothing_factor or args.gradient_checkpointing:
+        raise DataError(
+            "TigerTrainer has no label smoothing and no gradient checkpointing: leave out label_smoothing_factor "
+            "and gradient_checkpointing."
+        )
+
+
 def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
-    """Raises ValueError: a setting that CUDA graphs can't replay."""
+    """Raises DataError: a setting that CUDA graphs can't replay."""
     if uses_child_softmax(model):
-        raise ValueError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off")
+        raise DataError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off.")
     several = args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1
     if several or args.fp16 or args.torch_compile:
-        raise ValueError(
+        raise DataError(
             "cuda_graphs works on one GPU, without gradient accumulation, fp16 (use bf16) and torch_compile: turn it "
-            "or them off"
+            "or them off."
         )
 
 

@@ -294,11 +294,21 @@ class Answer:
 
 
 def answer_recommend(
-    snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple[list[list[str]], bool]]
+    snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple]
 ) -> list[Answer | UnknownItems | NonFiniteScores]:
-    """Answer requests ``(histories, strict)`` in one batch; if strict, unknown items are an error."""
-    read = [_read(snapshot.recommender, histories, strict) for histories, strict in requests]
-    histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
+    """Answer requests ``(histories, strict)`` or ``(histories, strict, users)`` in one batch.
+
+    If strict, unknown items are an error. Users are ids, or None for an unknown one, as many as there are histories;
+    None in their place: all are unknown.
+    """
+    read: list = []
+    histories: list[list[str]] = []
+    users: list[str | None] = []
+    for given, strict, *named in requests:
+        read.append(_read(snapshot.recommender, given, strict))
+        if not isinstance(read[-1], UnknownItems):
+            histories += read[-1][0]
+            users += (named[0] if named else None) or [None] * len(given)
     if not histories:
         return read
     items, scores = snapshot.recommender.recommend(
@@ -306,6 +316,7 @@ def answer_recommend(
         call.k,
         rank=call.rank,
         unseen_share=call.unseen_share,
+        user_ids=users if any(user is not None for user in users) else None,
         **asdict(call.search),
     )
     filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf

@@ -261,7 +261,7 @@ def _read_part(folder: Path) -> tuple[pa.Array, Sequences, int]:
     order = order[rows[order] >= 0]
     lengths = np.bincount(users[order], minlength=len(encoded.dictionary))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return encoded.dictionary, Sequences(offsets, rows[order], times[order]), len(table)
+    return encoded.dictionary, Sequences(offsets, rows[order], times[order], encoded.dictionary), len(table)
 
 
 def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores: np.ndarray) -> pa.Table:

@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from safetensors import SafetensorError
 from starlette.exceptions import HTTPException  # FastAPI's own is one of these, but not the other way round
 
+from tiger.retriever.config import reads_users
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving.batcher import QueueFull, Stopped
 from tiger.serving.edge import FAILED, RECORD
@@ -64,12 +65,15 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     @app.post(
         "/recommend",
         response_model=RecommendAnswer,
-        responses=_BATCH_PROBLEMS,
+        responses=_BATCH_PROBLEMS | {409: {"model": Problem, "description": "The model reads no users"}},
         summary="Items that may come next",
     )
     async def recommend(request: Request, body: RecommendRequest):
+        if body.users is not None and not reads_users(app.state.live.now.recommender.model):
+            return problem(409, "this model reads no users: leave the users out")
         call = recommend_call(body, batch_size)
-        return await _batched(request, metrics, call, (body.histories, body.strict), body.histories, body.fields)
+        work = (body.histories, body.strict, body.users)
+        return await _batched(request, metrics, call, work, body.histories, body.fields)
 
     @app.post(
         "/rank",

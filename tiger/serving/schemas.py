@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tiger.retriever.search_options import option_default, option_help
 
@@ -49,6 +49,12 @@ class RecommendRequest(_Body):
     """Items that may come next after each history."""
 
     histories: Histories
+    users: list[ItemId | None] | None = Field(
+        None,
+        max_length=MAX_HISTORIES,
+        fail_fast=True,
+        description="For a model with user tokens: a user id, or null, per history",
+    )
     k: Count = Field(10, description="Items per history")
     num_beams: Beams = _search_option("num_beams", "; at least k are kept")
     exclude_history: bool = _search_option("exclude_history")
@@ -68,6 +74,12 @@ class RecommendRequest(_Body):
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"histories": [["item-1", "item-2"], ["item-3"]], "k": 5}]}
     }
+
+    @model_validator(mode="after")
+    def _one_user_per_history(self) -> RecommendRequest:
+        if self.users is not None and len(self.users) != len(self.histories):
+            raise ValueError("users must be one per history, or null")
+        return self
 
 
 class Recommendation(BaseModel):

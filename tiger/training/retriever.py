@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeats_in_words
+from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
@@ -60,6 +61,9 @@ class RetrieverArguments:
     tokens: str = field(
         default="codes", metadata={"help": "tokens of the T5: codes, as in the paper, or prefixes (of semantic IDs)"}
     )
+    user_tokens: int = field(
+        default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
+    )
     d_model: int = field(default=128, metadata={"help": "dimensions of a token"})
     d_kv: int = field(default=64, metadata={"help": "dimensions of an attention head"})
     d_ff: int = field(default=1024, metadata={"help": "hidden units of a feed-forward layer"})
@@ -90,6 +94,10 @@ class RetrieverArguments:
     )
     cuda_graphs: bool = field(
         default=False, metadata={"help": "on one GPU: replay training steps as CUDA graphs; code tokens only"}
+    )
+    train_share: float = field(
+        default=1.0,
+        metadata={"help": "train on this share of the users, drawn by the seed; a larger share holds a smaller one"},
     )
     min_steps: int = field(
         default=0,
@@ -209,13 +217,15 @@ def _trained(
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
-    model = untrained_model(args, tokenizer, data, split)
-    train = TrainingExamples(split.train, args.max_history, shared=is_causal(model))
+    learned = replace(split, train=some_users(split.train, args.train_share, training.seed))
+    model = untrained_model(args, tokenizer, data, learned)
+    users = args.user_tokens
+    train = TrainingExamples(learned.train, args.max_history, is_causal(model), users)
     if args.min_steps:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
         training.num_train_epochs = max(training.num_train_epochs, epochs)
-    valid = EvaluationExamples(split.valid_histories, split.valid_targets, args.max_history).sample(args.eval_users)
+    valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
     exclude_history = excludes_history(split, args.exclude_history)
     if training.process_index == 0:
         left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
@@ -245,14 +255,32 @@ def _trained(
     return model, trainer.state
 
 
+def some_users(train: Sequences, share: float, seed: int) -> Sequences:
+    """Draw a share of the users who have something to learn from, in the order that they have.
+
+    Args:
+        train: sequences of all users; those of one item hold no target.
+        share: above 0, to 1: all. With the same seed, a larger share holds a smaller one.
+        seed: of the draw.
+
+    Raises:
+        DataError: ``share`` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"train_share must be above 0 and at most 1, got {share}.")
+    if share == 1:
+        return train
+    useful = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths > 1))
+    return train.select(np.sort(useful[: math.ceil(share * len(useful))]))
+
+
 def untrained_model(
     args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData, split: LeaveOneOut
 ) -> TigerT5:
     """Create the untrained T5: random, or with token embeddings initialized from item vectors."""
-    sizes = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate")
-    model = TigerT5(
-        t5_config(tokenizer, history_attention=args.history_attention, **{size: getattr(args, size) for size in sizes})
-    )
+    names = ["d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate"]
+    names += ["history_attention", "user_tokens"]
+    model = TigerT5(t5_config(tokenizer, **{name: getattr(args, name) for name in names}))
     if args.start_from:
         init_token_embeddings(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)
         init_nearest_neighbor(model)
