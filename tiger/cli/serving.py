@@ -44,6 +44,7 @@ def add_serving_verbs(verbs) -> None:
     _add_switch(serve, "--read_only", "refuse to add and remove items")
     _add_switch(serve, "--save", "write the recommender back after every update")
     _add_edge_options(serve)
+    _add_client_options(serve)
     _add_access_options(serve)
     serve.set_defaults(run=_serve)
 
@@ -83,6 +84,22 @@ def _add_edge_options(serve: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="other sites whose pages may send requests that are no reads: https://shop.example, *",
+    )
+
+
+def _add_client_options(serve: argparse.ArgumentParser) -> None:
+    """What one client may send."""
+    add_option(
+        serve, "--client_rate", type=float, default=0.0, help="requests a second of one client (default 0: any number)"
+    )
+    add_option(serve, "--client_burst", type=int, default=20, help="requests that it may send at once (default 20)")
+    add_option(
+        serve,
+        "--trusted_proxies",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks whose X-Forwarded-For is believed: 10.0.0.5, 10.0.0.0/8",
     )
 
 
@@ -140,9 +157,9 @@ def _serve(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None) -> ServiceSettings:
     """The service's settings; an error of one that a variable gives names the variable."""
     from tiger.serving.access import TOKEN_VARIABLE, read_token
-    from tiger.serving.settings import AccessSettings, EdgeSettings, LogSettings, ServiceSettings
+    from tiger.serving.settings import AccessSettings, ClientSettings, EdgeSettings, LogSettings, ServiceSettings
 
-    for kind in (EdgeSettings, ServiceSettings):
+    for kind in (EdgeSettings, ClientSettings, ServiceSettings):
         check_settings(used, args, kind)
     if "token_file" in used and os.environ.get(TOKEN_VARIABLE):
         raise DataError(f"{used['token_file']} and {TOKEN_VARIABLE} are both set: unset one.")
@@ -162,5 +179,6 @@ def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None)
             grace_seconds=args.grace_seconds,
         ),
         access=AccessSettings(read_token(args.token_file, os.environ), args.token_for),
+        clients=ClientSettings(args.client_rate, args.client_burst, tuple(args.trusted_proxies)),
         log=LogSettings(args.log_format, args.log_level),
     )

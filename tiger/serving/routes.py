@@ -45,11 +45,11 @@ GONE = 499  # status of a request whose client did not wait for the answer, as n
 
 _BATCH_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "Items or columns that the catalog lacks"},
-    429: {"model": Problem, "description": "The queue is full"},
+    429: {"model": Problem, "description": "The queue is full, or this client sends too many"},
     503: {"model": Problem, "description": "The service is stopping"},
 }
 _UPDATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    429: {"model": Problem, "description": "Too many updates are waiting"},
+    429: {"model": Problem, "description": "Too many updates are waiting, or this client sends too many"},
     503: {"model": Problem, "description": "The update could not be saved"},
 }
 

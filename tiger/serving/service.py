@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import logging
 import signal
 import socket
@@ -37,6 +38,7 @@ from tiger.serving.live import (
 )
 from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
+from tiger.serving.rate_limit import RateLimit
 from tiger.serving.routes import (
     add_answer_routes,
     add_error_handlers,
@@ -81,7 +83,7 @@ def create_app(
         version=__version__,
         description=__doc__.split("\n\n")[0],
         lifespan=_lifespan(settings, metrics, log),
-        responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 500)},
+        responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 429, 500)},
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
@@ -92,8 +94,15 @@ def create_app(
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
+    app.state.proxies = settings.clients.trusted_proxies
     app.state.on_hangup = False  # serve() sets it: signals belong to the process
-    app.add_middleware(Edge, metrics=metrics, log=log, access=AccessRules.from_settings(settings.access))
+    app.add_middleware(
+        Edge,
+        metrics=metrics,
+        log=log,
+        access=AccessRules.from_settings(settings.access),
+        limit=RateLimit.from_settings(settings.clients),
+    )
     add_answer_routes(app, metrics, settings.max_batch)
     add_read_routes(app)
     if not settings.read_only:
@@ -218,16 +227,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"can't listen on {host}, port {port}: {why}.") from error
     app.state.hosts, app.state.on_hangup = app.state.hosts.bound_to(host), True
-    config = uvicorn.Config(
-        app,
-        http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
-        ws="none",
-        log_config=None,  # it has a log of its own
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(_server_config(app))
     # uvicorn shuts down and then raises the signal again, which would end the process with the signal's exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -237,6 +237,24 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
     print(f"{count} items on http://{host}:{port}/docs", flush=True)
     server.run(sockets=[listening])
+
+
+def _server_config(app: FastAPI) -> uvicorn.Config:
+    """Settings of the server that passes requests to the application."""
+    edge: EdgeSettings = app.state.edge
+    proxies: tuple[str, ...] = app.state.proxies
+    return uvicorn.Config(
+        app,
+        http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
+        ws="none",
+        # By default, it would believe any client on this machine.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=[str(ipaddress.ip_network(one, strict=False)) for one in proxies],
+        log_config=None,  # it has a log of its own
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well
+    )
 
 
 def _allow_open_files(count: int) -> None:
