@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
@@ -14,6 +15,9 @@ from tiger.serving.monitoring import Metrics
 from tiger.serving.rate_limit import RateLimit, client_name
 from tiger.serving.responses import problem
 from tiger.serving.service_log import QUIET, RequestRecord, ServiceLog, request_id
+
+if TYPE_CHECKING:
+    from tiger.serving.tracing import Tracing
 
 # Bytes of a request body, and of all bodies that are held at a time. Not tuned.
 MAX_BODY = 4 * 2**20
@@ -38,10 +42,12 @@ class Edge:
         app,
         metrics: Metrics,
         log: ServiceLog,
-        access: AccessRules = AccessRules(),
+        access: AccessRules,
         limit: RateLimit | None = None,
+        tracing: Tracing | None = None,
     ):
-        self.app, self.metrics, self.log, self.access, self.limit = app, metrics, log, access, limit
+        self.app, self.metrics, self.log, self.tracing = app, metrics, log, tracing
+        self.access, self.limit = access, limit
         self._held = 0
 
     async def __call__(self, scope, receive, send):
@@ -119,6 +125,8 @@ class Edge:
         self.metrics.requests.labels(path, record.status).inc()
         self.metrics.seconds.labels(path).observe(seconds)
         self.log.request(record)
+        if self.tracing is not None:
+            self.tracing.request(record, scope["route"].path if "route" in scope else None, scope["headers"])
 
 
 def _body_refusal(method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:

@@ -148,7 +148,7 @@ async def _batched(
     answer = await _unless_gone(request, future)
     record: RequestRecord = request.scope[RECORD]
     record.note_snapshot(answer.snapshot)
-    record.batch = answer.batch
+    record.batch, record.span = answer.batch, answer.span
     found = zip(answer.items, answer.scores, answer.unknown)
     rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
     if fields:

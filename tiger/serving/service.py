@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
@@ -52,6 +53,9 @@ from tiger.serving.settings import EdgeSettings, ServiceSettings
 from tiger.serving.status_routes import add_docs_routes, add_probe_routes, add_status_routes
 from tiger.utils.errors import DataError
 
+if TYPE_CHECKING:
+    from tiger.serving.tracing import Tracing
+
 try:
     import resource
 except ImportError:  # Windows, which has no such limit
@@ -66,6 +70,7 @@ def create_app(
     settings: ServiceSettings = ServiceSettings(),
     source: ModelSource | None = None,
     manifest: bytes | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The service as an ASGI application; its threads run from start-up to shutdown.
 
@@ -73,6 +78,7 @@ def create_app(
         recommender: belongs to the service from now on: nothing else may change it.
         source: where it comes from, so that it can be loaded again; None: it can't.
         manifest: of the directory that it was read from.
+        tracing: makes spans of requests and batches; None: there are none.
 
     Raises:
         DataError: the model's scores are not finite.
@@ -82,7 +88,7 @@ def create_app(
         title="tiger",
         version=__version__,
         description=__doc__.split("\n\n")[0],
-        lifespan=_lifespan(settings, metrics, log),
+        lifespan=_lifespan(settings, metrics, log, tracing),
         responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 429, 500)},
         docs_url=None,
         redoc_url=None,
@@ -102,6 +108,7 @@ def create_app(
         log=log,
         access=AccessRules.from_settings(settings.access),
         limit=RateLimit.from_settings(settings.clients),
+        tracing=tracing,
     )
     add_answer_routes(app, metrics, settings.max_batch)
     add_read_routes(app)
@@ -130,7 +137,7 @@ def _reload(live: LiveRecommender, metrics: Metrics) -> Reloaded:
     return done
 
 
-def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
+def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, tracing: Tracing | None):
     """Start the application's threads, and stop them when all queued requests are answered or cancelled."""
 
     @asynccontextmanager
@@ -139,9 +146,12 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
         device = live.now.recommender.device.type
 
         def run(call: RecommendCall | None, requests: list) -> list:
+            snapshot = live.now
             if call is None:
-                return answer_rank(live.now, requests)
-            return answer_recommend(live.now, call, requests)
+                kind, answer = "rank", partial(answer_rank, snapshot, requests)
+            else:
+                kind, answer = "recommend", partial(answer_recommend, snapshot, call, requests)
+            return answer() if tracing is None else tracing.run_batch(kind, snapshot, requests, answer)
 
         @contextmanager
         def thread_settings() -> Iterator[None]:
@@ -169,6 +179,8 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
         await asyncio.to_thread(app.state.batcher.close)
         await asyncio.to_thread(app.state.updates.shutdown, cancel_futures=True)
         app.state.parsers.shutdown(cancel_futures=True)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
         await asyncio.to_thread(log.stop)
 
     return lifespan
