@@ -18,6 +18,8 @@ from tiger.serving.settings import EdgeSettings
 
 # What a connection is doing.
 IDLE, HEAD, BODY, ANSWER, SENDING, CLOSING = "idle", "head", "body", "answer", "sending", "closing"
+WAITING = (IDLE, HEAD, BODY)
+PATIENCE_SECONDS = 1.0  # that a connection may keep a full service waiting before it makes room; not tuned
 LINGER_SECONDS = 1.0  # for the last bytes of a connection that is being closed
 
 
@@ -85,17 +87,25 @@ class Connection(H11Protocol):
             self._start_timer(min(LINGER_SECONDS, self._settings.receive_seconds))
 
     def _make_room(self) -> None:
-        """Close the connection that has kept us waiting longest, if there are too many."""
-        if len(self.connections) <= self._settings.max_connections:
+        """Close the connection that has kept us waiting longest, if there are too many; if none has for long, refuse
+        the request of this one."""
+        limit, alive, longest = self._settings.max_connections, 0, None
+        if len(self.connections) <= limit:
             return
-        alive = [one for one in self.connections if isinstance(one, Connection) and one.phase != CLOSING]
-        if len(alive) <= self._settings.max_connections:
+        for one in self.connections:
+            if not isinstance(one, Connection) or (phase := one.phase) == CLOSING:
+                continue
+            alive += 1
+            if phase in WAITING and one is not self and (longest is None or one.since < longest.since):
+                longest = one
+        if alive <= limit:
             return
-        waiting = [one for one in alive if one is not self and one.phase in (IDLE, HEAD, BODY)]
-        if waiting:
-            min(waiting, key=lambda one: one.since).give_up()
-        else:
+        # Under load, many come before any is read: each would close the one before, and none would get an answer.
+        fresh = longest is not None and self.loop.time() - longest.since < PATIENCE_SECONDS
+        if longest is None or (fresh and alive <= 2 * limit):
             self.app = _busy
+        else:
+            longest.give_up()
 
     def _watch(self) -> None:
         """Start the deadline of what the connection is doing, unless that runs already."""

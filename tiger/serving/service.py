@@ -230,7 +230,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         DataError: the address is in use or invalid, or the system does not allow as many connections.
     """
     edge: EdgeSettings = app.state.edge
-    _allow_open_files(edge.max_connections + OTHER_FILES)
+    _allow_open_files(2 * edge.max_connections + OTHER_FILES)  # as many again may be open to be refused
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048

@@ -26,7 +26,7 @@ class EdgeSettings:
         allowed_origins: other sites whose pages may send requests that are no reads, as browsers name them:
             ``https://shop.example``, or ``*`` for any.
         max_connections: open at a time. One more takes the place of the one that has kept the service waiting longest;
-            where all are being answered, it gets status 503.
+            where none has for a second, or all are being answered, it gets status 503. As many again may be open so.
         keep_alive_seconds: that a connection may be open without a request.
         receive_seconds: that the head of a request may take, and again its body; and the client to read the answer.
         grace_seconds: that requests have to be answered after the service was told to stop.
