@@ -150,6 +150,7 @@ def result(args: LoadArguments, capacity: float, rows: list[dict]) -> dict:
         "beams; milliseconds of answered requests from when they should be sent; the service on one core, the clients "
         f"on the other, and other work beside them: load averages {min(loads)} to {max(loads)}",
         "closed_loop": {"clients": CLOSED_CLIENTS, "answered_a_second": round(capacity, 1)},
+        "niceness": os.nice(0) if hasattr(os, "nice") else None,
         "rows": rows,
     }
 

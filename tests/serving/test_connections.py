@@ -18,7 +18,7 @@ from fastapi import FastAPI, Response  # noqa: E402
 
 from tiger.serving import connections, service  # noqa: E402
 from tiger.serving.access import AccessRules  # noqa: E402
-from tiger.serving.connections import Connection  # noqa: E402
+from tiger.serving.connections import Connection, Room  # noqa: E402
 from tiger.serving.edge import Edge  # noqa: E402
 from tiger.serving.hosts import HostRules  # noqa: E402
 from tiger.serving.monitoring import Metrics  # noqa: E402
@@ -40,6 +40,7 @@ POST = request("/", "POST", 100, "Content-Type: application/json\r\n") + b"{"
 def running(**settings):
     """A server with a fast, a slow and a large answer: its port and itself."""
     app, edge = FastAPI(), EdgeSettings(**settings)
+    room = Room(edge)
     app.state.hosts, app.state.going = HostRules(), asyncio.Event()
     nothing = SimpleNamespace(recommender=SimpleNamespace(tokenizer=[]), catalogue=0, model="none")
     app.state.live = SimpleNamespace(now=nothing)
@@ -70,7 +71,7 @@ def running(**settings):
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
-            app, http=partial(Connection, edge), ws="none", log_level="critical",
+            app, http=partial(Connection, room), ws="none", log_level="critical",
             timeout_graceful_shutdown=edge.grace_seconds,
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -81,7 +82,7 @@ def running(**settings):
         finally:
             server.should_exit = True
             thread.join(10)
-            assert not thread.is_alive()
+            assert not thread.is_alive() and not room.open and room.longest_waiting() is None
 
 
 def connect(port, content=b""):
@@ -171,7 +172,7 @@ def test_a_full_service_drops_who_keeps_it_waiting_longest(monkeypatch):
 
 
 def test_who_has_just_come_is_told_to_try_again_instead_of_dropped():
-    """Many at a time, of whose requests the service has read none: it has been busy, and they don't keep it waiting."""
+    """Many at a time, none of whose requests is read yet: the service was busy, they did not keep it waiting."""
     with running(max_connections=3, grace_seconds=0.1) as (port, server, _), ExitStack() as opened:
         busy = opened.enter_context(connect(port, request("/busy")))
         time.sleep(0.1)

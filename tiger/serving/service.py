@@ -25,7 +25,7 @@ from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.access import AccessRules
 from tiger.serving.batcher import Batcher
-from tiger.serving.connections import Connection
+from tiger.serving.connections import Connection, Room
 from tiger.serving.edge import Edge
 from tiger.serving.hosts import HostRules
 from tiger.serving.json_bodies import JsonRoute
@@ -257,7 +257,7 @@ def _server_config(app: FastAPI) -> uvicorn.Config:
     proxies: tuple[str, ...] = app.state.proxies
     return uvicorn.Config(
         app,
-        http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
+        http=partial(Connection, Room(edge)),  # type: ignore[arg-type]  # it is called like the class
         ws="none",
         # By default, it would believe any client on this machine.
         proxy_headers=bool(proxies),
