@@ -29,6 +29,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 
 CLOSED_CLIENTS = 64
+NO_ANSWER = "no answer"  # the connection was closed, or half a minute had passed
 
 
 @dataclass
@@ -96,7 +97,7 @@ def offer(process: psutil.Process, port: int, times: np.ndarray, bodies: list[di
     found = run_clients("open", str(port), *map(str, files))
     used = sum(process.cpu_times()[:2]) - used
     good = [ms for ms, status in zip(found["milliseconds"], found["statuses"]) if status == 200]
-    errors = Counter(str(status or "closed") for status in found["statuses"] if status != 200)
+    errors = Counter(str(status or NO_ANSWER) for status in found["statuses"] if status != 200)
 
     def quantile(values: list[float], share: float) -> float | None:
         return round(float(np.quantile(values, share)), 1) if values else None
