@@ -31,14 +31,14 @@ def write_items(file: Path) -> None:
 
 
 def write_events(file: Path, milliseconds: bool = False) -> dict[str, int]:
-    """The log: users like one kind of item at a time. Has an event of an unknown item, duplicates, and a user with one
-    event.
+    """The log: users like one kind of item at a time. Has duplicates, a user with one event, and three events that no
+    import can take: of an unknown item, without a user, and without a time.
 
     Args:
         milliseconds: since 1970, instead of ISO.
 
     Returns:
-        Number of events, of duplicates and of those of the unknown item.
+        Number of events, of those that can be read, of duplicates.
     """
     draw, rows = random.Random(0), []
     ids = item_ids()
@@ -50,12 +50,14 @@ def write_events(file: Path, milliseconds: bool = False) -> dict[str, int]:
             rows.append((f"visitor {user}", ids[kind + len(KINDS) * draw.randrange(ITEMS // len(KINDS))], at))
             at += timedelta(hours=draw.randint(1, 60), seconds=draw.randint(0, 59))
     duplicates = rows[10:300:29]
-    unknown = [("visitor 3", UNKNOWN, START + timedelta(days=40))]
-    rows += duplicates + unknown + [("once", ids[0], START)]
+    rows += duplicates + [("once", ids[0], START)]
+    wrong = [("visitor 3", UNKNOWN, START), ("", ids[1], START), ("visitor 4", ids[2], None)]
 
-    def stamp(at: datetime) -> str:
+    def stamp(at: datetime | None) -> str:
+        if at is None:
+            return "soon"
         return str(int(at.timestamp() * 1000)) if milliseconds else at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    lines = ["visitor, SKU ,event_time", *(f"{user},{item},{stamp(at)}" for user, item, at in rows)]
+    lines = ["visitor, SKU ,event_time", *(f"{user},{item},{stamp(at)}" for user, item, at in rows + wrong)]
     file.write_text("\n".join(lines) + "\n")
-    return {"events": len(rows), "duplicates": len(duplicates), "unknown": len(unknown)}
+    return {"events": len(rows) + len(wrong), "good": len(rows), "duplicates": len(duplicates)}

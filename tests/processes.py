@@ -63,6 +63,10 @@ class Started:
             self.poll(None)
         self._output.cleanup()
 
+    def printed(self) -> str:
+        """What it has printed to its standard output so far."""
+        return Path(self._output.name, "stdout").read_text()
+
     def finished(self) -> subprocess.CompletedProcess:
         """Wait for its end: its exit code and what it printed."""
         code = self.poll(None)

@@ -114,7 +114,8 @@ def test_the_page_is_that_of_the_results(monkeypatch):
 
 
 def test_load_is_offered_whether_it_is_answered_or_not(run):
-    result = run("load", "--shares", 0.2, 1.5, "--seconds", 1, "--sweeps", 1, "--queues", 1024, "--closed_requests", 32)
+    short = ("--seconds", 1, "--sweeps", 1, "--queues", 1024, "--closed_requests", 32)
+    result = run("load", "--shares", 0.2, 1.5, *short)
     slow, fast = result["rows"]
     assert fast["offered_a_second"] == pytest.approx(7.5 * slow["offered_a_second"], rel=0.01)
     for row in (slow, fast):
