@@ -65,7 +65,8 @@ class Started:
 
     def printed(self) -> str:
         """What it has printed to its standard output so far."""
-        return Path(self._output.name, "stdout").read_text()
+        file = Path(self._output.name, "stdout")
+        return file.read_text() if file.exists() else ""
 
     def finished(self) -> subprocess.CompletedProcess:
         """Wait for its end: its exit code and what it printed."""
