@@ -70,6 +70,7 @@ speed: setup
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/ranker.py
 	$(BIN)/python recipes/speed/evaluation.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/service.py --dataset $(DATASET)
+	$(BIN)/python recipes/speed/load.py
 	$(BIN)/python recipes/speed/gpu.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/report.py
 

@@ -63,6 +63,11 @@ class Started:
             self.poll(None)
         self._output.cleanup()
 
+    def printed(self) -> str:
+        """What it has printed to its standard output so far."""
+        file = Path(self._output.name, "stdout")
+        return file.read_text() if file.exists() else ""
+
     def finished(self) -> subprocess.CompletedProcess:
         """Wait for its end: its exit code and what it printed."""
         code = self.poll(None)

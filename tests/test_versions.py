@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 def test_oldest_versions_are_the_floors():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *extras["train"], *extras["serve"], *extras["app"]]
+    named = [*project["dependencies"], *extras["train"], *extras["serve"], *extras["app"], *extras["otel"]]
     oldest = {}
     for line in (ROOT / "constraints-oldest.txt").read_text().splitlines():
         if not line.startswith("#"):

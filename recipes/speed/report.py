@@ -43,7 +43,7 @@ def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
 def page(folder: Path) -> str:
     """``README.md`` of the results: what was measured beside its bar."""
     found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
-    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu")}
+    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu", "load")}
     parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
 
     def section(title: str, name: str, lines: list[str]) -> None:
@@ -119,6 +119,8 @@ def page(folder: Path) -> str:
     if (gpu := found["gpu"]) and "search" in gpu:
         section("GPU", "gpu", gpu_lines(gpu))
         found["gpu"] = None
+    if found_load := found["load"]:
+        section("Service under offered load", "load", load_lines(found_load))
     for title, name in (("Evaluation", "evaluation"), ("Ranker", "ranker"), ("Service", "service"), ("GPU", "gpu")):
         if result := found[name]:
             result.setdefault("what", "not measured")
@@ -158,6 +160,69 @@ def gpu_lines(gpu: dict) -> list[str]:
     return lines
 
 
+def load_lines(load: dict) -> list[str]:
+    """Latency and refusals by queue and offered rate; the sweeps side by side."""
+    groups: dict[tuple[int, float], list[dict]] = {}
+    for row in load["rows"]:
+        groups.setdefault((row["queue"], row["offered_a_second"]), []).append(row)
+
+    def each(rows: list[dict], key: str) -> str:
+        return " / ".join("none" if row[key] is None else f"{row[key]:,.0f}" for row in rows)
+
+    table = []
+    for (queue, offered), rows in groups.items():
+        refused = " / ".join(f"{1 - row['answered'] / max(row['requests'], 1):.0%}" for row in rows)
+        cells = [each(rows, key) for key in ("answered_a_second", "p50_ms", "p99_ms")]
+        table.append([f"{queue:,}", f"{offered:,.0f}", *cells, refused])
+    statuses = sorted({status for row in load["rows"] for status in row["errors"]})
+    cpu = min(row["service_cpu_ms_a_request"] for row in load["rows"])
+    closed = load["closed_loop"]
+    return [
+        "![Latency and refusals against offered load](load.png)",
+        "",
+        markdown_table(
+            ["queue", "offered a second", "answered a second", "p50, ms", "p99, ms", "errors"], table, left=0
+        ),
+        "",
+        f"The sweeps stand side by side. {closed['clients']} clients that wait for their answers get "
+        f"{closed['answered_a_second']:,.0f} a second; at best, a request takes the service {cpu:.1f} ms of CPU time, "
+        f"which a core of its own would do {1e3 / cpu:,.0f} times a second. Answered a second: until the last answer. "
+        f"Statuses of errors: {', '.join(statuses) or 'none'}.",
+    ]
+
+
+def draw_load(load: dict, file: Path) -> None:
+    """Latency and answers against offered load, a line per queue and sweep."""
+    figure, (latency, answers) = plt.subplots(1, 2, figsize=(12, 4.5))
+    colors = dict(zip(sorted({row["queue"] for row in load["rows"]}, reverse=True), COLORS.values()))
+    for queue, sweep in sorted({(row["queue"], row["sweep"]) for row in load["rows"]}):
+        rows = [row for row in load["rows"] if (row["queue"], row["sweep"]) == (queue, sweep)]
+        offered = [row["offered_a_second"] for row in rows]
+        for key, style in (("p50_ms", "o-"), ("p99_ms", "^--")):
+            label = f"{key[:3]}, queue of {queue:,}" if sweep == 1 else None
+            values = [float("nan") if row[key] is None else row[key] for row in rows]
+            latency.plot(offered, values, style, color=colors[queue], label=label, markersize=4, linewidth=1)
+        label = f"queue of {queue:,}" if sweep == 1 else None
+        rates = [row["answered_a_second"] for row in rows]
+        answers.plot(offered, rates, "o-", color=colors[queue], label=label, markersize=4, linewidth=1)
+    limit = max(row["offered_a_second"] for row in load["rows"])
+    answers.plot([0, limit], [0, limit], color="#888888", linewidth=0.8, label="all that is offered")
+    latency.set_yscale("log")
+    latency.set_ylabel("milliseconds, from when a request should be sent")
+    latency.set_title("Latency of answered requests", fontsize=10, loc="left")
+    answers.set_ylabel("answered a second")
+    answers.set_title("Answers", fontsize=10, loc="left")
+    answers.set_ylim(bottom=0)
+    for axis in (latency, answers):
+        axis.set_xlim(left=0)
+        axis.set_xlabel("requests offered a second")
+        axis.legend(frameon=False, fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    print(file)
+
+
 def floor(cells: list[dict], ratios: dict[str, float]) -> list[str]:
     """Cases below four times the speed of ``generate``, and the limit set by the matrix products alone."""
     told = []
@@ -185,6 +250,8 @@ def whole_fit(indexing: dict) -> str:
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/speed")
     (folder / "README.md").write_text(page(folder))
+    if load := read(folder, "load"):
+        draw_load(load, folder / "load.png")
     figure, axes = plt.subplots(2, 3, figsize=(16, 8))
     if decoding := read(folder, "decoding"):
         cells = {(cell["batch"], cell["beams"]): cell["cpu_ms_per_user"] for cell in decoding["cells"]}

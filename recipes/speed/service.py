@@ -2,8 +2,8 @@
 
 python recipes/speed/service.py [--dataset datasets/beauty] [--model runs/beauty/model] [--beams 50] [--bf16 false]
 
-Clients run in a process of their own (load.py) and share the cores with the service, which the library called directly
-does not have to do: wall figures are those of both together, CPU figures are the service's alone.
+Clients run in a process of their own (clients.py) and share the cores with the service, which the library called
+directly does not have to do: wall figures are those of both together, CPU figures are the service's alone.
 """
 
 from __future__ import annotations
@@ -65,11 +65,16 @@ def ask(port: int, method: str, path: str, body: dict | None = None) -> dict:
 
 
 def load(port: int, clients: int, histories: list[list[str]], beams: int, folder: str) -> dict:
-    """Run load.py and return its results."""
+    """Run the clients of clients.py, each of which waits for its answers, and return their results."""
     file = Path(folder, "requests.json")
     file.write_text(json.dumps([{"histories": [history], "num_beams": beams} for history in histories]))
-    command = [sys.executable, str(Path(__file__).with_name("load.py")), str(port), str(clients), str(file)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return run_clients("closed", str(port), str(clients), str(file))
+
+
+def run_clients(*words: str) -> dict:
+    """Run clients.py in a process of its own: what it prints."""
+    command = [sys.executable, str(Path(__file__).with_name("clients.py")), *words]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def wrong(items: list[str], scores: list[float], expected: dict[str, float], last: float, tolerance: float) -> bool:

@@ -12,6 +12,7 @@ from tiger.cli.serving import add_serving_verbs
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
 
 from tiger.serving import service  # noqa: E402
+from tiger.serving.settings import ClientSettings  # noqa: E402
 
 
 @pytest.fixture
@@ -59,6 +60,8 @@ def test_variables_reach_the_service_and_the_command_line_wins(served, model, mo
         "READ_ONLY": "yes",
         "ALLOWED_HOSTS": "a.example, b.example",
         "LOG_FORMAT": "json",
+        "CLIENT_RATE": "2.5",
+        "TRUSTED_PROXIES": "10.0.0.5 10.1.0.0/16",
         "TOKEN": "0123456789abcdef",
         "TOKEN_FOR": "all",
         "MAX_QUEUE": "",  # as if it were absent
@@ -71,6 +74,7 @@ def test_variables_reach_the_service_and_the_command_line_wins(served, model, mo
     assert address == ["localhost", 81] and other == ["localhost", 82]
     assert (first.max_batch, first.max_delay_ms, first.max_queue, first.read_only) == (5, 1.5, 1024, True)
     assert first.edge.allowed_hosts == ("a.example", "b.example") and first.log.form == "json"
+    assert first.clients == ClientSettings(2.5, 20, ("10.0.0.5", "10.1.0.0/16"))
     assert first.access.token == "0123456789abcdef" and first.access.token_for == "all"
     assert "0123456789abcdef" not in repr(first)
     assert (second.max_batch, second.read_only, second.edge.allowed_hosts) == (7, False, ("c.example",))
@@ -87,6 +91,8 @@ def test_variables_reach_the_service_and_the_command_line_wins(served, model, mo
         ("TIGER_MAX_DELAY_MS", "nan", "max_delay_ms at least 0"),
         ("TIGER_GRACE_SECONDS", "-1", "grace_seconds at least 0"),
         ("TIGER_KEEP_ALIVE_SECONDS", "soon", "a number is needed"),
+        ("TIGER_CLIENT_RATE", "-1", "client_rate must be at least 0"),
+        ("TIGER_TRUSTED_PROXIES", "gateway", "trusted proxy 'gateway' must be an address"),
         ("TIGER_READ_ONLY", "maybe", "give 1 or 0"),
         ("TIGER_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("TIGER_ALLOWED_HOSTS", "http://a.example", "without scheme"),

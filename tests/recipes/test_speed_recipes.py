@@ -1,10 +1,12 @@
 """The speed benchmarks on a catalogue so small that they prove nothing but that they run, and say what they should."""
 
+import asyncio
 import importlib
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.demo import write_demo
@@ -109,3 +111,51 @@ def test_a_section_of_the_gpu_benchmark_that_fails_costs_no_other(run, monkeypat
 def test_the_page_is_that_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     assert importlib.import_module("report").page(RESULTS) == (RESULTS / "README.md").read_text()
+
+
+def test_load_is_offered_whether_it_is_answered_or_not(run):
+    short = ("--seconds", 1, "--sweeps", 1, "--queues", 1024, "--closed_requests", 32)
+    result = run("load", "--shares", 0.2, 1.5, *short)
+    slow, fast = result["rows"]
+    assert fast["offered_a_second"] == pytest.approx(7.5 * slow["offered_a_second"], rel=0.01)
+    for row in (slow, fast):
+        # The number of a Poisson process's arrivals in a second is off by its root.
+        assert abs(row["requests"] - row["offered_a_second"]) < 6 * row["offered_a_second"] ** 0.5
+        assert row["answered"] + sum(row["errors"].values()) == row["requests"]
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert slow["errors"] == {} and slow["service_cpu_ms_a_request"] > 0
+
+
+def test_an_answer_that_is_late_makes_the_next_late_too(monkeypatch):
+    """The time counts from when a request should be sent; a service that sleeps answers all when it wakes."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    clients = importlib.import_module("clients")
+    seconds, content = 0.5, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+
+    async def main() -> list:
+        asleep = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, asleep.set)
+
+        async def answer(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            await asleep.wait()
+            writer.write(content)
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            return await clients.opened(server.sockets[0].getsockname()[1], [0.0, 0.1, 0.2, 0.3], [b""] * 4)
+
+    done = asyncio.run(main())
+    assert [one.status for one in done] == [200] * 4
+    for one, at in zip(done, (0.0, 0.1, 0.2, 0.3)):
+        assert one.seconds == pytest.approx(seconds - at, abs=0.09)
+
+
+def test_arrivals_are_a_poisson_process(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    times = importlib.import_module("load").arrivals(100.0, 200.0, np.random.default_rng(0))
+    gaps = np.diff(times)
+    assert len(times) == pytest.approx(20_000, rel=0.02) and 0 <= times[0] and times[-1] <= 200
+    # Exponential gaps: their mean is their standard deviation.
+    assert gaps.mean() == pytest.approx(0.01, rel=0.02) and gaps.std() == pytest.approx(0.01, rel=0.03)

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,12 +16,14 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recom
 import uvicorn  # noqa: E402
 from fastapi import FastAPI, Response  # noqa: E402
 
-from tiger.serving import service  # noqa: E402
-from tiger.serving.connections import Connection  # noqa: E402
+from tiger.serving import connections, service  # noqa: E402
+from tiger.serving.access import AccessRules  # noqa: E402
+from tiger.serving.connections import Connection, Room  # noqa: E402
 from tiger.serving.edge import Edge  # noqa: E402
 from tiger.serving.hosts import HostRules  # noqa: E402
 from tiger.serving.monitoring import Metrics  # noqa: E402
 from tiger.serving.service import EdgeSettings  # noqa: E402
+from tiger.serving.service_log import ServiceLog  # noqa: E402
 from tiger.utils.errors import DataError  # noqa: E402
 
 SHORT = {"keep_alive_seconds": 0.3, "receive_seconds": 0.3}
@@ -37,8 +40,11 @@ POST = request("/", "POST", 100, "Content-Type: application/json\r\n") + b"{"
 def running(**settings):
     """A server with a fast, a slow and a large answer: its port and itself."""
     app, edge = FastAPI(), EdgeSettings(**settings)
+    room = Room(edge)
     app.state.hosts, app.state.going = HostRules(), asyncio.Event()
-    app.add_middleware(Edge, metrics=Metrics())
+    nothing = SimpleNamespace(recommender=SimpleNamespace(tokenizer=[]), catalogue=0, model="none")
+    app.state.live = SimpleNamespace(now=nothing)
+    app.add_middleware(Edge, metrics=Metrics(), log=ServiceLog(), access=AccessRules())
 
     @app.get("/")
     async def fast():
@@ -54,13 +60,18 @@ def running(**settings):
         await app.state.going.wait()
         return {"slow": True}
 
+    @app.get("/busy")
+    async def busy():
+        time.sleep(0.5)  # the loop itself
+        return {}
+
     @app.get("/bytes/{count}")
     async def large(count: int):
         return Response(bytes(count))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
-            app, http=partial(Connection, edge), ws="none", log_level="critical",
+            app, http=partial(Connection, room), ws="none", log_level="critical",
             timeout_graceful_shutdown=edge.grace_seconds,
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -71,7 +82,7 @@ def running(**settings):
         finally:
             server.should_exit = True
             thread.join(10)
-            assert not thread.is_alive()
+            assert not thread.is_alive() and not room.open and room.longest_waiting() is None
 
 
 def connect(port, content=b""):
@@ -147,7 +158,8 @@ def test_a_slow_answer_and_a_reader_in_time_are_not_cut():
         assert rest_of(slow)[0].endswith('{"slow":true}')
 
 
-def test_a_full_service_drops_who_keeps_it_waiting_longest():
+def test_a_full_service_drops_who_keeps_it_waiting_longest(monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.05)
     with running(max_connections=3, keep_alive_seconds=1.0) as (port, server, _), ExitStack() as opened:
         oldest = opened.enter_context(connect(port, POST))
         time.sleep(0.1)
@@ -157,6 +169,27 @@ def test_a_full_service_drops_who_keeps_it_waiting_longest():
         with connect(port, request()) as fourth:
             assert rest_of(fourth)[0].endswith('{"fast":true}')
         assert status_and_error(rest_of(oldest)[0])[0] == 408
+
+
+def test_who_has_just_come_is_told_to_try_again_instead_of_dropped():
+    """Many at a time, none of whose requests is read yet: the service was busy, they did not keep it waiting."""
+    with running(max_connections=3, grace_seconds=0.1) as (port, server, _), ExitStack() as opened:
+        busy = opened.enter_context(connect(port, request("/busy")))
+        time.sleep(0.1)
+        others = [opened.enter_context(connect(port, request(more="Connection: close\r\n"))) for _ in range(5)]
+        statuses = [int(rest_of(one)[0].split()[1]) for one in others]
+        assert statuses == [200, 200, 503, 503, 503]
+        busy.close()
+
+
+def test_no_more_than_as_many_again_are_refused_at_a_time():
+    with running(max_connections=2, grace_seconds=0.1) as (port, server, _), ExitStack() as opened:
+        for _ in range(20):
+            opened.enter_context(connect(port))
+        end = time.monotonic() + 5
+        while len(server.server_state.connections) != 4:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 def test_where_all_are_being_answered_one_more_is_told_to_try_again():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +14,14 @@ from typing import TYPE_CHECKING
 from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_model_argument, load_recommender
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
+from tiger.utils.extras import extras_named
 from tiger.utils.locks import locked
 
 if TYPE_CHECKING:
     from tiger.serving.settings import ServiceSettings
+    from tiger.serving.tracing import Tracing
 
+COLLECTOR_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EPILOG = (
     "Each option can be given by the environment variable in brackets, too; the command line wins. The token is read "
     "from --token_file or $TIGER_TOKEN only. SIGHUP loads the model again from its directory."
@@ -44,6 +49,7 @@ def add_serving_verbs(verbs) -> None:
     _add_switch(serve, "--read_only", "refuse to add and remove items")
     _add_switch(serve, "--save", "write the recommender back after every update")
     _add_edge_options(serve)
+    _add_client_options(serve)
     _add_access_options(serve)
     serve.set_defaults(run=_serve)
 
@@ -86,6 +92,22 @@ def _add_edge_options(serve: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_client_options(serve: argparse.ArgumentParser) -> None:
+    """Requests that one client may send."""
+    add_option(
+        serve, "--client_rate", type=float, default=0.0, help="requests a second of one client (default 0: any number)"
+    )
+    add_option(serve, "--client_burst", type=int, default=20, help="requests that it may send at once (default 20)")
+    add_option(
+        serve,
+        "--trusted_proxies",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks whose X-Forwarded-For is believed: 10.0.0.5, 10.0.0.0/8",
+    )
+
+
 def _add_access_options(serve: argparse.ArgumentParser) -> None:
     """The token, and the log."""
     add_option(
@@ -103,6 +125,34 @@ def _add_access_options(serve: argparse.ArgumentParser) -> None:
         default="info",
         help="debug: probes too; info: all other requests; warning: refused; error: failed (default info)",
     )
+    add_option(
+        serve,
+        "--otel",
+        action=argparse.BooleanOptionalAction,
+        help="OpenTelemetry spans, as the OTEL_* variables say (default: if $OTEL_EXPORTER_OTLP_ENDPOINT is set)",
+    )
+
+
+def _tracing(wanted: bool | None, environment: Mapping[str, str]) -> Tracing | None:
+    """Return what makes spans; None: nobody has asked for them.
+
+    Raises:
+        DataError: the option asks, and the packages are missing. Where only a variable does, that is a warning: it may
+            be meant for all programs of a machine.
+    """
+    named = [name for name in COLLECTOR_VARIABLES if environment.get(name, "").strip()]
+    if not (bool(named) if wanted is None else wanted):
+        return None
+    try:
+        with extras_named():
+            from tiger.serving.tracing import Tracing
+
+            return Tracing.from_environment()
+    except DataError as error:
+        if wanted:
+            raise
+        print(f"warning: {named[0]} is set, but there will be no traces: {error}", file=sys.stderr)
+        return None
 
 
 def _app(args: argparse.Namespace) -> None:
@@ -127,11 +177,12 @@ def _serve(args: argparse.Namespace) -> None:
     settings = _settings(args, used, folder if args.save else None)
     if not args.insecure:
         check_exposure(args.host, settings)
+    tracing = _tracing(args.otel, os.environ)
     source = ModelSource(args.model, args.revision, lambda name: load_recommender(name, None, args.device))
     # Nobody may change it between reading it and noting what was read.
     with locked(folder) if args.save else nullcontext():
         loaded = source.load()
-        app = create_app(loaded.recommender, settings, source, loaded.manifest)
+        app = create_app(loaded.recommender, settings, source, loaded.manifest, tracing)
     del loaded  # a reload lets it go
     serve(app, args.host, args.port)
     gc.freeze()  # the process ends: to look for garbage first would take as long as a second
@@ -140,9 +191,9 @@ def _serve(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None) -> ServiceSettings:
     """The service's settings; an error of one that a variable gives names the variable."""
     from tiger.serving.access import TOKEN_VARIABLE, read_token
-    from tiger.serving.settings import AccessSettings, EdgeSettings, LogSettings, ServiceSettings
+    from tiger.serving.settings import AccessSettings, ClientSettings, EdgeSettings, LogSettings, ServiceSettings
 
-    for kind in (EdgeSettings, ServiceSettings):
+    for kind in (EdgeSettings, ClientSettings, ServiceSettings):
         check_settings(used, args, kind)
     if "token_file" in used and os.environ.get(TOKEN_VARIABLE):
         raise DataError(f"{used['token_file']} and {TOKEN_VARIABLE} are both set: unset one.")
@@ -162,5 +213,6 @@ def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None)
             grace_seconds=args.grace_seconds,
         ),
         access=AccessSettings(read_token(args.token_file, os.environ), args.token_for),
+        clients=ClientSettings(args.client_rate, args.client_burst, tuple(args.trusted_proxies)),
         log=LogSettings(args.log_format, args.log_level),
     )

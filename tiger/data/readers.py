@@ -298,7 +298,10 @@ def _parquet_schema(file: Path) -> pa.Schema:
     try:
         return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is not a whole parquet file ({error}): write it again.") from error
+        remedy = "write it again"
+        if file.suffix != ".parquet":
+            remedy = "tiger import makes a dataset of CSV or JSON lines; give its interactions.parquet"
+        raise DataError(f"{file} is not a whole parquet file ({first_line(error)}): {remedy}.") from error
 
 
 def check_columns(schema: pa.Schema, required: dict[str, str], file: str) -> None:

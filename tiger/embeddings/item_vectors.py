@@ -12,6 +12,7 @@ of. Measured on Beauty by the cosine to a user's last three items, 128 dimension
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,7 @@ def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.nda
     Raises:
         DataError: no text has a word.
     """
+    from sklearn.exceptions import DataDimensionalityWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.random_projection import SparseRandomProjection
 
@@ -93,7 +95,10 @@ def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.nda
             "no item's text has a word of two letters or more: give items titles or descriptions."
         ) from error
     projection = SparseRandomProjection(dim, dense_output=True, random_state=seed)
-    return projection.fit_transform(words).astype(np.float32)
+    with warnings.catch_warnings():
+        # Few words: more dimensions than there are, which does no harm.
+        warnings.simplefilter("ignore", DataDimensionalityWarning)
+        return projection.fit_transform(words).astype(np.float32)
 
 
 def principal_axes(vectors: np.ndarray, size: int) -> np.ndarray:

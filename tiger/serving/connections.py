@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http
 import json
+from collections import OrderedDict
 from typing import Any
 
 import h11
@@ -18,20 +19,52 @@ from tiger.serving.settings import EdgeSettings
 
 # What a connection is doing.
 IDLE, HEAD, BODY, ANSWER, SENDING, CLOSING = "idle", "head", "body", "answer", "sending", "closing"
+WAITING = (IDLE, HEAD, BODY)
+PATIENCE_SECONDS = 1.0  # that a connection may keep a full service waiting before it makes room; not tuned
 LINGER_SECONDS = 1.0  # for the last bytes of a connection that is being closed
+
+
+class Room:
+    """All connections of a service, and which of them have kept it waiting longest.
+
+    Kept up to date with each connection's phase: to look at all of them for each that is too many took a full service
+    three quarters of its time.
+
+    Args:
+        settings: the deadlines, and the number of connections.
+    """
+
+    def __init__(self, settings: EdgeSettings):
+        self.settings = settings
+        self.open: set[Connection] = set()  # those that are being closed are not
+        self._waiting: OrderedDict[Connection, None] = OrderedDict()  # by the time since when
+
+    def note(self, connection: Connection, phase: str) -> None:
+        """Note the phase that a connection has come to now."""
+        self._waiting.pop(connection, None)
+        if phase == CLOSING:
+            self.open.discard(connection)
+            return
+        self.open.add(connection)
+        if phase != ANSWER:
+            self._waiting[connection] = None
+
+    def longest_waiting(self) -> Connection | None:
+        """The connection that has sent nothing, or no whole request, for longest; None: there is none."""
+        return next((one for one in self._waiting if one.phase in WAITING), None)
 
 
 class Connection(H11Protocol):
     """An HTTP/1.1 connection that is closed when it keeps the service waiting.
 
     Args:
-        settings: the deadlines, and the number of connections.
+        room: of all connections of the service.
         config, server_state, app_state, _loop: given by uvicorn.
     """
 
-    def __init__(self, settings: EdgeSettings, config, server_state, app_state, _loop=None):
+    def __init__(self, room: Room, config, server_state, app_state, _loop=None):
         super().__init__(config=config, server_state=server_state, app_state=app_state, _loop=_loop)
-        self._settings = settings
+        self._room, self._settings = room, room.settings
         self._timer: asyncio.TimerHandle | None = None
         self._watched: tuple[str, Any] | None = None
         self.since = self.loop.time()
@@ -51,6 +84,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
+        self._room.open.add(self)
         self._make_room()
         self._watch()
 
@@ -67,6 +101,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._room.note(self, CLOSING)
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -85,17 +120,18 @@ class Connection(H11Protocol):
             self._start_timer(min(LINGER_SECONDS, self._settings.receive_seconds))
 
     def _make_room(self) -> None:
-        """Close the connection that has kept us waiting longest, if there are too many."""
-        if len(self.connections) <= self._settings.max_connections:
+        """Close the connection that has kept us waiting longest, if there are too many; if none has for long, refuse
+        the request of this one."""
+        room, limit = self._room, self._settings.max_connections
+        if len(room.open) <= limit:
             return
-        alive = [one for one in self.connections if isinstance(one, Connection) and one.phase != CLOSING]
-        if len(alive) <= self._settings.max_connections:
-            return
-        waiting = [one for one in alive if one is not self and one.phase in (IDLE, HEAD, BODY)]
-        if waiting:
-            min(waiting, key=lambda one: one.since).give_up()
-        else:
+        longest = room.longest_waiting()
+        # Under load, many come before any is read: each would close the one before, and none would get an answer.
+        fresh = longest is not None and self.loop.time() - longest.since < PATIENCE_SECONDS
+        if longest is None or (fresh and len(room.open) <= 2 * limit):
             self.app = _busy
+        else:
+            longest.give_up()
 
     def _watch(self) -> None:
         """Start the deadline of what the connection is doing, unless that runs already."""
@@ -103,6 +139,7 @@ class Connection(H11Protocol):
         if (phase, self.cycle) == self._watched:
             return
         self._watched, self.since = (phase, self.cycle), self.loop.time()
+        self._room.note(self, phase)
         if phase == ANSWER:
             self._start_timer(None)
         elif phase == IDLE:
@@ -144,6 +181,7 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
+        self._room.note(self, CLOSING)
         self._start_timer(LINGER_SECONDS)
 
 

@@ -4,14 +4,20 @@ after."""
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
 from tiger.serving.access import AccessRules
 from tiger.serving.monitoring import Metrics
+from tiger.serving.rate_limit import RateLimit, client_name
 from tiger.serving.responses import problem
-from tiger.serving.service_log import RequestRecord, ServiceLog, request_id
+from tiger.serving.service_log import QUIET, RequestRecord, ServiceLog, request_id
+
+if TYPE_CHECKING:
+    from tiger.serving.tracing import Tracing
 
 # Bytes of a request body, and of all bodies that are held at a time. Not tuned.
 MAX_BODY = 4 * 2**20
@@ -25,14 +31,23 @@ RECORD = "tiger.record"
 
 
 class Edge:
-    """Counts, times and logs requests; refuses foreign hosts and pages, requests without the token that they need,
-    bodies that are not JSON, and long ones, whatever length they claim.
+    """Counts, times and logs requests; refuses foreign hosts and pages, clients that send too many, requests without
+    the token that they need, bodies that are not JSON, and long ones, whatever length they claim.
 
     Every answer has the headers ``X-Request-ID`` and ``X-Tiger-Model``.
     """
 
-    def __init__(self, app, metrics: Metrics, log: ServiceLog, access: AccessRules):
-        self.app, self.metrics, self.log, self.access = app, metrics, log, access
+    def __init__(
+        self,
+        app,
+        metrics: Metrics,
+        log: ServiceLog,
+        access: AccessRules,
+        limit: RateLimit | None = None,
+        tracing: Tracing | None = None,
+    ):
+        self.app, self.metrics, self.log, self.tracing = app, metrics, log, tracing
+        self.access, self.limit = access, limit
         self._held = 0
 
     async def __call__(self, scope, receive, send):
@@ -86,9 +101,22 @@ class Edge:
         headers = scope["headers"]
         if reason := scope["app"].state.hosts.refusal(scope["method"], headers):
             return 403, reason
+        # Before the token: whoever guesses it is slowed down. After the host: pages of others use up nobody's rate.
+        if wait := self._wait(scope):
+            self.metrics.limited.inc()
+            seconds = f"{math.ceil(wait)}"
+            why = f"too many requests from this client: try again after {seconds} s"
+            return 429, why, {"Retry-After": seconds}
         if reason := self.access.refusal(scope["method"], scope["path"], headers):
             return 401, reason, {"WWW-Authenticate": "Bearer"}
         return _body_refusal(scope["method"], scope["path"], dict(headers))
+
+    def _wait(self, scope) -> float:
+        """Seconds that this client has to wait; 0: none. Probes and ``/metrics`` never do."""
+        if self.limit is None or scope["path"] in QUIET:
+            return 0.0
+        host, _ = scope.get("client") or (None, 0)
+        return self.limit.seconds_to_wait(client_name(host, self.access.holds_token(scope["headers"])))
 
     def _count(self, scope, record: RequestRecord, seconds: float) -> None:
         # The route's pattern, not the requested path: otherwise a crawler would create one metric per path.
@@ -97,6 +125,8 @@ class Edge:
         self.metrics.requests.labels(path, record.status).inc()
         self.metrics.seconds.labels(path).observe(seconds)
         self.log.request(record)
+        if self.tracing is not None:
+            self.tracing.request(record, scope["route"].path if "route" in scope else None, scope["headers"])
 
 
 def _body_refusal(method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -284,6 +285,7 @@ class Answer:
         scores: one per item.
         unknown: items of the history that the catalog lacks; they were left out.
         batch: histories that were answered together.
+        span: OpenTelemetry's context of the batch's span; None: it has none.
     """
 
     snapshot: Snapshot = field(repr=False)
@@ -291,6 +293,7 @@ class Answer:
     scores: list[list[float]]
     unknown: list[list[str]]
     batch: int
+    span: Any = field(default=None, repr=False)
 
 
 def answer_recommend(

@@ -32,6 +32,9 @@ class Metrics:
         self.rejected = Counter(
             "tiger_rejected_requests", "Requests refused because the queue was full", registry=self.registry
         )
+        self.limited = Counter(
+            "tiger_limited_requests", "Requests refused because their client sent too many", registry=self.registry
+        )
         self.items = Gauge("tiger_items", "Items in the catalog", registry=self.registry)
         self.updates = Gauge("tiger_catalogue_updates", "Updates of the catalog", registry=self.registry)
         self.reloads = Counter(

@@ -46,11 +46,11 @@ GONE = 499  # status of a request whose client did not wait for the answer, as n
 
 _BATCH_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "Items or columns that the catalog lacks"},
-    429: {"model": Problem, "description": "The queue is full"},
+    429: {"model": Problem, "description": "The queue is full, or this client sends too many"},
     503: {"model": Problem, "description": "The service is stopping"},
 }
 _UPDATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    429: {"model": Problem, "description": "Too many updates are waiting"},
+    429: {"model": Problem, "description": "Too many updates are waiting, or this client sends too many"},
     503: {"model": Problem, "description": "The update could not be saved"},
 }
 
@@ -152,7 +152,7 @@ async def _batched(
     answer = await _unless_gone(request, future)
     record: RequestRecord = request.scope[RECORD]
     record.note_snapshot(answer.snapshot)
-    record.batch = answer.batch
+    record.batch, record.span = answer.batch, answer.span
     found = zip(answer.items, answer.scores, answer.unknown)
     rows = [{"items": items, "scores": scores, "unknown": unknown} for items, scores, unknown in found]
     if fields:

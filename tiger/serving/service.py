@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import logging
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
@@ -23,7 +25,7 @@ from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.access import AccessRules
 from tiger.serving.batcher import Batcher
-from tiger.serving.connections import Connection
+from tiger.serving.connections import Connection, Room
 from tiger.serving.edge import Edge
 from tiger.serving.hosts import HostRules
 from tiger.serving.json_bodies import JsonRoute
@@ -37,6 +39,7 @@ from tiger.serving.live import (
 )
 from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
+from tiger.serving.rate_limit import RateLimit
 from tiger.serving.routes import (
     add_answer_routes,
     add_error_handlers,
@@ -49,6 +52,9 @@ from tiger.serving.service_log import ServiceLog
 from tiger.serving.settings import EdgeSettings, ServiceSettings
 from tiger.serving.status_routes import add_docs_routes, add_probe_routes, add_status_routes
 from tiger.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from tiger.serving.tracing import Tracing
 
 try:
     import resource
@@ -64,6 +70,7 @@ def create_app(
     settings: ServiceSettings = ServiceSettings(),
     source: ModelSource | None = None,
     manifest: bytes | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The service as an ASGI application; its threads run from start-up to shutdown.
 
@@ -71,6 +78,7 @@ def create_app(
         recommender: belongs to the service from now on: nothing else may change it.
         source: where it comes from, so that it can be loaded again; None: it can't.
         manifest: of the directory that it was read from.
+        tracing: makes spans of requests and batches; None: there are none.
 
     Raises:
         DataError: the model's scores are not finite.
@@ -80,8 +88,8 @@ def create_app(
         title="tiger",
         version=__version__,
         description=__doc__.split("\n\n")[0],
-        lifespan=_lifespan(settings, metrics, log),
-        responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 500)},
+        lifespan=_lifespan(settings, metrics, log, tracing),
+        responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 429, 500)},
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
@@ -92,8 +100,16 @@ def create_app(
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
+    app.state.proxies = settings.clients.trusted_proxies
     app.state.on_hangup = False  # serve() sets it: signals belong to the process
-    app.add_middleware(Edge, metrics=metrics, log=log, access=AccessRules.from_settings(settings.access))
+    app.add_middleware(
+        Edge,
+        metrics=metrics,
+        log=log,
+        access=AccessRules.from_settings(settings.access),
+        limit=RateLimit.from_settings(settings.clients),
+        tracing=tracing,
+    )
     add_answer_routes(app, metrics, settings.max_batch)
     add_read_routes(app)
     if not settings.read_only:
@@ -121,7 +137,7 @@ def _reload(live: LiveRecommender, metrics: Metrics) -> Reloaded:
     return done
 
 
-def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
+def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, tracing: Tracing | None):
     """Start the application's threads, and stop them when all queued requests are answered or cancelled."""
 
     @asynccontextmanager
@@ -130,9 +146,12 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
         device = live.now.recommender.device.type
 
         def run(call: RecommendCall | None, requests: list) -> list:
+            snapshot = live.now
             if call is None:
-                return answer_rank(live.now, requests)
-            return answer_recommend(live.now, call, requests)
+                kind, answer = "rank", partial(answer_rank, snapshot, requests)
+            else:
+                kind, answer = "recommend", partial(answer_recommend, snapshot, call, requests)
+            return answer() if tracing is None else tracing.run_batch(kind, snapshot, requests, answer)
 
         @contextmanager
         def thread_settings() -> Iterator[None]:
@@ -160,6 +179,8 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog):
         await asyncio.to_thread(app.state.batcher.close)
         await asyncio.to_thread(app.state.updates.shutdown, cancel_futures=True)
         app.state.parsers.shutdown(cancel_futures=True)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
         await asyncio.to_thread(log.stop)
 
     return lifespan
@@ -209,7 +230,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         DataError: the address is in use or invalid, or the system does not allow as many connections.
     """
     edge: EdgeSettings = app.state.edge
-    _allow_open_files(edge.max_connections + OTHER_FILES)
+    _allow_open_files(2 * edge.max_connections + OTHER_FILES)  # as many again may be open to be refused
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
@@ -218,16 +239,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"can't listen on {host}, port {port}: {why}.") from error
     app.state.hosts, app.state.on_hangup = app.state.hosts.bound_to(host), True
-    config = uvicorn.Config(
-        app,
-        http=partial(Connection, edge),  # type: ignore[arg-type]  # it is called like the class
-        ws="none",
-        log_config=None,  # it has a log of its own
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(_server_config(app))
     # uvicorn shuts down and then raises the signal again, which would end the process with the signal's exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -237,6 +249,24 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     count, port = len(app.state.live.now.recommender.tokenizer), listening.getsockname()[1]
     print(f"{count} items on http://{host}:{port}/docs", flush=True)
     server.run(sockets=[listening])
+
+
+def _server_config(app: FastAPI) -> uvicorn.Config:
+    """Settings of the server that passes requests to the application."""
+    edge: EdgeSettings = app.state.edge
+    proxies: tuple[str, ...] = app.state.proxies
+    return uvicorn.Config(
+        app,
+        http=partial(Connection, Room(edge)),  # type: ignore[arg-type]  # it is called like the class
+        ws="none",
+        # By default, it would believe any client on this machine.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=[str(ipaddress.ip_network(one, strict=False)) for one in proxies],
+        log_config=None,  # it has a log of its own
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=edge.grace_seconds,  # type: ignore[arg-type]  # parts of a second as well
+    )
 
 
 def _allow_open_files(count: int) -> None:

@@ -25,7 +25,7 @@ from tiger.serving.settings import LogSettings
 
 CAPACITY = 10_000  # lines that may wait, some 5 MB; not tuned
 QUIET = ("/livez", "/readyz", "/healthz", "/health", "/metrics")  # asked every few seconds by machines
-LOGGERS = ("uvicorn.error", "tiger.serving")  # whose messages the log takes
+LOGGERS = ("uvicorn.error", "tiger.serving", "opentelemetry")  # whose messages the log takes
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _SANE_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -52,6 +52,7 @@ class RequestRecord:
         items: items in the catalog that answered.
         catalog: number of updates of that catalog.
         model: digest of the model that answered.
+        span: OpenTelemetry's context of the batch's span; None: there is none. It is not logged.
     """
 
     id: str
@@ -63,6 +64,7 @@ class RequestRecord:
     items: int | None = None
     catalog: int | None = None
     model: str | None = None
+    span: Any = None
     time: float = field(default_factory=time.time)
 
     def note_snapshot(self, snapshot: Snapshot) -> None:

@@ -1,7 +1,8 @@
-"""Settings of the service: batching and permissions, the limits at its edge, access and the log."""
+"""Settings of the service: batching and permissions, the limits at its edge and of a client, access and the log."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ class EdgeSettings:
         allowed_origins: other sites whose pages may send requests that are no reads, as browsers name them:
             ``https://shop.example``, or ``*`` for any.
         max_connections: open at a time. One more takes the place of the one that has kept the service waiting longest;
-            where all are being answered, it gets status 503.
+            where none has for a second, or all are being answered, it gets status 503. As many again may be open so.
         keep_alive_seconds: that a connection may be open without a request.
         receive_seconds: that the head of a request may take, and again its body; and the client to read the answer.
         grace_seconds: that requests have to be answered after the service was told to stop.
@@ -85,6 +86,36 @@ class AccessSettings:
 
 
 @dataclass(frozen=True)
+class ClientSettings:
+    """Requests that one client may send.
+
+    Args:
+        client_rate: requests a second; 0: as many as it likes. That is the default, because behind a gateway that is
+            not in ``trusted_proxies`` all clients have one address, and because the queue is bounded anyway.
+        client_burst: requests that it may send at once.
+        trusted_proxies: addresses and networks, such as ``10.0.0.0/8``, whose ``X-Forwarded-For`` header is believed.
+
+    Raises:
+        DataError: a number is out of range, or a proxy is no address or network.
+    """
+
+    client_rate: float = 0.0
+    client_burst: int = 20
+    trusted_proxies: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not 0 <= self.client_rate < math.inf or self.client_burst < 1:
+            raise DataError("client_rate must be at least 0 and client_burst at least 1.")
+        for name in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(name, strict=False)
+            except ValueError as error:
+                raise DataError(
+                    f"trusted proxy {name!r} must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8."
+                ) from error
+
+
+@dataclass(frozen=True)
 class LogSettings:
     """Form and level of the log.
 
@@ -123,6 +154,7 @@ class ServiceSettings:
             :class:`tiger.serving.live.LiveRecommender`.
         edge: limits of connections, and who may ask.
         access: the token, and what needs it.
+        clients: requests that one client may send.
         log: form and level of the log.
 
     Raises:
@@ -137,6 +169,7 @@ class ServiceSettings:
     save: Path | None = None
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    clients: ClientSettings = field(default_factory=ClientSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self):

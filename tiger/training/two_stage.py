@@ -100,8 +100,9 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
     ranker.record["seconds"] = round(time.perf_counter() - start)
     ranker.record["exclude_history"] = exclude
+    trees = " + ".join(map(str, ranker.record["trees"]))  # of several seeds
     print(
-        f"{ranker.record['trees']} trees, chosen on {ranker.record['users held out']:,} users held out: "
+        f"{trees} trees, chosen on {ranker.record['users held out']:,} users held out: "
         f"ndcg@10 {ranker.record['held out ndcg@10']:.4f}"
     )
     tiger.ranker = ranker

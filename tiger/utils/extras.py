@@ -13,6 +13,7 @@ EXTRAS = {
     "train": ("accelerate", "datasets", "evaluate", "matplotlib", "tensorboard"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "app": ("gradio",),
+    "otel": ("opentelemetry",),
 }
 
 
