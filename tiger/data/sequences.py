@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,12 +17,14 @@ class Sequences:
     Args:
         offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
         items: int32 [events], row numbers of the item table, oldest first.
-        timestamps: int64 [events], seconds.
+        timestamps: int64 [events], seconds; 0: unknown.
+        at: int64 [users], seconds at which recommendations are wanted, 0 where nobody said; None: 0 for all.
     """
 
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
+    at: np.ndarray | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[np.ndarray]) -> Sequences:
@@ -30,6 +32,10 @@ class Sequences:
         offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
         items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
         return cls(offsets, items, np.zeros(len(items), dtype=np.int64))
+
+    def without_timestamps(self) -> Sequences:
+        """The same items at unknown times."""
+        return Sequences(self.offsets, self.items, np.zeros(len(self.items), dtype=np.int64))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -46,6 +52,12 @@ class Sequences:
         return (self[user] for user in range(len(self)))
 
     @property
+    def ends(self) -> np.ndarray:
+        """int64 [users]: ``at``, or the time of the last event where that is 0; 0: unknown."""
+        last = np.where(self.lengths > 0, np.append(self.timestamps, 0)[self.offsets[1:] - 1], 0)
+        return last if self.at is None else np.where(self.at > 0, self.at, last)
+
+    @property
     def users(self) -> np.ndarray:
         """int64 [events]: whose event it is."""
         return np.repeat(np.arange(len(self)), self.lengths)
@@ -53,16 +65,17 @@ class Sequences:
     def select(self, users: np.ndarray) -> Sequences:
         """The sequences of these users (int [n] or bool [users]) alone, in the order given."""
         users = np.flatnonzero(users) if users.dtype == bool else np.asarray(users, dtype=np.int64)
-        return self._gather(self.offsets[users], self.lengths[users])
+        chosen = self._gather(self.offsets[users], self.lengths[users])
+        return chosen if self.at is None else replace(chosen, at=self.at[users])
 
     def drop_last(self, count: int) -> Sequences:
-        """Every sequence without its last ``count`` events."""
+        """Every sequence without its last ``count`` events, and without ``at``."""
         return self._gather(self.offsets[:-1], np.maximum(self.lengths - count, 0))
 
     def keep_last(self, count: int) -> Sequences:
         """The last ``count`` events of every sequence."""
         lengths = np.minimum(self.lengths, count)
-        return self._gather(self.offsets[1:] - lengths, lengths)
+        return replace(self._gather(self.offsets[1:] - lengths, lengths), at=self.at)
 
     def shuffle_ties(self, seed: int) -> Sequences:
         """Events of one user and one day in random order; days keep theirs.
@@ -73,7 +86,7 @@ class Sequences:
         order = np.lexsort(
             (np.random.default_rng(seed).random(len(self.items)), self.timestamps // SECONDS_PER_DAY, self.users)
         )
-        return Sequences(self.offsets, self.items[order], self.timestamps[order])
+        return replace(self, items=self.items[order], timestamps=self.timestamps[order])
 
     def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> Sequences:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
