@@ -10,8 +10,8 @@ NaN), and as if each history ended on the log's last day (``last day``: what the
 times before). By default the T5 is left out: no feature of it reads a time.
 
 The same trees over other inputs are compared over users (mean over fits), other trees over users and fits together
-(:func:`tiger.evaluation.significance.compare_recipes`). The places of the targets are kept in ``--cache``, one file a
-fit; the cache does not know the code.
+(:func:`tiger.evaluation.significance.compare_recipes`), or over users alone where there is one seed. The places of
+the targets are kept in ``--cache``, one file a fit; the cache does not know the code.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class TimestampsArguments:
     num_beams: int = 50
     num_proposed: int = 150
     time_dropout: float = TwoStageOptions.time_dropout
-    seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "of the trees, two or more"})
+    seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "of the trees"})
 
 
 def main() -> None:
     (args,) = parse_arguments([TimestampsArguments], sys.argv[1:])
-    if len(set(args.seeds)) < 2 or not 0 < args.time_dropout < 1:
-        raise DataError("give two --seeds or more, and a --time_dropout between 0 and 1.")
+    if len(set(args.seeds)) < max(len(args.seeds), 1) or not 0 < args.time_dropout < 1:
+        raise DataError("give different --seeds, and a --time_dropout between 0 and 1.")
     device = torch.accelerator.current_accelerator() or "cpu"
     tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
     data = RecommendationData.load(args.dataset)
@@ -156,8 +156,10 @@ def summary(ranks: dict[str, list[dict[str, np.ndarray]]]) -> dict:
 
     def row(trees: str, given: str) -> dict:
         means = {metric: users[trees, given, metric].mean(axis=1) for metric in METRICS}
-        rounded = {metric: round(float(found.mean()), 5) for metric, found in means.items()}
-        return rounded | {"std": {metric: round(float(found.std(ddof=1)), 5) for metric, found in means.items()}}
+        rounded: dict = {metric: round(float(found.mean()), 5) for metric, found in means.items()}
+        if len(ranks[trees]) > 1:
+            rounded["std"] = {metric: round(float(found.std(ddof=1)), 5) for metric, found in means.items()}
+        return rounded
 
     def less(first: tuple[str, str], second: tuple[str, str]) -> dict:
         same = first[0] == second[0]
@@ -177,7 +179,7 @@ def summary(ranks: dict[str, list[dict[str, np.ndarray]]]) -> dict:
 
 def difference(first: np.ndarray, second: np.ndarray, same_trees: bool) -> dict:
     """Mean of ``first`` less ``second``, both [fits, users], with 95% of what else it might be, and p."""
-    if same_trees:
+    if same_trees or len(first) == 1:
         own = (first - second).mean(axis=0)
         mean, low, high, p = own.mean(), *bootstrap_interval(own), bootstrap_p(own)
     else:

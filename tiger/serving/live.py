@@ -301,7 +301,7 @@ def answer_recommend(
     read = [_read(snapshot.recommender, query) for query in queries]
     together = _together(read)
     if not together.histories:
-        return read
+        return _divided(snapshot, read, [], [])
     items, scores = snapshot.recommender.recommend(
         together.histories,
         call.k,
@@ -320,7 +320,7 @@ def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | U
     read = [_read(snapshot.recommender, query) for query in queries]
     together = _together(read)
     if not together.candidates:
-        return read
+        return _divided(snapshot, read, [], [])
     items, scores = snapshot.recommender.rank(
         together.histories, together.candidates, timestamps=together.timestamps, at=together.at
     )
