@@ -1,13 +1,13 @@
-"""What the second stage loses where nobody says when events took place.
+"""Loss of the second stage where nobody says when events took place.
 
     python recipes/experiments/timestamps.py --recommender runs/beauty/model0 --dataset datasets/beauty \\
         --embeddings embeddings.safetensors
 
 Trees are fitted to validation targets twice with each seed: ``dropout``, with a share of the users whose times are
-hidden (``--time_dropout``), and ``none``, with all times, as fits were before there was dropout. The test is ranked
-three times: with the times of the histories' events (``with timestamps``), with none (``unknown``: their features are
-NaN), and as if each history ended on the log's last day (``last day``: what the second stage made of histories without
-times before). By default the T5 is left out: no feature of it reads a time.
+hidden (``--time_dropout``), and ``none``, with all times, as fits are by default. The test is ranked three times: with
+the times of the histories' events (``with timestamps``), with none (``unknown``: their features are NaN), and as if
+each history ended on the log's last day (``last day``: what trees without dropout make of histories without times). By
+default the T5 is left out: no feature of it reads a time.
 
 The same trees over other inputs are compared over users (mean over fits), other trees over users and fits together
 (:func:`tiger.evaluation.significance.compare_recipes`), or over users alone where there is one seed. The places of
@@ -58,7 +58,7 @@ class TimestampsArguments:
     t5: bool = field(default=False, metadata={"help": "let the T5 propose, too"})
     num_beams: int = 50
     num_proposed: int = 150
-    time_dropout: float = TwoStageOptions.time_dropout
+    time_dropout: float = field(default=0.3, metadata={"help": "share of the users whose times are hidden"})
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "of the trees"})
 
 
@@ -170,6 +170,7 @@ def summary(ranks: dict[str, list[dict[str, np.ndarray]]]) -> dict:
         "trees": {trees: {given: row(trees, given) for given in INPUTS} for trees in TREES},
         "differences": {
             "dropout, unknown, less dropout, with timestamps": less(("dropout", "unknown"), ("dropout", INPUTS[0])),
+            "dropout, unknown, less dropout, last day": less(("dropout", "unknown"), ("dropout", "last day")),
             "none, last day, less none, with timestamps": less(("none", "last day"), ("none", INPUTS[0])),
             "dropout, unknown, less none, last day": less(("dropout", "unknown"), ("none", "last day")),
             "dropout, with timestamps, less none, with timestamps": less(("dropout", INPUTS[0]), ("none", INPUTS[0])),

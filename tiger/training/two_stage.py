@@ -45,7 +45,8 @@ class TwoStageArguments:
     seed: int = field(default=0, metadata={"help": "seed of the trees, and of the sample of users"})
     num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
     time_dropout: float = field(
-        default=0.3, metadata={"help": "share of the users whose times are hidden, for histories without; 0: none"}
+        default=0.0,
+        metadata={"help": "share of the users whose times are hidden; 0: histories without end on the log's last day"},
     )
     exclude_history: bool | None = field(
         default=None,

@@ -51,9 +51,8 @@ def seasonal(tokenizer):
     train = sequences([[((day - 100) // 10, day)] for day in range(100, 200) for _ in range(3)])
     candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=SIZE)
     histories, targets = seasons(1, 400)
-    return TwoStageRanker.fit(
-        candidates, candidates.propose(histories), targets, tokenizer.fingerprint, **SETTINGS_OF_TREES
-    )
+    options = SETTINGS_OF_TREES | {"time_dropout": 0.3}
+    return TwoStageRanker.fit(candidates, candidates.propose(histories), targets, tokenizer.fingerprint, **options)
 
 
 @pytest.fixture(scope="module")
@@ -248,12 +247,12 @@ def test_which_users_times_are_hidden_depends_on_the_seed():
     assert np.isfinite(given.columns[hit][..., candidates.names.index("item: total")]).all()  # theirs is a copy
 
 
-def test_trees_of_before_count_a_history_without_times_as_ending_on_the_last_day(tokenizer, fitted, tmp_path):
+def test_trees_that_know_all_times_count_a_history_without_as_ending_on_the_last_day(tokenizer, fitted, tmp_path):
     train, _ = follow(0, 200)
     histories, targets = follow(1, 200)
     candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=20)
     given = candidates.propose(histories)
-    options = SETTINGS_OF_TREES | {"time_dropout": 0.0, "without": ("t5",)}
+    options = SETTINGS_OF_TREES | {"without": ("t5",)}
     old = TwoStageRanker.fit(candidates, given, targets, tokenizer.fingerprint, **options)
     assert old.assume_last_day and "held out ndcg@10, no timestamps" not in old.record
     last = int(train.timestamps.max()) // DAY

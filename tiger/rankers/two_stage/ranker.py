@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import lightgbm
 
 FORMAT = 5
-OLD_FORMAT = 4  # trees that know no histories without times
+OLD_FORMAT = 4  # before there was dropout of times
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
@@ -67,8 +67,10 @@ class TwoStageOptions:
         held_out: share of the users on whom the number of trees is chosen; the trees are then fitted anew on all.
         seed: of that choice and of the trees.
         num_seeds: models averaged over seeds.
-        time_dropout: share of the users whose times the trees are not told, so that they learn what to do without
-            (set by hand). 0: none; a history without times then counts as one that ends on the log's last day.
+        time_dropout: share of the users whose times the trees are not told, so that they learn what to do without:
+            what a history without times leaves unknown is NaN then. 0: they are told all, and a history without times
+            counts as one that ends on the log's last day. On Beauty 0.3 is worse, with times and without
+            (``recipes/experiments/timestamps.py``).
     """
 
     without: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ class TwoStageOptions:
     held_out: float = 0.5
     seed: int = 0
     num_seeds: int = 1
-    time_dropout: float = 0.3
+    time_dropout: float = 0.0
 
     def lightgbm(self, number: int = 0) -> dict[str, Any]:
         """LightGBM's settings for one of the models."""
