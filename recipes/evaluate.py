@@ -52,6 +52,9 @@ class EvaluateArguments:
     note: str | None = field(default=None, metadata={"help": "what a reader of the model's results should know"})
     examples: int = field(default=0, metadata={"help": "print so many users' histories and recommendations"})
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
+    no_timestamps: bool = field(
+        default=False, metadata={"help": "measure the second stage without the times of events as well"}
+    )
     baselines: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
     allow_other_log: bool = field(
         default=False, metadata={"help": "measure on another log than a model was trained on, and say so in its rows"}
@@ -101,7 +104,7 @@ def measure(
     training, ranker = recommender.training, recommender.ranker
     if ranker is not None and ranker.learned_from == args.part:
         print("The second stage learned from validation items: only the T5 is measured on them.")
-    search = EvaluationArguments(num_beams=args.num_beams, bf16=args.bf16)
+    search = EvaluationArguments(num_beams=args.num_beams, bf16=args.bf16, no_timestamps=args.no_timestamps)
 
     def stages(histories: Sequences, exclude_history: bool) -> Iterator[tuple[str, np.ndarray]]:
         for name, answers, _ in stages_of(recommender, histories, search, exclude_history, args.part, args.name):

@@ -158,6 +158,8 @@ def fits_of(
             without = VARIANTS[variant]
             source = "; ".join(f"{name} {value}" for name, value in read.items() if name not in without)
             options = asdict(TwoStageOptions(without=without, seed=seed))
+            if not options["time_dropout"]:
+                del options["time_dropout"]  # the same fit as before there was this option
             made_by = hashlib.sha256(json.dumps([source, same, options]).encode()).hexdigest()[:16]
             file = folder / f"{variant.replace(' ', '-')}-{seed}-{made_by}.safetensors"
             found.append(Fit(variant, number, seed, source, file))

@@ -29,6 +29,7 @@ from tiger.retriever.trainer import TigerTrainer
 from tiger.retriever.user_tokens import UNKNOWN_SHARE, forget_some_users
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.serving.live import LiveRecommender, RecommendCall, answer_recommend
+from tiger.serving.query import Query
 from tiger.serving.offline import recommend_users
 from tiger.utils.errors import DataError
 
@@ -230,8 +231,8 @@ def test_requests_with_and_without_users_share_a_batch():
     tokenizer = make_tokenizer(40)
     tiger = TigerRecommender(make_model(tokenizer, user_tokens=USERS), tokenizer)
     call = RecommendCall(3, True, SearchOptions(num_beams=10), None)
-    requests = [([["item-1"]], False, None), ([["item-1"], ["item-1"]], False, ["u1", None])]
-    first, second = answer_recommend(LiveRecommender(tiger).now, call, requests)
+    queries = [Query([["item-1"]]), Query([["item-1"], ["item-1"]], users=["u1", None])]
+    first, second = answer_recommend(LiveRecommender(tiger).now, call, queries)
     items, scores = tiger.recommend([["item-1"]] * 2, k=3, num_beams=10, user_ids=["u1", None])
     assert second.items == items and first.items == items[1:] and items[0] != items[1]
     np.testing.assert_allclose([*second.scores, *first.scores], [scores[0], scores[1], scores[1]], rtol=1e-4)

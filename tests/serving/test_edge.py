@@ -204,7 +204,7 @@ def test_a_request_that_fails_takes_none_with_it(recommender, monkeypatch):
         begun.set()
         assert going.wait(10)
         sizes.append(len(requests))
-        if any(histories == [["item-7"]] for histories, _ in requests):
+        if any(query.histories == [["item-7"]] for query in requests):
             raise RuntimeError("a bug")
         return answer(snapshot, call, requests)
 

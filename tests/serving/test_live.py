@@ -12,6 +12,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
 from tiger.serving.live import LiveRecommender, NonFiniteScores, RecommendCall, SaveConflict, answer_recommend
+from tiger.serving.query import Query
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 
@@ -114,6 +115,6 @@ def test_one_answer_with_such_scores_is_an_error_and_the_others_are_not(recommen
     damaged(monkeypatch, np.nan)
     call = RecommendCall(k=3, rank=True, search=SearchOptions(num_beams=10), alone=None)
     histories = [[["item-1"]], [["item-7"]], [["item-2"], []]]
-    answers = answer_recommend(served.now, call, [(one, False) for one in histories])
+    answers = answer_recommend(served.now, call, list(map(Query, histories)))
     assert isinstance(answers[1], NonFiniteScores)
     assert [len(answer.items) for answer in (answers[0], answers[2])] == [1, 2]

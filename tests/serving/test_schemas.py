@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -14,6 +15,7 @@ from tiger.serving.service import EdgeSettings, ServiceSettings, create_app  # n
 def test_no_schema_breaks_it(recommender):  # noqa: F811
     schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis, of the extra dev")
     from hypothesis import HealthCheck, Phase, given, seed, settings
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
 
     app = create_app(recommender, ServiceSettings(edge=EdgeSettings(allowed_hosts=("*",))))
     with TestClient(app):
@@ -31,7 +33,10 @@ def test_no_schema_breaks_it(recommender):  # noqa: F811
             )
             @given(case=case)
             def sound(case):
-                case.call_and_validate()
+                answer = case.call()
+                # That times fit their histories is more than a schema says.
+                misfit = answer.status_code == 422 and re.match(r"(timestamps|at)[:,] ", answer.json()["error"])
+                case.validate_response(answer, excluded_checks=[positive_data_acceptance] if misfit else [])
 
             sound()
 

@@ -113,6 +113,26 @@ def test_a_stage_that_learned_from_a_part_is_not_measured_on_it():
     assert [stage[0] for stage in found] == ["mine", "mine-ranked"] and found[0][1].shape == (2, 10)
 
 
+def test_a_second_stage_is_measured_without_times_as_well_where_that_is_wanted():
+    def order(histories, beams, scores, k, exclude_history):
+        return beams[:, :k] + (10 if histories.ends.all() else 20), None, scores[:, :k]
+
+    def recommend_rows(histories, **search):
+        return np.full((2, search["k"]), 3), np.zeros((2, search["k"]))
+
+    ranker = SimpleNamespace(
+        kind="two-stage", proposes_items=True, learned_from="valid", order=order, reads_times=True
+    )
+    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker)
+    histories = Sequences(np.array([0, 1, 2]), np.array([1, 1]), np.array([86_400, 90_000]))
+    args = EvaluationArguments(num_beams=12, bf16=False, no_timestamps=True)
+    found = {name: int(ranked[0, 0]) for name, ranked, _ in stages_of(model, histories, args, False)}
+    assert found == {"tiger": 3, "two-stage-no-timestamps": 23, "two-stage": 13}
+    assert list(found)[-1] == "two-stage"  # the recommender's own figures are the last
+    ranker.reads_times = False
+    assert [name for name, _, _ in stages_of(model, histories, args, False)] == ["tiger", "two-stage"]
+
+
 def check_pages(out: Path, found: dict, kept: bool) -> None:
     text, page = (out / "report.md").read_text(), (out / "report.html").read_text()
     for part in ("Data", "Semantic IDs", "Training of the T5", "Results", "Five users", "What to do next"):

@@ -24,6 +24,9 @@ def add_evaluate_verb(verbs) -> None:
         action="store_true",
         help="leave out items of the history, although training kept them; default: as in training",
     )
+    evaluate.add_argument(
+        "--no_timestamps", action="store_true", help="hide the times of events, as where recommend() is given none"
+    )
     evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
     evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
     evaluate.add_argument(
@@ -52,6 +55,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
+    histories = examples.histories.without_timestamps() if args.no_timestamps else examples.histories
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
     if keep and not args.keep_history:
         print("Items of the history stay in the answers, as in the model's training.", file=sys.stderr)
@@ -60,11 +64,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
         recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank)
-        found = evaluate(recommend, examples.histories, examples.targets, exclude_history=not keep)
+        found = evaluate(recommend, histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:
-        print(json.dumps(metrics | ({"other_log": True} if same is False else {})))
+        facts = ({"other_log": True} if same is False else {}) | ({"timestamps": False} if args.no_timestamps else {})
+        print(json.dumps(metrics | facts))
         return
+    if args.no_timestamps:
+        print("measured without timestamps")
     if same is False:
         print(f"measured on {OTHER_LOG}")
     for name, value in metrics.items():

@@ -23,9 +23,10 @@ def add_recommend_verbs(verbs) -> None:
         "--histories",
         metavar="FILE",
         help="all users of a log (parquet with user_id, item_id, timestamp), to --out; "
-        '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], "user_id": "ID", ...}; '
-        "answers are JSON lines",
+        '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], "timestamps": [SECONDS, ...], '
+        '"at": SECONDS, "user_id": "ID", ...}, times and user if they are known; answers are JSON lines',
     )
+    _add_times(recommend)
     recommend.add_argument("--user", metavar="ID", help="of whom --history is, for a model with user tokens")
     recommend.add_argument(
         "--out",
@@ -46,9 +47,30 @@ def add_recommend_verbs(verbs) -> None:
     rank = verbs.add_parser("rank", help="order candidates by the probability that the user wants them")
     add_model_argument(rank, "a saved recommender that holds a ranker")
     rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
+    _add_times(rank)
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to order")
     rank.add_argument("--json", action="store_true", help="print JSON")
     rank.set_defaults(run=run_rank)
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timestamps",
+        nargs="*",
+        type=int,
+        metavar="SECONDS",
+        help="when the events of --history took place, in seconds since 1970; the second stage reads them",
+    )
+    parser.add_argument(
+        "--at",
+        type=int,
+        metavar="SECONDS",
+        help="when recommendations are wanted, with --history; default: at the last event",
+    )
+
+
+def _times(args: argparse.Namespace) -> dict:
+    return {"timestamps": None if args.timestamps is None else [args.timestamps], "at": args.at}
 
 
 def run_recommend(args: argparse.Namespace) -> None:
@@ -61,6 +83,8 @@ def run_recommend(args: argparse.Namespace) -> None:
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
     if args.user is not None and args.histories is not None:
         raise DataError("--user belongs to --history; a log names its users itself.")
+    if args.histories is not None and (args.timestamps is not None or args.at is not None):
+        raise DataError("--timestamps and --at belong to --history: a file of histories holds its own times.")
     tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
     if args.out is not None:
         from tiger.serving.answer_files import recommend_to
@@ -79,7 +103,7 @@ def run_recommend(args: argparse.Namespace) -> None:
         return
     with print_warnings():
         user_ids = None if args.user is None else [args.user]
-        (items,), scores = tiger.recommend([words(args.history)], user_ids=user_ids, **options)
+        (items,), scores = tiger.recommend([words(args.history)], user_ids=user_ids, **_times(args), **options)
     _print(tiger, items, scores[0], args.json)
 
 
@@ -90,10 +114,10 @@ def _answer_lines(tiger, options: dict) -> None:
     lines = enumerate(input_lines(), start=1)
     while batch := list(islice(lines, options["batch_size"])):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
+        histories, timestamps, at = ([row.pop(name, None) for row in rows] for name in ("history", "timestamps", "at"))
         with print_warnings():
-            histories = [row.pop("history") for row in rows]
             user_ids = [row.get("user_id") for row in rows] if reads_users(tiger.model) else None
-            items, scores = tiger.recommend(histories, user_ids=user_ids, **options)
+            items, scores = tiger.recommend(histories, timestamps=timestamps, at=at, user_ids=user_ids, **options)
         for row, ids, values in zip(rows, items, scores):
             print(json.dumps(row | {"items": _rows(tiger, ids, values)}, ensure_ascii=False), flush=True)
 
@@ -104,13 +128,19 @@ def _history_of(number: int, line: str) -> dict:
     history = row.get("history")
     if not isinstance(history, list) or not all(isinstance(item, str) for item in history):
         raise DataError(f'standard input, line {number}: ["ID", ...] or {{"history": ["ID", ...], ...}} is needed.')
+    from tiger.recommender.histories import check_moment, times_of_history
+
+    where = f"standard input, line {number}, "
+    check_moment(
+        row.get("at"), times_of_history(row.get("timestamps"), len(history), f"{where}timestamps"), f"{where}at"
+    )
     return row
 
 
 def run_rank(args: argparse.Namespace) -> None:
     tiger = load_recommender(args.model, args.revision)
     with print_warnings():
-        (items,), scores = tiger.rank([words(args.history)], [args.candidates])
+        (items,), scores = tiger.rank([words(args.history)], [args.candidates], **_times(args))
     _print(tiger, items, scores[0], args.json)
 
 

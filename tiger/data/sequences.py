@@ -18,14 +18,16 @@ class Sequences:
     Args:
         offsets: int64 [users + 1]; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
         items: int32 [events], row numbers of the item table, oldest first.
-        timestamps: int64 [events], seconds.
+        timestamps: int64 [events], seconds; 0: unknown.
         user_ids: string array [users], whose sequences they are, null where unknown; None: not known of any.
+        at: int64 [users], seconds at which recommendations are wanted, 0 where nobody said; None: 0 for all.
     """
 
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
     user_ids: pa.Array | None = None
+    at: np.ndarray | None = None
 
     @classmethod
     def from_rows(cls, rows: Sequence[np.ndarray], user_ids: pa.Array | None = None) -> Sequences:
@@ -33,6 +35,10 @@ class Sequences:
         offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
         items = np.concatenate([*rows, np.empty(0, dtype=np.int64)]).astype(np.int32)
         return cls(offsets, items, np.zeros(len(items), dtype=np.int64), user_ids)
+
+    def without_timestamps(self) -> Sequences:
+        """The same items at unknown times."""
+        return replace(self, timestamps=np.zeros(len(self.items), dtype=np.int64), at=None)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -49,6 +55,12 @@ class Sequences:
         return (self[user] for user in range(len(self)))
 
     @property
+    def ends(self) -> np.ndarray:
+        """int64 [users]: ``at``, or the time of the last event where that is 0; 0: unknown."""
+        last = np.where(self.lengths > 0, np.append(self.timestamps, 0)[self.offsets[1:] - 1], 0)
+        return last if self.at is None else np.where(self.at > 0, self.at, last)
+
+    @property
     def users(self) -> np.ndarray:
         """int64 [events]: whose event it is."""
         return np.repeat(np.arange(len(self)), self.lengths)
@@ -57,16 +69,17 @@ class Sequences:
         """The sequences of these users (int [n] or bool [users]) alone, in the order given."""
         users = np.flatnonzero(users) if users.dtype == bool else np.asarray(users, dtype=np.int64)
         user_ids = None if self.user_ids is None else self.user_ids.take(pa.array(users))
-        return replace(self._gather(self.offsets[users], self.lengths[users]), user_ids=user_ids)
+        at = None if self.at is None else self.at[users]
+        return replace(self._gather(self.offsets[users], self.lengths[users]), user_ids=user_ids, at=at)
 
     def drop_last(self, count: int) -> Sequences:
-        """Every sequence without its last ``count`` events."""
+        """Every sequence without its last ``count`` events, and without ``at``."""
         return self._gather(self.offsets[:-1], np.maximum(self.lengths - count, 0))
 
     def keep_last(self, count: int) -> Sequences:
         """The last ``count`` events of every sequence."""
         lengths = np.minimum(self.lengths, count)
-        return self._gather(self.offsets[1:] - lengths, lengths)
+        return replace(self._gather(self.offsets[1:] - lengths, lengths), at=self.at)
 
     def shuffle_ties(self, seed: int) -> Sequences:
         """Events of one user and one day in random order; days keep theirs.

@@ -32,11 +32,13 @@ class Ranker(Protocol):
         kind: the name under which it is registered and saved.
         reads_items: whether loading it takes the item table.
         proposes_items: whether its answers may hold items that were not among the beams.
+        reads_times: whether its answers depend on the times of events.
     """
 
     kind: ClassVar[str]
     reads_items: ClassVar[bool] = False
     proposes_items: ClassVar[bool] = False
+    reads_times: ClassVar[bool] = False
 
     def __len__(self) -> int:
         """Items of the catalog."""
@@ -63,6 +65,10 @@ class Ranker(Protocol):
             float32 [users, C], higher is better; ``-inf`` where there is no candidate.
         """
         ...
+
+    def score_sequences(self, histories: Sequences, candidates: np.ndarray) -> np.ndarray:
+        """Score candidates after histories with times; by default :meth:`score`, which reads none."""
+        return self.score(list(histories), candidates)
 
     def order(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, overload
@@ -27,6 +26,7 @@ from tiger.recommender.catalog_updates import (
     without_items,
 )
 from tiger.recommender.checkpoint import read_state, write_state
+from tiger.recommender.histories import Moments, Times, known_histories
 from tiger.recommender.manifest import find_folder
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
@@ -132,6 +132,8 @@ class TigerRecommender:
         histories: Sequence[Sequence[str]],
         k: int = 10,
         *,
+        timestamps: Times | None = None,
+        at: Moments | None = None,
         rank: bool = True,
         both_scores: bool = False,
         unseen_share: float | None = None,
@@ -143,6 +145,10 @@ class TigerRecommender:
         Args:
             histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
             k: items per user.
+            timestamps: seconds since 1970 of each history's events, one list per user, or None for one without. Only
+                rankers with ``reads_times`` read them: the second stage does.
+            at: seconds since 1970 at which recommendations are wanted, one for all users or a list; None: the time of
+                the last event, as in evaluation.
             rank: let the ranker order the beams, where there is one.
             both_scores: give the T5's scores and the ranker's.
             unseen_share: share of the ``k`` places for items that training never saw, from 0 to 1, rounded up
@@ -159,10 +165,13 @@ class TigerRecommender:
             ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
+
+        Raises:
+            DataError: times that don't fit the histories, see :mod:`tiger.recommender.histories`.
         """
         histories = id_lists(histories, "histories")
-        users = user_array(self.model, user_ids, len(histories))
-        sequences = Sequences.from_rows(self._known(histories), users)
+        sequences = known_histories(self.tokenizer, histories, timestamps, at)
+        sequences = replace(sequences, user_ids=user_array(self.model, user_ids, len(histories)))
         answers, scores = self.recommend_rows(sequences, k, rank, both_scores, unseen_share, **search)
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
@@ -211,19 +220,25 @@ class TigerRecommender:
         return merge_with_quota(answer(known), answer(new), k, quota=math.ceil(unseen_share * k - 1e-9))
 
     def rank(
-        self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        *,
+        timestamps: Times | None = None,
+        at: Moments | None = None,
     ) -> tuple[list[list[str]], list[np.ndarray]]:
         """The ranker's order of given candidates, by its logits alone: the T5 is not used.
 
         Args:
             histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
             candidates: a list of item ids per user.
+            timestamps, at: see :meth:`recommend`.
 
         Returns:
             The candidates, best first, and their logits, one list and one float32 array per user.
 
         Raises:
-            DataError: there is no ranker, or a candidate is unknown.
+            DataError: there is no ranker, a candidate is unknown, or times don't fit.
         """
         histories, candidates = id_lists(histories, "histories"), id_lists(candidates, "candidates")
         if self.ranker is None:
@@ -232,23 +247,13 @@ class TigerRecommender:
         if unknown:
             raise DataError(f"candidates that the catalog lacks: {', '.join(map(repr, unknown[:5]))}.")
         wanted = pad_rows([self.tokenizer.rows(given) for given in candidates])
-        logits = self.ranker.score(self._known(histories), wanted)
+        logits = self.ranker.score_sequences(known_histories(self.tokenizer, histories, timestamps, at), wanted)
         ids, scores = [], []
         for given, values in zip(candidates, logits):
             order = np.argsort(-values[: len(given)], kind="stable")
             ids.append([given[place] for place in order])
             scores.append(values[order])
         return ids, scores
-
-    def _known(self, histories: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Rows of the items of each history; unknown ones are named in a warning and left out."""
-        rows = [self.tokenizer.rows(history, missing=-1) for history in histories]
-        unknown = [item for ids, known in zip(histories, rows) for item, row in zip(ids, known) if row < 0]
-        if unknown:
-            names = ", ".join(repr(item) for item in dict.fromkeys(unknown[:5]))
-            more = ", ..." if len(set(unknown)) > len(set(unknown[:5])) else ""
-            warnings.warn(f"items unknown and left out of the histories: {names}{more}", stacklevel=3)
-        return [known[known >= 0] for known in rows]
 
     def add_items(
         self,

@@ -20,6 +20,7 @@ import torch
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
 from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
+from tiger.serving.query import Query, QueryBatch
 from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
@@ -297,53 +298,41 @@ class Answer:
 
 
 def answer_recommend(
-    snapshot: Snapshot, call: RecommendCall, requests: Sequence[tuple]
+    snapshot: Snapshot, call: RecommendCall, queries: Sequence[Query]
 ) -> list[Answer | UnknownItems | NonFiniteScores]:
-    """Answer requests ``(histories, strict)`` or ``(histories, strict, users)`` in one batch.
-
-    If strict, unknown items are an error. Users are ids, or None for an unknown one, as many as there are histories;
-    None in their place: all are unknown.
-    """
-    read: list = []
-    histories: list[list[str]] = []
-    users: list[str | None] = []
-    for given, strict, *named in requests:
-        read.append(_read(snapshot.recommender, given, strict))
-        if not isinstance(read[-1], UnknownItems):
-            histories += read[-1][0]
-            users += (named[0] if named else None) or [None] * len(given)
-    if not histories:
-        return read
+    """Answer requests in one batch; those of which nobody knows the times, too."""
+    read = [_read(snapshot.recommender, query) for query in queries]
+    together = _together(read)
+    if not together.histories:
+        return _divided(snapshot, read, [], [])
     items, scores = snapshot.recommender.recommend(
-        histories,
+        together.histories,
         call.k,
+        timestamps=together.timestamps,
+        at=together.at,
         rank=call.rank,
         unseen_share=call.unseen_share,
-        user_ids=users if any(user is not None for user in users) else None,
+        user_ids=together.users if any(user is not None for user in together.users) else None,
         **asdict(call.search),
     )
     filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
     return _divided(snapshot, read, items, filled)
 
 
-def answer_rank(
-    snapshot: Snapshot, requests: Sequence[tuple[list[list[str]], list[list[str]], bool]]
-) -> list[Answer | UnknownItems | NonFiniteScores]:
-    """Answer requests ``(histories, candidates, strict)`` in one batch; an unknown candidate is an error."""
-    read, candidates = [], []
-    for histories, given, strict in requests:
-        one = _read(snapshot.recommender, histories, strict)
-        unknown = _unknown(snapshot.recommender, [item for wanted in given for item in wanted])
-        if unknown:
-            one = UnknownItems(unknown)
-        if not isinstance(one, UnknownItems):
-            candidates += given
-        read.append(one)
-    if not candidates:
-        return read
-    histories = [history for one in read if not isinstance(one, UnknownItems) for history in one[0]]
-    items, scores = snapshot.recommender.rank(histories, candidates)
+def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | UnknownItems | NonFiniteScores]:
+    """Order candidates of requests in one batch; an unknown candidate is an error."""
+    read = [_read(snapshot.recommender, query) for query in queries]
+    together = _together(read)
+    if not together.candidates:
+        return _divided(snapshot, read, [], [])
+    items, scores = snapshot.recommender.rank(
+        together.histories, together.candidates, timestamps=together.timestamps, at=together.at
+    )
     return _divided(snapshot, read, items, [values.tolist() for values in scores])
+
+
+def _together(read: list) -> QueryBatch:
+    return QueryBatch.of(one[0] for one in read if not isinstance(one, UnknownItems))
 
 
 def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
@@ -351,7 +340,7 @@ def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: lis
     answers, start = [], 0
     for one in read:
         if not isinstance(one, UnknownItems):
-            part = slice(start, start + len(one[0]))
+            part = slice(start, start + len(one[0].histories))
             start = part.stop
             if all(map(_finite, scores[part])):
                 one = Answer(snapshot, items[part], scores[part], one[1], len(items))
@@ -361,17 +350,14 @@ def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: lis
     return answers
 
 
-def _read(recommender: TigerRecommender, histories: list[list[str]], strict: bool):
-    """The histories without unknown items, and the unknown ones; an error if strict and there are any."""
-    unknown = [_unknown(recommender, history) for history in histories]
-    if strict and any(unknown):
-        return UnknownItems([item for one in unknown for item in one])
-    known = [_without(items, set(out)) if out else items for items, out in zip(histories, unknown)]
-    return known, unknown
-
-
-def _without(items: list[str], out: set[str]) -> list[str]:
-    return [item for item in items if item not in out]
+def _read(recommender: TigerRecommender, query: Query) -> UnknownItems | tuple[Query, list[list[str]]]:
+    """The query without the histories' unknown items and their times, and those items; or an error."""
+    if unknown := _unknown(recommender, [item for wanted in query.candidates for item in wanted]):
+        return UnknownItems(unknown)
+    found = [_unknown(recommender, history) for history in query.histories]
+    if query.strict and any(found):
+        return UnknownItems([item for one in found for item in one])
+    return query.without(found) if any(found) else query, found
 
 
 def _unknown(recommender: TigerRecommender, item_ids: list[str]) -> list[str]:

@@ -26,6 +26,7 @@ from tiger.serving.edge import FAILED, RECORD
 from tiger.serving.item_columns import TooMuch, UnknownColumn, item_columns
 from tiger.serving.live import RecommendCall, Reloaded, ReloadFailed, SaveConflict, UnknownItems, Update
 from tiger.serving.monitoring import Metrics
+from tiger.serving.query import Query
 from tiger.serving.responses import json_response, problem
 from tiger.serving.schemas import (
     AddRequest,
@@ -71,9 +72,8 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     async def recommend(request: Request, body: RecommendRequest):
         if body.users is not None and not reads_users(app.state.live.now.recommender.model):
             return problem(409, "this model reads no users: leave the users out")
-        call = recommend_call(body, batch_size)
-        work = (body.histories, body.strict, body.users)
-        return await _batched(request, metrics, call, work, body.histories, body.fields)
+        query = Query(body.histories, body.strict, body.timestamps, body.at, users=body.users)
+        return await _batched(request, metrics, recommend_call(body, batch_size), query, body.fields)
 
     @app.post(
         "/rank",
@@ -84,9 +84,9 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     async def rank(request: Request, body: RankRequest):
         if app.state.live.now.recommender.ranker is None:
             return problem(409, "this recommender has no ranker: train one with recipes/ranker.py")
-        histories = [one.history for one in body.lists]
-        work = (histories, [one.candidates for one in body.lists], body.strict)
-        return await _batched(request, metrics, None, work, histories)
+        histories, candidates = [one.history for one in body.lists], [one.candidates for one in body.lists]
+        timestamps = [one.timestamps for one in body.lists]
+        return await _batched(request, metrics, None, Query(histories, body.strict, timestamps, body.at, candidates))
 
 
 def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
@@ -135,15 +135,16 @@ async def _batched(
     request: Request,
     metrics: Metrics,
     call: RecommendCall | None,
-    work: tuple,
-    histories: list[list[str]],
+    query: Query,
     fields: list[str] | None = None,
 ) -> Response:
     """Answer a request in a batch with others; ``call`` None: rank."""
-    if fields:  # what will fail is not queued
+    query.check()  # what will fail is not queued
+    if fields:
         item_columns(request.app.state.live.now.recommender, [], fields)
     try:
-        future = request.app.state.batcher.submit(call, work, len(histories), max(map(len, histories)))
+        lengths = list(map(len, query.histories))
+        future = request.app.state.batcher.submit(call, query, len(lengths), max(lengths))
     except QueueFull:
         metrics.rejected.inc()
         return problem(429, "the queue is full: try again in a second", {"Retry-After": "1"})

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tiger.data.readers import MAX_SECONDS
 from tiger.retriever.search_options import option_default, option_help
 
 # Limits of a request: they bound its work and memory. Set by hand, not tuned.
@@ -21,6 +22,8 @@ _AsWhole = BeforeValidator(lambda value: int(value) if type(value) is float and 
 # Bounds come before the validator, otherwise the schema would lack them.
 Count = Annotated[int, Field(ge=1, le=MAX_K), _AsWhole]
 Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), _AsWhole]
+# `Query.check` refuses what is out of range, and says what to do.
+Seconds = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": MAX_SECONDS}), _AsWhole]
 Seed = Annotated[int, Field(ge=0, lt=2**63), _AsWhole]
 ItemId = Annotated[str, Field(min_length=1, max_length=200)]
 # Lists fail at their first wrong entry: to list a hundred thousand would keep other requests waiting.
@@ -34,6 +37,15 @@ Histories = Annotated[
         description="Item ids per user, oldest first; may be empty",
     ),
 ]
+Times = Annotated[list[Seconds], Field(max_length=MAX_HISTORY, fail_fast=True)]
+At = Annotated[
+    Seconds | None,
+    Field(
+        description="When recommendations are wanted, in seconds since 1970, not before the last event; "
+        "default: the time of the last event"
+    ),
+]
+_TIMES = "in whole seconds since 1970, never falling. Read by the second stage, whose answers are worse without"
 
 
 class _Body(BaseModel):
@@ -55,6 +67,10 @@ class RecommendRequest(_Body):
         fail_fast=True,
         description="For a model with user tokens: a user id, or null, per history",
     )
+    timestamps: Annotated[list[Times | None], Field(min_length=1, max_length=MAX_HISTORIES, fail_fast=True)] | None = (
+        Field(None, description=f"When each history's events took place, a list (or null) per history, {_TIMES}")
+    )
+    at: At = None
     k: Count = Field(10, description="Items per history")
     num_beams: Beams = _search_option("num_beams", "; at least k are kept")
     exclude_history: bool = _search_option("exclude_history")
@@ -72,7 +88,12 @@ class RecommendRequest(_Body):
         description="Columns of the item table to return with each item, such as title",
     )
     model_config = _Body.model_config | {
-        "json_schema_extra": {"examples": [{"histories": [["item-1", "item-2"], ["item-3"]], "k": 5}]}
+        "json_schema_extra": {
+            "examples": [
+                {"histories": [["item-1", "item-2"], ["item-3"]], "k": 5},
+                {"histories": [["item-1", "item-2"]], "timestamps": [[1700000000, 1700086400]], "k": 5},
+            ]
+        }
     }
 
     @model_validator(mode="after")
@@ -99,12 +120,14 @@ class RecommendAnswer(BaseModel):
 class CandidateList(_Body):
     history: History
     candidates: list[ItemId] = Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)
+    timestamps: Times | None = Field(None, description=f"When the history's events took place, {_TIMES}")
 
 
 class RankRequest(_Body):
     """Candidates to order, per history; unknown candidates are an error (404)."""
 
     lists: list[CandidateList] = Field(min_length=1, max_length=MAX_HISTORIES, fail_fast=True)
+    at: At = None
     strict: bool = Field(False, description="Refuse unknown items of histories (404) instead of leaving them out")
     model_config = _Body.model_config | {
         "json_schema_extra": {"examples": [{"lists": [{"history": ["item-1"], "candidates": ["item-2", "item-3"]}]}]}

@@ -16,6 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tiger import __version__
 from tiger.serving.live import Answer, Snapshot
+from tiger.serving.query import Query
 from tiger.serving.service_log import QUIET, RequestRecord
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -84,13 +85,13 @@ class Tracing:
             span.set_status(StatusCode.ERROR)
         span.end(start + int(record.ms * NANOSECONDS / 1e3))
 
-    def run_batch(self, kind: str, snapshot: Snapshot, requests: Sequence[tuple], run: Callable[[], list]) -> list:
+    def run_batch(self, kind: str, snapshot: Snapshot, requests: Sequence[Query], run: Callable[[], list]) -> list:
         """Run a batch within a span.
 
         Args:
             kind: ``recommend`` or ``rank``.
             snapshot: what answers.
-            requests: each begins with its histories.
+            requests: queries of the batch.
             run: returns the answers.
 
         Returns:
@@ -98,7 +99,7 @@ class Tracing:
         """
         attributes = {
             "tiger.requests": len(requests),
-            "tiger.batch": sum(len(request[0]) for request in requests),
+            "tiger.batch": sum(len(query.histories) for query in requests),
             "tiger.items": len(snapshot.recommender.tokenizer),
             "tiger.catalog": snapshot.catalogue,
             "tiger.model": snapshot.model,

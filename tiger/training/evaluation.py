@@ -32,6 +32,9 @@ class EvaluationArguments:
     bf16: bool = field(default=True, metadata={"help": "decode in bfloat16"})
     users: int | None = field(default=None, metadata={"help": "number of test users, drawn at random; default: all"})
     examples: int = field(default=5, metadata={"help": "users whose history and recommendations are shown by title"})
+    no_timestamps: bool = field(
+        default=False, metadata={"help": "measure the second stage without the times of events as well"}
+    )
     exclude_history: bool | None = field(
         default=None,
         metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
@@ -105,7 +108,8 @@ def stages_of(
         alone: name of the T5's own order.
 
     Yields:
-        Answers [n, number of beams, at least 10] of the T5, then [n, 10] of both stages.
+        Answers [n, number of beams, at least 10] of the T5, then [n, 10] of both stages; with ``no_timestamps``
+        those that know no times of events come before.
     """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
@@ -120,6 +124,9 @@ def stages_of(
     if ranker is not None and ranker.learned_from != part:
         # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
         name = ranker.kind if ranker.proposes_items else f"{alone}-ranked"
+        if args.no_timestamps and ranker.reads_times:
+            ranked, _, values = ranker.order(histories.without_timestamps(), beams, scores, 10, exclude_history)
+            yield f"{name}-no-timestamps", ranked, values
         ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
         yield name, ranked, values
 

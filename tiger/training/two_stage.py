@@ -44,6 +44,10 @@ class TwoStageArguments:
     num_leaves: int = field(default=31, metadata={"help": "maximum leaves per tree"})
     seed: int = field(default=0, metadata={"help": "seed of the trees, and of the sample of users"})
     num_seeds: int = field(default=1, metadata={"help": "models averaged over seeds"})
+    time_dropout: float = field(
+        default=0.0,
+        metadata={"help": "share of the users whose times are hidden; 0: histories without end on the log's last day"},
+    )
     exclude_history: bool | None = field(
         default=None,
         metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
@@ -92,6 +96,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
             num_leaves=args.num_leaves,
             seed=args.seed,
             num_seeds=args.num_seeds,
+            time_dropout=args.time_dropout,
         )
     except NothingToLearn as error:
         print(f"no second stage, {args.recommender} stays as it is: {error}")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,8 +7,8 @@ import pytest
 from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_vectors import cooccurrence_vectors
-from tiger.rankers.two_stage.candidates import Candidates, _repeated
-from tiger.rankers.two_stage.features import DAYS
+from tiger.rankers.two_stage.candidates import Candidates, Proposals, _repeated
+from tiger.rankers.two_stage.features import DAYS, reads_time
 
 DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()
@@ -230,8 +232,7 @@ def test_what_columns_say():
         column("time: days since its first event")[0, 1]
     )
     assert np.isfinite(column("item: history length")).all() and not column("log: next, 5")[1].any()
-    # A history without dates, and none at all, are of the log's last day.
-    assert column("time: days since its first event")[1, 0] == 30
+    assert np.isnan(column("time: days since its first event")[1, 0])  # nobody said when the empty history ends
 
 
 def test_totals_are_counted_up_to_the_day_on_which_the_history_ends():
@@ -240,10 +241,48 @@ def test_totals_are_counted_up_to_the_day_on_which_the_history_ends():
     histories = sequences([[(1, 12)], [(1, 15)], [(1, 16)], [(1, 30)], [(1, 0)], []])
     found = candidates.describe(histories, np.tile([2, 1, 9], (6, 1))).columns
     total = np.exp(found[..., candidates.names.index("item: total")])
-    np.testing.assert_allclose(total[:, 0], [5, 6, 7, 11, 11, 11], rtol=1e-6)  # without a date: of the whole log
-    np.testing.assert_allclose(total[:, 1:], 5, rtol=1e-6)
-    roots = found[:4, 0, candidates.names.index("log: together a root of totals, 20")]
-    np.testing.assert_allclose(roots, 1 / np.sqrt([25, 30, 35, 55]), rtol=1e-6)  # 1 and 2 met once, in all the log
+    np.testing.assert_allclose(total[:, 0], [5, 6, 7, 11, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(total[:4, 1:], 5, rtol=1e-6)
+    roots = found[..., 0, candidates.names.index("log: together a root of totals, 20")]
+    # 1 and 2 met once, in all the log.
+    np.testing.assert_allclose(roots, [*1 / np.sqrt([25, 30, 35, 55]), np.nan, np.nan], rtol=1e-6)
+
+
+def test_without_times_what_reads_them_is_unknown_and_nothing_else_changes():
+    histories, rows = log(20, seed=1), np.tile(np.arange(40), (20, 1))
+    candidates = make(log(), catalogue())
+    known, unknown = (candidates.describe(part, rows).columns for part in (histories, histories.without_timestamps()))
+    named = [name for number, name in enumerate(candidates.names) if np.isnan(unknown[..., number]).all()]
+    timed = [name for name in candidates.names if reads_time(name)]
+    assert timed == [name for name in named if not name.startswith("t5")] and len(timed) == 12
+    rest = [number for number, name in enumerate(candidates.names) if name not in timed]
+    assert np.array_equal(known[..., rest], unknown[..., rest], equal_nan=True)
+    hidden = candidates.without_times(Proposals(rows, known))
+    assert np.array_equal(hidden.columns, unknown, equal_nan=True) and np.isfinite(known[..., -3]).any()
+    # What is left does not follow the order of the days, nor that of events within one.
+    moved = Sequences(histories.offsets, histories.items, histories.timestamps + 40 * DAY)
+    assert np.array_equal(candidates.describe(moved.without_timestamps(), rows).columns, unknown, equal_nan=True)
+
+
+def test_the_time_of_the_request_takes_the_place_of_the_last_event():
+    candidates, rows = make(log(), catalogue()), np.tile(np.arange(40), (3, 1))
+    histories = sequences([[(3, 150), (12, 300)], [(3, 150), (12, 160)], [(7, 300)]])
+    asked = replace(histories, at=np.array([0, 300, 300]) * DAY)
+    assert asked.ends.tolist() == [300 * DAY] * 3
+    assert asked.select(np.array([2, 1])).ends.tolist() == [300 * DAY] * 2 and asked.drop_last(1).at is None
+    assert asked.keep_last(1).ends.tolist() == [300 * DAY] * 3
+    found = candidates.describe(asked, rows).columns
+    names = ("time: days since its last event", "time: events from day -30 to -7", "item: total")
+    for number in map(candidates.names.index, names):
+        np.testing.assert_array_equal(found[1, :, number], found[0, :, number])
+        np.testing.assert_array_equal(found[2, :, number], found[0, :, number])
+    pace = candidates.names.index("time: days between its last two")
+    assert (found[0, :, pace] == 150).all() and (found[1, :, pace] == 10).all()  # of the history alone
+    only = replace(histories.without_timestamps(), at=np.full(3, 300 * DAY))
+    again = candidates.describe(only, rows).columns
+    assert np.isnan(again[..., pace]).all()
+    total = candidates.names.index("item: total")
+    np.testing.assert_array_equal(again[..., total], found[..., total])
 
 
 def test_items_come_and_go(tmp_path):

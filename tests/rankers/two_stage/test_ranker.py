@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from tests.conftest import make_model
 from tests.rankers.two_stage.test_candidates import DAY, catalogue, codes, sequences, vectors
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.two_stage.candidates import Candidates
-from tiger.rankers.two_stage.ranker import SETTINGS, TREES, TwoStageRanker
+from tiger.rankers.two_stage.ranker import SETTINGS, TREES, TwoStageRanker, _Examples
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.serving.offline import recommend_users
@@ -34,6 +35,24 @@ def follow(seed: int, num_users: int = 600):
     everything = sequences(users)
     targets = everything.items[everything.offsets[1:] - 1]
     return everything.drop_last(1), targets.astype(np.int64)
+
+
+def seasons(seed: int, num_users: int):
+    """Histories whose next item is that of the season, which only the day tells: items 0 to 9, ten days each."""
+    random = np.random.default_rng(seed)
+    days = random.integers(100, 200, num_users)
+    histories = sequences([[(int(random.integers(10, SIZE)), int(day) - 1), (10 + day % 30, day)] for day in days])
+    return histories, (days - 100) // 10
+
+
+@pytest.fixture(scope="module")
+def seasonal(tokenizer):
+    """A ranker of the seasons, and the log, in which each item of a season is bought once a day, alone."""
+    train = sequences([[((day - 100) // 10, day)] for day in range(100, 200) for _ in range(3)])
+    candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=SIZE)
+    histories, targets = seasons(1, 400)
+    options = SETTINGS_OF_TREES | {"time_dropout": 0.3}
+    return TwoStageRanker.fit(candidates, candidates.propose(histories), targets, tokenizer.fingerprint, **options)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +209,76 @@ def test_all_users_of_a_log_file_to_file(fitted, tokenizer, tmp_path):
     found = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["user_id"] for row in found] == ["ann"] * 4 + ["bob"] * 4
     assert {row["item_id"] for row in found[:4]}.isdisjoint(items[:2])
+
+
+def test_trees_learn_what_to_do_without_times(tokenizer, seasonal):
+    assert seasonal.reads_times and not seasonal.assume_last_day and seasonal.record["time_dropout"] == 0.3
+    assert seasonal.record["held out ndcg@10"] > 0.95
+    # Without a day, ten of forty items are equally likely: .454 if it knows the ten, .114 if it knows nothing.
+    assert 0.2 < seasonal.record["held out ndcg@10, no timestamps"] < 0.5
+    histories, targets = seasons(2, 300)
+    none = np.empty((300, 0))
+    with_times, without = (
+        seasonal.order(part, none.astype(int), none, k=10) for part in (histories, histories.without_timestamps())
+    )
+    assert (with_times[0][:, 0] == targets).mean() > 0.9 > 0.4 > (without[0][:, 0] == targets).mean()
+    given = seasonal.candidates.propose(histories)
+    hidden = seasonal.best(seasonal.candidates.without_times(given), 10)
+    assert all(np.array_equal(one, two) for one, two in zip(without, hidden))
+    assert all(np.array_equal(one, two) for one, two in zip(with_times, seasonal.best(given, 10)))
+
+
+def test_which_users_times_are_hidden_depends_on_the_seed():
+    hides = [np.random.default_rng([seed, 1]).random(600) < 0.3 for seed in (0, 1)]
+    assert [int(one.sum()) for one in hides] == [170, 174]
+    candidates = Candidates.fit(follow(0, 200)[0], catalogue(), num_proposed=20)
+    histories, targets = follow(2, 300)
+    given, hidden = candidates.propose(histories), hides[0][:300]
+    data = _Examples(given, targets, hidden, candidates.names, candidates.names).lists(np.ones(300, dtype=bool))
+    hit = (given.rows == targets[:, None]).any(axis=1)
+    assert len(data.data) == (given.rows[hit] >= 0).sum()  # no row comes or goes
+    for name in ("item: total", "log: soon a total, 5", "time: events from day -7 to 0"):
+        column = data.data[:, candidates.names.index(name)]
+        per_user = np.split(column, np.cumsum(data.group)[:-1])
+        unknown = [bool(np.isnan(values).all()) for values in per_user]
+        assert unknown == hidden[hit].tolist() or name.startswith("time")
+        assert all(gone for gone, values in zip(unknown, hidden[hit]) if values)
+    assert np.isfinite(data.data[:, candidates.names.index("log: next, 5")]).all()
+    assert np.isfinite(given.columns[hit][..., candidates.names.index("item: total")]).all()  # theirs is a copy
+
+
+def test_trees_that_know_all_times_count_a_history_without_as_ending_on_the_last_day(tokenizer, fitted, tmp_path):
+    train, _ = follow(0, 200)
+    histories, targets = follow(1, 200)
+    candidates = Candidates.fit(train, catalogue(), codes=codes(), vectors=vectors(), num_proposed=20)
+    given = candidates.propose(histories)
+    options = SETTINGS_OF_TREES | {"without": ("t5",)}
+    old = TwoStageRanker.fit(candidates, given, targets, tokenizer.fingerprint, **options)
+    assert old.assume_last_day and "held out ndcg@10, no timestamps" not in old.record
+    last = int(train.timestamps.max()) // DAY
+    none = np.empty((200, 0))
+    asked = replace(histories.without_timestamps(), at=np.full(200, last * DAY + 5))
+    without = old.order(histories.without_timestamps(), none.astype(int), none, k=10)
+    at_the_end = old.order(asked, none.astype(int), none, k=10)
+    assert all(np.array_equal(one, two) for one, two in zip(without, at_the_end))
+    rows = np.tile(np.arange(SIZE), (200, 1))
+    np.testing.assert_array_equal(old.score(list(histories), rows), old.score_sequences(asked, rows))
+    # It stays so on disk, in a file of today and in one of then.
+    old.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / SETTINGS).read_text())
+    assert settings["format"] == 5 and settings["assume_last_day"] is True
+    (tmp_path / SETTINGS).write_text(
+        json.dumps({name: value for name, value in settings.items() if name != "assume_last_day"} | {"format": 4})
+    )
+    again = TwoStageRanker.from_pretrained(tmp_path, tokenizer, catalogue())
+    assert again.assume_last_day
+    read = again.order(histories.without_timestamps(), none.astype(int), none, k=10)
+    assert np.array_equal(read[0], without[0])
+    (tmp_path / SETTINGS).write_text(json.dumps(settings | {"assume_last_day": "yes"}))
+    with pytest.raises(DataError, match="assume_last_day"):
+        TwoStageRanker.from_pretrained(tmp_path, tokenizer, catalogue())
+    (tmp_path / SETTINGS).write_text(json.dumps(settings | {"assume_last_day": False}))
+    assert not TwoStageRanker.from_pretrained(tmp_path, tokenizer, catalogue()).assume_last_day
 
 
 def test_timestamps_matter_where_there_are_any(fitted):

@@ -32,6 +32,24 @@ def test_what_is_let_in_says_the_same(fitted):
     assert checked_model(again.model_to_string(), FEATURES) == once
 
 
+def test_a_split_into_known_and_unknown():
+    """LightGBM writes its threshold as ``inf``."""
+    table = np.random.default_rng(0).integers(0, 2, (2000, 2)).astype(float)
+    table[::3, 0] = np.nan
+    data = lightgbm.Dataset(table, label=np.isfinite(table[:, 0]).astype(int), group=[50] * 40)
+    settings = {"objective": "lambdarank", "num_leaves": 2, "min_data_in_leaf": 5, "verbose": -1, "num_threads": 1}
+    text = lightgbm.train(settings, data, 2).model_to_string()
+    text = re.sub(r"threshold=\S+", "threshold=inf", text)
+    text = re.sub(r"decision_type=\d+", "decision_type=8", text)  # NaN is apart, and goes to the right
+    trees = lightgbm.Booster(model_str=text)
+    found = lightgbm.Booster(model_str=checked_model(text, 2)).predict(table)
+    assert np.array_equal(found, trees.predict(table)) and len(set(found)) == 2
+    assert len(set(found[np.isnan(table[:, 0])])) == 1
+    for word in ("-inf", "infinity", "inf inf", "nan"):
+        with pytest.raises(DataError, match="threshold"):
+            checked_model(text.replace("threshold=inf", f"threshold={word}"), 2)
+
+
 def test_a_tree_that_is_one_leaf():
     table = np.ones((500, FEATURES))
     data = lightgbm.Dataset(table, label=np.arange(500) % 2, group=[50] * 10)

@@ -25,7 +25,7 @@ from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.evaluation.baselines import Content, Hybrid, Transition, recency
-from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch
+from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch, reads_time
 from tiger.rankers.two_stage.saved import read_counts
 from tiger.utils.files import write_atomically
 
@@ -126,7 +126,8 @@ class Candidates:
         """Candidates of each history, the log's and the texts' first, then what the beams add.
 
         Args:
-            histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
+            histories: n sequences of item rows. Where neither timestamps nor ``at`` say when one ends, features that
+                read it are NaN.
             beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
             scores: float [n, K], its log-probabilities.
             exclude_history: leave out items of the history.
@@ -153,6 +154,17 @@ class Candidates:
         own, columns = min(self.num_proposed, len(self)), proposals.columns.copy()
         columns[..., [number for number, name in enumerate(self.names) if name.startswith("t5")]] = np.nan
         return Proposals(proposals.rows[:, :own], columns[:, :own])
+
+    @property
+    def last_day(self) -> int:
+        """The day of the log's last event, counted from 1970."""
+        return int((self.events % DAYS).max(initial=0))
+
+    def without_times(self, proposals: Proposals) -> Proposals:
+        """Return the candidates as they would be if no history's times were known."""
+        columns = proposals.columns.copy()
+        columns[..., [number for number, name in enumerate(self.names) if reads_time(name)]] = np.nan
+        return Proposals(proposals.rows, columns)
 
     def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
         """Features of given candidates, int [n, C], -1: none; those of the T5 are unknown."""

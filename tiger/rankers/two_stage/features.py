@@ -11,6 +11,8 @@ Four rules keep the features honest; a test guards each:
   most histories. A deployed system would not know those events, so features of days and totals of items don't count
   them: days and the whole log's total would together tell how much was bought later. Pairs of items are counted in the
   whole log, as the baselines and the T5 learn from all of it.
+
+Features of a history's end (:func:`reads_time`) are unknown, NaN, where nobody says when that was.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ READ = 20  # items of a history that features are made of: as many as the T5 rea
 DECAY = 0.8  # weight of an item relative to the next newer one, as the transition baseline has it
 # Days after the history's last: about a year, a season, a month, a week and the day itself. Not tuned.
 WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))
+# Besides the stage ``time``, these read the day on which a history ends.
+TOTALS = ("log: soon a total, 5", f"log: together a root of totals, {READ}", "item: total")
 DAYS = 2_000_000  # more than the days that a log may have: an event is item row * DAYS + day
 
 Feature = tuple[str, np.ndarray]
@@ -45,7 +49,7 @@ class RankingBatch:
     """Histories and their candidates, with the scores of the first stages.
 
     Args:
-        histories: n sequences of item rows; a timestamp of 0 stands for the last day of the log.
+        histories: n sequences of item rows.
         rows: int [n, C], candidates per history; -1: none.
         words: scores [n, items] of the training-free stages, columns in popularity's order.
         beams, scores: int and float [n, K], the T5's proposals.
@@ -92,6 +96,11 @@ class RankingBatch:
         }
 
 
+def reads_time(name: str) -> bool:
+    """Whether the feature of this name is unknown where a history's end is."""
+    return name.startswith("time: ") or name in TOTALS
+
+
 class CandidateFeatures:
     """Computes the features of candidates.
 
@@ -125,7 +134,6 @@ class CandidateFeatures:
         self.totals = np.maximum(counts, COUNT_FLOOR).astype(np.float32)
         self._has_days = counts > COUNT_FLOOR
         self._starts = np.searchsorted(rows, np.arange(self._size))
-        self._last_day = int((events % DAYS).max(initial=0))
         prefixes = [] if codes is None else [_groups(codes[:, :end]) for end in range(1, codes.shape[1] + 1)]
         if prefixes:
             self._crowd = np.log(np.bincount(prefixes[-1])[prefixes[-1]])
@@ -135,9 +143,8 @@ class CandidateFeatures:
         self._price = _logarithms(items, "price")
 
     def days(self, batch: RankingBatch) -> np.ndarray:
-        """The day on which each history ends, int64 [n, 1]; the log's last where it is empty or without dates."""
-        days = np.append(batch.histories.timestamps, 0)[batch.histories.offsets[1:] - 1]
-        return np.where(batch.empty | (days <= 0), self._last_day, days // SECONDS_PER_DAY).astype(np.int64)[:, None]
+        """The day on which each history ends, int64 [n, 1]; 0 where it is unknown."""
+        return batch.histories.ends.astype(np.int64)[:, None] // SECONDS_PER_DAY
 
     def totals_until(self, rows: np.ndarray, days: np.ndarray) -> np.ndarray:
         """float32 of the broadcast shape: events of items ``rows`` up to and on ``days``, at least 5."""
@@ -159,9 +166,11 @@ class CandidateFeatures:
     def _features(self, batch: RankingBatch) -> Iterator[Feature]:
         stages = {"log": self._of_log, "text": self._of_text, "item": self._of_item}
         stages |= {"codes": self._of_codes, "time": self._of_time, "t5": self._of_t5}
+        unknown = (batch.histories.ends <= 0)[:, None]
         for stage, features in stages.items():
-            for name, values in features(batch):
-                yield f"{stage}: {name}", values
+            for feature, values in features(batch):
+                name = f"{stage}: {feature}"
+                yield name, np.where(unknown, np.nan, values) if reads_time(name) else values
 
     def _of_log(self, batch: RankingBatch) -> Iterator[Feature]:
         facts = self._pairs.padded[self._pairs.find(batch.read.items[:, None], batch.wanted[batch.users])]

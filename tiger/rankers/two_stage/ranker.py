@@ -20,10 +20,11 @@ import torch
 from safetensors.numpy import save
 
 from tiger._moved import old_arguments
-from tiger.data.sequences import Sequences
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.rankers.two_stage.features import reads_time
 from tiger.rankers.two_stage.saved import (
     COUNTS,
     SETTINGS,
@@ -41,7 +42,8 @@ from tiger.utils.files import write_atomically
 if TYPE_CHECKING:
     import lightgbm
 
-FORMAT = 4
+FORMAT = 5
+OLD_FORMAT = 4  # before there was dropout of times
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
@@ -65,6 +67,10 @@ class TwoStageOptions:
         held_out: share of the users on whom the number of trees is chosen; the trees are then fitted anew on all.
         seed: of that choice and of the trees.
         num_seeds: models averaged over seeds.
+        time_dropout: share of the users whose times the trees are not told, so that they learn what to do without:
+            what a history without times leaves unknown is NaN then. 0: they are told all, and a history without times
+            counts as one that ends on the log's last day. On Beauty 0.3 is worse, with times and without
+            (``recipes/experiments/timestamps.py``).
     """
 
     without: tuple[str, ...] = ()
@@ -74,6 +80,7 @@ class TwoStageOptions:
     held_out: float = 0.5
     seed: int = 0
     num_seeds: int = 1
+    time_dropout: float = 0.0
 
     def lightgbm(self, number: int = 0) -> dict[str, Any]:
         """LightGBM's settings for one of the models."""
@@ -108,9 +115,12 @@ class TwoStageRanker(Ranker):
         columns: which columns the trees read.
         fingerprint: of the semantic IDs that the columns were made with.
         record: what is known of the fit.
+        assume_last_day: whether a history without times counts as one that ends on the log's last day, because the
+            trees have not learned from such histories.
     """
 
     kind = "two-stage"
+    reads_times = True
     reads_items = True
     proposes_items = True
 
@@ -121,12 +131,13 @@ class TwoStageRanker(Ranker):
         columns: list[str],
         fingerprint: str,
         record: dict | None = None,
+        assume_last_day: bool = False,
     ):
         unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
             raise DataError(f"the trees read features that the candidates lack: {', '.join(unknown)}.")
         self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
-        self.record = record or {}
+        self.record, self.assume_last_day = record or {}, assume_last_day
 
     @classmethod
     @old_arguments(committee="num_seeds")
@@ -162,9 +173,9 @@ class TwoStageRanker(Ranker):
         order = np.random.default_rng(options.seed).permutation(len(targets))
         held_out = np.zeros(len(targets), dtype=bool)
         held_out[order[: int(options.held_out * len(targets))]] = True
-        reading = [candidates.names.index(name) for name in columns]
-        parts = (~held_out, held_out, held_out | ~held_out)
-        learned, chosen, all_users = (_lists(proposals, targets, users, reading, columns) for users in parts)
+        no_times = np.random.default_rng([options.seed, 1]).random(len(targets)) < options.time_dropout
+        examples = _Examples(proposals, targets, no_times, candidates.names, columns)
+        learned, chosen, all_users = map(examples.lists, (~held_out, held_out, held_out | ~held_out))
         halves, whole = [], []
         for number in range(options.num_seeds):
             settings = options.lightgbm(number)
@@ -172,18 +183,22 @@ class TwoStageRanker(Ranker):
             half = lightgbm.train(settings, learned, options.max_trees, valid_sets=[chosen], callbacks=[stop])
             halves.append(half)
             whole.append(lightgbm.train(settings, all_users, half.best_iteration))
-        answers = cls(candidates, halves, columns, fingerprint).best(proposals, 10)[0][held_out]
-        record: dict[str, Any] = {
-            f"held out {name}": round(float(value), 5)
-            for name, value in next_item_metrics(answers, targets[held_out]).items()
-        }
+        record: dict[str, Any] = {}
+        kept_apart = Proposals(proposals.rows[held_out], proposals.columns[held_out])
+        for given, suffix in ((kept_apart, ""), (candidates.without_times(kept_apart), ", no timestamps")):
+            answers = cls(candidates, halves, columns, fingerprint).best(given, 10)[0]
+            for name, value in next_item_metrics(answers, targets[held_out]).items():
+                record[f"held out {name}{suffix}"] = round(float(value), 5)
+            if not options.time_dropout:
+                break
         record |= {
             "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
             "recall of the candidates": round(float((proposals.rows == targets[:, None]).any(axis=1).mean()), 5),
             "without": list(options.without),
+            "time_dropout": options.time_dropout,
         }
-        return cls(candidates, whole, columns, fingerprint, record)
+        return cls(candidates, whole, columns, fingerprint, record, assume_last_day=not options.time_dropout)
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -220,7 +235,7 @@ class TwoStageRanker(Ranker):
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
             proposals = self.candidates.propose(
-                histories.select(users), beams[users], scores[users], exclude_history=exclude_history
+                self._dated(histories.select(users)), beams[users], scores[users], exclude_history=exclude_history
             )
             if allowed is not None:
                 proposals.rows[~np.isin(proposals.rows, allowed)] = -1
@@ -232,7 +247,17 @@ class TwoStageRanker(Ranker):
 
         The T5 is not asked: its columns are unknown.
         """
-        return self._predict(self.candidates.describe(Sequences.from_rows(histories), candidates))
+        return self.score_sequences(Sequences.from_rows(histories), candidates)
+
+    def score_sequences(self, histories: Sequences, candidates: np.ndarray) -> np.ndarray:
+        return self._predict(self.candidates.describe(self._dated(histories), candidates))
+
+    def _dated(self, histories: Sequences) -> Sequences:
+        """The histories; for trees that know none without times, those end on the log's last day."""
+        if not self.assume_last_day:
+            return histories
+        ends, last = histories.ends, self.candidates.last_day * SECONDS_PER_DAY + 1  # 0 would be unknown
+        return replace(histories, at=np.where(ends < SECONDS_PER_DAY, last, ends))
 
     def best(self, proposals: Proposals, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`order`, of proposals that were made before."""
@@ -301,6 +326,7 @@ class TwoStageRanker(Ranker):
             write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
         settings = {"format": FORMAT, "columns": self.columns, "semantic_ids": self.fingerprint}
         settings |= {"num_proposed": self.candidates.num_proposed, "record": self.record}
+        settings |= {"assume_last_day": self.assume_last_day}
         write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
     @classmethod
@@ -318,7 +344,7 @@ class TwoStageRanker(Ranker):
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
         """
         folder = Path(folder)
-        settings = read_settings(folder / SETTINGS, FORMAT)
+        settings = read_settings(folder / SETTINGS, FORMAT, OLD_FORMAT)
         if items is None:
             raise DataError(f"{folder}: the second stage reads the item table, which is not there. Save it again.")
         if settings["semantic_ids"] != tokenizer.fingerprint:
@@ -328,24 +354,42 @@ class TwoStageRanker(Ranker):
         candidates = Candidates.load(
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
         )
-        return cls(candidates, trees, settings["columns"], tokenizer.fingerprint, settings["record"])
+        known = settings["columns"], tokenizer.fingerprint, settings["record"], settings["assume_last_day"]
+        return cls(candidates, trees, *known)
 
 
-def _lists(
-    proposals: Proposals, targets: np.ndarray, users: np.ndarray, reading: list[int], columns: list[str]
-) -> lightgbm.Dataset:
-    """Data for LightGBM: the lists of these users (bool [n]) that hold their target, without empty places."""
-    import lightgbm
+@dataclass(frozen=True)
+class _Examples:
+    """Candidates and targets of users, int [n], as data for LightGBM; the times of ``no_times``, bool [n], are hidden.
 
-    hits = proposals.rows == targets[:, None]
-    chosen = np.flatnonzero(users & hits.any(axis=1))
-    if not len(chosen):
-        raise NothingToLearn("no target is among its candidates: there is nothing to learn an order from.")
-    real = proposals.rows[chosen] >= 0
-    table = proposals.columns[chosen][real][:, reading]
-    return lightgbm.Dataset(
-        table,
-        label=hits[chosen][real].astype(np.int32),
-        group=real.sum(axis=1),
-        feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in columns],
-    )
+    Args:
+        names: of all columns.
+        columns: names of those that the trees read.
+    """
+
+    proposals: Proposals
+    targets: np.ndarray
+    no_times: np.ndarray
+    names: list[str]
+    columns: list[str]
+
+    def lists(self, users: np.ndarray) -> lightgbm.Dataset:
+        """The lists of these users (bool [n]) that hold their target, without empty places."""
+        import lightgbm
+
+        hits = self.proposals.rows == self.targets[:, None]
+        chosen = np.flatnonzero(users & hits.any(axis=1))
+        if not len(chosen):
+            raise NothingToLearn("no target is among its candidates: there is nothing to learn an order from.")
+        real = self.proposals.rows[chosen] >= 0
+        table = self.proposals.columns[chosen][real][:, [self.names.index(name) for name in self.columns]]
+        hidden = np.flatnonzero(np.repeat(self.no_times[chosen], real.sum(axis=1)))
+        for place, name in enumerate(self.columns):
+            if reads_time(name):
+                table[hidden, place] = np.nan
+        return lightgbm.Dataset(
+            table,
+            label=hits[chosen][real].astype(np.int32),
+            group=real.sum(axis=1),
+            feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in self.columns],
+        )

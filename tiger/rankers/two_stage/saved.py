@@ -25,13 +25,15 @@ AGAIN = "run recipes/two_stage.py again."
 _FLOATS = ("F16", "F32")
 
 
-def read_settings(file: Path, version: int) -> dict[str, Any]:
-    """``two_stage.json``, of this version.
+def read_settings(file: Path, version: int, old_version: int) -> dict[str, Any]:
+    """``two_stage.json``, of this version or of the old one, which lacks ``assume_last_day``: it is true there.
 
     Raises:
         DataError: missing, damaged or of another version.
     """
     settings = read_json(file)
+    if settings.get("format") == old_version:
+        settings |= {"format": version, "assume_last_day": True}
     if settings.get("format") != version:
         raise DataError(f"{file} has format {shown(settings.get('format'))}, this tiger reads {version}: {AGAIN}")
     rules = {
@@ -39,6 +41,7 @@ def read_settings(file: Path, version: int) -> dict[str, Any]:
         "semantic_ids": text(64),
         "num_proposed": whole(1, MAX_PROPOSED),
         "record": lambda value: isinstance(value, dict),
+        "assume_last_day": lambda value: isinstance(value, bool),
     }
     check_fields(settings, rules, file)
     if not settings["columns"] or len(set(settings["columns"])) < len(settings["columns"]):

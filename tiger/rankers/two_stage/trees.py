@@ -29,6 +29,7 @@ _FIXED = {"num_class": "1", "num_tree_per_iteration": "1", "label_index": "0"}
 _NEEDED_NODES = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _NODES = (*_NEEDED_NODES, "split_gain", "internal_value", "internal_weight", "internal_count")
 _LEAVES = ("leaf_value", "leaf_weight", "leaf_count")
+_ABOVE_ALL = "1e+300"  # in place of an infinite threshold, with which LightGBM splits known from unknown values
 _ONES = ("num_leaves", "num_cat", "is_linear", "shrinkage")
 
 
@@ -97,6 +98,8 @@ def _checked_tree(block: str, number: int, num_features: int) -> str:
     if fields.get("Tree") != str(number):
         raise DataError(f"{where} is called {fields.get('Tree', 'nothing')[:20]}")
     inside = leaves - 1
+    if "threshold" in fields:
+        fields["threshold"] = re.sub(r"(?<!\S)inf(?!\S)", _ABOVE_ALL, fields["threshold"])
     for name in (*_NODES, *_LEAVES, "shrinkage"):
         if name in fields:
             _numbers(
