@@ -69,8 +69,8 @@ class TwoStageOptions:
         num_seeds: models averaged over seeds.
         time_dropout: share of the users whose times the trees are not told, so that they learn what to do without:
             what a history without times leaves unknown is NaN then. 0: they are told all, and a history without times
-            counts as one that ends on the log's last day. On Beauty 0.3 is worse, with times and without
-            (``recipes/experiments/timestamps.py``).
+            counts as one that ends on the log's last day. On Beauty 0.3 was no better, with times or
+            without (``recipes/experiments/timestamps.py``).
     """
 
     without: tuple[str, ...] = ()
