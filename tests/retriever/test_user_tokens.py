@@ -29,8 +29,8 @@ from tiger.retriever.trainer import TigerTrainer
 from tiger.retriever.user_tokens import UNKNOWN_SHARE, forget_some_users
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.serving.live import LiveRecommender, RecommendCall, answer_recommend
-from tiger.serving.query import Query
 from tiger.serving.offline import recommend_users
+from tiger.serving.query import Query
 from tiger.utils.errors import DataError
 
 ROOT = Path(__file__).parents[2]
