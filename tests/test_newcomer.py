@@ -18,7 +18,7 @@ from tests.processes import Started, run_python
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra dev")
 
-CPU_SECONDS = 120  # 25 where it was written: import, training, answers and service together
+CPU_SECONDS = 120  # 12 where it was written: import, training, answers and service together
 SENSELESS = (r"Traceback", r"site-packages", r"warnings\.warn", r"object at 0x", r"\bnan\b", r"\bNone\b", r"\[\d")
 
 
