@@ -30,9 +30,11 @@ def find_answers(recommender: TigerRecommender, state: PageState, history: np.nd
         both_scores=rank,
     )
     rows = recommender.tokenizer.rows(items[0])
+    if len(rows) == 0:
+        return []
     both = scores[0, : len(rows)].reshape(len(rows), -1)
     deciding = both[:, -1].astype(np.float64)
-    shares = np.exp(deciding - deciding.max(initial=-np.inf)) if len(rows) else deciding
+    shares = np.exp(deciding - deciding.max())
     reasons = find_reasons(recommender, history, rows, rank)
     titles = recommender.titles([recommender.tokenizer.item_ids[row] for row in history])
     return [

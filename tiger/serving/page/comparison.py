@@ -55,8 +55,8 @@ def compare(recommender: TigerRecommender, state: PageState, history: np.ndarray
     return found
 
 
-def comparison_html(catalog: PageCatalog, found: dict[str, np.ndarray]) -> str:
-    """A list per method; each item with its places in the other lists."""
+def comparison_html(catalog: PageCatalog, found: dict[str, np.ndarray], length: int) -> str:
+    """A list per method, after a history of ``length`` items; each item with its places in the other lists."""
     places = {name: {int(row): place for place, row in enumerate(rows, start=1)} for name, rows in found.items()}
     columns = []
     for name, rows in found.items():
@@ -71,4 +71,8 @@ def comparison_html(catalog: PageCatalog, found: dict[str, np.ndarray]) -> str:
                 f"{facts_html(catalog, row)}{note}</div></li>"
             )
         columns.append(f'<div><h2>{NAMES[name]}</h2><ol class="numbered">{"".join(entries)}</ol></div>')
-    return f'<div class="tiger"><div class="columns">{"".join(columns)}</div></div>'
+    after = f"After the chosen history of {length} items" if length != 1 else "After the one chosen item"
+    about = f"{after if length else 'Without a history'}, with the settings of the first tab."
+    if len(found) == 1:
+        about += " This recommender has no ranker and no counts of its log: there is nothing to compare the T5 with."
+    return f'<div class="tiger"><p class="quiet">{about}</p><div class="columns">{"".join(columns)}</div></div>'

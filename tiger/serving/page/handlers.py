@@ -162,7 +162,8 @@ class PageHandlers:
     def compare(self, chosen, k, beams, temperature, exclude, rank) -> str:
         """The lists of all methods as HTML."""
         state = self.state(chosen, k, beams, temperature, exclude, rank)
-        return comparison_html(self.catalog, compare(self.recommender, state, self.rows_of(chosen)))
+        history = self.rows_of(chosen)
+        return comparison_html(self.catalog, compare(self.recommender, state, history), len(history))
 
     def draw_map(self, chosen, shown) -> str:
         """The map of items as HTML, with the history and the answers marked."""

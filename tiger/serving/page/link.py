@@ -90,11 +90,11 @@ def read_link(query: Any) -> tuple[PageState, list[str]]:
     if not isinstance(query, str) or len(query) > MAX_QUERY:
         return PageState(), ["This link is too long and was not read."]
     try:
-        pairs = parse_qsl(query.removeprefix("?"), max_num_fields=4 * MAX_ITEMS, errors="replace")
+        pairs = parse_qsl(query.removeprefix("?"), True, max_num_fields=4 * MAX_ITEMS, errors="replace")
     except ValueError:
         return PageState(), ["This link has too many parts and was not read."]
     problems, values = [], {}
-    items = [value for name, value in pairs if name == "item"]
+    items = [value for name, value in pairs if name == "item" and value]
     kept = clean_ids(items)
     if len(set(items)) > len(kept):
         problems.append(f"This link names more than {MAX_ITEMS} items, or ids that are too long: not all were read.")

@@ -6,7 +6,9 @@ import gradio as gr
 
 CSS = """
 .gradio-container {max-width: 1140px !important; width: 100%; margin: auto !important}
+.gradio-container .main.fillable {padding: 16px clamp(12px, 3vw, 32px) !important}
 .gradio-container .html-container {padding: 0}
+#found:not(:has(.tiger)) {display: none}
 .gradio-container input.subdued {color: var(--tiger-quiet) !important}
 .gradio-container button[role=tab].selected {color: var(--tiger-accent) !important; font-weight: 600}
 .gradio-container input::placeholder, .gradio-container textarea::placeholder {color: var(--tiger-quiet) !important;
@@ -37,7 +39,7 @@ CSS = """
 .tiger .meter {width: 116px; height: 8px; margin-top: 7px; border-radius: 4px; background: var(--border-color-primary)}
 .tiger .meter i {display: block; height: 8px; min-width: 3px; border-radius: 4px; background: var(--tiger-accent)}
 .tiger button.act {font: inherit; font-size: 13px; padding: 4px 10px; min-height: 28px; border-radius: 8px;
-  cursor: pointer; border: 1px solid var(--tiger-accent); color: var(--tiger-accent); background: transparent;
+  margin: 0 !important; cursor: pointer; border: 1px solid var(--tiger-accent); color: var(--tiger-accent); background: transparent;
   text-align: left}
 .tiger button.act:hover {background: var(--tiger-accent); color: var(--tiger-on-accent)}
 .tiger :focus-visible {outline: 2px solid var(--tiger-accent); outline-offset: 2px}
@@ -73,8 +75,7 @@ CSS = """
 .tiger .map + .caption + details dd {text-align: left}
 .tiger .swatch {display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px}
 @media (max-width: 600px) {
-  .gradio-container {padding: 8px !important}
-  .gradio-container .tab-container button {padding: 0 8px !important}
+  .tab-container button {padding: 0 8px !important}
   .tiger li {padding: 9px 10px; column-gap: 8px}
   .tiger .numbered li {grid-template-columns: 20px minmax(0, 1fr)}
   .tiger .numbered .aside {grid-column: 2; grid-auto-flow: column; justify-items: start;
