@@ -1,0 +1,88 @@
+"""Take the pictures of the web page that the docs show: ``python docs/screenshots.py [--model RUN_OR_REPO]``.
+
+Needs chromium, and playwright of the extra ``dev``. The recommender that comes with the library is shown unless
+another one is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+SIZES = {1280: 900, 390: 844}
+MAX_BYTES = 200_000
+# Names of pictures: a tab, and what there is once it has been computed.
+TABS = {
+    "recommend": ("Recommend", "#answers li"),
+    "compare": ("Compare", "#comparison li"),
+    "map": ("Map", "#map .mark"),
+    "tree": ("Tree of codes", "#branch li"),
+}
+
+
+@contextmanager
+def running_page(model: str) -> Iterator[str]:
+    """The address of the page of a recommender, while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tiger.cli", "app", model, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise SystemExit(f"{' '.join(command)} has ended")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def prepare(page: Page, address: str) -> None:
+    """Open the page with the last example history and its answers."""
+    page.goto(address)
+    examples = page.locator("#starters button[data-act=starter]")
+    examples.first.wait_for()
+    examples.last.click()
+    page.locator("#answers li").first.wait_for()
+    page.locator("#status .status", has_text="recommendations").wait_for()
+
+
+def take(model: str) -> None:
+    """Write all pictures, each under 200 kB."""
+    IMAGES.mkdir(exist_ok=True)
+    with running_page(model) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for width, height in SIZES.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+            page.set_default_timeout(120_000)
+            prepare(page, address)
+            for name, (tab, ready) in TABS.items():
+                page.get_by_role("tab", name=tab).click()
+                page.locator(ready).first.wait_for()
+                if name == "recommend" and width < 600:
+                    page.locator("#answer").evaluate("element => element.scrollIntoView()")
+                else:
+                    page.evaluate("window.scrollTo(0, 0)")
+                page.mouse.move(0, 0)
+                page.wait_for_timeout(500)  # colors fade in
+                file = IMAGES / f"page-{name}-{width}.png"
+                page.screenshot(path=file)
+                if file.stat().st_size > MAX_BYTES:
+                    raise SystemExit(f"{file} has {file.stat().st_size:,} bytes: more than {MAX_BYTES:,}")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Take the pictures of the web page for the docs.")
+    parser.add_argument("--model", default="demo", help="whose page (default: the one that comes with the library)")
+    take(parser.parse_args().model)
