@@ -21,6 +21,7 @@ pytest.importorskip("gradio", reason="needs the extra: pip install 'tiger-recomm
 import httpx2  # noqa: E402
 
 from tests.serving.page.test_cards import HOSTILE  # noqa: E402
+from tiger.recommender.recommender import TigerRecommender  # noqa: E402
 from tiger.serving import gradio_app as app  # noqa: E402
 
 
@@ -250,16 +251,21 @@ def test_axe_finds_no_serious_fault(browser):
     assert len(found) == 16 and {view: faults for view, faults in found.items() if faults} == {}
 
 
-def test_images_are_asked_for_only_if_they_are_switched_on(browser, address, tmp_path):
-    """From where the table says; without the option, the page's policy would refuse even an image in a text."""
-    pictures = {}
-    for options in ((), ("--images",)):
-        with running(tmp_path / "model", *options) as at:
-            page = browser.new_page()
-            asked = []
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(f"{at}/?item=i1")
-            page.locator("#answers li").nth(9).wait_for()
-            pictures[options] = page.locator("#answers img").count(), {url for url in asked if not url.startswith(at)}
-            page.close()
-    assert pictures == {(): (0, set()), ("--images",): (10, {"https://pictures.invalid/a.png"})}
+def test_images_are_asked_for_if_they_are_switched_on(browser, tmp_path):
+    """From where the table says; that none is without the option, the page of ``address`` shows."""
+    tiger = TigerRecommender.from_pretrained("demo")
+    tiger.items = tiger.items.append_column(
+        "image", pa.array(["https://pictures.invalid/a.png"] * len(tiger.tokenizer))
+    )
+    tiger.save_pretrained(tmp_path / "model")
+    with running(tmp_path / "model", "--images") as address:
+        page, asked = browser.new_page(), []
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/?k=3&item={tiger.tokenizer.item_ids[0]}")
+        page.locator("#answers li").nth(2).wait_for()
+        picture = page.locator("#answers img").first
+        picture.scroll_into_view_if_needed()
+        assert picture.get_attribute("referrerpolicy") == "no-referrer" and page.locator("#answers img").count() == 3
+        assert {url for url in asked if not url.startswith(address)} == {"https://pictures.invalid/a.png"}
+        page.close()

@@ -33,7 +33,7 @@ SEARCH_BOX = "#query textarea, #query input"
 
 @dataclass
 class _Inputs:
-    """What several tabs read: the history, the answers' ids, the open tab, the settings and the message."""
+    """Inputs that several tabs read: the history, the answers' ids, the open tab, the settings and the message."""
 
     chosen: gr.JSON
     shown: gr.JSON

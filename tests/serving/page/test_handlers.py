@@ -105,7 +105,7 @@ def test_the_address_holds_the_page(handlers, recommender):  # noqa: F811
     assert query == "?item=i1&item=i2&k=5&beams=40&temperature=0.5&exclude=0&view=map"  # no ranker, no switch
     chosen, *settings, tabs, status = handlers.open_link(query)
     assert (chosen, settings, status) == (["i1", "i2"], [5, 40, 0.5, False, False], "") and tabs.selected == "map"
-    assert handlers.reopen(chosen, *settings)[1] == handlers.recommend(chosen, *settings)[1]
+    assert handlers.reopen(chosen, *SETTINGS)[1] == handlers.recommend(chosen, *SETTINGS)[1]
     assert all(map(skipped, handlers.open_link(""))) and all(map(skipped, handlers.reopen([], *SETTINGS)))
     opened = handlers.open_link("?k=4")
     assert skipped(opened[0]) and opened[1] == 4  # a history chosen meanwhile stays

@@ -185,7 +185,7 @@ class PageHandlers:
         return write_link(state if self.has_ranker else replace(state, rank=True))
 
     def open_link(self, query):
-        """What the page's address says: the history, the settings, the tab and a message; nothing of what it omits.
+        """Read the page's address: the history, the settings, the tab and a message; nothing that it omits.
 
         Somebody may have chosen items before this answer comes: an address that names none leaves them alone.
         """

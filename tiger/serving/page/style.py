@@ -9,7 +9,8 @@ CSS = """
 .gradio-container .main.fillable {padding: 16px clamp(12px, 3vw, 32px) !important}
 .gradio-container .html-container {padding: 0}
 #found:not(:has(.tiger)) {display: none}
-.gradio-container input.subdued {color: var(--tiger-quiet) !important}
+.gradio-container .min_value, .gradio-container .max_value, .gradio-container input.subdued {
+  color: var(--tiger-quiet) !important}
 .gradio-container button[role=tab].selected {color: var(--tiger-accent) !important; font-weight: 600}
 .gradio-container input::placeholder, .gradio-container textarea::placeholder {color: var(--tiger-quiet) !important;
   opacity: 1}
@@ -39,8 +40,8 @@ CSS = """
 .tiger .meter {width: 116px; height: 8px; margin-top: 7px; border-radius: 4px; background: var(--border-color-primary)}
 .tiger .meter i {display: block; height: 8px; min-width: 3px; border-radius: 4px; background: var(--tiger-accent)}
 .tiger button.act {font: inherit; font-size: 13px; padding: 4px 10px; min-height: 28px; border-radius: 8px;
-  margin: 0 !important; cursor: pointer; border: 1px solid var(--tiger-accent); color: var(--tiger-accent); background: transparent;
-  text-align: left}
+  margin: 0 !important; cursor: pointer; border: 1px solid var(--tiger-accent); color: var(--tiger-accent);
+  background: transparent; text-align: left}
 .tiger button.act:hover {background: var(--tiger-accent); color: var(--tiger-on-accent)}
 .tiger :focus-visible {outline: 2px solid var(--tiger-accent); outline-offset: 2px}
 .tiger .buttons {display: flex; flex-wrap: wrap; gap: 6px}
