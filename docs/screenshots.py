@@ -1,7 +1,9 @@
-"""Take the pictures of the web page that the docs show: ``python docs/screenshots.py [--model RUN_OR_REPO]``.
+"""Take the pictures of the web page that the docs show.
 
-Needs chromium, and playwright of the extra ``dev``. The recommender that comes with the library is shown unless
-another one is named.
+    python docs/screenshots.py
+    python docs/screenshots.py --model runs/demo/model --tabs compare    # after make demo: one with a second stage
+
+Needs chromium, and playwright of the extra ``dev``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 IMAGES = Path(__file__).parent / "images"
 SIZES = {1280: 900, 390: 844}
 MAX_BYTES = 200_000
+NARROW = ("recommend", "map")  # the tabs whose pictures at 390 pixels the docs show
 # Names of pictures: a tab, and what there is once it has been computed.
 TABS = {
     "recommend": ("Recommend", "#answers li"),
@@ -56,8 +59,8 @@ def prepare(page: Page, address: str) -> None:
     page.locator("#status .status", has_text="recommendations").wait_for()
 
 
-def take(model: str) -> None:
-    """Write all pictures, each under 200 kB."""
+def take(model: str, names: list[str]) -> None:
+    """Write the pictures of these tabs, each under 200 kB."""
     IMAGES.mkdir(exist_ok=True)
     with running_page(model) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -65,7 +68,8 @@ def take(model: str) -> None:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
             page.set_default_timeout(120_000)
             prepare(page, address)
-            for name, (tab, ready) in TABS.items():
+            for name in names if width > 600 else [name for name in names if name in NARROW]:
+                tab, ready = TABS[name]
                 page.get_by_role("tab", name=tab).click()
                 page.locator(ready).first.wait_for()
                 if name == "recommend" and width < 600:
@@ -85,4 +89,6 @@ def take(model: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Take the pictures of the web page for the docs.")
     parser.add_argument("--model", default="demo", help="whose page (default: the one that comes with the library)")
-    take(parser.parse_args().model)
+    parser.add_argument("--tabs", nargs="+", choices=list(TABS), default=list(TABS), help="default: all")
+    args = parser.parse_args()
+    take(args.model, args.tabs)

@@ -16,7 +16,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.code_tree import CodeTree
 
 MAX_POINTS = 2_000  # as many as a browser draws at once, and 200 kB of SVG. Not tuned.
-WIDTH, HEIGHT, MARGIN = 800, 520, 14
+WIDTH, HEIGHT, MARGIN = 800, 500, 14
 MAX_TITLE = 80  # characters of a point's title
 
 
