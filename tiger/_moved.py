@@ -15,7 +15,13 @@ from typing import Any, TypeVar, cast
 F = TypeVar("F", bound=Callable)
 
 MOVED = {
-    "tiger.app": ("tiger.serving.gradio_app",),
+    "tiger.app": (
+        "tiger.serving.gradio_app",
+        "tiger.serving.page.handlers",
+        "tiger.serving.page.cards",
+        "tiger.serving.page.branches",
+        "tiger.serving.page.style",
+    ),
     "tiger.arguments": ("tiger.training.arguments",),
     "tiger.baselines": (
         "tiger.evaluation.baselines",
@@ -111,6 +117,10 @@ RENAMED = {
     "tiger.rankers.two_stage.features.Question": "tiger.rankers.two_stage.features.RankingBatch",
     "tiger.recommender.catalog_updates.GivenItems": "tiger.recommender.catalog_updates.ItemBatch",
     "tiger.cli.common.told_warnings": "tiger.cli.common.print_warnings",
+    "tiger.serving.gradio_app.shares_html": "tiger.serving.page.branches.shares_html",
+    "tiger.serving.gradio_app.answer_html": "tiger.serving.page.cards.answer_html",
+    "tiger.serving.gradio_app.code_chips": "tiger.serving.page.cards.code_chips",
+    "tiger.serving.gradio_app.item_card": "tiger.serving.page.cards.item_card",
     "tiger.retriever.config.chooses_among_siblings": "tiger.retriever.config.uses_child_softmax",
     "tiger.retriever.data_collator.siblings": "tiger.retriever.data_collator.child_targets",
     "tiger.retriever.initialization.start_as_neighbours": "tiger.retriever.initialization.init_nearest_neighbor",

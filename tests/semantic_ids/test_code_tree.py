@@ -58,3 +58,15 @@ def test_shared_prefixes():
     assert lengths.tolist() == [1, 2, 0] and who.tolist() == [0, 1, -1]
     lengths, who = shared_prefixes(ids, np.zeros((0, 3), dtype=int))
     assert lengths.tolist() == [0, 0, 0] and who.tolist() == [-1, -1, -1]
+
+
+def test_an_example_query_finds_items_and_is_of_a_title(tree):
+    """Half of six titles are more than a tenth: all words are; of "Red tent" no other title has one."""
+    assert tree.example_query() == "red tent" and tree.search("red tent").tolist() == [0]
+    titles = [f"Nor {word} lamp {number}" for number, word in enumerate(["desk", "floor", "desk"] + ["wall"] * 37)]
+    codes = np.stack([np.arange(40) % 8, np.arange(40) // 8], axis=1)
+    items = pa.table({"item_id": [f"i{row}" for row in range(40)], "title": titles, "brand": ["Nor"] * 40})
+    large = CodeTree(SemanticIdTokenizer(codes, items["item_id"].to_pylist(), 8), items)
+    # "nor" is the brand, "lamp" is in every title.
+    assert large.example_query() == "desk" and large.search("desk").tolist() == [0, 2]
+    assert CodeTree(make_tokenizer(20)).example_query() == "item-0"

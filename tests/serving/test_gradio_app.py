@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import re
@@ -5,6 +6,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -17,46 +20,9 @@ pytest.importorskip("gradio", reason="needs the extra: pip install 'tiger-recomm
 
 import httpx2  # noqa: E402
 
-from tiger.semantic_ids.code_tree import CodeTree  # noqa: E402
+from tests.serving.page.test_cards import HOSTILE  # noqa: E402
+from tiger.recommender.recommender import TigerRecommender  # noqa: E402
 from tiger.serving import gradio_app as app  # noqa: E402
-
-HOSTILE = "<img src=x onerror=\"window.hit=1\"> ${window.hit=1} {{hit}} tent & 'rope'"
-
-
-def tree_of(recommender, **columns):  # noqa: F811
-    table = recommender.items
-    for name, values in columns.items():
-        table = table.drop_columns([name]) if name in table.column_names else table
-        table = table.append_column(name, pa.array(values))
-    return CodeTree(recommender.tokenizer, table)
-
-
-def test_answers_show_the_prefix_that_they_share(recommender):  # noqa: F811
-    tree = tree_of(recommender)
-    ids = tree.semantic_ids
-    same = next(row for row in range(1, 40) if ids[row, 0] == ids[0, 0] and ids[row, 1] != ids[0, 1])
-    other = next(row for row in range(1, 40) if ids[row, 0] != ids[0, 0])
-    html = app.answer_html(tree, [same, other], ["-1.00", "-2.00"], [0])
-    first, second = re.findall(r"<li>.*?</li>", html)
-    assert first.count("code shared") == 1 and f">{ids[same, 0]}</span>" in first and tree.titles[0] in first
-    assert "code shared" not in second and "-2.00" in second and '<span class="place">2<' in second
-    assert "nothing left" in app.answer_html(tree, [], [], [0])
-
-
-def test_texts_are_escaped(recommender):  # noqa: F811
-    tree = tree_of(recommender, title=[HOSTILE] * 40, brand=[HOSTILE] * 40, categories=[HOSTILE] * 20 + [""] * 20)
-    prefix = [int(tree.codes[0, 0])]
-    for html in (app.answer_html(tree, [1], ["1"], [0]), app.history_html(tree, [0]), app.branch_html(tree, prefix)):
-        assert "<img" not in html and "&lt;img" in html
-
-
-def test_a_branch_says_what_it_holds(recommender):  # noqa: F811
-    tree = tree_of(recommender)
-    code, count = tree.children([])[0]
-    html = app.branch_html(tree, [code])
-    assert f"({code}, *): {count} of 40 items" in html and html.count("code shared") == min(count, 8)
-    label, value = app.branch_choices(tree, [])[0]
-    assert value == code and label.startswith(f"{code}: {count} items, ")
 
 
 def test_command_line(recommender, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -68,7 +34,8 @@ def test_command_line(recommender, tmp_path, capsys, monkeypatch):  # noqa: F811
 
 def event(client, page, data):
     """What the page's script does when *Recommend* is clicked: the answer's HTML."""
-    (number,) = [one["id"] for one in page["dependencies"] if "click" in str(one["targets"])]
+    (button,) = [one["id"] for one in page["components"] if one["props"].get("elem_id") == "go"]
+    (number,) = [one["id"] for one in page["dependencies"] if [button, "click"] in map(list, one["targets"])]
     sent = {"data": data, "fn_index": number, "session_hash": "session", "trigger_id": None, "event_data": None}
     assert client.post("/gradio_api/queue/join", json=sent).status_code == 200
     with client.stream("GET", "/gradio_api/queue/data?session_hash=session") as lines:
@@ -85,6 +52,8 @@ def test_the_page_works_and_takes_no_uploads_nor_calls_by_programs(recommender, 
             config = client.get("/config").json()
             for path in ("/", "/theme.css", "/gradio_api/app_id"):
                 assert client.get(path).status_code == 200
+            policy = client.get("/").headers["content-security-policy"]
+            assert "default-src 'self';" in policy and "img-src 'self' data: blob:;" in policy
             html = event(client, config, [["i1", "i2"], 5, 40, 0, True, False])
             assert html.count("<li>") == 5
             # For programs: no endpoint has a name, and none of them answers.
@@ -134,19 +103,31 @@ def address(recommender, tmp_path):  # noqa: F811
     recommender.ranker = make_ranker(recommender.tokenizer, dense, "unigram+dense")
     titles = recommender.items["title"].to_pylist()
     titles[5] = HOSTILE
-    recommender.items = recommender.items.set_column(1, "title", pa.array(titles))
+    pictures = pa.array(["https://pictures.invalid/a.png"] * 40)
+    table = recommender.items.set_column(1, "title", pa.array(titles))
+    recommender.items = table.append_column("price", pa.array([9.5] * 40)).append_column("image", pictures)
     recommender.save_pretrained(tmp_path / "model")
+    with running(tmp_path / "model") as found:
+        yield found
+
+
+@contextmanager
+def running(model, *options):
+    """The address of a model's page."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tiger.cli", "app", str(tmp_path / "model"), "--port", str(port)],
+        [sys.executable, "-m", "tiger.cli", "app", str(model), "--port", str(port), *options],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert process.stdout.readline().startswith("40 items on http://127.0.0.1:")
-    yield f"http://127.0.0.1:{port}"
-    process.kill()
+    try:
+        assert re.match(r"\d+ items on http://127.0.0.1:", process.stdout.readline())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_in_a_browser(browser, address, tmp_path):
@@ -155,29 +136,60 @@ def test_in_a_browser(browser, address, tmp_path):
 
 
 def use_the_page(browser, address, width, height, tmp_path):
-    """Search, choose, recommend, browse the tree; nothing may stick out, run or be asked of elsewhere."""
+    """Search, choose, recommend, compare, browse; nothing may stick out, run or be asked of elsewhere."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(60_000)
     asked, wrong = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(address)
-    # Search, choose two, one of them with a text that would like to be code.
+    box = page.locator("#query textarea, #query input").first
+    # Search, choose two, one of them with a text that would like to be code, by the keyboard alone.
     for query, expected in (("lamp number 1", "lamp"), ("onerror", "<img src=x")):
-        page.locator("#query textarea, #query input").first.press_sequentially(query)
-        page.locator("#found label", has_text=expected).first.click()
+        box.press_sequentially(query)
+        page.locator("#found button", has_text=expected).first.wait_for()
+        box.press("Tab")
+        page.keyboard.press("Enter")
         page.locator("#chosen", has_text=expected).wait_for()
-        page.locator("#found").wait_for(state="hidden")
+        page.locator("#found button").first.wait_for(state="detached")
+        page.wait_for_function("document.activeElement.matches('#query textarea, #query input')")
     page.locator("#go").click()
     page.locator("#answers li").nth(9).wait_for()
-    assert page.locator("#answers li").count() == 10 and "ranker" in page.locator("#answers .score").first.inner_text()
+    assert page.locator("#answers li").count() == 10 and "price 9.50" in page.locator("#answers").inner_text()
+    assert "10 recommendations after a history of 2 items." in page.locator("#status [role=status]").inner_text()
+    page.locator("#answers summary").first.click()
+    assert "Ranker, score" in page.locator("#answers dl").first.inner_text()
     # Without the ranker the scores are the T5's.
     page.get_by_text("Settings").click()
     page.locator("#rank input").uncheck()
     page.locator("#go").click()
-    page.locator("#answers .score", has_text="log p").first.wait_for()
+    page.locator("#answers dl", has_not_text="Ranker").first.wait_for(state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # An answer joins the history, and there are new answers; the focus isn't lost.
+    added = page.locator("#answers li").nth(1)
+    title = added.locator(".name").inner_text()
+    added.locator("button").focus()
+    page.keyboard.press("Enter")
+    page.locator("#status", has_text="after a history of 3 items").wait_for()
+    page.locator(f"#answers .name:text-is('{title}')").wait_for(state="detached")
+    assert title in page.locator("#chosen").inner_text()
+    page.wait_for_function("document.activeElement.closest('#answer, #chosen') !== null")
     page.screenshot(path=tmp_path / f"answers-{width}.png", full_page=True)
+    # The address opens the same page again, and the map marks what it shows.
+    page.wait_for_function("window.location.search.split('item=').length === 4")
+    shown, other = page.locator("#answers .name").all_inner_texts(), browser.new_page()
+    other.set_default_timeout(60_000)
+    other.goto(page.url)
+    other.locator("#answers li").nth(9).wait_for()
+    assert other.locator("#answers .name").all_inner_texts() == shown
+    other.get_by_text("Settings").click()
+    assert not other.locator("#rank input").is_checked()
+    other.close()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#comparison li").nth(19).wait_for()
+    page.get_by_role("tab", name="Map").click()
+    page.locator("#map .mark").nth(12).focus()
+    assert page.locator("#map .caption").inner_text().startswith("answer 10: ")
     # The tree: the first code, then the second.
     page.get_by_role("tab", name="Tree of codes").click()
     for level in (1, 2):
@@ -185,9 +197,79 @@ def use_the_page(browser, address, width, height, tmp_path):
         option = page.locator(f"#code-{level} [role=option], ul.options li").first
         code = option.inner_text().strip().lstrip("✓ ").split(":")[0]
         option.click()
-        page.locator("#branch h3", has_text=f"({code}, *)" if level == 1 else f", {code})").wait_for()
+        page.locator("#branch h2", has_text=f"({code}, *)" if level == 1 else f", {code})").wait_for()
     assert page.locator("#branch .code.shared").count() >= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=tmp_path / f"tree-{width}.png", full_page=True)
     assert page.evaluate("window.hit") is None and wrong == []
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    page.close()
+
+
+def axe_script() -> str:
+    """The text of axe-core, from the environment's path or an installed package."""
+    named = os.environ.get("AXE_CORE")
+    if named:
+        return Path(named).read_text()
+    found = importlib.util.find_spec("axe_playwright_python")
+    files = [] if found is None else [Path(folder) / "axe.min.js" for folder in found.submodule_search_locations]
+    for file in files:
+        if file.exists():
+            return file.read_text()
+    pytest.skip("needs axe-core: axe-playwright-python, of the extra dev, or axe.min.js at $AXE_CORE")
+
+
+def test_axe_finds_no_serious_fault(browser):
+    """On every tab, wide and narrow, light and dark, with answers and their numbers open."""
+    axe = axe_script()
+    with running("demo") as address:
+        found = {}
+        for width, height in ((1280, 900), (390, 844)):
+            for scheme in ("light", "dark"):
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+                page.set_default_timeout(60_000)
+                page.goto(address)
+                page.locator("#starters button").last.click()
+                page.locator("#answers li").nth(9).wait_for()
+                page.locator("#answers summary").first.click()
+                page.get_by_text("Settings").click()
+                page.locator("#query textarea, #query input").first.press_sequentially("classic")
+                page.locator("#found button").first.wait_for()
+                for tab, ready in (
+                    ("Recommend", "#answers li"),
+                    ("Compare", "#comparison li"),
+                    ("Map", "#map .mark"),
+                    ("Tree of codes", "#branch li"),
+                ):
+                    page.get_by_role("tab", name=tab).click()
+                    page.locator(ready).first.wait_for()
+                    page.wait_for_timeout(300)  # colors fade in
+                    page.evaluate(axe)
+                    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+                    found[width, scheme, tab] = [
+                        (one["impact"], one["id"], [node["html"][:200] for node in one["nodes"]])
+                        for one in result["violations"]
+                        if one["impact"] in ("serious", "critical")
+                    ]
+                page.close()
+    assert len(found) == 16 and {view: faults for view, faults in found.items() if faults} == {}
+
+
+def test_images_are_asked_for_if_they_are_switched_on(browser, tmp_path):
+    """From where the table says; that none is without the option, the page of ``address`` shows."""
+    tiger = TigerRecommender.from_pretrained("demo")
+    tiger.items = tiger.items.append_column(
+        "image", pa.array(["https://pictures.invalid/a.png"] * len(tiger.tokenizer))
+    )
+    tiger.save_pretrained(tmp_path / "model")
+    with running(tmp_path / "model", "--images") as address:
+        page, asked = browser.new_page(), []
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/?k=3&item={tiger.tokenizer.item_ids[0]}")
+        page.locator("#answers li").nth(2).wait_for()
+        picture = page.locator("#answers img").first
+        picture.scroll_into_view_if_needed()
+        assert picture.get_attribute("referrerpolicy") == "no-referrer" and page.locator("#answers img").count() == 3
+        assert {url for url in asked if not url.startswith(address)} == {"https://pictures.invalid/a.png"}
+        page.close()

@@ -35,6 +35,9 @@ def add_serving_verbs(verbs) -> None:
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     app.add_argument("--port", type=int, default=7860, help="default 7860")
     app.add_argument("--share", action="store_true", help="public link: a tunnel through Gradio's servers")
+    app.add_argument(
+        "--images", action="store_true", help="show images; browsers load them from where the item table says"
+    )
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP", epilog=EPILOG)
     add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help=MODEL_HELP)
@@ -158,7 +161,7 @@ def _tracing(wanted: bool | None, environment: Mapping[str, str]) -> Tracing | N
 def _app(args: argparse.Namespace) -> None:
     from tiger.serving.gradio_app import launch
 
-    launch(load_recommender(args.model, args.revision), args.host, args.port, args.share)
+    launch(load_recommender(args.model, args.revision), args.host, args.port, args.share, args.images)
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -53,7 +53,10 @@ class CodeTree:
         self.item_ids = tokenizer.item_ids
         self.codes = tokenizer.codes
         self.semantic_ids = tokenizer.semantic_ids
-        columns = {} if items is None else {name: items[name].to_pylist() for name in items.column_names}
+        read = (
+            [] if items is None else [name for name in ("title", "brand", "categories") if name in items.column_names]
+        )
+        columns = {name: items[name].to_pylist() for name in read}  # type: ignore[index]
         titles = columns.get("title", self.item_ids)
         self.titles = [str(title) if title else item for title, item in zip(titles, self.item_ids)]
         self.brands = [_text(brand) for brand in columns.get("brand", [])]
@@ -89,6 +92,24 @@ class CodeTree:
             return -sum(word in own for word in words), len(self.titles[row])
 
         return np.array(sorted(rows, key=key)[:limit], dtype=np.int64)
+
+    def example_query(self) -> str:
+        """Words of a title that finds several items: of the first title that has any, the two that most titles have.
+
+        Words of the brand, and of more than a tenth of the titles, are left out where others are left. Without
+        titles, an id.
+        """
+        names, matrix, totals = self._has.get("title", ([], None, np.empty(0, dtype=np.int64)))
+        for row in range(0 if matrix is None else len(self)):
+            own = matrix[row].indices
+            brand = _words(self.brands[row]) if self.brands else []
+            rare = own[(totals[own] <= len(self) / 10) & (totals[own] > 1) & ~np.isin(names[own], brand)]
+            chosen = rare if len(rare) else own
+            if len(chosen):
+                best = sorted(chosen[np.argsort(-totals[chosen], kind="stable")[:2]])
+                lower = self._lower[row]
+                return " ".join(sorted((str(names[place]) for place in best), key=lower.find))
+        return self.item_ids[0]
 
     def under(self, prefix: Sequence[int]) -> np.ndarray:
         """Rows of the items whose codes begin with these, int64."""
