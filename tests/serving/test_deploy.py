@@ -73,7 +73,7 @@ def test_every_variable_is_an_option():
 
 def test_every_option_of_the_page_exists_and_none_is_missing():
     page = (ROOT / "docs" / "serving.md").read_text()
-    page = page[: page.index("## Web page")]
+    page = page[: page.index("## Times of events")]
     given = {"--" + name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9_-]*[a-z0-9])", page)}
     there = {f"--{action.dest}" for action in options().values() if action.option_strings}
     assert {name.replace("--no_", "--") for name in given} <= there and there <= given

@@ -145,10 +145,8 @@ class TigerRecommender:
         Args:
             histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
             k: items per user.
-            timestamps: seconds since 1970 of each history's events, one list per user, or None for one without. Only
-                rankers with ``reads_times`` read them: the second stage does.
-            at: seconds since 1970 at which recommendations are wanted, one for all users or a list; None: the time of
-                the last event, as in evaluation.
+            timestamps: seconds since 1970 of each history's events, a list or None per user; for the second stage.
+            at: seconds since 1970 at which recommendations are wanted, for all or per user; None: at the last event.
             rank: let the ranker order the beams, where there is one.
             both_scores: give the T5's scores and the ranker's.
             unseen_share: share of the ``k`` places for items that training never saw, from 0 to 1, rounded up
@@ -167,7 +165,7 @@ class TigerRecommender:
             ``both_scores`` [users, k, 2], the T5's first.
 
         Raises:
-            DataError: times that don't fit the histories, see :mod:`tiger.recommender.histories`.
+            DataError: times or users that don't fit the histories.
         """
         histories = id_lists(histories, "histories")
         sequences = known_histories(self.tokenizer, histories, timestamps, at)
@@ -395,9 +393,8 @@ class TigerRecommender:
         folder = find_folder(name)
         if folder.is_dir():
             return cls.from_state(read_state(folder, device, rank, verify=True))
-        elif is_repo_id(name):
-            folder = hub.download(name, revision, token, cache_dir, local_files_only)
-        else:
-            wanted = "the one that a recipe saved, such as runs/demo/model, or a repository on the Hub, owner/name"
-            raise DataError(f"{folder} is not a directory{nearest_hint(folder)}: give {wanted}.")
-        return cls.from_state(read_state(folder, device, rank))
+        if is_repo_id(name):
+            downloaded = hub.download(name, revision, token, cache_dir, local_files_only)
+            return cls.from_state(read_state(downloaded, device, rank))
+        wanted = "the one that a recipe saved, such as runs/demo/model, or a repository on the Hub, owner/name"
+        raise DataError(f"{folder} is not a directory{nearest_hint(folder)}: give {wanted}.")
