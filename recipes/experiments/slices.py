@@ -91,6 +91,8 @@ def given_places(ranks: list[str], users: int) -> dict[str, np.ndarray]:
         if not file:
             raise DataError(f"--ranks {text}: give NAME=FILE.")
         places = load_file(file)
+        if "ranks" in places:  # one fit of recipes/experiments/refits.py: places among all candidates
+            places = {SETTING: np.where(places["ranks"] < 10, places["ranks"], MISS).astype(np.uint8)}
         if SETTING not in places or len(places[SETTING]) != users:
             raise DataError(f"{file} has no places of {users} users {SETTING!r}: make it with recipes/evaluate.py.")
         found[name] = places[SETTING]

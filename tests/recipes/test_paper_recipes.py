@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from transformers import TrainingArguments
 
 from data.demo import write_demo
@@ -76,13 +76,18 @@ def test_the_ranks_give_the_means_of_the_table(trained):
 def test_slices_share_out_all_users(trained, monkeypatch):
     (file,) = (trained / "out").glob("*/ranks/*.safetensors")
     command = [RECIPES / "experiments" / "slices.py", "--dataset", trained / "data"]
-    run_python(*command, "--ranks", f"tiger-paper={file}", "--results_dir", trained / "slices").check_returncode()
+    refit = trained / "refit.safetensors"  # as recipes/experiments/refits.py keeps one
+    places = load_file(file)[SETTING].astype(np.int32)
+    save_file({"ranks": np.where(places < 10, places, 150), "trees": np.array(3)}, refit)
+    command += ["--ranks", f"tiger-paper={file}", f"two-stage={refit}", "--results_dir", trained / "slices"]
+    run_python(*command).check_returncode()
     content = json.loads((trained / "slices" / "data.json").read_text())
     users = len(RecommendationData.load(trained / "data").leave_one_out().users)
     whole = (load_file(file)[SETTING] < 10).mean()
     for kind in ("step", "target in training", "history"):
         parts = content["slices"][kind].values()
         assert sum(part["users"] for part in parts) == users
+        assert all(part["two-stage"] == part["tiger-paper"] for part in parts)
         hits = sum(part["users"] * part["tiger-paper"].get("recall@10", 0) for part in parts)
         assert hits / users == pytest.approx(whole, abs=1e-4)
     assert (trained / "slices" / "data.png").stat().st_size > 10_000
