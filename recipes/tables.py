@@ -143,6 +143,18 @@ def _second_stage(content: dict) -> str:
     return markdown_table(heads, rows, left=2)
 
 
+def slices_table(folder: Path) -> str:
+    """Markdown: N@10 on Beauty by the training events of the target."""
+    parts = json.loads((folder / "slices" / "beauty.json").read_text())["slices"]["target in training"]
+    models = ("content", "hybrid", "tiger-paper", "tiger", "sasrec-init", "two-stage-without", "two-stage")
+    rows = [
+        [name, f"{found['users']:,}", *(f"{found[model]['ndcg@10']:.4f}" for model in models)]
+        for name, found in parts.items()
+    ]
+    heads = ["training events of the target", "users", *models]
+    return markdown_table(heads, rows).replace("-without", " without T5 and codes") + "\n"
+
+
 def pair(metrics: dict | None, k: int = 10) -> str:
     """Recall and NDCG as the tables show them."""
     return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
@@ -165,7 +177,8 @@ def main() -> None:
     readme, page, results = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "recipes" / "results"
     tables = results_tables(results)
     readme.write_text(updated(readme.read_text(), "summary", summary_table(results)))
-    page.write_text(updated(updated(page.read_text(), "results", tables), "ranking", ranking_summary(results)))
+    text = updated(updated(page.read_text(), "results", tables), "ranking", ranking_summary(results))
+    page.write_text(updated(text, "slices", slices_table(results)))
     print(tables)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.demo import write_demo
-from recipes.tables import ROOT, ranking_summary, results_tables, summary_table, updated
+from recipes.tables import ROOT, ranking_summary, results_tables, slices_table, summary_table, updated
 from tests.processes import run_python
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
@@ -196,6 +196,7 @@ def test_tables_of_the_pages_are_those_of_the_results_files():
     page = (ROOT / "docs" / "results.md").read_text()
     assert page == updated(page, "results", results_tables(results))
     assert page == updated(page, "ranking", ranking_summary(results))
+    assert page == updated(page, "slices", slices_table(results))
 
 
 def test_example_of_the_parts_of_training_runs_as_pasted(work, trained, tmp_path):
