@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import make_tokenizer
-from tiger.semantic_ids.code_tree import CodeTree, shared_prefixes
+from tiger.semantic_ids.code_tree import CodeTree, categories_at, shared_prefixes
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 
@@ -58,3 +58,10 @@ def test_shared_prefixes():
     assert lengths.tolist() == [1, 2, 0] and who.tolist() == [0, 1, -1]
     lengths, who = shared_prefixes(ids, np.zeros((0, 3), dtype=int))
     assert lengths.tolist() == [0, 0, 0] and who.tolist() == [-1, -1, -1]
+
+
+def test_categories_by_level():
+    items = pa.table({"item_id": list("abc"), "categories": ["Out > Camp > Tents", "Out", None]})
+    assert categories_at(items, 1).tolist() == ["Out", "Out", ""]
+    assert categories_at(items, 2).tolist() == ["Camp", "", ""]
+    assert categories_at(items.select(["item_id"]), 1).tolist() == ["", "", ""]
