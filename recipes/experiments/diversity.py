@@ -69,17 +69,21 @@ def main() -> None:
     users = EvaluationExamples(*split.part("test"), tiger.max_history).sample(args.users)
     settings: list[tuple[str, float | None]] = [("search", None)]
     settings += [(name, temperature) for name in LEVELS for temperature in args.temperatures]
-    rows = []
+    found = {"users": len(users), "part": "test", "num_beams": args.num_beams}
+    found |= {"categories": len(set(categories) - {""}), "entropy of the catalog": entropy_of_catalog(categories)}
+    rows: list[dict] = []
     for name, temperature in settings:
         answers = sampled(args, tiger, users, temperature, LEVELS.get(name))
         rows.append({"sampled": name, "temperature": temperature} | measured(answers, users.targets, categories))
         print(rows[-1], flush=True)
+        write(args, found | {"rows": rows})
+
+
+def write(args: DiversityArguments, found: dict) -> None:
+    """Write rows so far, so that a run that is stopped leaves them, and their figure."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    name = Path(args.dataset).name
-    content = {"dataset": name, "users": len(users), "part": "test", "num_beams": args.num_beams}
-    content |= {"categories": len(set(categories) - {""}), "entropy of the catalog": entropy_of_catalog(categories)}
-    content |= {"rows": rows, "hardware": device, "command": command_line(sys.argv)}
-    folder = Path(args.results_dir)
+    name, folder = Path(args.dataset).name, Path(args.results_dir)
+    content = {"dataset": name, **found, "hardware": device, "command": command_line(sys.argv)}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     draw(content, folder / f"{name}.png")

@@ -79,7 +79,7 @@ class Found:
 def main() -> None:
     (args,) = parse_arguments([InvalidIdsArguments])
     data = RecommendationData.load(args.dataset)
-    rows = []
+    rows: list[dict] = []
     for name, tiger in recommenders(args):
         if tiger.tokenizer.item_ids != data.item_ids:
             raise DataError(f"{name}: the recommender knows other items than {args.dataset} holds.")
@@ -90,11 +90,14 @@ def main() -> None:
         for beams in args.beams:
             rows.append({"model": name, "beams": beams, **measured(tiger, users, beams)})
             print(rows[-1], flush=True)
+            write(args, {"users": len(users), "part": "test", "rows": rows})
+
+
+def write(args: InvalidIdsArguments, found: dict) -> None:
+    """Write rows so far, so that a run that is stopped leaves them, and their figure."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    name = Path(args.dataset).name
-    content = {"dataset": name, "users": min(args.users, len(split.users)), "part": "test", "rows": rows}
-    content |= {"hardware": device, "command": command_line(sys.argv)}
-    folder = Path(args.results_dir)
+    name, folder = Path(args.dataset).name, Path(args.results_dir)
+    content = {"dataset": name, **found, "hardware": device, "command": command_line(sys.argv)}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     draw(content, folder / f"{name}.png")
@@ -222,6 +225,8 @@ def draw(content: dict, file: Path) -> None:
         if place in PAPER:
             low, high = PAPER[place]
             invalid.axhspan(100 * low, 100 * high, color=f"C{number}", alpha=0.12, label=f"the paper, top {place}")
+    invalid.set_yscale("log")
+    invalid.set_ylim(0.005, 20)
     invalid.set_title(f"Answers that are no item, %, {content['dataset']}", loc="left", fontsize=10)
     for number, way in enumerate(WAYS):
         heights = [row["recall@10, history kept"][way] for row in rows]
@@ -234,7 +239,7 @@ def draw(content: dict, file: Path) -> None:
     for axis in (invalid, recalls, times):
         axis.set_xticks(at + 0.27, [f"{row['model']}\n{row['beams']} beams" for row in rows], fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(fontsize=8, loc="upper left" if axis is invalid else "lower right")
     figure.tight_layout()
     figure.savefig(file, dpi=100)
     plt.close(figure)

@@ -88,20 +88,12 @@ def beam_search(
         scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
     members = None if allowed_items is None else _Members(trie, allowed_items)
+    sampling = temperature, generator, sampled_levels
     with torch.autocast(device, enabled=False):
         for users, some in _groups(histories, pad_token(model)):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
-            rows, scores = _search(
-                decoder,
-                trie,
-                some,
-                num_beams,
-                theirs,
-                (temperature, generator, sampled_levels),
-                scored_levels,
-                members,
-            )
+            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, members)
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
