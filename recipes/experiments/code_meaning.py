@@ -228,6 +228,11 @@ def line(axis, values, **style) -> None:
 
 def shares(axis, codes: np.ndarray, categories: np.ndarray, title: str) -> None:
     """Share of each category among the items of every code, codes of one main category side by side."""
+    axis.set_title(title, loc="left", fontsize=10)
+    if not (categories != "").any():
+        axis.text(0.5, 0.5, "no item has a category", ha="center", va="center")
+        axis.set_axis_off()
+        return
     categories = np.where(categories == "", "no category", categories)
     names, counts = np.unique(categories, return_counts=True)
     names = names[np.argsort(-counts, kind="stable")][:SHOWN]
@@ -245,7 +250,6 @@ def shares(axis, codes: np.ndarray, categories: np.ndarray, title: str) -> None:
         below += table[:, number]
     axis.set(xlim=(-0.5, len(used) - 0.5), ylim=(0, 1), xticks=[], ylabel="share of the items")
     axis.set_xlabel(f"{len(used)} codes, by their main category")
-    axis.set_title(title, loc="left", fontsize=10)
     axis.legend(fontsize=7, ncols=2, loc="lower left")
 
 
