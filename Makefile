@@ -4,7 +4,11 @@ BIN := .venv/bin
 # Threads that wait for each other sleep: on a busy machine they would take turns at spinning.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: setup demo demo-full app test test-oldest lint docs tables speed chaos dist clean
+# What `make reproduce` makes, and further options of `tiger train`, such as --embeddings FILE.
+SET ?= beauty
+OPTIONS ?=
+
+.PHONY: setup demo demo-full reproduce dataset app test test-oldest lint docs tables speed chaos dist clean
 
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
@@ -35,6 +39,17 @@ demo-full: setup
 	$(BIN)/python recipes/two_stage.py recipes/demo-full/two_stage.yaml
 	$(BIN)/python recipes/evaluate.py recipes/demo-full/evaluate.yaml
 
+# One set by the paper's recipe: tokenizer, T5, report.html, and rows of results as in recipes/results/. Interrupted, it
+# goes on where it was when it is started again.
+reproduce: dataset setup
+	$(BIN)/tiger train datasets/$(SET) --out runs/reproduce/$(SET) --recipe recipes/paper/$(SET) $(OPTIONS)
+	$(BIN)/python recipes/evaluate.py recipes/paper/$(SET)/evaluate.yaml --dataset datasets/$(SET) --models runs/reproduce/$(SET)/model --results_dir runs/reproduce/$(SET)/results
+	@echo "Now: runs/reproduce/$(SET)/report.html, and recipes/results/$(SET)/tiger-paper.json to compare runs/reproduce/$(SET)/results with"
+
+dataset:
+	@test -d recipes/paper/$(SET) || { echo "no recipe recipes/paper/$(SET): give SET=beauty, sports or toys"; exit 2; }
+	@test -f datasets/$(SET)/items.parquet || { echo "datasets/$(SET) is not there, prepare it: make setup && $(BIN)/python data/amazon.py $(SET) --out datasets/$(SET)"; exit 2; }
+
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -60,6 +75,7 @@ docs: setup
 tables: setup
 	$(BIN)/python recipes/tables.py
 	$(BIN)/python recipes/results_page.py
+	$(BIN)/python recipes/claims.py
 
 speed: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,speed]"

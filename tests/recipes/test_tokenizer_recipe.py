@@ -12,6 +12,7 @@ from tests.recipes.test_ranking_experiment import write_dataset
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
+from tiger.quantizers.log_report import log_report
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -58,7 +59,12 @@ def test_codes_of_texts_and_log(tmp_path, monkeypatch):
     assert (RecommendationData.load(other).sequences.items != data.sequences.items).any()
     again = fit(monkeypatch, other, tmp_path / "again", *options)
     assert np.array_equal(again.codes, tokenizer.codes[:-1])
-    assert json.loads((tmp_path / "both" / "report.json").read_text())["cooccurrence_weight"] == 1
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    assert report["cooccurrence_weight"] == 1
+    # The report measures the codes by the same events, and finds what they learned.
+    measured = log_report(tokenizer.codes[:-1], split.train)
+    assert {name: report[name] for name in measured} == measured
+    assert report["cooccurrence_lift"][0] > 1.5 and report["head"]["items"] + report["tail"]["items"] == data.num_items
 
 
 def test_wrong_settings(tmp_path, monkeypatch):

@@ -136,6 +136,39 @@ def test_cold_sampling_is_the_search():
     assert cold.rows.tolist() == greedy.rows.tolist()
 
 
+def test_sampling_at_the_first_level_only():
+    tokenizer, model, trie, histories = setup(60, [3])
+    first, draws = torch.from_numpy(tokenizer.codes[:, 0]), 2000
+
+    def scores(**options):
+        beams = beam_search(model, trie, histories, num_beams=60, **options)
+        return torch.zeros(60).scatter_(0, beams.rows[0], beams.scores[0])
+
+    plain, even, cold = scores(), *(scores(temperature=value, sampled_levels=1) for value in (1.0, 2.0))
+    # Of a code's items, the differences stay the model's; the codes' probabilities are those of the temperature.
+    items = [torch.nonzero(first == code).flatten() for code in range(8)]
+    assert all(torch.allclose(cold[rows] - cold[rows[0]], plain[rows] - plain[rows[0]], atol=1e-5) for rows in items)
+    changed = torch.stack([cold[rows[0]] - even[rows[0]] for rows in items])
+    assert ((-2 * changed).log_softmax(0) + changed).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+    # The best item of each sample is the best of its code, as often as the noise on the codes makes it.
+    options = {"temperature": 2.0, "sampled_levels": 1, "generator": torch.Generator().manual_seed(0)}
+    found = beam_search(model, trie, histories.expand(draws, -1), num_beams=60, k=1, **options).rows[:, 0]
+    best = torch.stack([rows[plain[rows].argmax()] for rows in items])
+    assert set(found.tolist()) <= set(best.tolist())
+    shares = torch.bincount(found, minlength=60)[best] / draws
+    assert (shares - cold[best].softmax(0)).abs().max() < 4 * (0.25 / draws) ** 0.5
+
+    # Sampling at each level of the trie is sampling at all.
+    alike = [
+        beam_search(
+            model, trie, histories, 10, None, None, 2.0, torch.Generator().manual_seed(1), sampled_levels=levels
+        )
+        for levels in (None, trie.depth)
+    ]
+    assert alike[0].rows.tolist() == alike[1].rows.tolist()
+
+
 def test_leaves_the_model_in_its_mode_and_refuses_nonsense():
     _, model, trie, histories = setup(10, [2])
     model.train()

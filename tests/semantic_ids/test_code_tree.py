@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import make_tokenizer
-from tiger.semantic_ids.code_tree import CodeTree, shared_prefixes
+from tiger.semantic_ids.code_tree import CodeTree, categories_at, shared_prefixes
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
 
@@ -70,3 +70,10 @@ def test_an_example_query_finds_items_and_is_of_a_title(tree):
     # "nor" is the brand, "lamp" is in every title.
     assert large.example_query() == "desk" and large.search("desk").tolist() == [0, 2]
     assert CodeTree(make_tokenizer(20)).example_query() == "item-0"
+
+
+def test_categories_by_level():
+    items = pa.table({"item_id": list("abc"), "categories": ["Out > Camp > Tents", "Out", None]})
+    assert categories_at(items, 1).tolist() == ["Out", "Out", ""]
+    assert categories_at(items, 2).tolist() == ["Camp", "", ""]
+    assert categories_at(items.select(["item_id"]), 1).tolist() == ["", "", ""]

@@ -49,6 +49,7 @@ def beam_search(
     generator: torch.Generator | None = None,
     scored_levels: int | None = None,
     allowed_items: torch.Tensor | None = None,
+    sampled_levels: int | None = None,
 ) -> Beams:
     """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
 
@@ -67,6 +68,8 @@ def beam_search(
         scored_levels: number of levels that the model scores (default all). On later levels, all children of a beam
             are equally probable: the collision tokens of items that were not in training carry no information.
         allowed_items: bool [n], rows that may be returned. Their probabilities stay those among all rows.
+        sampled_levels: number of levels at which ``temperature`` counts (default all). On later ones there is no
+            chance: candidates are ordered by the model's log-probabilities, added to what their prefix was drawn with.
 
     Raises:
         ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
@@ -85,13 +88,12 @@ def beam_search(
         scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
     members = None if allowed_items is None else _Members(trie, allowed_items)
+    sampling = temperature, generator, sampled_levels
     with torch.autocast(device, enabled=False):
         for users, some in _groups(histories, pad_token(model)):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
-            rows, scores = _search(
-                decoder, trie, some, num_beams, theirs, temperature, generator, scored_levels, members
-            )
+            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, members)
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
@@ -159,11 +161,14 @@ def _groups(histories: torch.Tensor, pad: int) -> Iterator[tuple[torch.Tensor | 
         yield users, histories[users, : max(1, int(lengths[users[0]]))]
 
 
-def _search(decoder, trie, histories, num_beams, excluded, temperature, generator, scored_levels, members):
+def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_levels, members):
+    temperature, generator, sampled_levels = sampling
     batch, device = len(histories), histories.device
     tokens = histories.new_full((batch, 1), decoder.start_token)
     scores = torch.zeros(batch, 1, device=device)
     keys = scores  # what the search ranks by: the scores, or the scores with noise
+    if temperature is not None and sampled_levels is not None and sampled_levels < trie.depth:
+        keys = _gumbel(scores, generator)  # later levels read the noise itself, not its order alone
     nodes = None
     exclusion = None
     if excluded is not None:
@@ -183,11 +188,17 @@ def _search(decoder, trie, histories, num_beams, excluded, temperature, generato
             log_probs = scores.new_zeros(shape).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         if exclusion is not None:
             allowed = allowed & ~exclusion.exhausted(level, nodes, children)
-        if temperature is not None:
+        sampled = temperature is not None and (sampled_levels is None or level < sampled_levels)
+        if sampled:
             log_probs = (log_probs / temperature).masked_fill(~allowed, float("-inf")).log_softmax(-1)
         # A beam without allowed children normalizes over -inf only: the NaNs are masked here.
         candidates = (scores.unsqueeze(-1) + log_probs).masked_fill(~allowed, float("-inf"))
-        ranked = candidates if temperature is None else _perturb(candidates, keys, generator)
+        if sampled:
+            ranked = _perturb(candidates, keys, generator)
+        elif temperature is not None:
+            ranked = (keys.unsqueeze(-1) + log_probs).masked_fill(candidates.isneginf(), float("-inf"))
+        else:
+            ranked = candidates
         keys, picked = ranked.flatten(1).topk(min(num_beams, shape[1] * shape[2]))
         scores = candidates.flatten(1).gather(1, picked)
         nodes = children.flatten(1).gather(1, picked)
@@ -202,13 +213,18 @@ def _perturb(candidates: torch.Tensor, parents: torch.Tensor, generator: torch.G
 
     Equations of Kool et al. (arXiv 1903.06059), section 4.1 and appendix B.3, in their stable form.
     """
-    uniform = torch.rand(candidates.shape, device=candidates.device, generator=generator).clamp(1e-20, 1 - 1e-7)
-    noisy = candidates - (-uniform.log()).log()
+    noisy = candidates + _gumbel(candidates, generator)
     best = noisy.amax(-1, keepdim=True)
     parents = parents.unsqueeze(-1)
     shifted = parents - noisy + torch.log1p(-torch.exp(noisy - best))
     conditioned = parents - shifted.clamp(min=0) - torch.log1p(torch.exp(-shifted.abs()))
     return torch.where(candidates.isneginf() | conditioned.isnan(), float("-inf"), conditioned)
+
+
+def _gumbel(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Gumbel noise of a tensor's shape."""
+    uniform = torch.rand(like.shape, device=like.device, generator=generator).clamp(1e-20, 1 - 1e-7)
+    return -(-uniform.log()).log()
 
 
 class _Members:

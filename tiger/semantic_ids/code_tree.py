@@ -143,6 +143,19 @@ class CodeTree:
         return found
 
 
+def categories_at(items: pa.Table, level: int) -> np.ndarray:
+    """Name of each item's category at a level of its path (``Beauty > Hair Care > Shampoos``): string [n].
+
+    Args:
+        items: the item table; without a column ``categories``, nothing has one.
+        level: 1 for the first part of the path; empty where it is shorter.
+    """
+    if "categories" not in items.column_names:
+        return np.full(items.num_rows, "")
+    paths = [[part.strip() for part in _text(value).split(">")] for value in items["categories"].to_pylist()]
+    return np.array([path[level - 1] if len(path) >= level else "" for path in paths], dtype=str)
+
+
 def shared_prefixes(semantic_ids: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Length of the prefix that each semantic ID shares with some item of a history.
 

@@ -20,6 +20,7 @@ from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.quantizers.log_report import log_report
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -110,6 +111,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "seconds": round(seconds, 1),
         "data": digests_of(args, data),
         **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
+        **codes_in_log(args, data, tokenizer.codes),
     }
     with replaced_folder(args.output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         tokenizer.save_pretrained(folder)
@@ -138,6 +140,16 @@ def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[
         print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
     encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
     return encoder, encoder.encode(texts)
+
+
+def codes_in_log(args: TokenizerArguments, data: RecommendationData, codes: np.ndarray) -> dict:
+    """Codes against the training part of the log; empty where no user has enough events for one.
+
+    Where the codes were learned from that log, this is how well they fit it.
+    """
+    if not (data.sequences.lengths >= 3).any():
+        return {}
+    return log_report(codes, data.leave_one_out(args.shuffle_ties).train)
 
 
 def digests_of(args: TokenizerArguments, data: RecommendationData) -> dict[str, str]:

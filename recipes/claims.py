@@ -1,0 +1,367 @@
+"""Write what became of the papers' claims into docs/claims.md, from the results: ``python recipes/claims.py``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tables import HEADLINE, PAPER, ROOT, rows_of, updated
+
+from tiger.utils.markdown import markdown_table
+
+HOLDS, PARTLY, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
+SWEEP = "bash recipes/paper/gpu.sh sweep.yaml OUT --only"
+SINGH = (0.41, 0.68, 0.91, 0.97)  # mean cosine by length of the common prefix
+ENTROPY = {1.0: 0.76, 1.5: 1.14, 2.0: 1.38}
+INVALID = {"10": (0.1, 1.6), "20": (0.3, 6.0)}  # per cent
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table.
+
+    Args:
+        text: what a paper says.
+        paper: its figures.
+        ours: figures from the files; empty: there are none yet.
+        verdict: one of those above, and more words.
+        files: of results, below ``recipes/results/``.
+        command: that measures it, where no file says so.
+    """
+
+    text: str
+    paper: str
+    ours: str = ""
+    verdict: str = OPEN
+    files: tuple[str, ...] = ()
+    command: str = ""
+
+
+class Results:
+    """Reads files of results, each once.
+
+    Args:
+        folder: ``recipes/results``.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.read = cache(lambda name: json.loads((folder / name).read_text()))
+
+    def files(self, experiment: str) -> tuple[str, ...]:
+        """Files of an experiment, one per data set."""
+        return tuple(f"{experiment}/{file.name}" for file in sorted(self.folder.glob(f"{experiment}/*.json")))
+
+    def runs(self, *names: str) -> tuple[str, dict[str, float]] | None:
+        """The file of ``paper/`` that has runs of all these names, and the best validation NDCG@10 of each."""
+        for file in sorted(self.folder.glob("paper/*.json")):
+            runs = self.read(f"paper/{file.name}")["runs"]
+            if all(runs.get(name) for name in names):
+                best = {name: max(point["eval_ndcg@10"] for point in runs[name]) for name in names}
+                return f"paper/{file.name}", best
+        return None
+
+
+def short(value: float) -> str:
+    """A metric as the papers print it: .0384."""
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def accuracy(results: Results) -> Claim:
+    found = {name: rows_of(results.folder / name)["tiger-paper"][HEADLINE]["metrics"]["ndcg@10"] for name in PAPER}
+    below = [name for name, value in found.items() if value < PAPER[name][1]]
+    verdict = HOLDS if not below else f"{FAILS}: below on {len(below)} of {len(PAPER)} sets"
+    return Claim(
+        "TIGER: NDCG@10 of the recipe on Beauty, Sports, Toys",
+        ", ".join(short(ndcg) for _, ndcg in PAPER.values()),
+        ", ".join(map(short, found.values())),
+        verdict,
+        tuple(f"{name}/tiger-paper.json" for name in PAPER),
+    )
+
+
+def better(
+    results: Results, text: str, paper: str, names: tuple[str, ...], command: str, base: str = "base", note: str = ""
+) -> Claim:
+    """A claim that ``base`` is better than other runs of the paper's recipe, by NDCG@10 on validation."""
+    found = results.runs(base, *names)
+    if found is None:
+        return Claim(text, paper, command=command)
+    file, best = found
+    ours = ", ".join(f"{name} {short(value)}" for name, value in best.items()) + note
+    worse = sum(best[base] > best[name] for name in names)
+    return Claim(text, paper, ours, HOLDS if worse == len(names) else PARTLY if worse else FAILS, (file,), command)
+
+
+def random_ids(results: Results) -> Claim:
+    text, paper = "RQ-VAE IDs beat random ones (Beauty)", ".0384 and .0250"
+    base = "beauty-90-dropout05"
+    return better(results, text, paper, (f"{base}-random",), "", base, " (validation)")
+
+
+def user_token(results: Results) -> Claim:
+    rows = {row["step"]: row["test"]["ndcg@10"] for row in results.read("ablation/beauty.json")["rows"]}
+    gain = rows["ours, 2,000 user tokens"] - rows["ours: AdamW for all, once more"]
+    verdict = f"with our recipe: {HOLDS if gain > 0 else FAILS}; with the paper's: {OPEN}"
+    ours = f"{gain:+.4f} by a user token, our recipe"
+    return Claim("User tokens help (Beauty)", ".0384 and .0368 without", ours, verdict, ("ablation/beauty.json",))
+
+
+def optimizer(results: Results) -> Claim:
+    runs = results.read("paper/sweep.json")["runs"]
+    muon, adamw = (runs[name][0]["eval_ndcg@10"] for name in ("muon", "adamw-large"))
+    return Claim(
+        "Optimizer: no claim, the choice is ours",
+        "",
+        f"after 8 epochs Muon {short(muon)}, AdamW {short(adamw)} (validation)",
+        "Muon learns faster" if muon > adamw else "AdamW learns as fast",
+        ("paper/sweep.json",),
+    )
+
+
+def invalid(results: Results) -> Claim:
+    files = results.files("invalid_ids")
+    paper = ", ".join(f"{low:g} to {high:g}% of the top {place}" for place, (low, high) in INVALID.items())
+    text = "Without the trie, few answers are no item"
+    if not files:
+        return Claim(text, paper, command="python recipes/experiments/invalid_ids.py")
+    parts, inside = [], []
+    found = [row for file in files for row in results.read(file)["rows"]]
+    for place, (low, high) in INVALID.items():
+        values = [100 * row["invalid"][place] for row in found]
+        parts.append(f"{min(values):.2f} to {max(values):.2f}% of the top {place}")
+        inside += [low <= value <= high for value in values]
+    above = any(100 * row["invalid"][at] > high for at, (_, high) in INVALID.items() for row in found)
+    verdict = PARTLY if above else HOLDS if all(inside) else f"{HOLDS}: as few, or fewer than in the paper"
+    return Claim(text, paper, ", ".join(parts), verdict, files)
+
+
+def entropies(results: Results) -> Claim:
+    text = "Temperature makes answers diverse: category entropy@10 at 1.0, 1.5, 2.0 (Beauty)"
+    paper = " / ".join(f"{value:.2f}" for value in ENTROPY.values())
+    if "diversity/beauty.json" not in results.files("diversity"):
+        return Claim(text, paper, command="python recipes/experiments/diversity.py")
+    rows = results.read("diversity/beauty.json")["rows"]
+    found = {row["temperature"]: row["entropy@10"] for row in rows if row["sampled"] == "all levels"}
+    values = [found[temperature] for temperature in ENTROPY]
+    rising = all(low < high for low, high in zip(values, values[1:]))
+    return Claim(
+        text,
+        paper,
+        " / ".join(f"{value:.2f}" for value in values),
+        f"{HOLDS}: it rises" if rising else FAILS,
+        ("diversity/beauty.json",),
+    )
+
+
+def cold_start(results: Results) -> Claim:
+    rows = results.read("cold_start/beauty.json")["rows"]
+    found = {(row["model"], row["unseen_share"]): row for row in rows if row["targets"] == "unseen"}
+    ks = [key for key in rows[0] if key.startswith("recall@")]
+    won = [found["tiger", 0.1][key] > found["knn", 0.1][key] for key in ks]
+    ours = (
+        f"R@10 of unseen items {short(found['tiger', 0.1]['recall@10'])}, kNN {short(found['knn', 0.1]['recall@10'])}"
+    )
+    verdict = HOLDS if all(won) else PARTLY if any(won) else FAILS
+    text = "Unseen items: TIGER beats semantic kNN at every k when they get a tenth of the places (Beauty)"
+    return Claim(text, "at every k", ours + ", with 10%", verdict, ("cold_start/beauty.json",))
+
+
+def hierarchy(results: Results) -> Claim:
+    found = results.read("code_meaning/beauty.json")["kinds"]["rqvae"]
+    values, chance = found["purity"], found["purity_by_chance"]
+    ours = " / ".join(f"{value:.2f}" for value in values) + " of the items are of their prefix's main category, by "
+    ours += "chance " + " / ".join(f"{value:.2f}" for value in chance)
+    good = values == sorted(values) and values[0] > 2 * chance[0]
+    text = "Codes are a hierarchy: a first code is a category, further ones divide it (Beauty)"
+    return Claim(text, "a figure", ours, HOLDS if good else FAILS, ("code_meaning/beauty.json",))
+
+
+def cosines(results: Results) -> Claim:
+    found = results.read("code_meaning/beauty.json")["kinds"]["rqvae"]["cosine"]
+    return Claim(
+        "Singh et al.: cosine of items rises with the length of their common prefix",
+        " / ".join(f"{value:.2f}" for value in SINGH),
+        " / ".join(f"{value:.2f}" for value in found) + " (three codes)",
+        HOLDS if found == sorted(found) else FAILS,
+        ("code_meaning/beauty.json",),
+    )
+
+
+SETS = ("beauty", "sports", "toys", "movielens_1m")
+
+
+def ranking(results: Results, text: str, paper: str, kinds: tuple[str, str], metric: str, sets: tuple) -> Claim:
+    """AUC of rankers that read items by the first kind of features, and by the second, mean over seeds."""
+    parts, won = [], []
+    for name in sets:
+        runs = [run for run in results.read(f"ranking/{name}.json")["runs"] if run["budget"] == 30_000]
+        values = [[run["metrics"][metric] for run in runs if run["kind"] == kind] for kind in kinds]
+        first, second = (sum(found) / len(found) for found in values)
+        parts.append(f"{name} {first:.3f} and {second:.3f}")
+        won.append(first > second)
+    verdict = HOLDS if all(won) else f"{PARTLY}: on {sum(won)} of {len(won)} sets" if any(won) else FAILS
+    return Claim(text, paper, ", ".join(parts), verdict, tuple(f"ranking/{name}.json" for name in sets))
+
+
+def cold_gain(results: Results) -> Claim:
+    """Gain of SPM pieces over random hashing, on cold items and on all."""
+    parts, won = [], []
+    for name in SETS[:3]:
+        runs = [run for run in results.read(f"ranking/{name}.json")["runs"] if run["budget"] == 30_000]
+        gains = []
+        for metric in ("auc_cold", "auc"):
+            values = [
+                [run["metrics"][metric] for run in runs if run["kind"] == kind] for kind in ("spm", "random_hash")
+            ]
+            gains.append(sum(values[0]) / len(values[0]) - sum(values[1]) / len(values[1]))
+        parts.append(f"{name} {gains[0]:+.3f} on cold items, {gains[1]:+.3f} overall")
+        won.append(gains[0] > gains[1])
+    return Claim(
+        "Singh et al.: they win most on cold items, AUC",
+        "+.35 to +.55% on items of the first day",
+        ", ".join(parts),
+        HOLDS if all(won) else f"{PARTLY}: on {sum(won)} of {len(won)} sets" if any(won) else FAILS,
+        tuple(f"ranking/{name}.json" for name in SETS[:3]),
+    )
+
+
+def drift(results: Results) -> Claim:
+    rows = results.read("drift/beauty.json")["rows"]
+    means = {}
+    for kind, chosen in (("at random", True), ("a new category", False)):
+        some = [row for row in rows if ("at random" in row["held out"]) == chosen]
+        means[kind] = [sum(row[part] for row in some) / len(some) for part in ("old", "new")]
+    ours = "; ".join(f"{kind}: known items {old:.2f}, new {new:.2f}" for kind, (old, new) in means.items())
+    fine = means["at random"][1] <= means["at random"][0]
+    return Claim(
+        "Singh et al.: codes of a quantizer that is months old serve as well",
+        "equal AUC",
+        f"relative error of reconstruction, held out {ours}",
+        f"{PARTLY}: not for new categories; a ranker on old codes {OPEN}" if fine else FAILS,
+        ("drift/beauty.json",),
+    )
+
+
+def claims(results: Results) -> list[Claim]:
+    """All rows, those of TIGER first."""
+    found: list[Callable[[Results], Claim]] = [accuracy, random_ids]
+    rows = [one(results) for one in found]
+    sweep = (
+        ("RQ-VAE IDs beat LSH ones (Beauty)", ".0384 and .0309", ("ids-lsh",)),
+        (
+            "Layers: four are as good as more (Beauty; 3, 4, 5 layers)",
+            ".0377 / .0384 / .0383",
+            ("layers-2", "layers-6"),
+        ),
+        ("Width: no ablation printed", "128", ("width-64", "width-256")),
+        ("History length: no ablation printed", "20 items", ("history-5", "history-50")),
+    )
+    rows += [better(results, text, paper, names, f"{SWEEP} {' '.join(names)}") for text, paper, names in sweep]
+    rows.append(user_token(results))
+    rows.append(Claim("One tokenizer for all three sets costs little (Beauty)", ".0384 and .0368"))
+    rows.append(Claim("Larger models and catalogs: no figure printed", ""))
+    rows += [one(results) for one in (optimizer, hierarchy, invalid, entropies, cold_start, cosines)]
+    rows += [
+        ranking(
+            results,
+            "Singh et al.: SPM pieces of IDs beat random hashing in a ranker, AUC overall",
+            "more",
+            ("spm", "random_hash"),
+            "auc",
+            SETS,
+        ),
+        cold_gain(results),
+        ranking(
+            results,
+            "Singh et al.: content vectors alone lose to IDs, here to SPM pieces, AUC overall",
+            "less",
+            ("spm", "dense"),
+            "auc",
+            SETS,
+        ),
+        drift(results),
+    ]
+    return rows
+
+
+def table(results: Results) -> str:
+    """All claims, in Markdown."""
+    lines = []
+    for claim in claims(results):
+        links = [f"[{file.removesuffix('.json')}](../recipes/results/{file})" for file in claim.files]
+        measured = ", ".join(links) or (f"`{claim.command}`" if claim.command else "")
+        lines.append([claim.text, claim.paper, claim.ours, claim.verdict, measured])
+    heads = ["claim", "the paper", "ours", "verdict", "measured by the command in"]
+    return markdown_table(heads, lines, left=len(heads)) + "\n"
+
+
+def meaning_table(results: Results) -> str:
+    """Purity, cosine, D3 and D4 by kind of codes."""
+    heads = ["codes", "purity", "by chance", "cosine", "D3, lift", "D4, prefixes an item, head", "tail"]
+    lines = []
+    for file in results.files("code_meaning"):
+        content = results.read(file)
+        for kind, found in content["kinds"].items():
+            kept = sum(items >= 100 for items in found["items_that_share"])
+            cells = [_by_level(found[key][:kept], 2) for key in ("purity", "purity_by_chance", "cosine")]
+            cells.append(_by_level(found["cooccurrence_lift"][:kept], 1))
+            cells += [_by_level(found[part]["prefixes_per_item"], 2) for part in ("head", "tail")]
+            lines.append([f"{content['dataset'].capitalize()}, {kind}", *cells])
+    return markdown_table(heads, lines) + "\n"
+
+
+def _by_level(values: list, digits: int) -> str:
+    return " / ".join("" if value is None else f"{value:.{digits}f}" for value in values).strip(" /")
+
+
+def invalid_table(results: Results) -> str:
+    """Shares of invalid answers, recall and time, by model and beams."""
+    heads = ["model", "beams", "invalid in the top 10 / 20 / 50, %", "R@10 as they come / items only / trie"]
+    heads += ["R@10, history removed: items only / trie", "CPU ms a user: without / trie"]
+    lines = []
+    for file in results.files("invalid_ids"):
+        content = results.read(file)
+        for row in content["rows"]:
+            cells = [f"{row['beams']}", " / ".join(f"{100 * value:.2f}" for value in row["invalid"].values())]
+            cells += [" / ".join(map(short, row[f"recall@10, history {way}"].values())) for way in ("kept", "removed")]
+            cells.append(" / ".join(f"{value:.1f}" for value in row["cpu milliseconds a user"].values()))
+            lines.append([f"{content['dataset'].capitalize()}, {row['model']}", *cells])
+    return markdown_table(heads, lines) + "\n"
+
+
+def diversity_table(results: Results) -> str:
+    """Entropy and recall by temperature."""
+    heads = ["data set", "sampled", "temperature", "entropy@10 / 20 / 50", "R@10 / 20 / 50", "items in the top 10"]
+    lines = []
+    for file in results.files("diversity"):
+        content = results.read(file)
+        for row in content["rows"]:
+            cells = [row["sampled"], "" if row["temperature"] is None else f"{row['temperature']:g}"]
+            cells.append(" / ".join(f"{row[f'entropy@{place}']:.2f}" for place in (10, 20, 50)))
+            cells.append(" / ".join(short(row[f"recall@{place}"]) for place in (10, 20, 50)))
+            lines.append([content["dataset"].capitalize(), *cells, f"{row['items in the top 10']:,}"])
+    return markdown_table(heads, lines, left=2) + "\n"
+
+
+PARTS = {"claims": table, "meaning": meaning_table, "invalid": invalid_table, "diversity": diversity_table}
+
+
+def page(text: str, results: Results) -> str:
+    """The page with all tables of today's results."""
+    for name, make in PARTS.items():
+        text = updated(text, name, make(results))
+    return text
+
+
+def main() -> None:
+    file = ROOT / "docs" / "claims.md"
+    file.write_text(page(file.read_text(), Results(ROOT / "recipes" / "results")))
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
