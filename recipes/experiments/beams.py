@@ -5,12 +5,8 @@ python recipes/experiments/beams.py --recommender runs/beauty/model --dataset da
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +14,12 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
-from tiger.evaluation.results import command_line
+from tiger.evaluation.results import write_experiment
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
 
 
 @dataclass
@@ -56,12 +51,8 @@ def main() -> None:
         row["recall@beams"] = round(float((answers == users.targets[:, None]).any(axis=1).mean()), 5)
         rows.append(row)
         print(row, flush=True)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    name = Path(args.dataset).name
-    found = {"dataset": name, "users": len(users), "part": "validation", "hardware": device, "rows": rows}
-    found["command"] = command_line(sys.argv)
-    Path(args.results_dir).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(args.results_dir) / f"{name}.json", json.dumps(found, indent=1) + "\n")
+    found = {"users": len(users), "part": "validation", "rows": rows}
+    write_experiment(found, args.dataset, args.results_dir)
 
 
 if __name__ == "__main__":

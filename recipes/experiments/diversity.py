@@ -10,9 +10,6 @@ Writes ``<dataset>.json`` and ``<dataset>.png``.
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +20,7 @@ import torch
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
-from tiger.evaluation.results import command_line
+from tiger.evaluation.results import write_experiment
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.beam_search import CPU_USERS, beam_search
@@ -32,7 +29,6 @@ from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.code_tree import categories_at
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -76,17 +72,7 @@ def main() -> None:
         answers = sampled(args, tiger, users, temperature, LEVELS.get(name))
         rows.append({"sampled": name, "temperature": temperature} | measured(answers, users.targets, categories))
         print(rows[-1], flush=True)
-        write(args, found | {"rows": rows})
-
-
-def write(args: DiversityArguments, found: dict) -> None:
-    """Write rows so far, so that a run that is stopped leaves them, and their figure."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    name, folder = Path(args.dataset).name, Path(args.results_dir)
-    content = {"dataset": name, **found, "hardware": device, "command": command_line(sys.argv)}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    draw(content, folder / f"{name}.png")
+        draw(*write_experiment(found | {"rows": rows}, args.dataset, args.results_dir))
 
 
 def sampled(

@@ -10,9 +10,6 @@ checkpoint of the training of the first recommender may be named too. Writes ``<
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +22,7 @@ from transformers import T5ForConditionalGeneration
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
-from tiger.evaluation.results import command_line
+from tiger.evaluation.results import write_experiment
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.beam_search import CPU_USERS, beam_search
@@ -36,7 +33,6 @@ from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.retriever.model import TigerT5
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
-from tiger.utils.files import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -90,17 +86,8 @@ def main() -> None:
         for beams in args.beams:
             rows.append({"model": name, "beams": beams, **measured(tiger, users, beams)})
             print(rows[-1], flush=True)
-            write(args, {"users": len(users), "part": "test", "rows": rows})
-
-
-def write(args: InvalidIdsArguments, found: dict) -> None:
-    """Write rows so far, so that a run that is stopped leaves them, and their figure."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    name, folder = Path(args.dataset).name, Path(args.results_dir)
-    content = {"dataset": name, **found, "hardware": device, "command": command_line(sys.argv)}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    draw(content, folder / f"{name}.png")
+            found = {"users": len(users), "part": "test", "rows": rows}
+            draw(*write_experiment(found, args.dataset, args.results_dir))
 
 
 def recommenders(args: InvalidIdsArguments) -> Iterator[tuple[str, TigerRecommender]]:

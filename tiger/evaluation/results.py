@@ -82,6 +82,25 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
+def write_experiment(found: dict, dataset: str | os.PathLike, folder: str | os.PathLike) -> tuple[dict, Path]:
+    """Write what an experiment has found so far: one that is stopped leaves it.
+
+    Args:
+        found: JSON values by name.
+        dataset: directory that it was found on.
+        folder: where ``<dataset>.json`` goes.
+
+    Returns:
+        The content of the file, which has hardware and command as well, and the path of the figure beside it.
+    """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    content = {"dataset": Path(dataset).name, **found, "hardware": device, "command": command_line(sys.argv)}
+    file = Path(folder) / f"{content['dataset']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(content, indent=1) + "\n")
+    return content, file.with_suffix(".png")
+
+
 def baseline_results(
     measured: Measured,
     split: LeaveOneOut,
