@@ -62,6 +62,7 @@ def test_the_commands_know_it_and_leave_it_as_it_is(elsewhere, capsys):
         return capsys.readouterr()
 
     found = json.loads(run("info", "demo", "--json").out)
+    assert found["try"].startswith("tiger recommend demo --history ")
     ids = found["try"].split()[-2:]
     assert found["items"] == 400 and found["ranker"] == "none" and found["levels"] == "2 of 32 codes"
     shown = run("info", "demo").out

@@ -107,7 +107,7 @@ def informs(folder: Path) -> None:
     printed, _ = tiger(folder, "info", "runs/mine")
     facts = dict(re.findall(r"^ *(\w+)  (.*)$", printed, flags=re.MULTILINE))
     assert facts["items"] == str(ITEMS) and facts["ranker"].startswith("two-stage")
-    assert facts["try"].startswith("tiger recommend runs/mine/model --history 007")
+    assert facts["try"].startswith("tiger recommend runs/mine --history 007")
 
 
 def serves(folder: Path) -> None:

@@ -24,7 +24,7 @@ def run_info(args: argparse.Namespace) -> None:
 
     folder = ModelSource(args.model, args.revision).folder()
     # Loaded as for an answer: what is damaged is found here too.
-    found = describe(load_recommender(str(folder)), folder)
+    found = describe(load_recommender(str(folder)), folder, args.model)
     if args.json:
         print(json.dumps(found, ensure_ascii=False))
         return
@@ -34,8 +34,8 @@ def run_info(args: argparse.Namespace) -> None:
         print(f"{name:>10}  {_short(value)}")
 
 
-def describe(tiger, folder: Path) -> dict[str, Any]:
-    """Facts of a recommender and its directory, in the order to be shown."""
+def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
+    """Facts of a recommender and its directory, in the order to be shown; ``name`` is what the user calls it."""
     from tiger.recommender.manifest import MANIFEST
     from tiger.serving.model_source import manifest_digest
     from tiger.utils.json_files import read_bytes
@@ -58,7 +58,7 @@ def describe(tiger, folder: Path) -> dict[str, Any]:
         "digest": manifest_digest(read_bytes(folder / MANIFEST)),
         "saved": time.strftime("%Y-%m-%d %H:%M", time.localtime(saved)),
         "age": f"{max(time.time() - saved, 0) / 86400:.1f} days",
-        "try": f"tiger recommend {folder} --history {' '.join(ids)}",
+        "try": f"tiger recommend {name} --history {' '.join(ids)}",
     }
 
 
