@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tiger import __version__
 from tiger.cli.common import friendly_errors
+from tiger.cli.completion import add_completion_verb
 from tiger.cli.evaluate import add_evaluate_verb
 from tiger.cli.importing import add_import_verb
 from tiger.cli.info import add_info_verb
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_evaluate_verb(verbs)
     add_push_verb(verbs)
     add_serving_verbs(verbs)
+    add_completion_verb(verbs, parser)
     args = parser.parse_args(argv)
     with friendly_errors(), extras_named():
         args.run(args)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from tiger.utils.errors import DataError
@@ -14,6 +16,8 @@ from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, text
 
 T = TypeVar("T")
+# Names modules that register classes of one's own, with commas between: what loads a saved object may not know them.
+MODULES = "TIGER_MODULES"
 
 
 class Registry(Generic[T]):
@@ -54,12 +58,19 @@ class Registry(Generic[T]):
     def saved(self, name: str, file: Path) -> type[T]:
         """The class of a saved object whose file names it.
 
+        A file names no module: what a stranger saved imports nothing. Modules that ``$TIGER_MODULES`` names are
+        imported where the name is unknown without them.
+
         Raises:
-            DataError: the name is unknown.
+            DataError: the name is unknown, or a module can't be imported.
         """
         if name not in self:
+            for module in filter(None, os.environ.get(MODULES, "").split(",")):
+                _imported(module.strip(), f"${MODULES}")
+        if name not in self:
             raise DataError(
-                f"{file}: unknown kind {name!r}. Import the module that registers it, or update the library."
+                f"{file}: unknown kind {name!r}. Import the module that registers it, name it in ${MODULES}, or "
+                "update the library."
             )
         return self[name]
 
@@ -71,16 +82,31 @@ class Registry(Generic[T]):
         return iter([*self._own, *self._registered])
 
     def __getitem__(self, name: str) -> type[T]:
-        """
+        """The class of a name, or of the module and class in a setting, ``"mymodule.MyClass"``, which is registered.
+
         Raises:
-            DataError: the name is unknown.
+            DataError: the name is unknown, or there is no such module or class.
         """
         if name in self._registered:
             return self._registered[name]
         if name not in self._own:
+            module, dot, kind = name.rpartition(".")
+            if dot:
+                found = getattr(_imported(module, f"{self.what} {name}"), kind, None)
+                if not isinstance(found, type) or not isinstance(getattr(found, "kind", None), str):
+                    raise DataError(f"{self.what} {name}: {module} has no class {kind} with a name in 'kind'.")
+                self.register(found.kind, found)  # type: ignore[attr-defined]
+                return found
             raise DataError(
                 f"{self.what} must be one of {', '.join(self)}, got {name!r}. If it is a class of your own, register "
-                "it first."
+                "it first, or give module.Class."
             )
         module, _, kind = self._own[name].partition(":")
         return getattr(import_module(module), kind)
+
+
+def _imported(module: str, where: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise DataError(f"{where}: {error}. Put the folder that holds it into PYTHONPATH.") from error
