@@ -120,13 +120,14 @@ class Edge:
 
     def _count(self, scope, record: RequestRecord, seconds: float) -> None:
         # The route's pattern, not the requested path: otherwise a crawler would create one metric per path.
-        path = scope["route"].path if "route" in scope else "other"
+        route = scope["route"].path if "route" in scope else None
+        path = route or "other"
         record.status, record.ms = record.status or 500, 1e3 * seconds
         self.metrics.requests.labels(path, record.status).inc()
         self.metrics.seconds.labels(path).observe(seconds)
         self.log.request(record)
         if self.tracing is not None:
-            self.tracing.request(record, scope["route"].path if "route" in scope else None, scope["headers"])
+            self.tracing.request(record, route, scope["headers"])
 
 
 def _body_refusal(method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:

@@ -34,7 +34,8 @@ class Query:
         Raises:
             DataError: times that don't fit the histories.
         """
-        read_moments(self.at, read_times([len(history) for history in self.histories], self.timestamps))
+        if self.timestamps is not None or self.at is not None:
+            read_moments(self.at, read_times([len(history) for history in self.histories], self.timestamps))
 
     def without(self, items: Sequence[Collection[str]]) -> Query:
         """The same without these items of each history and their times."""

@@ -22,7 +22,7 @@ def recommender(tokenizer, fitted):  # noqa: F811
 
 def test_the_same_history_by_each_method(recommender):
     history = np.array([3, 13])
-    found = compare(recommender, STATE, history)
+    found = compare(recommender, STATE, history, popularity_of(recommender.ranker, len(recommender.tokenizer)))
     ids = [["item-3", "item-13"]]
     assert list(found) == ["T5", "ranker", "popularity"]
     for name in ("T5", "ranker"):
@@ -47,7 +47,7 @@ def test_places_in_the_other_lists_are_named():
 
 def test_what_is_not_known_is_left_out(recommender):
     recommender.ranker = None
-    found = compare(recommender, STATE, np.array([], dtype=np.int64))
+    found = compare(recommender, STATE, np.array([], dtype=np.int64), None)
     assert list(found) == ["T5"] and popularity_of(None, 40) is None
     html = comparison_html(PageCatalog(recommender.tokenizer, recommender.items), found, 0)
     assert "nothing to compare" in html and html.count("<li>") == 4

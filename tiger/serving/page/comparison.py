@@ -31,12 +31,15 @@ def popularity_of(ranker: Ranker | None, count: int) -> Popularity | None:
     return Popularity().fit(Sequences.from_rows([ranker.candidates.events // DAYS]), count)
 
 
-def compare(recommender: TigerRecommender, state: PageState, history: np.ndarray) -> dict[str, np.ndarray]:
+def compare(
+    recommender: TigerRecommender, state: PageState, history: np.ndarray, popularity: Popularity | None
+) -> dict[str, np.ndarray]:
     """Rows of the items that each method answers, best first.
 
     Args:
         state: number of answers and search options.
         history: int64 [m], rows.
+        popularity: of :func:`popularity_of`.
     """
     ids = [recommender.tokenizer.item_ids[row] for row in history]
     search: dict[str, Any] = {
@@ -48,7 +51,6 @@ def compare(recommender: TigerRecommender, state: PageState, history: np.ndarray
         if name == "T5" or recommender.ranker is not None:
             items, _ = recommender.recommend([ids], k=state.k, rank=name == "ranker", **search)
             found[name] = recommender.tokenizer.rows(items[0])
-    popularity = popularity_of(recommender.ranker, len(recommender.tokenizer))
     if popularity is not None:
         rows, _ = popularity.recommend(Sequences.from_rows([history]), state.k, state.exclude_history)
         found["popularity"] = rows[0][rows[0] >= 0].astype(np.int64)

@@ -8,18 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from html import escape
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
+from tiger.evaluation.baselines import Popularity
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.page.answers import find_answers
 from tiger.serving.page.branches import branch_choices, branch_html
 from tiger.serving.page.cards import answer_html, history_html, results_html
 from tiger.serving.page.catalog import PageCatalog
-from tiger.serving.page.comparison import compare, comparison_html
+from tiger.serving.page.comparison import compare, comparison_html, popularity_of
 from tiger.serving.page.item_map import ItemMap, map_html
 from tiger.serving.page.link import (
     MAX_ITEMS,
@@ -55,6 +57,11 @@ class PageHandlers:
         self.starters = starter_histories(self.catalog)
         self._random = np.random.default_rng(seed)
         self._map: ItemMap | None = None
+
+    @cached_property
+    def popularity(self) -> Popularity | None:
+        """Popularity of the items, counted when it is first asked for; None: it is not known."""
+        return popularity_of(self.recommender.ranker, len(self.catalog))
 
     def rows_of(self, item_ids: Any) -> np.ndarray:
         """Rows of the known items among these."""
@@ -163,7 +170,8 @@ class PageHandlers:
         """The lists of all methods as HTML."""
         state = self.state(chosen, k, beams, temperature, exclude, rank)
         history = self.rows_of(chosen)
-        return comparison_html(self.catalog, compare(self.recommender, state, history), len(history))
+        found = compare(self.recommender, state, history, self.popularity)
+        return comparison_html(self.catalog, found, len(history))
 
     def draw_map(self, chosen, shown) -> str:
         """The map of items as HTML, with the history and the answers marked."""

@@ -114,14 +114,5 @@ def write_link(state: PageState) -> str:
     for name, (key, _) in PARAMETERS.items():
         value = getattr(state, key)
         if value != getattr(default, key):
-            parts.append(
-                (
-                    name,
-                    str(int(value))
-                    if isinstance(value, bool)
-                    else f"{value:g}"
-                    if key == "temperature"
-                    else str(value),
-                )
-            )
+            parts.append((name, value if isinstance(value, str) else f"{value:g}"))
     return f"?{urlencode(parts)}" if parts else ""
