@@ -48,6 +48,7 @@ def test_a_setting_names_module_and_class(folder):
     ("name", "told"),
     [
         ("shop_shelf.Shelves", "No module named 'shop_shelf'. Put the folder that holds it into PYTHONPATH."),
+        (".Shelves", "Empty module name. Put the folder that holds it into PYTHONPATH."),
         ("shop_shelves.Shelf", "shop_shelves has no class Shelf with a name in 'kind'."),
         ("shop_shelves.Path", "shop_shelves has no class Path with a name in 'kind'."),
         ("shelves", "register it first, or give module.Class."),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from tiger.utils.errors import DataError
-
 SHELLS = ("bash", "zsh", "tcsh")
 # What stands for an argument in the help: whether the shell offers directories, or any files.
 _DIRECTORIES = ("RUN_OR_REPO", "RUN_DIR", "DIR", "DATASET")
@@ -29,10 +27,8 @@ def add_completion_verb(verbs, whole: argparse.ArgumentParser) -> None:
 
 
 def run_completion(whole: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    try:
-        import shtab
-    except ImportError as error:
-        raise DataError("shell completion needs shtab: pip install shtab") from error
+    import shtab
+
     _offer_paths(whole, shtab.DIRECTORY, shtab.FILE)
     print(shtab.complete(whole, args.shell))
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tiger.retriever.config import reads_users, retriever_config
+from tiger.retriever.config import item_vocabulary, reads_users
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -57,7 +57,6 @@ def with_users(tokens: np.ndarray, tokenizer: SemanticIdTokenizer, users: np.nda
 
 def forget_some_users(model: T5ForConditionalGeneration, tokens: torch.Tensor) -> torch.Tensor:
     """Histories [B, S] with the token of an unknown user in the place of a share of the users', drawn anew."""
-    unknown = model.config.vocab_size - retriever_config(model).user_rows
     forgotten = torch.rand(len(tokens), device=tokens.device) < UNKNOWN_SHARE
-    users = tokens[:, 0].masked_fill(forgotten, unknown)
+    users = tokens[:, 0].masked_fill(forgotten, item_vocabulary(model))
     return torch.cat([users.unsqueeze(1), tokens[:, 1:]], dim=1)

@@ -108,5 +108,5 @@ class Registry(Generic[T]):
 def _imported(module: str, where: str) -> ModuleType:
     try:
         return import_module(module)
-    except ModuleNotFoundError as error:
+    except (ImportError, ValueError, TypeError) as error:  # the last two: an empty or relative name
         raise DataError(f"{where}: {error}. Put the folder that holds it into PYTHONPATH.") from error

@@ -167,10 +167,11 @@ class CandidateFeatures:
         stages = {"log": self._of_log, "text": self._of_text, "item": self._of_item}
         stages |= {"codes": self._of_codes, "time": self._of_time, "t5": self._of_t5}
         unknown = (batch.histories.ends <= 0)[:, None]
+        some = bool(unknown.any())
         for stage, features in stages.items():
             for feature, values in features(batch):
                 name = f"{stage}: {feature}"
-                yield name, np.where(unknown, np.nan, values) if reads_time(name) else values
+                yield name, np.where(unknown, np.nan, values) if some and reads_time(name) else values
 
     def _of_log(self, batch: RankingBatch) -> Iterator[Feature]:
         facts = self._pairs.padded[self._pairs.find(batch.read.items[:, None], batch.wanted[batch.users])]

@@ -185,12 +185,13 @@ class TwoStageRanker(Ranker):
             whole.append(lightgbm.train(settings, all_users, half.best_iteration))
         record: dict[str, Any] = {}
         kept_apart = Proposals(proposals.rows[held_out], proposals.columns[held_out])
-        for given, suffix in ((kept_apart, ""), (candidates.without_times(kept_apart), ", no timestamps")):
+        inputs = {"": kept_apart}
+        if options.time_dropout:
+            inputs[", no timestamps"] = candidates.without_times(kept_apart)
+        for suffix, given in inputs.items():
             answers = cls(candidates, halves, columns, fingerprint).best(given, 10)[0]
             for name, value in next_item_metrics(answers, targets[held_out]).items():
                 record[f"held out {name}{suffix}"] = round(float(value), 5)
-            if not options.time_dropout:
-                break
         record |= {
             "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
