@@ -37,6 +37,7 @@ from tiger.evaluation.evaluator import evaluate, rank_bytes
 from tiger.evaluation.results import Measured, mean_over_seeds, model_results, results_table, write_results
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.training.arguments import parse_arguments
+from tiger.training.retriever import shares_of
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -358,21 +359,19 @@ def vectors_of(args: SASRecArguments, data: RecommendationData, split: LeaveOneO
     Raises:
         DataError: another source, or no vectors of the texts.
     """
-    parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
-    if any(name not in ("log", "words", "texts") or not (share or "1").isdecimal() for name, _, share in parts):
+    parts = shares_of(args.start_from, args.d_model, ("log", "words", "texts"))
+    if parts is None:
         raise DataError(
             f"start_from {args.start_from!r}: expected log, words, texts and shares, such as log:3,words:1."
         )
-    if args.embeddings is None and any(name == "texts" for name, _, _ in parts):
+    if args.embeddings is None and any(name == "texts" for name, _ in parts):
         raise DataError("start_from texts: give their vectors by --embeddings, or leave texts out.")
     sources = {
         "log": lambda size: cooccurrence_vectors(split.train, data.num_items, size),
         "words": lambda size: tfidf_vectors(item_texts(data.items), size),
         "texts": lambda size: principal_axes(load_embeddings(args.embeddings, data.num_items), size),
     }
-    ends = np.cumsum([int(share or 1) for _, _, share in parts])
-    sizes = np.diff(args.d_model * ends // ends[-1], prepend=0)
-    return [sources[name](int(size)) for (name, _, _), size in zip(parts, sizes)]
+    return [sources[name](size) for name, size in parts]
 
 
 if __name__ == "__main__":

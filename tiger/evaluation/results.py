@@ -56,8 +56,6 @@ class Measured:
 
     def row(self, model: str, exclude_history: bool, metrics: dict[str, float], seconds: float) -> dict:
         """A row of a results file."""
-        gpu = torch.cuda.is_available()
-        machine = torch.cuda.get_device_name() if gpu else platform.machine() + " CPU"
         return {
             "dataset": self.dataset,
             "model": model,
@@ -67,9 +65,13 @@ class Measured:
             "metrics": {name: round(float(metrics[name]), 5) for name in METRICS},
             "std": {},
             "seconds": round(seconds, 1),
-            "hardware": f"{machine}, {torch.get_num_threads()} threads",
+            "hardware": f"{_machine()}, {torch.get_num_threads()} threads",
             "command": self.command or command_line(sys.argv),
         }
+
+
+def _machine() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
 
 
 def command_line(argv: Sequence[str]) -> str:
@@ -93,8 +95,7 @@ def write_experiment(found: dict, dataset: str | os.PathLike, folder: str | os.P
     Returns:
         The content of the file, which has hardware and command as well, and the path of the figure beside it.
     """
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    content = {"dataset": Path(dataset).name, **found, "hardware": device, "command": command_line(sys.argv)}
+    content = {"dataset": Path(dataset).name, **found, "hardware": _machine(), "command": command_line(sys.argv)}
     file = Path(folder) / f"{content['dataset']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -310,18 +311,31 @@ def sources_of(args: RetrieverArguments) -> list[tuple[str, int]]:
     Raises:
         DataError: it names another source, or one gets no dimension.
     """
-    if not args.start_from:
-        return []
-    parts = [part.partition(":") for part in args.start_from.replace(" ", "").split(",")]
-    readable = all(name in SOURCES and (share or "1").isdecimal() for name, _, share in parts)
-    ends = np.cumsum([int(share or 1) for _, _, share in parts]) if readable else np.zeros(1)
-    sizes = np.diff(args.d_model * ends // max(ends[-1], 1), prepend=0)
-    if sizes.min() < 1:
+    found = shares_of(args.start_from, args.d_model, SOURCES) if args.start_from else []
+    if found is None:
         raise DataError(
             f"start_from {args.start_from!r}: expected some of {', '.join(SOURCES)}, each with its share of the "
             "dimensions, such as log:3, words:1."
         )
-    return [(name, int(size)) for (name, _, _), size in zip(parts, sizes)]
+    return found
+
+
+def shares_of(text: str, dimensions: int, sources: Sequence[str]) -> list[tuple[str, int]] | None:
+    """Parse sources with their shares, such as ``log:3,words:1``: their names and dimensions.
+
+    Args:
+        dimensions: in all.
+        sources: names that may stand there.
+
+    Returns:
+        None where it is not like that, or a source gets no dimension.
+    """
+    parts = [part.partition(":") for part in text.replace(" ", "").split(",")]
+    if not all(name in sources and (share or "1").isdecimal() for name, _, share in parts):
+        return None
+    ends = np.cumsum([int(share or 1) for _, _, share in parts])
+    sizes = np.diff(dimensions * ends // max(ends[-1], 1), prepend=0)
+    return None if sizes.min() < 1 else [(name, int(size)) for (name, _, _), size in zip(parts, sizes)]
 
 
 def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndarray:
