@@ -1,5 +1,6 @@
 """`make reproduce SET=...`: which commands it runs, in which order, and what it says where something is missing."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.conftest import write_tables
 from tiger.training.plan import check_settings, make_plan
 
 ROOT = Path(__file__).parents[2]
+OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
@@ -27,9 +29,15 @@ def checkout(tmp_path):
     return tmp_path
 
 
+def make(checkout: Path, *words: str) -> subprocess.CompletedProcess:
+    """`make reproduce` as a user calls it, even where `make test` runs the tests: a make inside another says more."""
+    environment = {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
+    command = ["make", "reproduce", "BIN=bin", *words]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, env=environment)
+
+
 def reproduce(checkout: Path, *words: str) -> subprocess.CompletedProcess:
-    command = ["make", "-o", "setup", "reproduce", "BIN=bin", *words]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60)
+    return make(checkout, "-o", "setup", *words)
 
 
 def write_set(folder: Path) -> None:
@@ -44,7 +52,7 @@ def test_what_is_missing_is_said_in_one_line(checkout):
     done = reproduce(checkout, "SET=books")
     assert done.returncode == 2 and "give SET=beauty, sports or toys" in done.stdout
     # Before anything is installed: no `-o setup` here.
-    done = subprocess.run(["make", "reproduce", "BIN=bin"], cwd=checkout, capture_output=True, text=True, timeout=60)
+    done = make(checkout)
     assert done.returncode == 2 and "datasets/beauty is not there" in done.stdout
 
 
