@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +19,9 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 # Factors of the nearest-neighbor initialization. Both were set by hand and not tuned.
 HISTORY_GAIN = 3.0
 START_TOKEN_SCALE = 0.1
+# Columns of vectors, and rows of random numbers, that are held at once: 100 MB at a million items.
+_COLUMNS = 32
+_ROWS = 1 << 16
 
 
 @torch.no_grad()
@@ -49,17 +55,49 @@ def init_token_embeddings(
         raise ValueError(f"the model is {size} wide, the vectors are {widths or 'none'}")
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
-    parts = [torch.from_numpy(np.asarray(part)).to(embeddings) for part in vectors]
-    parts = [part - part.mean(dim=0) for part in parts]
-    known = torch.cat([part / part.std().clamp(min=1e-12) for part in parts], dim=1) * embeddings.std()
+    columns = [column for part in vectors for column in _standardized(part, embeddings)]
     for tokens in tokenizer.token_table.T:
         tokens = torch.from_numpy(tokens).long().to(embeddings.device)
-        counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
-        means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
-        used = counts.squeeze(-1) > 0
-        means = means[used]
-        random = torch.randn(means.shape).to(means) * means.std()
-        embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
+        counts = torch.bincount(tokens, minlength=len(embeddings))
+        used = counts.nonzero().squeeze(1)
+        place = (counts > 0).cumsum(0)[tokens] - 1
+        counts = counts[used].unsqueeze(-1)
+        means = torch.empty((len(used), size if share < 1 else 0)).to(embeddings)
+        start = 0
+        for block in columns:
+            known = block()
+            found = torch.zeros(len(used), known.shape[1]).to(embeddings).index_add_(0, place, known) / counts
+            of_block = slice(start, start + known.shape[1])
+            (embeddings if share == 1 else means)[used if share == 1 else slice(None), of_block] = found
+            start = of_block.stop
+        # Drawn in any case, so that what is drawn after it doesn't depend on the share.
+        random = _normal(len(used), size)
+        if share < 1:
+            noise = torch.cat(list(random)).to(means) * means.std()
+            embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * noise
+        else:
+            collections.deque(random, maxlen=0)
+
+
+def _normal(rows: int, size: int) -> Iterator[torch.Tensor]:
+    """Normal numbers [rows, size] in parts, the same as in one piece where ``size`` is 16 or more."""
+    for start in range(0, rows, _ROWS):
+        yield torch.randn(min(_ROWS, rows - start), size)
+
+
+def _standardized(part: np.ndarray, like: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
+    """Vectors [n, any], centered and scaled as a whole to the standard deviation of ``like``, a few columns at a time:
+    of a million items, all columns in one piece are a gigabyte for each operation."""
+    vectors = torch.from_numpy(np.asarray(part))
+    mean = vectors.to(like).mean(dim=0)
+    scale = (vectors.to(like) - mean).std().clamp(min=1e-12)
+    spread = like.std()
+
+    def block(start: int) -> torch.Tensor:
+        stop = start + _COLUMNS
+        return (vectors[:, start:stop].to(like) - mean[start:stop]) / scale * spread
+
+    return [partial(block, start) for start in range(0, vectors.shape[1], _COLUMNS)]
 
 
 @torch.no_grad()
