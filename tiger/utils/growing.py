@@ -43,7 +43,8 @@ class Growing(Generic[Array]):
         if not mine:
             buffer = _Buffer(_with_room(self.values, count), count)
             buffer.array[:known] = self.values
-        buffer.array[known:count] = rows
+        # Through .data, a tensor's version counter, which the first shares, stays: none of its rows has changed.
+        (buffer.array.data if isinstance(buffer.array, torch.Tensor) else buffer.array)[known:count] = rows
         grown = object.__new__(type(self))
         grown.values, grown._buffer = buffer.array[:count], buffer
         return grown
