@@ -91,3 +91,9 @@ def test_rows_over_seeds_and_files(split, tmp_path):
         "as published, history kept, valid",
         *ways,
     ]
+
+
+def test_errors_of_means():
+    found = NextItemEvaluation.of(np.array([[1, 2], [3, 4], [5, 6], [7, 8]]), np.array([1, 3, 9, 7]), (1, 2))
+    assert found.metrics["recall@1"] == 0.75 and found.errors["recall@1"] == pytest.approx(0.25)
+    assert np.isnan(NextItemEvaluation.of(np.array([[1]]), np.array([1]), (1,)).errors["recall@1"])

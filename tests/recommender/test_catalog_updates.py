@@ -117,7 +117,7 @@ def test_wrong_calls(recommender):
         "tiger.rankers.click.ranker.ClickRanker.add_items",
         "tiger.rankers.click.ranker.ClickRanker.update_items",
         "tiger.rankers.click.features.ItemFeatures.rows",
-        "transformers.T5ForConditionalGeneration.resize_token_embeddings",
+        "tiger.recommender.catalog_updates.with_new_tokens",
     ],
 )
 def test_a_change_that_fails_half_way_changes_nothing(recommender, monkeypatch, broken):

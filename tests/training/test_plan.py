@@ -7,8 +7,11 @@ import pytest
 import yaml
 
 from tests.recipes.test_recorded_commands import ROOT, write_recipe
+from tiger.training.catalog_size import CatalogSize
+from tiger.training.evaluation import users_to_ask
 from tiger.training.plan import FAST, check_settings, find_recipe, make_plan, over
 from tiger.training.progress import StepClock, duration, estimated_seconds
+from tiger.training.tokenizer import TokenizerArguments, sized
 from tiger.utils.errors import DataError
 
 
@@ -50,6 +53,12 @@ def test_fast_is_the_demo_recipe_on_any_data():
             {name: value for part in plan.arguments(step) for name, value in vars(part).items() if name not in beside}
             for plan in (fast, demo)
         )
+        # What the recipe leaves open is, for so many items, what the demo's says.
+        if step == "tokenizer":
+            one, two = (vars(sized(TokenizerArguments(**given), 2400)) for given in (one, two))
+        elif step == "retriever":
+            assert one["tokens"] == "auto"
+            one["tokens"] = CatalogSize.of(2400).tokens
         differing = {name for name in one if one[name] != two[name] and not name.startswith(("_", "logging"))}
         assert differing <= {"accelerator_config", "distributed_state", "deepspeed_plugin"}, (step, differing)
     assert fast.settings["retriever"]["seed"] == 3 and fast.settings["retriever"]["num_train_epochs"] == 2
@@ -81,3 +90,12 @@ def test_steps_that_are_done_correct_what_is_left(monkeypatch):
     now[0] += 0.5  # was there already: says nothing of the machine
     clock.done()
     assert clock.pace == 3 and clock.start("c") == "about 90 s"
+
+
+def test_large_logs_are_measured_on_a_sample():
+    assert users_to_ask(22_363, 12_101) == 22_363 and users_to_ask(35_598, 18_357) == 35_598
+    assert users_to_ask(1_000_000, 1_000_000) == 20_000 and users_to_ask(5_000, 1_000_000) == 5_000
+    few, many = (
+        estimated_seconds({"evaluate": {}}, (10**6, users, 10**6), ["evaluate"])["evaluate"] for users in (20_000, 10**6)
+    )
+    assert few == many

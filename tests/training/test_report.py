@@ -65,6 +65,10 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     recommender = TigerRecommender.from_pretrained(out)
     assert found["exclude_history"] is recommender.training["exclude_history"] is (not kept)
     assert recommender.ranker.record["exclude_history"] is (not kept)
+    assert "errors" not in found  # all users were asked
+    few = measure(str(out / "model"), str(dataset), EvaluationArguments(num_beams=10, bf16=False, users=40))
+    assert few["users"] == 40 and set(few["errors"]) == set(few["models"])
+    assert 0 < few["errors"]["tiger"]["ndcg@10"] < 0.1
     # The other way, the same models find less.
     other = measure(
         str(out / "model"), str(dataset), EvaluationArguments(num_beams=10, bf16=False, exclude_history=kept)

@@ -13,6 +13,7 @@ from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 # Totals below it are not distinguished: they would reveal held-out events, see tiger.evaluation.baselines.
 COUNT_FLOOR = 5
 NEAR = 3  # steps within which an item counts as a follower, with weight 1 / steps; not tuned
+_PAIRS_AT_ONCE = 1 << 23  # pairs that are sorted at a time: some 500 MB
 
 
 def pairs_by_gap(train: Sequences, max_gap: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -42,12 +43,18 @@ class PairTable:
     Args:
         keys: int64 [m], ``first * size + second``, ascending.
         values: float32 [m, F].
+        size: number of items. Those from it on, which came later, have no pairs.
+
+    Attributes:
+        padded: float32 [m + 1, F], ``values`` and a row of zeros.
     """
 
     FACTS = ("next", "soon", "before", "together", "same day")
 
     def __init__(self, keys: np.ndarray, values: np.ndarray, size: int):
-        self.keys, self.values, self.size = keys, values, size
+        self.keys, self.size = keys, size
+        self.padded = np.concatenate([values, np.zeros((1, values.shape[1]), dtype=np.float32)])
+        self.values = self.padded[:-1]
 
     @classmethod
     def fit(cls, train: Sequences, size: int, max_gap: int = 20) -> PairTable:
@@ -56,32 +63,49 @@ class PairTable:
         Facts of (i, j): how often j was next after i; within three, weighted 1 / gap; the same backwards; how often
         both occurred in either order; how often on one day.
         """
-        items = train.items.astype(np.int64)
-        days = train.timestamps // SECONDS_PER_DAY
+        count = 2 * sum(len(earlier) for _, earlier in pairs_by_gap(train, max_gap))
+        ends = _shares(train, size, -(-count // _PAIRS_AT_ONCE))
+        parts = [cls._counted(train, size, max_gap, *part) for part in zip(ends[:-1], ends[1:])]
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts)), size)
+
+    @classmethod
+    def _counted(
+        cls, train: Sequences, size: int, max_gap: int, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of the pairs whose first item is from ``start`` to ``stop`` - 1."""
+        items, days = train.items, train.timestamps // SECONDS_PER_DAY
         keys = np.empty(0, dtype=np.int64)
         values = np.empty((0, len(cls.FACTS)), dtype=np.float32)
+        wanted = (items >= start) & (items < stop)
         for gap, earlier in pairs_by_gap(train, max_gap):
-            first, second = items[earlier], items[earlier + gap]
-            one_day = (days[earlier] == days[earlier + gap]).astype(np.float32)
-            near = np.full(len(first), 1 / gap if gap <= NEAR else 0, dtype=np.float32)
-            none, each = np.zeros_like(near), np.ones_like(near)
-            onward = np.stack([each if gap == 1 else none, near, none, each, one_day], axis=1)
-            back = np.stack([none, none, near, each, one_day], axis=1)
-            keys = np.concatenate([keys, first * size + second, second * size + first])
-            values = np.concatenate([values, onward, back])
+            near = 1 / gap if gap <= NEAR else 0.0
+            sides = []
+            for onward in (True, False):
+                at = earlier[wanted[earlier if onward else earlier + gap]]
+                first, second = (at, at + gap) if onward else (at + gap, at)
+                facts = np.zeros((len(at), len(cls.FACTS)), dtype=np.float32)
+                facts[:, 0] = onward and gap == 1
+                facts[:, 1 if onward else 2] = near
+                facts[:, 3] = 1
+                facts[:, 4] = days[at] == days[at + gap]
+                sides.append((items[first].astype(np.int64) * size + items[second], facts))
+            keys = np.concatenate([keys, *(side[0] for side in sides)])
+            values = np.concatenate([values, *(side[1] for side in sides)])
             order = np.argsort(keys, kind="stable")
             keys = keys[order]
             starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-            keys, values = keys[starts], np.add.reduceat(values[order], starts)
-        return cls(keys, values, size)
+            if len(keys):
+                keys, values = keys[starts], np.add.reduceat(values[order], starts)
+        return keys, values
 
     def find(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """int64 of the broadcast shape: where a pair's values are, or ``len(values)``, where :meth:`padded` has 0."""
+        """int64 of the broadcast shape: where a pair's values are, or ``len(values)``, where :attr:`padded` has 0."""
         wanted = first.astype(np.int64) * self.size + second
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=np.int64)
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return np.where(self.keys[at] == wanted, at, len(self.keys))
+        known = (self.keys[at] == wanted) & (first < self.size) & (second < self.size)
+        return np.where(known, at, len(self.keys))
 
     def grouped(self, groups: np.ndarray) -> PairTable:
         """The same features of groups of items: int [items], the group of each."""
@@ -92,13 +116,19 @@ class PairTable:
         np.add.at(values, inverse, self.values)
         return PairTable(keys, values, size)
 
+    def leaving(self, first: np.ndarray) -> np.ndarray:
+        """float32 of the shape of ``first``: ``soon`` summed over all that comes after, at least 5."""
+        return np.where(first < self.size, self._leaving[np.minimum(first, self.size - 1)], np.float32(COUNT_FLOOR))
+
     @cached_property
-    def leaving(self) -> np.ndarray:
-        """float32 [size]: ``soon`` summed over all that comes after, at least 5."""
+    def _leaving(self) -> np.ndarray:
         soon = self.values[:, self.FACTS.index("soon")]
         return np.maximum(np.bincount(self.keys // self.size, soon, self.size), COUNT_FLOOR).astype(np.float32)
 
-    @cached_property
-    def padded(self) -> np.ndarray:
-        """``values`` and a last row of zeros."""
-        return np.concatenate([self.values, np.zeros((1, self.values.shape[1]), dtype=np.float32)])
+
+def _shares(train: Sequences, size: int, count: int) -> np.ndarray:
+    """Divide the items into ``count`` ranges of rows, or fewer, with about as many events: where each begins, int64
+    [ranges + 1], the last number being ``size``."""
+    events = np.cumsum(np.bincount(train.items, minlength=size))
+    inner = np.searchsorted(events, len(train.items) * np.arange(1, count) / max(count, 1)) + 1
+    return np.unique(np.concatenate([[0], np.minimum(inner, size), [size]])).astype(np.int64)

@@ -27,6 +27,11 @@ from tiger.utils.errors import DataError
 # Exponent by which a pair's count is divided by its items' totals: between 0, raw counts, which popular items drown,
 # and 1/2, the cosine, where rare items weigh as much as popular ones. Not tuned.
 DAMPING = 0.375
+# Above so many items the factors of the log are found in place, which gives others than the randomized SVD of
+# scikit-learn: those of smaller catalogs stay what results were measured with.
+_LARGE = 50_000
+_OVERSAMPLED, _ITERATIONS = 10, 8
+_BLOCK, _ROWS = 16, 1 << 16  # columns and rows at a time: a row of 16 columns is a line of a CPU's cache
 NO_LENGTH = 1e-6  # relative to the longest vector: shorter ones are rounding errors of the decomposition
 
 
@@ -48,29 +53,93 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
     Returns:
         float32 [num_items, dim], of length 1; all zero where no item has a pair.
     """
-    from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
 
     counts = follower_counts(train, num_items)
     totals = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
-    scale = sparse.diags_array(totals**-DAMPING)
-    factors = min(dim, num_items - 1)
     with threadpool_limits(1):  # several share out sums, and their number would show in the last bits
-        left, strengths, _ = randomized_svd(scale @ (counts + counts.T) @ scale, factors, random_state=seed)
-    vectors = np.zeros((num_items, dim), dtype=np.float32)
-    vectors[:, :factors] = left * np.sqrt(strengths)
+        factors = _factors if num_items <= _LARGE else _factors_in_place
+        vectors = factors(counts, totals**-DAMPING, min(dim, num_items - 1), seed)
+    if vectors.shape[1] < dim:
+        vectors = np.pad(vectors, ((0, 0), (0, dim - vectors.shape[1])))
     return _directions(vectors, seed)
 
 
+def _factors(counts: sparse.csr_matrix, scale: np.ndarray, dim: int, seed: int) -> np.ndarray:
+    """float32 [n, dim]: the largest factors of ``counts`` both ways, [n, n], times ``scale`` [n] on either side."""
+    from sklearn.utils.extmath import randomized_svd
+
+    scaling = sparse.diags_array(scale)
+    left, strengths, _ = randomized_svd(scaling @ (counts + counts.T) @ scaling, dim, random_state=seed)
+    return (left * np.sqrt(strengths)).astype(np.float32)
+
+
+def _factors_in_place(counts: sparse.csr_matrix, scale: np.ndarray, dim: int, seed: int) -> np.ndarray:
+    """As :func:`_factors`, in the memory of one matrix [n, dim + 10] beside the counts.
+
+    Subspace iteration (Halko, Martinsson & Tropp, arXiv 0909.4061) on a matrix that is symmetric, so that a column's
+    product takes the column's place and nothing else of its size is held.
+    """
+    backward = counts.T
+    basis = np.empty((len(scale), dim + _OVERSAMPLED), dtype=np.float32)
+    random = np.random.default_rng(seed)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, basis.shape[1], _BLOCK)]
+    parts = [slice(start, start + _ROWS) for start in range(0, len(basis), _ROWS)]
+    for part in parts:
+        basis[part] = random.standard_normal(basis[part].shape, dtype=np.float32)
+    for turn in range(_ITERATIONS + 1):
+        if turn:
+            for block in blocks:
+                scaled = scale[:, None] * basis[:, block]
+                product = counts @ scaled
+                product += backward @ scaled
+                np.multiply(product, scale[:, None], out=basis[:, block])
+        _orthonormalize(basis, parts)
+    _orthonormalize(basis, parts)  # once is not exact where columns are nearly parallel
+    small = np.zeros((basis.shape[1], basis.shape[1]))
+    for block in blocks:
+        scaled = scale[:, None] * basis[:, block]
+        small[:, block] = _gram(basis, (counts @ scaled + backward @ scaled) * scale[:, None], parts)
+    strengths, axes = np.linalg.eigh((small + small.T) / 2)
+    best = np.argsort(-np.abs(strengths), kind="stable")[:dim]
+    _turn(basis, parts, axes[:, best] * np.sqrt(np.abs(strengths[best])))
+    return basis[:, :dim]
+
+
+def _orthonormalize(basis: np.ndarray, parts: list[slice]) -> None:
+    """Make the columns of a matrix [n, a] orthonormal, in its place."""
+    products = _gram(basis, basis, parts)
+    products += 1e-6 * np.trace(products) / len(products) * np.eye(len(products))  # columns may depend on each other
+    _turn(basis, parts, np.linalg.inv(np.linalg.cholesky(products)).T)
+
+
+def _gram(left: np.ndarray, right: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """float64 [a, b]: products of the columns of [n, a] and [n, b]."""
+    total = np.zeros((left.shape[1], right.shape[1]))
+    for part in parts:
+        total += left[part].T.astype(np.float64) @ right[part].astype(np.float64)
+    return total
+
+
+def _turn(basis: np.ndarray, parts: list[slice], axes: np.ndarray) -> None:
+    """Multiply a matrix [n, a] by ``axes`` [a, at most a] in its place; columns beyond those keep what they held."""
+    for part in parts:
+        basis[part, : axes.shape[1]] = basis[part] @ axes.astype(np.float32)
+
+
 def _directions(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """Scale vectors [n, any] to unit length; in place of zeros, the direction of another row drawn at random."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    known = np.flatnonzero(lengths > NO_LENGTH * lengths.max(initial=0))
+    """Scale vectors [n, any] to unit length, in their place; in place of zeros, the direction of another row drawn at
+    random."""
+    parts = [slice(start, start + _ROWS) for start in range(0, len(vectors), _ROWS)]
+    lengths = np.concatenate([np.linalg.norm(vectors[part], axis=1) for part in parts])
+    is_known = lengths > NO_LENGTH * lengths.max(initial=0)
+    known, unknown = np.flatnonzero(is_known), np.flatnonzero(~is_known)
     if not len(known):
         return np.zeros_like(vectors)
-    source = np.random.default_rng(seed).choice(known, len(vectors))
-    source[known] = known
-    return vectors[source] / lengths[source, None]
+    source = np.random.default_rng(seed).choice(known, len(vectors))[unknown]
+    vectors[unknown], lengths[unknown] = vectors[source], lengths[source]
+    vectors /= lengths[:, None]
+    return vectors
 
 
 def tfidf_vectors(texts: Sequence[str], dim: int = 128, seed: int = 0) -> np.ndarray:

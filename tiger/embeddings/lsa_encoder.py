@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.schema import check_fields, list_of, text
 from tiger.utils.tensor_files import read_arrays
+
+MAX_TEXTS = 200_000  # that are read to learn from: more take longer and tell little more of a catalog's words
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -65,12 +67,21 @@ class LSAEncoder:
         return f"lsa-{self.dim}"
 
     @classmethod
-    def fit(cls, texts: Iterable[str], dim: int = 256, *, max_terms: int = 50_000, seed: int = 0) -> LSAEncoder:
+    def fit(
+        cls,
+        texts: Iterable[str],
+        dim: int = 256,
+        *,
+        max_terms: int = 50_000,
+        max_texts: int = MAX_TEXTS,
+        seed: int = 0,
+    ) -> LSAEncoder:
         """Learn terms and components from the texts, read once.
 
         Args:
             dim: length of the vectors; less where the texts or their terms are fewer.
             max_terms: the commonest words and pairs that are kept.
+            max_texts: texts that are read, a random sample where there are more.
             seed: of the randomized SVD: equal texts and seed give equal vectors, with any number of threads.
 
         Raises:
@@ -79,7 +90,7 @@ class LSAEncoder:
         from sklearn.utils.extmath import randomized_svd
         from threadpoolctl import threadpool_limits
 
-        texts = list(texts)
+        texts = _sample(texts, max_texts, seed)
         # A word seen once can't relate two items; small sets need every word they have, and so do sets of names.
         for limits in [{"min_df": 2, "max_df": 0.5}, {}] if len(texts) >= 1000 else [{}]:
             vectorizer = _vectorizer(**limits).set_params(max_features=max_terms)
@@ -98,16 +109,23 @@ class LSAEncoder:
 
     def encode(self, texts: Iterable[str]) -> np.ndarray:
         """Vectors of length one: float32 [n, dim]. A text without a known word is the zero vector."""
+        # Where their number is known, the matrix is there from the start: joining its parts would take it twice.
+        count = len(texts) if isinstance(texts, Sized) else 0
+        whole, parts, start = np.empty((count, self.dim), dtype=np.float32), [], 0
         texts = iter(texts)
-        chunks = []
         while chunk := list(islice(texts, CHUNK)):
             weights: sparse.csr_matrix = self._vectorizer.transform(chunk)
             vectors = np.asarray(weights @ self.components.T, dtype=np.float32)
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            chunks.append(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))
-        if not chunks:
+            vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+            if count:
+                whole[start : start + len(chunk)] = vectors
+            else:
+                parts.append(vectors)
+            start += len(chunk)
+        if not start:
             raise DataError("no texts to embed.")
-        return np.concatenate(chunks)
+        return whole if count else np.concatenate(parts)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
@@ -138,6 +156,14 @@ class LSAEncoder:
         if not len(tensors["components"]):
             raise DataError(f"{Path(directory) / 'encoder.safetensors'} is damaged: vectors without dimensions.")
         return cls(vocabulary, tensors["idf"], tensors["components"])
+
+
+def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
+    """At most so many of the texts, in their order."""
+    texts = list(texts)
+    if len(texts) <= count:
+        return texts
+    return [texts[row] for row in np.sort(np.random.default_rng(seed).choice(len(texts), count, replace=False))]
 
 
 def _vectorizer(**settings) -> TfidfVectorizer:

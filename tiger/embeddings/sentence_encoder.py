@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,19 @@ class SentenceEncoder:
         if self._cache is None:
             slug = re.sub(r"[^A-Za-z0-9.-]+", "-", self.name).strip("-.")[-60:]
             self._cache = _VectorCache(self.cache_dir / f"{slug}-{self._fingerprint()[:16]}")
-        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-        found = self._cache.read(set(keys))
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
-        if missing:
-            found.update(self._embed(missing))
-        return check_embeddings(np.stack([found[key] for key in keys]), f"vectors of {self.name}")
+        rows: dict[bytes, int] = {}
+        first = [rows.setdefault(hashlib.sha256(text.encode()).digest(), row) for row, text in enumerate(texts)]
+        vectors = np.empty((len(texts), 0), dtype=np.float32)  # filled part by part: all are held once
+        missing = dict(rows)
+        for found in itertools.chain(self._cache.read(rows), self._embed(missing, texts)):
+            if not vectors.shape[1]:
+                vectors = np.empty((len(texts), len(next(iter(found.values())))), dtype=np.float32)
+            vectors[[rows[key] for key in found]] = list(found.values())
+            for key in found:
+                missing.pop(key, None)
+        repeated = np.flatnonzero(np.array(first) != np.arange(len(texts)))
+        vectors[repeated] = vectors[np.array(first)[repeated]]
+        return check_embeddings(vectors, f"vectors of {self.name}")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
@@ -119,25 +127,27 @@ class SentenceEncoder:
         encoder._refused = _refusal(saved["name"], place, saved.get("saved_in"))
         return encoder
 
-    def _embed(self, texts: dict[bytes, str]) -> dict[bytes, np.ndarray]:
+    def _embed(self, rows: dict[bytes, int], texts: Sequence[str]) -> Iterator[dict[bytes, np.ndarray]]:
+        """Embed those of the texts at ``rows``, by their hashes, some thousands at a time."""
+        if not rows:
+            return
         assert self._cache is not None  # encode opens it
         model = self._load()
         # Texts of like length share a batch, so little is padded; the longest first, so that memory runs out at once.
-        keys = sorted(texts, key=lambda key: (-len(texts[key]), key))
-        found: dict[bytes, np.ndarray] = {}
+        keys = sorted(rows, key=lambda key: (-len(texts[rows[key]]), key))
+        places = dict(rows)  # the caller takes out what it has got
         unsaved: dict[bytes, np.ndarray] = {}
         with tqdm(total=len(keys), desc="embedding", unit="text", disable=not self.progress) as bar:
             for start in range(0, len(keys), self.batch_size):
                 batch = keys[start : start + self.batch_size]
-                vectors = model.encode([texts[key] for key in batch], batch_size=len(batch), show_progress_bar=False)
+                vectors = model.encode([texts[places[key]] for key in batch], batch_size=len(batch), show_progress_bar=False)
                 unsaved.update(zip(batch, vectors.astype(np.float32, copy=False), strict=True))
                 bar.update(len(batch))
                 if len(unsaved) >= CHUNK or start + self.batch_size >= len(keys):
                     # By the thousands: a run that is broken off loses little. What isn't finite is embedded again.
                     self._cache.write({key: vector for key, vector in unsaved.items() if np.isfinite(vector).all()})
-                    found.update(unsaved)
+                    yield unsaved
                     unsaved = {}
-        return found
 
     def load(self) -> None:
         """Read the model now and not with the first texts that the cache lacks.
@@ -194,12 +204,13 @@ class _VectorCache:
     """
 
     max_files = 32
+    max_bytes = 1 << 28  # of a file that is merged with others: more are not held in memory for it
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, keys: set[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
+    def read(self, keys: Container[bytes]) -> Iterator[dict[bytes, np.ndarray]]:
+        """Vectors of those of the keys that are here, file by file."""
         files = sorted(self.folder.glob("*.safetensors"))
         for file in files:
             try:
@@ -210,7 +221,7 @@ class _VectorCache:
                         vectors = stored.get_tensor("vectors")
                         if len(vectors) != len(hashes) or vectors.ndim != 2 or not np.isfinite(vectors[rows]).all():
                             raise ValueError("its vectors don't fit its hashes or aren't finite")
-                        found.update((hashes[row], vectors[row]) for row in rows)
+                        yield {hashes[row]: vectors[row] for row in rows}
             except FileNotFoundError:
                 continue  # another process merged it away
             except (SafetensorError, OSError, ValueError) as error:
@@ -219,9 +230,10 @@ class _VectorCache:
                 )
                 with suppress(OSError):
                     file.unlink()
+        with suppress(OSError):
+            files = [file for file in files if file.stat().st_size < self.max_bytes]
         if len(files) > self.max_files:
             self._merge(files)
-        return found
 
     def write(self, vectors: dict[bytes, np.ndarray]) -> Path | None:
         """The file written; None where there is nothing to write or, with a warning, the folder can't be written."""

@@ -15,6 +15,7 @@ Two rules prevent leakage on datasets such as the 5-core Amazon ones, where row 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,9 @@ from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.evaluator import evaluate
+from tiger.utils.growing import Growing
 
+TRANSITION_WEIGHT = 0.5  # of the hybrid
 _CHUNK_SCORES = 2**24  # scores held at once, 64 MiB of float32
 
 
@@ -49,6 +52,15 @@ class Popularity:
         self.order = shuffled[np.argsort(-self.counts[shuffled], kind="stable")]
         self.place = np.argsort(self.order)  # the column of each item
         return self
+
+    def extended(self, count: int) -> Popularity:
+        """With so many items more that have no events, behind all others."""
+        grown, known = copy.copy(self), len(self.order)
+        grown.counts = np.append(self.counts, np.full(count, COUNT_FLOOR, dtype=np.float32))
+        grown.order, grown.place = (
+            np.append(rows, np.arange(known, known + count)) for rows in (self.order, self.place)
+        )
+        return grown
 
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
@@ -98,6 +110,12 @@ class Transition:
         self.followers = followers.log1p() if self.log_counts else followers
         return self
 
+    def extended(self, popularity: Popularity) -> Transition:
+        """The same counts over items to which :meth:`Popularity.extended` has added some."""
+        grown = copy.copy(self)
+        grown.popularity, grown.followers = popularity, with_empty(self.followers, len(popularity.order))
+        return grown
+
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,13 +152,30 @@ class Content:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.popularity = Popularity(self.seed).fit(train, len(texts))
-        self.vectors = TfidfVectorizer(dtype=np.float32).fit_transform(texts)
+        self._vectorizer = TfidfVectorizer(dtype=np.float32)
+        self._rows = GrowingRows(self._vectorizer.fit_transform(texts))
         columns = self.vectors[self.popularity.order].T.tocsr()
         # Words in more than 1/16 of the items go through a dense product: they are few and make up most of the work.
         frequent = np.diff(columns.indptr) > len(texts) / 16
         self.frequent, self.rare = np.flatnonzero(frequent), np.flatnonzero(~frequent)
-        self.frequent_columns, self.rare_columns = columns[self.frequent].toarray(), columns[self.rare]
+        # By words, and for those items by which extended() has added to the catalog.
+        self._columns = [(columns[self.frequent].toarray(), columns[self.rare])]
         return self
+
+    @property
+    def vectors(self) -> sparse.csr_matrix:
+        """float32 [items, words], TF-IDF."""
+        return self._rows.matrix
+
+    def extended(self, texts: list[str]) -> Content:
+        """With more items, one text for each, that have no events. Word weights stay; words that no item had count
+        nothing."""
+        grown, known = copy.copy(self), self._columns[0][1].shape[1]
+        grown.popularity = self.popularity.extended(len(texts))
+        grown._rows = self._rows.append(self._vectorizer.transform(texts))
+        columns = grown.vectors[known:].T.tocsr()
+        grown._columns = [self._columns[0], (columns[self.frequent].toarray(), columns[self.rare])]
+        return grown
 
     def recommend(
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
@@ -155,9 +190,29 @@ class Content:
     def similarity(self, weights: sparse.csr_matrix) -> np.ndarray:
         """Cosines to items, summed with ``weights`` [n, items]: float32 [n, items], columns in popularity's order."""
         profiles = (weights @ self.vectors).tocsc()
-        scores = (profiles[:, self.rare].tocsr() @ self.rare_columns).toarray()
-        scores += profiles[:, self.frequent].toarray() @ self.frequent_columns
-        return scores
+        frequent, rare = profiles[:, self.frequent].toarray(), profiles[:, self.rare].tocsr()
+        parts = []
+        for frequent_columns, rare_columns in self._columns:
+            parts.append((rare @ rare_columns).toarray())
+            parts[-1] += frequent @ frequent_columns
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def similarity_to(self, rows: np.ndarray, *weights: sparse.csr_matrix) -> list[np.ndarray]:
+        """:meth:`similarity` to given items alone: for each of the ``weights`` [n, items], float32 of the shape of
+        ``rows`` [n, C]. What it costs doesn't depend on the number of items."""
+        own, found = self.vectors[rows.ravel()], []
+        users = np.repeat(np.arange(rows.size) // max(rows.shape[1], 1), np.diff(own.indptr))
+        for weight in weights:
+            profiles = (weight @ self.vectors).tocoo()
+            words, columns = np.unique(profiles.col, return_inverse=True)
+            table = np.zeros((len(rows), len(words) + 1), dtype=np.float32)  # the last column: no such word
+            table[profiles.row, columns] = profiles.data
+            place = np.full(own.shape[1], len(words))
+            place[words] = np.arange(len(words))
+            products = own.data * table[users, place[own.indices]]
+            sums = sparse.csr_matrix((products, own.indices, own.indptr), shape=own.shape).sum(axis=1)
+            found.append(np.asarray(sums, dtype=np.float32).reshape(rows.shape))
+        return found
 
 
 class Hybrid:
@@ -170,7 +225,7 @@ class Hybrid:
 
     def __init__(
         self,
-        transition_weight: float = 0.5,
+        transition_weight: float = TRANSITION_WEIGHT,
         transition: Transition | None = None,
         content: Content | None = None,
     ):
@@ -204,6 +259,33 @@ class Hybrid:
         """float32 [n, items], columns in popularity's order; ``content``: those of the content part, where at hand."""
         content = self.content.scores(histories) if content is None else content
         return content + self.transition_weight * self.transition.scores(histories)
+
+
+class GrowingRows:
+    """A sparse matrix to which rows are appended without a copy of the others.
+
+    Args:
+        matrix: not written to.
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix):
+        self.matrix = matrix
+        self._parts = Growing(matrix.data), Growing(matrix.indices), Growing(matrix.indptr)
+
+    def append(self, rows: sparse.csr_matrix) -> GrowingRows:
+        """The matrix and ``rows`` [m, columns] behind it."""
+        grown, (data, indices, starts) = object.__new__(GrowingRows), self._parts
+        ends = (rows.indptr[1:] + self.matrix.indptr[-1]).astype(starts.values.dtype)
+        grown._parts = data.append(rows.data), indices.append(rows.indices), starts.append(ends)
+        shape = (self.matrix.shape[0] + rows.shape[0], self.matrix.shape[1])
+        grown.matrix = sparse.csr_matrix(tuple(part.values for part in grown._parts), shape=shape)
+        return grown
+
+
+def with_empty(matrix: sparse.csr_matrix, size: int) -> sparse.csr_matrix:
+    """A square matrix with empty rows and columns at its end, ``size`` in all; the entries are not copied."""
+    starts = np.append(matrix.indptr, np.full(size - matrix.shape[0], matrix.indptr[-1], matrix.indptr.dtype))
+    return sparse.csr_matrix((matrix.data, matrix.indices, starts), shape=(size, size))
 
 
 def evaluate_baselines(

@@ -54,6 +54,14 @@ class NextItemEvaluation:
         """Means over users, ``nan`` without any."""
         return {name: float(values.mean()) if len(values) else float("nan") for name, values in self.per_user.items()}
 
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors of the means, ``nan`` of fewer than two users."""
+        return {
+            name: float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+            for name, values in self.per_user.items()
+        }
+
 
 def evaluate(
     recommend: Recommend,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.data.columns import is_text
@@ -19,11 +18,11 @@ from tiger.data.readers import item_table
 from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.config import item_vocabulary
-from tiger.retriever.initialization import grow_vocabulary
+from tiger.retriever.initialization import with_new_tokens
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
 from tiger.utils.errors import DataError, first_line
 
+_MAX_CHUNKS = 256  # pieces of an item table; not tuned
 _NO_LIST = 'item_ids and texts are lists: ["item-1"], not "item-1"'
 
 
@@ -150,14 +149,14 @@ def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderSt
     rows, vectors = _read(state, batch)
     tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
     tokenizer.add_items(batch.item_ids, vectors)
-    items = None if state.items is None else pa.concat_tables([state.items, rows])
+    items = None if state.items is None else _in_few_chunks(pa.concat_tables([state.items, rows]))
     if ranker is not None:
         ranker.add_items(tokenizer, items, vectors)
     larger = replace(
         state,
         tokenizer=tokenizer,
         items=items,
-        model=_model_for(state, tokenizer),
+        model=with_new_tokens(state.model, tokenizer).eval(),
         ranker=ranker,
         unseen=np.append(state.unseen, np.ones(len(batch.item_ids), dtype=bool)),
         trie=None if state.trie is None else state.trie.insert(tokenizer.token_table[len(state.tokenizer) :]),
@@ -190,7 +189,7 @@ def with_updated_items(state: RecommenderState, batch: ItemBatch) -> tuple[Recom
         state,
         tokenizer=tokenizer,
         items=items,
-        model=_model_for(state, tokenizer),
+        model=with_new_tokens(state.model, tokenizer).eval(),
         ranker=ranker,
         unseen=unseen,
         trie=None if changed.any() else state.trie,
@@ -207,14 +206,23 @@ def without_items(state: RecommenderState, item_ids: Sequence[str]) -> Recommend
     if isinstance(item_ids, str):
         raise TypeError(_NO_LIST)
     item_ids = list(item_ids)
-    if len(np.unique(known_rows(state, item_ids))) == len(state.tokenizer):
+    gone = np.unique(known_rows(state, item_ids))
+    if len(gone) == len(state.tokenizer):
         raise DataError("a catalog can't lose all its items.")
     tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
     kept = tokenizer.remove_items(item_ids)
     if ranker is not None:
         ranker.keep_items(kept)
-    items = None if state.items is None else state.items.take(kept)
-    return replace(state, tokenizer=tokenizer, items=items, ranker=ranker, unseen=state.unseen[kept], trie=None)
+    stays = np.ones(len(state.tokenizer), dtype=bool)
+    stays[gone] = False
+    return replace(
+        state,
+        tokenizer=tokenizer,
+        items=None if state.items is None else _without_rows(state.items, gone),
+        ranker=ranker,
+        unseen=state.unseen[kept],
+        trie=None if state.trie is None else state.trie.keep(stays),
+    )
 
 
 def embed_items(state: RecommenderState, batch: ItemBatch) -> np.ndarray:
@@ -244,6 +252,19 @@ def _read(
     return rows, batch.vectors(rows, state.encoder, state.template)
 
 
+def _without_rows(items: pa.Table, gone: np.ndarray) -> pa.Table:
+    """A table without a few rows, int [m], ascending: slices of it, which copy nothing."""
+    if len(gone) > _MAX_CHUNKS:
+        return items.take(np.delete(np.arange(len(items)), gone))
+    edges = zip([0, *(gone + 1).tolist()], [*gone.tolist(), len(items)])
+    return _in_few_chunks(pa.concat_tables([items.slice(start, stop - start) for start, stop in edges]))
+
+
+def _in_few_chunks(items: pa.Table) -> pa.Table:
+    """The same table, laid out anew where many changes have left many pieces: each makes every look-up slower."""
+    return items.combine_chunks() if max(column.num_chunks for column in items.columns) > _MAX_CHUNKS else items
+
+
 def _first_misfit(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
     """The first row that can't be cast; None: each can."""
     for row in range(len(column)):
@@ -266,15 +287,6 @@ def _previous_vectors(state: RecommenderState, rows: np.ndarray) -> np.ndarray |
     vectors = encode_items(state.encoder, [text or "-" for text in texts])
     vectors[~has_text] = np.nan
     return vectors
-
-
-def _model_for(state: RecommenderState, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
-    """The model, or a copy with a larger vocabulary where it lacks tokens of the tokenizer."""
-    if tokenizer.vocab_size <= item_vocabulary(state.model):
-        return state.model
-    model = copy.deepcopy(state.model)
-    grow_vocabulary(model, tokenizer)
-    return model.eval()
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

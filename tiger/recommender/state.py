@@ -69,7 +69,7 @@ class RecommenderState:
                 )
             if len(self.ranker) != count:
                 raise ValueError(f"this ranker knows {len(self.ranker)} items, the tokenizer {count}")
-        if self.items is not None and self.items["item_id"].to_pylist() != self.tokenizer.item_ids:
+        if self.items is not None and self.tokenizer.item_ids != self.items["item_id"]:
             raise ValueError("the item table must hold the tokenizer's items in the tokenizer's order")
         for name, part in (("the trie", self.trie), ("unseen", self.unseen)):
             if part is not None and len(part) != count:

@@ -8,6 +8,7 @@ The results are T5's: residuals, norms and softmax in float32, products in ``dty
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.model import TokenLayout, choice_logits
+from tiger.utils.growing import Growing
 
 
 @dataclass
@@ -76,15 +78,29 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     kept = _kept.setdefault(model, {})
     if dtype in kept and model.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return kept[dtype][1]  # a graph can't ask; its owner captures anew after a change
+    state = _weights_now(model, kept)
+    if dtype not in kept or kept[dtype][0] != state:
+        kept[dtype] = (state, PackedT5(model, dtype))
+    return kept[dtype][1]
+
+
+def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
+    """What shows a change of the weights, see :func:`packed`."""
     weights = kept.get("weights")
     if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
         weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
     first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
     versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
-    state = (model.device, versions, first)
-    if dtype not in kept or kept[dtype][0] != state:
-        kept[dtype] = (state, PackedT5(model, dtype))
-    return kept[dtype][1]
+    return model.device, versions, first
+
+
+def follow(model: T5ForConditionalGeneration, larger: T5ForConditionalGeneration) -> None:
+    """Make the inference copies of a model those of one that has more tokens and shares all other weights with it."""
+    copies = {dtype: one for dtype, one in _kept.get(model, {}).items() if isinstance(dtype, torch.dtype)}
+    for dtype, (_, before) in copies.items():
+        if packed(model, dtype) is before:  # still that of the weights that there are
+            kept = _kept.setdefault(larger, {})
+            kept[dtype] = (_weights_now(larger, kept), before.extended(larger))
 
 
 class PackedT5:
@@ -117,8 +133,23 @@ class PackedT5:
             weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
             self._cross = (weights * self._gain(encoder.final_layer_norm)).to(dtype)
             scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+            self._output_gain = self._gain(decoder.final_layer_norm) * scale
             weights = model.lm_head.weight[: item_vocabulary(model)]
-            self.output = (weights * (self._gain(decoder.final_layer_norm) * scale)).to(dtype)
+            self._output = Growing((weights * self._output_gain).to(dtype))
+
+    @property
+    def output(self) -> torch.Tensor:
+        """[tokens, d_model]: what the decoder's states are multiplied by."""
+        return self._output.values
+
+    @torch.no_grad()
+    def extended(self, model: T5ForConditionalGeneration) -> PackedT5:
+        """The copy of a model that has more tokens at the end of its vocabulary and is the same otherwise."""
+        larger = copy.copy(self)
+        larger.config, larger.embeddings = model.config, model.shared.weight.detach()
+        new = model.lm_head.weight[len(self.output) :]
+        larger._output = self._output.append((new * self._output_gain).to(self.dtype))
+        return larger
 
     def _packed(self, layers: Any) -> list[torch.Tensor]:
         """The weights of a layer in the order of the fields of :class:`_Block`."""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import copy
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +16,17 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
-from tiger.retriever.config import item_vocabulary
+from tiger.retriever.config import item_vocabulary, reads_users
+from tiger.retriever.inference_model import follow
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.growing import Growing
 
 # Factors of the nearest-neighbor initialization. Both were set by hand and not tuned.
 HISTORY_GAIN = 3.0
 START_TOKEN_SCALE = 0.1
+# Columns of vectors, and rows of random numbers, that are held at once: 100 MB at a million items.
+_COLUMNS = 32
+_ROWS = 1 << 16
 
 
 @torch.no_grad()
@@ -49,17 +60,49 @@ def init_token_embeddings(
         raise ValueError(f"the model is {size} wide, the vectors are {widths or 'none'}")
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
-    parts = [torch.from_numpy(np.asarray(part)).to(embeddings) for part in vectors]
-    parts = [part - part.mean(dim=0) for part in parts]
-    known = torch.cat([part / part.std().clamp(min=1e-12) for part in parts], dim=1) * embeddings.std()
+    columns = [column for part in vectors for column in _standardized(part, embeddings)]
     for tokens in tokenizer.token_table.T:
         tokens = torch.from_numpy(tokens).long().to(embeddings.device)
-        counts = torch.bincount(tokens, minlength=len(embeddings)).unsqueeze(-1)
-        means = torch.zeros_like(embeddings).index_add_(0, tokens, known) / counts.clamp(min=1)
-        used = counts.squeeze(-1) > 0
-        means = means[used]
-        random = torch.randn(means.shape).to(means) * means.std()
-        embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * random
+        counts = torch.bincount(tokens, minlength=len(embeddings))
+        used = counts.nonzero().squeeze(1)
+        place = (counts > 0).cumsum(0)[tokens] - 1
+        counts = counts[used].unsqueeze(-1)
+        means = torch.empty((len(used), size if share < 1 else 0)).to(embeddings)
+        start = 0
+        for block in columns:
+            known = block()
+            found = torch.zeros(len(used), known.shape[1]).to(embeddings).index_add_(0, place, known) / counts
+            of_block = slice(start, start + known.shape[1])
+            (embeddings if share == 1 else means)[used if share == 1 else slice(None), of_block] = found
+            start = of_block.stop
+        # Drawn in any case, so that what is drawn after it doesn't depend on the share.
+        random = _normal(len(used), size)
+        if share < 1:
+            noise = torch.cat(list(random)).to(means) * means.std()
+            embeddings[used] = share**0.5 * means + (1 - share) ** 0.5 * noise
+        else:
+            collections.deque(random, maxlen=0)
+
+
+def _normal(rows: int, size: int) -> Iterator[torch.Tensor]:
+    """Normal numbers [rows, size] in parts, the same as in one piece where ``size`` is 16 or more."""
+    for start in range(0, rows, _ROWS):
+        yield torch.randn(min(_ROWS, rows - start), size)
+
+
+def _standardized(part: np.ndarray, like: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
+    """Vectors [n, any], centered and scaled as a whole to the standard deviation of ``like``, a few columns at a time:
+    of a million items, all columns in one piece are a gigabyte for each operation."""
+    vectors = torch.from_numpy(np.asarray(part))
+    mean = vectors.to(like).mean(dim=0)
+    scale = (vectors.to(like) - mean).std().clamp(min=1e-12)
+    spread = like.std()
+
+    def block(start: int) -> torch.Tensor:
+        stop = start + _COLUMNS
+        return (vectors[:, start:stop].to(like) - mean[start:stop]) / scale * spread
+
+    return [partial(block, start) for start in range(0, vectors.shape[1], _COLUMNS)]
 
 
 @torch.no_grad()
@@ -106,31 +149,86 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
         return
     with torch.random.fork_rng():
         torch.manual_seed(tokenizer.vocab_size)
-        model.resize_token_embeddings(tokenizer.vocab_size + before - known)
+        # Prefixes are written below: to draw them like the others takes longer than all else.
+        like_others = tokenizer.tokens == "codes"
+        model.resize_token_embeddings(tokenizer.vocab_size + before - known, mean_resizing=like_others)
     for weights in {model.shared.weight, model.lm_head.weight}:
         weights[known:] = weights[known:].roll(known - before, dims=0)  # tokens of users stay the last ones
-    if tokenizer.tokens == "codes":
-        return
-    embeddings = model.shared.weight
-    table, codes = (
-        torch.from_numpy(part).long().to(embeddings.device) for part in (tokenizer.token_table, tokenizer.semantic_ids)
-    )
+    if tokenizer.tokens == "prefixes":
+        _write_prefixes(model.shared.weight, tokenizer, known)
+
+
+@torch.no_grad()
+def with_new_tokens(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> T5ForConditionalGeneration:
+    """A model with embeddings for the tokens of added items, see :func:`grow_vocabulary`; the given one stays.
+
+    Both share all other weights and, for prefixes, the table of embeddings, which has room at its end: the new rows
+    are written and nothing is copied, except when the room is used up.
+    """
+    weight, known = model.shared.weight, item_vocabulary(model)
+    if tokenizer.vocab_size <= known:
+        return model
+    shares = tokenizer.tokens == "prefixes" and not reads_users(model) and model.lm_head.weight is weight
+    if not shares:
+        larger = copy.deepcopy(model)
+        grow_vocabulary(larger, tokenizer)
+        return larger
+    table = _tables.setdefault(model, Growing(weight.detach()))
+    if table.values.data_ptr() != weight.data_ptr():  # the model got other weights since
+        table = Growing(weight.detach())
+    grown = table.append(torch.zeros(tokenizer.vocab_size - known, weight.shape[1]).to(weight))
+    _write_prefixes(grown.values, tokenizer, known)
+    others = {id(one): one for one in itertools.chain(model.parameters(), model.buffers())}
+    parameter = nn.Parameter(grown.values, requires_grad=weight.requires_grad)
+    larger = copy.deepcopy(model, others | {id(weight): parameter})
+    larger.config.vocab_size = larger.vocab_size = tokenizer.vocab_size
+    for module in larger.modules():
+        if isinstance(module, nn.Embedding) and module.weight is parameter:
+            module.num_embeddings = len(parameter)
+    larger.lm_head.out_features = len(parameter)
+    _tables[larger] = grown
+    follow(model, larger)
+    return larger
+
+
+_tables: weakref.WeakKeyDictionary[T5ForConditionalGeneration, Growing[torch.Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _write_prefixes(embeddings: torch.Tensor, tokenizer: SemanticIdTokenizer, known: int) -> None:
+    """Write the embeddings of prefixes from token ``known`` on, see :func:`grow_vocabulary`."""
+    device = embeddings.device
+    table, semantic_ids = tokenizer.token_table, tokenizer.semantic_ids
     for level in range(tokenizer.depth):
-        unique = np.unique(tokenizer.token_table[:, level], return_index=True)
-        tokens, first = (torch.from_numpy(part).long().to(embeddings.device) for part in unique)
-        kinds, old = codes[first, level], tokens < known
-        if old.all():
+        column, codes = table[:, level], semantic_ids[:, level]
+        rows = np.flatnonzero(column >= known)
+        if not len(rows):
             continue
         if level == 0:  # no other prefix has its code: take the mean of the level
-            embeddings[tokens[~old]] = embeddings[tokens[old]].mean(dim=0)
+            tokens = np.flatnonzero(np.bincount(column, minlength=known)[:known])
+            mean = embeddings[torch.from_numpy(tokens).to(device)].mean(dim=0)
+            _write(embeddings, torch.from_numpy(np.unique(column[rows])).long().to(device), mean)
             continue
-        parents = embeddings[table[first, level - 1]]
-        steps = torch.zeros(int(kinds.max()) + 1, embeddings.shape[1]).to(embeddings)
-        counts = torch.zeros(len(steps)).to(embeddings)
+        kinds = np.unique(codes[rows])
         if level < tokenizer.num_codebooks:  # a collision token carries no information
-            steps.index_add_(0, kinds[old], (embeddings[tokens] - parents)[old])
-            counts.index_add_(0, kinds[old], torch.ones(int(old.sum())).to(embeddings))
-        embeddings[tokens[~old]] = (parents + steps[kinds] / counts[kinds].clamp(min=1).unsqueeze(-1))[~old]
+            rows = np.union1d(rows, np.flatnonzero(np.isin(codes, kinds)))
+        unique, first = np.unique(column[rows], return_index=True)
+        tokens, first = torch.from_numpy(unique).long().to(device), rows[first]
+        place = torch.from_numpy(np.searchsorted(kinds, codes[first])).to(device)
+        old = tokens < known
+        parents = embeddings[torch.from_numpy(table[first, level - 1]).long().to(device)]
+        steps = torch.zeros(len(kinds), embeddings.shape[1]).to(embeddings)
+        counts = torch.zeros(len(kinds)).to(embeddings)
+        if level < tokenizer.num_codebooks:
+            steps.index_add_(0, place[old], (embeddings[tokens] - parents)[old])
+            counts.index_add_(0, place[old], torch.ones(int(old.sum())).to(embeddings))
+        new = parents + steps[place] / counts[place].clamp(min=1).unsqueeze(-1)
+        _write(embeddings, tokens[~old], new[~old])
+
+
+def _write(embeddings: torch.Tensor, tokens: torch.Tensor, values: torch.Tensor) -> None:
+    """Write rows of a table that several models may share. Those that lack the rows need not notice: inference
+    copies of their weights, which ask the version counter, stay valid."""
+    embeddings.data[tokens] = values
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

@@ -9,6 +9,7 @@ import numpy as np
 
 from tiger.quantizers.auto import load_quantizer, save_quantizer
 from tiger.quantizers.base import Quantizer
+from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.storage import read_semantic_ids, write_semantic_ids
 from tiger.utils.digests import changed_files, file_digests
 from tiger.utils.errors import DataError
@@ -20,7 +21,7 @@ QUANTIZER_FOLDER = "quantizer"
 
 
 def write_directory(
-    folder: Path, arrays: dict[str, np.ndarray], item_ids: list[str], header: dict, quantizer: Quantizer | None
+    folder: Path, arrays: dict[str, np.ndarray], item_ids: ItemIds, header: dict, quantizer: Quantizer | None
 ) -> None:
     """Write semantic IDs and quantizer: both or, where a tokenizer is there already, neither. Other files stay.
 
@@ -38,7 +39,7 @@ def write_directory(
 
 
 def _write(
-    folder: Path, arrays: dict[str, np.ndarray], item_ids: list[str], header: dict, quantizer: Quantizer | None
+    folder: Path, arrays: dict[str, np.ndarray], item_ids: ItemIds, header: dict, quantizer: Quantizer | None
 ) -> None:
     files = None
     if quantizer is not None:

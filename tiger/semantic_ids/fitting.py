@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,11 @@ import numpy as np
 from tiger.quantizers.auto import fit_quantizer, quantizer_class
 from tiger.quantizers.base import Quantizer
 from tiger.utils.errors import DataError
+
+# Rows that codes are fitted to where text and log are joined, a random sample where there are more; those of the
+# k-means of tiger.quantizers are fewer in any case.
+MAX_ROWS = 200_000
+_COLUMNS, _ROWS = 16, 1 << 16  # held at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,19 @@ class Cooccurrence:
 
     def joined_to(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings [n, d] and weighted vectors side by side, [n, d + e]."""
-        lengths = [np.sqrt(part.var(axis=0).sum()) for part in (embeddings, self.vectors)]
-        return np.concatenate([embeddings, self.weight * lengths[0] / max(lengths[1], 1e-12) * self.vectors], axis=1)
+        return self.joiner(embeddings)(slice(None))
+
+    def joiner(self, embeddings: np.ndarray) -> Callable[[slice | np.ndarray], np.ndarray]:
+        """A function of rows that returns them as :meth:`joined_to` does, so that not all need be held at once."""
+        lengths = [_length(part) for part in (embeddings, self.vectors)]
+        weight = self.weight * lengths[0] / max(lengths[1], 1e-12)
+        return lambda rows: np.concatenate([embeddings[rows], weight * self.vectors[rows]], axis=1)
+
+
+def _length(vectors: np.ndarray) -> np.floating:
+    """Standard deviation of all of a matrix's dimensions together."""
+    parts = [vectors[:, start : start + _COLUMNS].var(axis=0) for start in range(0, vectors.shape[1], _COLUMNS)]
+    return np.sqrt(np.concatenate(parts).sum())
 
 
 def fit_codes(
@@ -70,6 +87,10 @@ def fit_codes(
             "co-occurrences need residual-kmeans, or another quantizer with truncate(): "
             f"{kind.__name__} can't give codes to new items by their embeddings alone."
         )
-    joined = cooccurrence.joined_to(embeddings)
-    fitted = fit_quantizer(quantizer, joined, num_codebooks, codebook_size, **options)
-    return fitted.encode(joined), fitted.truncate(embeddings.shape[1])
+    joined, count = cooccurrence.joiner(embeddings), len(embeddings)
+    learn: slice | np.ndarray = slice(None)
+    if count > MAX_ROWS:
+        learn = np.sort(np.random.default_rng(options.get("seed", 0)).choice(count, MAX_ROWS, replace=False))
+    fitted = fit_quantizer(quantizer, joined(learn), num_codebooks, codebook_size, **options)
+    parts = [fitted.encode(joined(slice(start, start + _ROWS))) for start in range(0, count, _ROWS)]
+    return np.concatenate(parts), fitted.truncate(embeddings.shape[1])

@@ -102,6 +102,13 @@ class PackedIds:
         grown._keys = np.insert(self._keys, at, keys[order])
         return grown
 
+    def keep(self, kept: np.ndarray) -> PackedIds:
+        """Return a copy with the IDs of some items, bool [n], whose rows move up."""
+        fewer, left = object.__new__(PackedIds), kept[self._rows]
+        fewer.packing, fewer._keys = self.packing, self._keys[left]
+        fewer._rows = (np.cumsum(kept) - 1)[self._rows[left]]
+        return fewer
+
     def rows(self, semantic_ids: np.ndarray) -> np.ndarray:
         """int64 [...]: whose these IDs [..., depth] are; -1 where there is no such item."""
         return self.owners(self.packing.pack(semantic_ids), self.packing.num_codebooks)

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from safetensors.numpy import save
 
-from tiger.semantic_ids.numbering import check_ids
+from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.packing import Packing
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -32,18 +33,20 @@ _OPTIONAL = {
 }
 
 
-def write_semantic_ids(file: Path, arrays: dict[str, np.ndarray], item_ids: list[str], header: dict) -> None:
+def write_semantic_ids(file: Path, arrays: dict[str, np.ndarray], item_ids: ItemIds, header: dict) -> None:
     """Write arrays, item ids (as one text and the places where each ends) and a header of JSON."""
-    text = "".join(item_ids).encode()
-    ends = np.cumsum([len(item.encode()) for item in item_ids], dtype=np.int64)
-    arrays = arrays | {"item_id_bytes": np.frombuffer(text, dtype=np.uint8), "item_id_ends": ends}
+    ids = pa.concat_arrays([item_ids.to_arrow()])  # without an offset into other buffers
+    _, places, text = ids.buffers()
+    starts = np.frombuffer(places, dtype=np.int64)[: len(ids) + 1]
+    joined = np.frombuffer(text or b"", dtype=np.uint8)[starts[0] : starts[-1]]
+    arrays = arrays | {"item_id_bytes": joined, "item_id_ends": starts[1:] - starts[0]}
     # One key: a safetensors header with several writes them in an order that differs between processes.
     header = {"format": FORMAT} | header
     header["sha256"] = _digest(arrays, header)
     write_atomically(file, save(arrays, metadata={"tokenizer": json.dumps(header)}))
 
 
-def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], list[str], dict]:
+def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], ItemIds, dict]:
     """Read what :func:`write_semantic_ids` wrote.
 
     Raises:
@@ -83,14 +86,19 @@ def _digest(arrays: dict[str, np.ndarray], header: dict) -> str:
     return digest.hexdigest()
 
 
-def _item_ids(file: Path, joined: np.ndarray, ends: np.ndarray) -> list[str]:
+def _item_ids(file: Path, joined: np.ndarray, ends: np.ndarray) -> ItemIds:
     if not len(ends) or ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(joined):
         raise DataError(f"{file} is damaged: the places where item ids end are not those of their text.")
-    text, places = joined.tobytes(), ends.tolist()
+    places = np.concatenate([[0], ends]).astype(np.int64)
+    values = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(places), pa.py_buffer(joined))
     try:
-        return check_ids([text[start:end].decode() for start, end in zip([0, *places], places)], len(ends))
-    except (UnicodeDecodeError, DataError) as error:
-        raise DataError(f"{file} is damaged: {error}") from error
+        values.validate(full=True)
+        ids = ItemIds(values)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is damaged: item ids are not UTF-8 ({' '.join(str(error).split())}).") from error
+    if (twice := ids.first_repeated) is not None:
+        raise DataError(f"{file} is damaged: item id {twice!r} occurs more than once.")
+    return ids
 
 
 def _check_ids(file: Path, semantic_ids: np.ndarray, count: int, codebook_size: int) -> None:

@@ -20,12 +20,14 @@ from tiger._moved import old_arguments
 from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.directory import read_directory, write_directory
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
+from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.storage import PREFIX_TABLE
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
+from tiger.utils.growing import Growing
 
 
 class SemanticIdTokenizer:
@@ -63,7 +65,7 @@ class SemanticIdTokenizer:
         item_ids = check_ids(item_ids, len(codes))
         packing = Packing(codes.shape[1], codebook_size)
         collisions = number_within_groups(packing.pack_codes(codes), item_ids)
-        self._set(np.column_stack([codes, collisions]).astype(np.int32), item_ids, codebook_size)
+        self._set(np.column_stack([codes, collisions]).astype(np.int32), ItemIds(item_ids), codebook_size)
         self._collision_size = collision_size
         self._number_tokens(tokens)
         self.quantizer = quantizer
@@ -71,13 +73,17 @@ class SemanticIdTokenizer:
         layout = f"{self.num_codebooks}x{codebook_size}".encode()
         self.fingerprint = hashlib.sha256(layout + self.semantic_ids.tobytes()).hexdigest()[:16]
 
-    def _set(self, semantic_ids: np.ndarray, item_ids: list[str], codebook_size: int) -> None:
+    def _set(self, semantic_ids: np.ndarray, item_ids: ItemIds, codebook_size: int) -> None:
         """Set everything that follows from the semantic IDs except their tokens."""
-        self.semantic_ids = semantic_ids
+        self._semantic_ids = Growing(semantic_ids)
         self.item_ids = item_ids
         self.codebook_size = codebook_size
         self._ids = PackedIds(Packing(semantic_ids.shape[1] - 1, codebook_size), semantic_ids)
-        self._rows: dict[str, int] | None = None
+
+    @property
+    def semantic_ids(self) -> np.ndarray:
+        """int32 [n, depth]: codes and the collision token."""
+        return self._semantic_ids.values
 
     def _number_tokens(self, kind: str) -> None:
         """Number the tokens of the present semantic IDs, as a new vocabulary."""
@@ -96,8 +102,7 @@ class SemanticIdTokenizer:
 
     def _set_tokens(self, table: np.ndarray, vocabulary: CodeVocabulary | PrefixVocabulary) -> None:
         self.vocabulary = vocabulary
-        # The last row pads, so that row -1, "no item", reads as padding.
-        self._tokens = np.concatenate([table, np.full((1, self.depth), PAD_TOKEN, dtype=np.int32)])
+        self._tokens = Growing(table)
 
     @classmethod
     @old_arguments(log="cooccurrence", log_weight="cooccurrence_weight")
@@ -172,7 +177,7 @@ class SemanticIdTokenizer:
     @property
     def token_table(self) -> np.ndarray:
         """int32 [n, depth]: every item's tokens."""
-        return self._tokens[:-1]
+        return self._tokens.values
 
     def rows(self, item_ids: Sequence[str], missing: int | None = None) -> np.ndarray:
         """int64 [n]: the rows of items by their own ids; ``missing`` stands in for unknown ones.
@@ -180,20 +185,28 @@ class SemanticIdTokenizer:
         Raises:
             KeyError: an id is unknown and ``missing`` is None.
         """
-        if self._rows is None:
-            self._rows = dict(zip(self.item_ids, range(len(self.item_ids))))
-        if missing is not None:
-            return np.array([self._rows.get(item, missing) for item in item_ids], dtype=np.int64)
-        return np.array([self._rows[item] for item in item_ids], dtype=np.int64)
+        rows = self.item_ids.rows(item_ids)
+        unknown = np.flatnonzero(rows < 0)
+        if len(unknown) and missing is None:
+            raise KeyError(list(item_ids)[unknown[0]])
+        rows[unknown] = -1 if missing is None else missing
+        return rows
 
     def encode(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Rows, int [...], to tokens, int64 [..., depth]. Row -1 becomes padding."""
-        return self._tokens[np.asarray(rows, dtype=np.int64)].astype(np.int64)
+        return self._tokens_of(rows, 0)
 
     def encode_history(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Rows, int [..., n], to a history's tokens, int64 [..., n * history_depth]. Row -1 becomes padding."""
-        tokens = self._tokens[np.asarray(rows, dtype=np.int64), self.depth - self.history_depth :].astype(np.int64)
+        tokens = self._tokens_of(rows, self.depth - self.history_depth)
         return tokens.reshape(*tokens.shape[:-2], -1)
+
+    def _tokens_of(self, rows: np.ndarray | Sequence[int], start: int) -> np.ndarray:
+        """Tokens of rows, int64 [..., depth - start], from level ``start`` on."""
+        rows = np.asarray(rows, dtype=np.int64)
+        tokens = self.token_table[rows, start:].astype(np.int64)
+        tokens[rows < 0] = PAD_TOKEN
+        return tokens
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens, int [..., depth], to rows, int64 [...]; -1 where no item has these tokens."""
@@ -299,13 +312,10 @@ class SemanticIdTokenizer:
         """Do the work of :meth:`_set` when few items are added to many."""
         ids = self._ids.insert(semantic_ids)  # what can fail comes first
         tokens, vocabulary = self.vocabulary.extended(semantic_ids, self._ids, self.token_table)
-        self._ids = ids
-        self._set_tokens(np.concatenate([self.token_table, tokens]), vocabulary)
-        if self._rows is not None:
-            # No array, list or dict is changed in place: a shallow copy of a tokenizer stays as it is.
-            self._rows = self._rows | dict(zip(item_ids, range(len(self), len(self) + len(item_ids))))
-        self.semantic_ids = np.concatenate([self.semantic_ids, semantic_ids])
-        self.item_ids = self.item_ids + item_ids
+        # No array is changed in place: a shallow copy of a tokenizer stays as it is.
+        self._ids, self.item_ids = ids, self.item_ids.append(item_ids)
+        self._semantic_ids = self._semantic_ids.append(semantic_ids)
+        self.vocabulary, self._tokens = vocabulary, self._tokens.append(tokens)
 
     def remove_items(self, item_ids: Sequence[str]) -> np.ndarray:
         """Remove items; the rest keep their IDs and move up. A later item may get an ID that has become free.
@@ -322,9 +332,9 @@ class SemanticIdTokenizer:
         if not keep.any():
             raise ValueError("a catalog can't lose all its items")
         stay = np.flatnonzero(keep)
-        table = self.token_table[stay]
-        self._set(self.semantic_ids[stay], [self.item_ids[row] for row in stay], self.codebook_size)
-        self._set_tokens(table, self.vocabulary)
+        self._ids, self.item_ids = self._ids.keep(keep), self.item_ids.keep(stay)
+        self._semantic_ids = Growing(self.semantic_ids[stay])
+        self._set_tokens(self.token_table[stay], self.vocabulary)
         return stay
 
     def with_tokens(self, tokens: str) -> SemanticIdTokenizer:

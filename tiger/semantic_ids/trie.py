@@ -128,6 +128,28 @@ class SemanticIdTrie:
         rows = torch.from_numpy(np.insert(self.rows.numpy(), place, (len(self) + order).astype(np.int32)))
         return SemanticIdTrie(tokens, children, rows, _inverse(rows))
 
+    def keep(self, kept: np.ndarray) -> SemanticIdTrie:
+        """A trie without some of the tuples.
+
+        Args:
+            kept: bool [n], by row; the rows of the others move up. At least one is kept.
+        """
+        if self.rows.device.type != "cpu":
+            return self.to("cpu").keep(kept).to(self.rows.device)
+        left = kept[self.rows.numpy()]
+        rows = (np.cumsum(kept, dtype=np.int32) - 1)[self.rows.numpy()[left]]
+        tokens, children = [self.tokens[-1].numpy()[left]], []
+        for present, starts in zip(reversed(self.tokens[:-1]), reversed(self.children)):
+            # How many nodes of the level below are left before each node's first child.
+            before = np.append(np.int32(0), np.cumsum(left, dtype=np.int32))[starts.numpy()]
+            left = before[1:] > before[:-1]
+            children.append(np.append(before[:-1][left], before[-1]))
+            tokens.append(present.numpy()[left])
+        arrays = [*tokens[::-1], *children[::-1], rows]
+        found = [torch.from_numpy(array) for array in arrays]
+        depth = self.depth
+        return SemanticIdTrie(found[:depth], found[depth:-1], found[-1], _inverse(found[-1]))
+
     def save(self, file: str | os.PathLike) -> None:
         """Write the arrays as safetensors."""
         arrays = {name: array.contiguous().cpu() for name, array in zip(self._names(self.depth), self._arrays())}

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import torch
@@ -220,7 +219,6 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
     _remove_parts(folder)  # of a run that was killed before the partition was complete, or while it was removed
     folder.mkdir()
     unknown, num_parts = 0, _num_parts(settings)
-    item_ids = pa.array(tiger.tokenizer.item_ids, pa.string())
 
     def partitioned() -> Iterator[pa.RecordBatch]:
         nonlocal unknown
@@ -229,12 +227,14 @@ def _partition(tiger: TigerRecommender, tables: Iterator[pa.Table], folder: Path
             users = table["user_id"].cast(pa.string()).combine_chunks()
             encoded = users.dictionary_encode()
             parts = pd.util.hash_array(encoded.dictionary.to_numpy(zero_copy_only=False)) % np.uint64(num_parts)
-            rows = pc.index_in(table["item_id"].cast(pa.string()).combine_chunks(), value_set=item_ids)
-            unknown += rows.null_count
+            items = table["item_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+            rows = tiger.tokenizer.rows(items.dictionary.to_pylist(), missing=-1).astype(np.int32)
+            rows = np.append(rows, np.int32(-1))[items.indices.fill_null(-1).to_numpy()]
+            unknown += int((rows < 0).sum())
             places = np.arange(start, start + len(table))
             times = table["timestamp"].cast(pa.int64()).combine_chunks()
             part = pa.array(parts.astype(np.int32)[encoded.indices.to_numpy()])
-            yield pa.record_batch([part, users, rows.fill_null(-1), times, pa.array(places)], schema=_PARTITIONED)
+            yield pa.record_batch([part, users, pa.array(rows), times, pa.array(places)], schema=_PARTITIONED)
             start += len(table)
 
     pyarrow.dataset.write_dataset(
@@ -268,7 +268,7 @@ def _answers(tiger: TigerRecommender, users: pa.Array, rows: np.ndarray, scores:
     user, place = np.nonzero(rows >= 0)
     if not np.isfinite(scores[user, place]).all():
         raise DataError("the model scores items NaN or infinite: its weights are damaged. Train it again.")
-    items = np.asarray(tiger.tokenizer.item_ids, dtype=object)[rows[user, place]]
+    items = tiger.tokenizer.item_ids.take(rows[user, place]).cast(pa.string())
     columns = [users.take(pa.array(user)), place.astype(np.int32) + 1, items, scores[user, place]]
     return pa.table(columns, schema=SCHEMA)
 

@@ -42,6 +42,7 @@ from tiger.training.tokenizer import (
     check_fitted_on,
     digests_of,
     embeddings_digest,
+    sized,
     train_tokenizer,
 )
 from tiger.training.two_stage import train_two_stage
@@ -142,10 +143,12 @@ def _run_tokenizer(plan: Plan) -> None:
     """Fit the tokenizer; its settings are kept beside it."""
     (args,) = plan.arguments("tokenizer")
     file, there = plan.out / "tokenizer.json", (plan.out / "tokenizer" / REPORT).exists()
-    if there and file.exists() and _recorded(file) != args:
-        raise DataError(f"{plan.out / 'tokenizer'} was fitted with other settings: remove it, or give another --out.")
     if there:
         data = RecommendationData.load(args.dataset)
+        # Sizes that the catalog asks for are as good as the same ones given.
+        if file.exists() and sized(_recorded(file), data.num_items) != sized(args, data.num_items):
+            place = plan.out / "tokenizer"
+            raise DataError(f"{place} was fitted with other settings: remove it, or give another --out.")
         check_fitted_on(plan.out / "tokenizer", digests_of(args, data), args.dataset)
         print(f"{plan.out / 'tokenizer'} is there")
         return

@@ -215,7 +215,7 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
 _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "tokenizer": {
         "embedding_dim": (1, None),
-        "num_codebooks": (1, 16),
+        "num_codebooks": (0, 16),
         "codebook_size": (1, 1 << 20),
         "cooccurrence_weight": (0, None),
         "seed": (0, 2**32 - 1),
@@ -248,5 +248,5 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "evaluate": {"num_beams": (10, MAX_BEAMS), "users": (1, None), "examples": (0, None)},
 }
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "retriever": {"history_attention": ("causal", "full"), "tokens": ("codes", "prefixes")},
+    "retriever": {"history_attention": ("causal", "full"), "tokens": ("codes", "prefixes", "auto")},
 }

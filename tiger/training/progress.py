@@ -11,6 +11,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from tiger.training.evaluation import users_to_ask
+
 # CPU seconds, measured with the demo shop (recipes/results/speed/demo.json); of encoders, a rough guess.
 SECONDS = {
     "per item numbered": 5e-4,
@@ -139,7 +141,7 @@ def estimated_seconds(settings: Mapping[str, Mapping], sizes: Sequence[int], ste
     if codes.get("encoder") != "lsa" and not codes.get("embeddings"):
         fitting += SECONDS["per item encoded by a sentence encoder"] / fast
     learning = min(users, trees.get("users", 50_000))
-    asked = min(users, test.get("users") or users)
+    asked = min(users, test.get("users") or users_to_ask(users, items))
     step_seconds = {
         "tokenizer": items * fitting,
         "retriever": epochs * targets * multiplications * SECONDS["per target and million multiplications"] / fast

@@ -140,6 +140,8 @@ def results_section(results: Mapping[str, Any]) -> Section:
     rows = [(name, *(f"{one[metric]:.4f}" for metric in metrics)) for name, one in results["models"].items()]
     setting = "left out" if results["exclude_history"] else "kept"
     note = f"The next item of {results['users']:,} test users among all items; items of the history are {setting}."
+    if "errors" in results:  # users were drawn
+        note += f" Standard errors of N@10 are up to {max(one['ndcg@10'] for one in results['errors'].values()):.4f}."
     return Section("Results", notes=(note,), heads=("model", "R@5", "N@5", "R@10", "N@10"), rows=tuple(rows))
 
 

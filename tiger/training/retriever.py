@@ -36,6 +36,7 @@ from tiger.retriever.initialization import init_nearest_neighbor, init_token_emb
 from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.catalog_size import CatalogSize
 from tiger.training.progress import TrainingBar
 from tiger.training.run_record import RunRecord
 from tiger.training.run_settings import check_folders, recorded_settings, run_settings
@@ -60,7 +61,11 @@ class RetrieverArguments:
     max_history: int = field(default=20, metadata={"help": "maximum number of history items that the model reads"})
     history_attention: str = field(default="causal", metadata={"help": "causal (fast) or full (as in the paper)"})
     tokens: str = field(
-        default="codes", metadata={"help": "tokens of the T5: codes, as in the paper, or prefixes (of semantic IDs)"}
+        default="codes",
+        metadata={
+            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), or auto: prefixes in a "
+            "catalog of up to 300,000 items, else codes"
+        },
     )
     user_tokens: int = field(
         default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
@@ -144,6 +149,8 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     refuse_other_files(args.model_dir, MANIFEST)  # named first: these would be lost
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
+    if args.tokens == "auto":
+        args = replace(args, tokens=CatalogSize.of(data.num_items).tokens)
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from tiger.quantizers.log_report import log_report
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.catalog_size import CatalogSize
 from tiger.utils.digests import check_digests, sha256, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -52,7 +53,10 @@ class TokenizerArguments:
     template: str | None = field(default=None, metadata={"help": "columns of an item's text, comma-separated"})
     embedding_dim: int = field(default=256, metadata={"help": "dimensions of the LSA encoder"})
     quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
-    num_codebooks: int = field(default=3, metadata={"help": "levels of codes, without the collision token"})
+    num_codebooks: int = field(
+        default=3,
+        metadata={"help": "levels of codes, without the collision token; 0: 2, more in a catalog of over 21,845 items"},
+    )
     codebook_size: int | None = field(
         default=None, metadata={"help": "codes per level; default: 256, fewer in a catalog of under 1,024 items"}
     )
@@ -85,7 +89,9 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     if args.cooccurrence_weight:
         vectors = cooccurrence_vectors(data.leave_one_out(args.shuffle_ties).train, data.num_items)
         cooccurrence = Cooccurrence(vectors, {"shuffle_ties": args.shuffle_ties}, args.cooccurrence_weight)
-    size = args.codebook_size or codes_per_level(data.num_items)
+    args = sized(args, data.num_items)
+    size = args.codebook_size
+    assert size is not None  # it has just been filled in
     start = time.perf_counter()
     tokenizer = SemanticIdTokenizer.fit(
         embeddings,
@@ -126,6 +132,12 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         f"items share all codes with another, see {Path(args.output_dir) / CODE_USAGE}"
     )
     return tokenizer
+
+
+def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
+    """The settings with the sizes that a catalog of so many items asks for, where they leave them open."""
+    size = CatalogSize.of(num_items, args.codebook_size)
+    return replace(args, num_codebooks=args.num_codebooks or size.num_codebooks, codebook_size=size.codebook_size)
 
 
 def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[Encoder, np.ndarray]:
@@ -220,7 +232,3 @@ def saved_vectors(
     texts = item_texts(data.items, template_of(tokenizer), required=required)
     return load_encoder(Path(tokenizer) / "encoder").encode(texts)
 
-
-def codes_per_level(num_items: int) -> int:
-    """256, or the largest power of two that leaves four items per code, or 1."""
-    return min(256, 1 << max(0, (num_items // 4).bit_length() - 1))

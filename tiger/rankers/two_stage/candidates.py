@@ -8,6 +8,7 @@ and codes, transitions between code prefixes, the time of its last events and th
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,10 +25,11 @@ from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
-from tiger.evaluation.baselines import Content, Hybrid, Transition, recency
+from tiger.evaluation.baselines import TRANSITION_WEIGHT, Content, Transition, recency, with_empty
 from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch, reads_time
 from tiger.rankers.two_stage.saved import read_counts
 from tiger.utils.files import write_atomically
+from tiger.utils.growing import Growing
 
 # Of the candidates, the first two thirds are the hybrid's best. The rest are the best by texts plus weighted damped
 # counts of followers and normalized counts of co-occurrence. These three numbers were set by hand and not tuned.
@@ -35,6 +37,11 @@ HYBRID_SHARE = Fraction(2, 3)
 DAMPED_WEIGHT = 0.8
 TOGETHER_WEIGHT = 3
 _CHUNK = 512
+_CHUNK_SCORES = 1 << 22  # scores of all items that are held at once, 16 MiB, a few times over
+# Word weights, the order of ties and moves between prefixes stay those of the fit until so large a share of items has
+# come; then all is fitted anew, as loading does. Words' weights go with the logarithm of the number of items: they are
+# off by less than .01 until then.
+ADDED_SHARE = 0.01
 
 
 @dataclass
@@ -79,24 +86,37 @@ class Candidates:
     ):
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
-        self.vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
-        self.cooccurrence = np.asarray(cooccurrence, dtype=np.float32)
+        self._vectors = None if vectors is None else Growing(_unit(np.asarray(vectors, dtype=np.float32)))
+        self._cooccurrence = Growing(np.asarray(cooccurrence, dtype=np.float32))
+        directions, self._elsewhere = _directions(self.cooccurrence)
+        self._known_directions = Growing(directions)
         size, rows = items.num_rows, events // DAYS
+        self._fitted = size
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
         # Items that were added by their vectors, or by texts that are in no table, have no words.
         self._content = Content().fit(log, item_texts(items, required=False))
         known = self._content, self.codes, self.vectors
-        self._features = CandidateFeatures(items, pairs, events, _directions(self.cooccurrence), *known)
+        self._features = CandidateFeatures(items, pairs, events, directions, *known)
         popularity = self._content.popularity
-        first, second = np.divmod(pairs.keys, size)
+        first, second = np.divmod(pairs.keys, pairs.size)
         soon, together = (
             sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
             for fact in ("soon", "together")
         )
-        self._hybrid = Hybrid(transition=Transition().from_counts(soon, popularity), content=self._content)
+        self._transition = Transition().from_counts(soon, popularity)
         self._damped = Transition(log_counts=True).from_counts(soon, popularity)
         scale = sparse.diags(self._features.totals**-0.5)
         self._together = (scale @ together @ scale).tocsr()[:, popularity.order].astype(np.float32)
+
+    @property
+    def vectors(self) -> np.ndarray | None:
+        """float32 [items, D], content vectors of unit length; None: none are read."""
+        return None if self._vectors is None else self._vectors.values
+
+    @property
+    def cooccurrence(self) -> np.ndarray:
+        """float32 [items, D], co-occurrence vectors; of items that came after the fit, zeros."""
+        return self._cooccurrence.values
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
@@ -141,12 +161,11 @@ class Candidates:
         for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part = histories.select(users)
-            words = self._words(part)
-            own = self._search(part, words, exclude_history)
-            found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
+            found = np.concatenate([self._search(part, exclude_history), beams[users]], axis=1).astype(np.int32)
             found[_repeated(found)] = -1
             rows[users] = found
-            columns[users] = self._features.compute(RankingBatch(part, found, words, beams[users], scores[users]))
+            batch = RankingBatch(part, found, len(self), beams[users], scores[users])
+            columns[users] = self._features.compute(batch)
         return Proposals(rows, columns)
 
     def without_beams(self, proposals: Proposals) -> Proposals:
@@ -172,18 +191,21 @@ class Candidates:
         for start in range(0, len(histories), _CHUNK):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part, none = histories.select(users), np.empty((len(users), 0))
-            parts.append(self._features.compute(RankingBatch(part, rows[users], self._words(part), none, none)))
+            parts.append(self._features.compute(RankingBatch(part, rows[users], len(self), none, none)))
         return Proposals(rows, np.concatenate(parts))
 
-    def _words(self, histories: Sequences) -> dict[str, np.ndarray]:
-        """Scores [n, items] of the training-free stages, columns in the order of popularity."""
-        words = self._content.scores(histories)
-        return {"words": words, "hybrid": self._hybrid.scores(histories, content=words)}
+    def _search(self, histories: Sequences, exclude_history: bool) -> np.ndarray:
+        """Rows [n, num_proposed], see :meth:`_best`; users in parts that bound memory."""
+        step = max(1, _CHUNK_SCORES // len(self))
+        parts = [np.arange(start, min(start + step, len(histories))) for start in range(0, len(histories), step)]
+        return np.concatenate([self._best(histories.select(users), exclude_history) for users in parts])
 
-    def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
+    def _best(self, histories: Sequences, exclude_history: bool) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
-        hybrid, kin = words["hybrid"].copy(), words["words"].copy()
+        kin = self._content.scores(histories)
+        hybrid = TRANSITION_WEIGHT * self._transition.scores(histories)
+        hybrid += kin
         kin += DAMPED_WEIGHT * self._damped.scores(histories)
         kin += TOGETHER_WEIGHT * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
         if exclude_history:
@@ -198,6 +220,31 @@ class Candidates:
             np.put_along_axis(kin, best.indices.numpy(), -np.inf, axis=1)
         return np.concatenate(found, axis=1)
 
+    def extended(self, items: pa.Table, codes: np.ndarray | None, new_vectors: np.ndarray) -> Candidates:
+        """Return the same counts with items behind the others, which have no events yet.
+
+        Args:
+            items: the whole table.
+            codes: int [items, levels], of all.
+            new_vectors: float [new items, D].
+        """
+        known, new = len(self), items.num_rows - len(self)
+        if items.num_rows > (1 + ADDED_SHARE) * self._fitted:
+            return self.moved(items, np.append(np.arange(known), np.full(new, -1)), codes, new_vectors)
+        grown, added = copy.copy(self), items.slice(known)
+        grown.items, grown.codes = items, None if codes is None else np.asarray(codes, dtype=np.int32)
+        if self._vectors is not None:
+            grown._vectors = self._vectors.append(_unit(np.asarray(new_vectors, dtype=np.float32)))
+        grown._cooccurrence = self._cooccurrence.append(np.zeros_like(self.cooccurrence[:1]).repeat(new, axis=0))
+        grown._known_directions = self._known_directions.append(self._elsewhere[None].repeat(new, axis=0))
+        grown._content = self._content.extended(item_texts(added, required=False))
+        known_of_all = grown._content, grown._known_directions.values, grown.codes, grown.vectors
+        grown._features = self._features.extended(added, *known_of_all)
+        popularity = grown._content.popularity
+        grown._transition, grown._damped = (one.extended(popularity) for one in (self._transition, self._damped))
+        grown._together = with_empty(self._together, len(grown))
+        return grown
+
     def moved(
         self, items: pa.Table, where: np.ndarray, codes: np.ndarray | None, new_vectors: np.ndarray | None
     ) -> Candidates:
@@ -210,11 +257,14 @@ class Candidates:
         """
         now = np.full(len(self), -1)
         now[where[where >= 0]] = np.flatnonzero(where >= 0)
-        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, len(self)))
+        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, self.pairs.size))
         known = (first >= 0) & (second >= 0)
         keys = first[known] * items.num_rows + second[known]
-        order = np.argsort(keys)
-        pairs = PairTable(keys[order], self.pairs.values[known][order], items.num_rows)
+        values = self.pairs.values[known]
+        if (keys[1:] < keys[:-1]).any():  # not where items stay in their order
+            order = np.argsort(keys)
+            keys, values = keys[order], values[order]
+        pairs = PairTable(keys, values, items.num_rows)
         rows, days = np.divmod(self.events, DAYS)
         events = np.sort(now[rows[now[rows] >= 0]] * DAYS + days[now[rows] >= 0])
         cooccurrence, vectors = _carried(self.cooccurrence, where), self.vectors
@@ -226,7 +276,9 @@ class Candidates:
 
     def save(self, file: str | os.PathLike) -> None:
         """Write the counts as safetensors; items, codes and vectors are saved with the recommender."""
-        counted = {"keys": self.pairs.keys, "values": self.pairs.values, "events": self.events}
+        first, second = np.divmod(self.pairs.keys, self.pairs.size)
+        keys = first * len(self) + second
+        counted = {"keys": keys, "values": self.pairs.values, "events": self.events}
         write_atomically(file, save(counted | {"company": self.cooccurrence}))
 
     @classmethod
@@ -255,14 +307,15 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     return again
 
 
-def _directions(cooccurrence: np.ndarray) -> np.ndarray:
-    """Scale vectors to unit length; zero vectors become the mean direction of the others.
+def _directions(cooccurrence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale vectors to unit length; zero vectors become the mean direction of the others, which is returned as well.
 
     A vector's length, or zeros, would reveal that an item has few training events, which on 5-core data means that
     the others are held out.
     """
     vectors = _unit(cooccurrence)
-    return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, vectors.sum(axis=0)))
+    mean = vectors.sum(axis=0)
+    return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, mean)), _unit(mean[None])[0]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

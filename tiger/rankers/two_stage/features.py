@@ -17,6 +17,7 @@ Features of a history's end (:func:`reads_time`) are unknown, NaN, where nobody 
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from scipy import sparse
 from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences, pad_rows
-from tiger.evaluation.baselines import Content
+from tiger.evaluation.baselines import TRANSITION_WEIGHT, Content
+from tiger.rankers.two_stage.prefixes import PrefixGroups
 
 READ = 20  # items of a history that features are made of: as many as the T5 reads
 DECAY = 0.8  # weight of an item relative to the next newer one, as the transition baseline has it
@@ -51,13 +53,13 @@ class RankingBatch:
     Args:
         histories: n sequences of item rows.
         rows: int [n, C], candidates per history; -1: none.
-        words: scores [n, items] of the training-free stages, columns in popularity's order.
+        size: number of items.
         beams, scores: int and float [n, K], the T5's proposals.
     """
 
     histories: Sequences
     rows: np.ndarray
-    words: dict[str, np.ndarray]
+    size: int
     beams: np.ndarray
     scores: np.ndarray
 
@@ -87,9 +89,10 @@ class RankingBatch:
     @cached_property
     def profiles(self) -> dict[str, sparse.csr_matrix]:
         """Histories as weighted sums of items, [n, items], for each span."""
-        recent = (self.ages < 3) * np.float32(0.6) ** self.ages
+        # In float64, scipy would copy the table of vectors to float64 for each batch.
+        recent = (self.ages < 3) * np.power(0.6, self.ages, dtype=np.float32)
         spans = {"last": self.weights["last"], "3": recent, f"{READ}": self.weights[f"{READ}"]}
-        shape = self.words["words"].shape
+        shape = len(self.read), self.size
         return {
             span: sparse.csr_matrix((weights, self.read.items, self.read.offsets), shape=shape)
             for span, weights in spans.items()
@@ -134,13 +137,39 @@ class CandidateFeatures:
         self.totals = np.maximum(counts, COUNT_FLOOR).astype(np.float32)
         self._has_days = counts > COUNT_FLOOR
         self._starts = np.searchsorted(rows, np.arange(self._size))
-        prefixes = [] if codes is None else [_groups(codes[:, :end]) for end in range(1, codes.shape[1] + 1)]
-        if prefixes:
-            self._crowd = np.log(np.bincount(prefixes[-1])[prefixes[-1]])
-        self._moves = [(groups, pairs.grouped(groups)) for groups in prefixes[:2]]
+        # The shortest two say where users go, the longest how many share all codes.
+        lengths = [] if codes is None else sorted({1, min(2, codes.shape[1]), codes.shape[1]})
+        self._prefixes = [PrefixGroups(codes, length) for length in lengths]
+        self._moves = [pairs.grouped(prefixes.groups) for prefixes in self._prefixes[:2]]
         self._labels = {"same brand": _labels(items, "brand"), "same category": _labels(items, "categories")}
         self._branches = _branches(items, "categories")
         self._price = _logarithms(items, "price")
+
+    def extended(
+        self,
+        items: pa.Table,
+        content: Content,
+        cooccurrence: np.ndarray,
+        codes: np.ndarray | None,
+        vectors: np.ndarray | None,
+    ) -> CandidateFeatures:
+        """With more items behind the others, that have no events: ``items`` is their table, the rest is of all. Where
+        users go from prefix to prefix stays as it was."""
+        grown, known, new = copy.copy(self), self._size, items.num_rows
+        grown._size, grown._content, grown._cooccurrence = known + new, content, cooccurrence
+        grown._codes, grown._vectors = codes, vectors
+        grown.totals = np.append(self.totals, np.full(new, COUNT_FLOOR, dtype=np.float32))
+        grown._has_days = np.append(self._has_days, np.zeros(new, dtype=bool))
+        grown._starts = np.append(self._starts, np.full(new, len(self._events)))
+        if codes is not None:
+            grown._prefixes = [prefixes.extended(codes[known:]) for prefixes in self._prefixes]
+        grown._labels = {
+            name: np.append(labels, _labels(items, column))
+            for (name, labels), column in zip(self._labels.items(), ("brand", "categories"))
+        }
+        grown._branches = np.append(self._branches, _branches(items, "categories"), axis=0)
+        grown._price = np.append(self._price, _logarithms(items, "price"))
+        return grown
 
     def days(self, batch: RankingBatch) -> np.ndarray:
         """The day on which each history ends, int64 [n, 1]; 0 where it is unknown."""
@@ -156,8 +185,7 @@ class CandidateFeatures:
         """Names of the features, each after its stage."""
         nobody = Sequences(np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
         nothing = np.empty((1, 0), dtype=np.int64)
-        words = dict.fromkeys(("words", "hybrid"), np.zeros((1, self._size), dtype=np.float32))
-        return [name for name, _ in self._features(RankingBatch(nobody, nothing, words, nothing, nothing))]
+        return [name for name, _ in self._features(RankingBatch(nobody, nothing, self._size, nothing, nothing))]
 
     def compute(self, batch: RankingBatch) -> np.ndarray:
         """float32 [n, C, F], in the order of :attr:`names`; NaN: unknown."""
@@ -175,6 +203,7 @@ class CandidateFeatures:
 
     def _of_log(self, batch: RankingBatch) -> Iterator[Feature]:
         facts = self._pairs.padded[self._pairs.find(batch.read.items[:, None], batch.wanted[batch.users])]
+        batch.soon = batch.aggregate(facts[..., PairTable.FACTS.index("soon")], "5")
         by_fact = {fact: facts[..., place] for place, fact in enumerate(PairTable.FACTS)}
         for fact, values in by_fact.items():
             for span in batch.weights:
@@ -188,15 +217,11 @@ class CandidateFeatures:
         yield from _alike("company", self._cooccurrence, batch)
 
     def _of_text(self, batch: RankingBatch) -> Iterator[Feature]:
-        scores = {
-            "words, 3": batch.words["words"],
-            "hybrid": batch.words["hybrid"],
-            "words, last": self._content.similarity(batch.profiles["last"]),
-            f"words, {READ}": self._content.similarity(batch.profiles[f"{READ}"]),
-        }
-        place = self._content.popularity.place[batch.wanted]
-        for name, values in scores.items():
-            yield name, np.take_along_axis(values, place, axis=1)
+        last, recent, read = self._content.similarity_to(batch.wanted, *batch.profiles.values())
+        yield "words, 3", recent
+        yield "hybrid", recent + TRANSITION_WEIGHT * batch.soon
+        yield "words, last", last
+        yield f"words, {READ}", read
         if self._vectors is not None:
             yield from _alike("vectors", self._vectors, batch)
 
@@ -204,10 +229,10 @@ class CandidateFeatures:
         wanted, last = batch.wanted, batch.last
         yield "total", np.log(self.totals_until(wanted, self.days(batch)))
         for name, labels in self._labels.items():
-            known = np.append(labels, -1)[last][:, None]
+            known = np.where(last < 0, -1, labels[last])[:, None]
             yield name, (labels[wanted] == known) & (known >= 0)
         yield "price", self._price[wanted]
-        yield "price to last", self._price[wanted] - np.append(self._price, np.nan)[last][:, None]
+        yield "price to last", self._price[wanted] - np.where(last < 0, np.float32(np.nan), self._price[last])[:, None]
         for name, labels in self._labels.items():
             own = labels[batch.read.items][:, None]
             same = (labels[wanted][batch.users] == own) & (own >= 0)
@@ -221,10 +246,11 @@ class CandidateFeatures:
         yield "history length", batch.broadcast(batch.read.lengths)
 
     def _of_codes(self, batch: RankingBatch) -> Iterator[Feature]:
-        for length, (groups, moves) in enumerate(self._moves, start=1):
+        for length, (prefixes, moves) in enumerate(zip(self._prefixes, self._moves), start=1):
+            groups = prefixes.groups
             first = groups[batch.read.items]
             values = moves.padded[moves.find(first[:, None], groups[batch.wanted][batch.users])]
-            share = values[..., PairTable.FACTS.index("soon")] / moves.leaving[first][:, None]
+            share = values[..., PairTable.FACTS.index("soon")] / moves.leaving(first)[:, None]
             for span in ("last", "5"):
                 yield f"moves of prefixes of {length}, {span}", batch.aggregate(share, span)
         if self._codes is not None:
@@ -232,7 +258,7 @@ class CandidateFeatures:
             shared = np.cumprod(same, axis=-1).sum(-1)
             yield "shared with last", batch.aggregate(shared, "last")
             yield f"most shared, {READ}", batch.aggregate(shared, f"{READ}", np.maximum)
-            yield "items under the prefix", self._crowd[batch.wanted]
+            yield "items under the prefix", np.log(self._prefixes[-1].counts[self._prefixes[-1].groups[batch.wanted]])
 
     def _of_time(self, batch: RankingBatch) -> Iterator[Feature]:
         wanted, days = batch.wanted, self.days(batch)
@@ -287,18 +313,15 @@ def _pace(histories: Sequences) -> tuple[np.ndarray, np.ndarray]:
     return np.where(unknown, np.nan, count), np.where(unknown | (histories.lengths < 2), np.nan, gap)
 
 
-def _groups(codes: np.ndarray) -> np.ndarray:
-    """int64 [items]: which items share all of these codes."""
-    return np.unique(codes, axis=0, return_inverse=True)[1].ravel()
-
-
 def _labels(items: pa.Table, name: str) -> np.ndarray:
-    """int64 [items]: a number for each distinct value of a column; -1 where it is empty or absent."""
+    """int64 [items]: a hash of a column's value, the same for equal values; -1 where it is empty or absent."""
+    import pandas as pd
+
     if name not in items.column_names:
         return np.full(items.num_rows, -1)
-    values = [str(value) if value else "" for value in items[name].to_pylist()]
-    found, labels = np.unique(values, return_inverse=True)
-    return np.where(found[labels] == "", -1, labels)
+    values = np.array([str(value) if value else "" for value in items[name].to_pylist()], dtype=object)
+    hashes = (pd.util.hash_array(values, categorize=False) >> np.uint64(1)).astype(np.int64)
+    return np.where(values == "", -1, hashes)
 
 
 def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:

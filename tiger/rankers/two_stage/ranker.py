@@ -282,9 +282,7 @@ class TwoStageRanker(Ranker):
             vectors: float [new items, D].
         """
         codes = None if self.candidates.codes is None else tokenizer.codes
-        where = np.full(items.num_rows, -1)
-        where[: len(self.candidates)] = np.arange(len(self.candidates))
-        self.candidates = self.candidates.moved(items, where, codes, vectors)
+        self.candidates = self.candidates.extended(items, codes, vectors)
 
     def update_items(
         self, rows: np.ndarray, tokenizer: SemanticIdTokenizer, items: pa.Table, vectors: np.ndarray

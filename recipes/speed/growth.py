@@ -1,0 +1,133 @@
+"""Time and memory of every stage from ten thousand to a million items: the exponent says what grows faster than data.
+
+    python recipes/speed/growth.py [--sizes 10000 100000 1000000] [--stages propose "add one item"] [--largest 10000000]
+
+A made catalog with ten events an item; each stage of each size runs in a process of its own, on one thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from benchmark import SpeedArguments, one_thread, write_result
+from growth_stages import AT_ANY_SIZE, STAGES
+from made_catalog import EVENTS, MadeCatalog
+
+from tiger.cli.common import friendly_errors
+from tiger.training.arguments import parse_arguments
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class GrowthArguments(SpeedArguments):
+    sizes: list[int] = field(default_factory=lambda: [10**4, 10**5, 10**6])
+    stages: list[str] = field(default_factory=list, metadata={"help": "names of stages; default: all"})
+    largest: int = field(default=0, metadata={"help": "one more size, for tokenizer, trie and search of codes alone"})
+    one: str | None = field(default=None, metadata={"help": "measure one stage in this process: name:size"})
+
+
+def main() -> None:
+    (args,) = parse_arguments([GrowthArguments])
+    one_thread()
+    if args.one is not None:
+        name, _, size = args.one.rpartition(":")
+        print(json.dumps(measured(STAGES[name], int(size))))
+        return
+    rows = []
+    for name in args.stages or STAGES:
+        sizes = args.sizes + ([args.largest] if args.largest and name in AT_ANY_SIZE else [])
+        found = [{"items": size, **in_a_process(name, size)} for size in sizes]
+        rows.append({"stage": name, "sizes": found, **exponents(found)})
+        print(name, *(f"{row['items']:,}: {row.get('cpu_seconds')} s, {row.get('peak_mib')} MiB;" for row in found))
+        what = f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
+        write_result(args, "growth", {"what": what, "rows": rows})
+    draw(rows, Path(args.results_dir) / "growth.png")
+
+
+def in_a_process(name: str, size: int) -> dict:
+    """What :func:`measured` found in a process of its own, or why there is nothing."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--one", f"{name}:{size}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(stage: Callable[[MadeCatalog], Callable[[], object]], size: int) -> dict:
+    """CPU seconds and peak memory of a stage; what it reads is made before."""
+    run = stage(MadeCatalog(size))
+    gc.collect()
+    before = start_of_peak()
+    cpu = time.process_time()
+    result = run()
+    seconds = time.process_time() - cpu
+    found = {"cpu_seconds": round(seconds, 4), "peak_mib": round(peak() - before)}
+    return found | {"process_peak_mib": round(peak())} | (result if isinstance(result, dict) else {})
+
+
+def start_of_peak() -> float:
+    """Begin a new peak where the system allows it; MiB in use now."""
+    try:
+        RESET.write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return peak()
+
+
+def peak() -> float:
+    """The most memory that this process has held, MiB."""
+    if STATUS.exists():
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _status(name: str) -> float:
+    return next(int(line.split()[1]) / 1024 for line in STATUS.read_text().splitlines() if line.startswith(name))
+
+
+def exponents(found: list[dict]) -> dict[str, float]:
+    """Slopes of time and memory over items on logarithmic axes: 1 is linear, 0 flat."""
+    slopes = {}
+    for key, least in (("cpu_seconds", 1e-3), ("peak_mib", 1.0)):
+        points = [(math.log(row["items"]), math.log(max(row[key], least))) for row in found if key in row]
+        if len(points) > 1:
+            slopes[f"exponent of {key}"] = round(float(np.polyfit(*zip(*points), 1)[0]), 2)
+    return slopes
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """One line per stage: seconds and memory over the number of items."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), sharex=True)
+    for axis, key, title in zip(axes, ("cpu_seconds", "peak_mib"), ("CPU seconds", "peak memory, MiB")):
+        for number, row in enumerate(rows):
+            points = [(one["items"], max(one[key], 1e-3)) for one in row["sizes"] if key in one]
+            style = ("-", "--", ":")[number // 10 % 3]
+            axis.loglog(*zip(*points), style, marker="o", label=row["stage"]) if points else None
+        axis.set_xlabel("items")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    with friendly_errors():
+        main()

@@ -1,0 +1,313 @@
+"""Stages of :mod:`growth`: each takes a made catalog, makes what it reads, and returns the work that is measured."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from made_catalog import MadeCatalog
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.item_vectors import cooccurrence_vectors, tfidf_vectors
+from tiger.embeddings.lsa_encoder import LSAEncoder
+from tiger.evaluation.baselines import Hybrid
+from tiger.quantizers.residual_kmeans import ResidualKMeans
+from tiger.rankers.two_stage.candidates import Candidates
+from tiger.retriever.beam_search import beam_search
+from tiger.retriever.config import t5_config
+from tiger.retriever.data_collator import TrainingCollator
+from tiger.retriever.dataset import TrainingExamples
+from tiger.retriever.initialization import init_token_embeddings
+from tiger.retriever.model import TigerT5
+from tiger.semantic_ids.code_tree import CodeTree
+from tiger.semantic_ids.fitting import Cooccurrence
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.training.catalog_size import CatalogSize
+
+Work = Callable[[], object]
+STAGES: dict[str, Callable[[MadeCatalog], Work]] = {}
+# Stages that read neither texts nor a log.
+AT_ANY_SIZE = ("tokenizer of codes", "trie", "search, a batch of 16")
+TURNS = 5  # of what takes milliseconds
+
+
+def stage(name: str) -> Callable:
+    """Register a stage under the name that results have."""
+
+    def registered(function: Callable[[MadeCatalog], Work]) -> Callable[[MadeCatalog], Work]:
+        STAGES[name] = function
+        return function
+
+    return registered
+
+
+def times(run: Work, warm: int = 1) -> Callable[[], dict]:
+    """The work several times; its own result is the CPU time of one."""
+
+    def repeated() -> dict:
+        for _ in range(warm):
+            run()
+        start = time.process_time()
+        for _ in range(TURNS):
+            run()
+        return {"cpu_seconds": round((time.process_time() - start) / TURNS, 5)}
+
+    return repeated
+
+
+def candidates_of(catalog: MadeCatalog) -> Candidates:
+    vectors = np.random.default_rng(3).standard_normal((catalog.size, 64), dtype=np.float32)
+    return Candidates.fit(catalog.train, catalog.items, codes=catalog.codes, vectors=vectors)
+
+
+def some_histories(catalog: MadeCatalog, count: int) -> Sequences:
+    return catalog.train.select(np.random.default_rng(4).integers(0, len(catalog.train), count))
+
+
+@stage("second stage, fit of candidates")
+def fit_candidates(catalog: MadeCatalog) -> Work:
+    assert len(catalog.train) and len(catalog.codes) and catalog.items.num_rows
+    return lambda: candidates_of(catalog)
+
+
+@stage("second stage, one request")
+def request(catalog: MadeCatalog) -> Work:
+    candidates, history = candidates_of(catalog), some_histories(catalog, 1)
+    return times(lambda: candidates.propose(history))
+
+
+@stage("second stage, given candidates of one request")
+def describe(catalog: MadeCatalog) -> Work:
+    candidates, history = candidates_of(catalog), some_histories(catalog, 1)
+    rows = np.random.default_rng(5).integers(0, catalog.size, (1, 100))
+    return times(lambda: candidates.describe(history, rows))
+
+
+@stage("second stage, 256 users at once")
+def propose(catalog: MadeCatalog) -> Work:
+    candidates, histories = candidates_of(catalog), some_histories(catalog, 256)
+    return lambda: candidates.propose(histories)
+
+
+@stage("second stage, add one item")
+def extend(catalog: MadeCatalog) -> Work:
+    import pyarrow as pa
+
+    candidates = candidates_of(catalog)
+    items = pa.concat_tables([catalog.items, catalog.items.slice(0, 1)])
+    codes, vector = np.concatenate([catalog.codes, catalog.codes[:1]]), np.ones((1, 64), dtype=np.float32)
+    return lambda: candidates.extended(items, codes, vector)
+
+
+@stage("second stage, remove one item")
+def shrink(catalog: MadeCatalog) -> Work:
+    candidates = candidates_of(catalog)
+    stay = np.delete(np.arange(catalog.size), catalog.size // 2)
+    return lambda: candidates.moved(catalog.items.take(stay), stay, catalog.codes[stay], None)
+
+
+def changed(catalog: MadeCatalog, tokens: str, remove: bool) -> Work:
+    recommender = catalog.recommender(tokens)
+    recommender.recommend([catalog.item_ids[:3]], k=5, num_beams=5)
+    codes = np.random.default_rng(6).integers(0, CatalogSize.of(catalog.size).codebook_size, catalog.codes.shape)
+
+    class Given:  # a quantizer that gives the codes drawn before
+        input_dim, codebook_size = 4, CatalogSize.of(catalog.size).codebook_size
+        turn = 0
+
+        def encode(self, embeddings: np.ndarray) -> np.ndarray:
+            self.turn += 1
+            return codes[self.turn : self.turn + 1]
+
+    recommender.tokenizer.quantizer = Given()
+    row = {"title": "w1 w2", "brand": "brand 1", "categories": "group 1 > part 2", "price": 3.5}
+    added = iter(range(100))
+
+    def turn() -> None:
+        number = next(added)
+        if remove:
+            recommender.remove_items([f"item-{catalog.size // 2 + number}"])
+        else:
+            recommender.add_items([f"new-{number}"], table=[row], embeddings=np.ones((1, 4), dtype=np.float32))
+
+    return times(turn)
+
+
+@stage("add one item, prefixes")
+def add_to_prefixes(catalog: MadeCatalog) -> Work:
+    return changed(catalog, "prefixes", remove=False)
+
+
+@stage("add one item, codes")
+def add_to_codes(catalog: MadeCatalog) -> Work:
+    return changed(catalog, "codes", remove=False)
+
+
+@stage("remove one item, codes")
+def remove_from_codes(catalog: MadeCatalog) -> Work:
+    return changed(catalog, "codes", remove=True)
+
+
+@stage("token embeddings initialized")
+def initialize(catalog: MadeCatalog) -> Work:
+    tokenizer = catalog.tokenizer(CatalogSize.of(catalog.size).tokens)
+    model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512))
+    vectors = np.random.default_rng(7).standard_normal((catalog.size, 256), dtype=np.float32)
+    return lambda: init_token_embeddings(model, tokenizer, vectors[:, :96], vectors[:, 96:])
+
+
+@stage("vectors of the log")
+def log_vectors(catalog: MadeCatalog) -> Work:
+    train = catalog.train
+    return lambda: cooccurrence_vectors(train, catalog.size, 96)
+
+
+@stage("TF-IDF vectors of the texts")
+def words(catalog: MadeCatalog) -> Work:
+    texts = catalog.texts
+    return lambda: tfidf_vectors(texts, 96)
+
+
+@stage("LSA, fit")
+def fit_lsa(catalog: MadeCatalog) -> Work:
+    texts = catalog.texts
+    return lambda: LSAEncoder.fit(texts, 256)
+
+
+@stage("LSA, encode")
+def encode_lsa(catalog: MadeCatalog) -> Work:
+    texts = catalog.texts
+    encoder = LSAEncoder.fit(texts[:10_000], 256)
+    return lambda: encoder.encode(texts)
+
+
+@stage("codes fitted to texts and log")
+def fit_codes(catalog: MadeCatalog) -> Work:
+    random = np.random.default_rng(8)
+    centers = random.standard_normal((2000, 128), dtype=np.float32)
+    vectors = centers[random.integers(0, 2000, catalog.size)]
+    vectors += 0.7 * random.standard_normal((catalog.size, 128), dtype=np.float32)
+    log = random.standard_normal((catalog.size, 128), dtype=np.float32)
+    sizes = CatalogSize.of(catalog.size)
+
+    def fit() -> dict:
+        tokenizer = SemanticIdTokenizer.fit(
+            vectors,
+            catalog.item_ids,
+            num_codebooks=sizes.num_codebooks,
+            codebook_size=sizes.codebook_size,
+            quantizer="residual-kmeans",
+            cooccurrence=Cooccurrence(log, {"shuffle_ties": None}),
+            progress=False,
+        )
+        return {"beyond_first_of_tuple": round(float((tokenizer.semantic_ids[:, -1] > 0).mean()), 4)}
+
+    return fit
+
+
+@stage("quantizer, encode")
+def encode_codes(catalog: MadeCatalog) -> Work:
+    vectors = np.random.default_rng(8).standard_normal((catalog.size, 128), dtype=np.float32)
+    quantizer = ResidualKMeans.fit(vectors[:20_000], 3, 256, progress=False)
+    return lambda: quantizer.encode(vectors)
+
+
+@stage("training step of 128 targets, forward and backward")
+def training_step(catalog: MadeCatalog) -> Work:
+    tokenizer = catalog.tokenizer(CatalogSize.of(catalog.size).tokens)
+    model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512)).train()
+    trie = SemanticIdTrie.build(tokenizer.token_table)
+    examples = TrainingExamples(catalog.train.select(np.arange(14)))
+    batch = TrainingCollator(tokenizer, trie if tokenizer.tokens == "prefixes" else None)(
+        [examples[place] for place in range(14)]
+    )
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch)["loss"]
+        loss.backward()
+
+    def run() -> dict:
+        return times(step)() | {"widest": trie.widths, "vocabulary": tokenizer.vocab_size}
+
+    return run
+
+
+@stage("baselines, one user each")
+def baselines(catalog: MadeCatalog) -> Work:
+    hybrid, history = Hybrid().fit(catalog.train, catalog.texts), some_histories(catalog, 1)
+    return times(lambda: [one.recommend(history) for one in hybrid.baselines().values()])
+
+
+@stage("rows of ids")
+def ids(catalog: MadeCatalog) -> Work:
+    tokenizer = catalog.tokenizer("codes")
+    return lambda: tokenizer.rows(catalog.item_ids)
+
+
+@stage("rows of twenty ids")
+def few_ids(catalog: MadeCatalog) -> Work:
+    tokenizer = catalog.tokenizer("codes")
+    tokenizer.rows(catalog.item_ids[:1])
+    return times(lambda: tokenizer.rows(catalog.item_ids[100:120]))
+
+
+@stage("app, start of the catalog")
+def app_start(catalog: MadeCatalog) -> Work:
+    tokenizer, items = catalog.tokenizer("codes"), catalog.items
+    return lambda: CodeTree(tokenizer, items)
+
+
+@stage("app, one search")
+def app_search(catalog: MadeCatalog) -> Work:
+    tree = CodeTree(catalog.tokenizer("codes"), catalog.items)
+    return times(lambda: tree.search("w12 w1"))
+
+
+@stage("dataset, load")
+def load(catalog: MadeCatalog) -> Work:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(tempfile.mkdtemp())
+    pq.write_table(catalog.items, folder / "items.parquet")
+    users = pa.array(np.char.add("u", catalog.train.users.astype(str)))
+    ids = pa.array(catalog.item_ids).take(pa.array(catalog.train.items))
+    log = {"user_id": users, "item_id": ids, "timestamp": catalog.train.timestamps}
+    pq.write_table(pa.table(log), folder / "interactions.parquet")
+    del users, ids, log
+
+    def run() -> LeaveOneOut:
+        return RecommendationData.load(folder).leave_one_out()
+
+    return run
+
+
+@stage("tokenizer of codes")
+def tokenizer_of_codes(catalog: MadeCatalog) -> Work:
+    assert len(catalog.codes) and len(catalog.item_ids)
+    return lambda: catalog.tokenizer("codes")
+
+
+@stage("trie")
+def build_trie(catalog: MadeCatalog) -> Work:
+    table = catalog.tokenizer("codes").token_table
+    return lambda: SemanticIdTrie.build(table)
+
+
+@stage("search, a batch of 16")
+def search(catalog: MadeCatalog) -> Work:
+    tokenizer = catalog.tokenizer("codes")
+    trie = SemanticIdTrie.build(tokenizer.token_table)
+    model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512)).eval()
+    rows = np.random.default_rng(9).integers(0, catalog.size, (16, 10))
+    histories = torch.from_numpy(tokenizer.encode_history(rows))
+    return times(lambda: beam_search(model, trie, histories, 20))

@@ -1,0 +1,46 @@
+"""Sizes of codes by the number of items: small catalogs keep theirs, large ones get room."""
+
+import pytest
+
+from tiger.training.catalog_size import MOST_PREFIXES, CatalogSize
+from tiger.training.plan import check_settings, make_plan
+from tiger.training.tokenizer import TokenizerArguments, sized
+
+
+@pytest.mark.parametrize(
+    ("num_items", "levels", "size", "tokens"),
+    [
+        (3, 2, 1, "prefixes"),
+        (500, 2, 64, "prefixes"),
+        (12_101, 2, 256, "prefixes"),  # Beauty
+        (18_357, 2, 256, "prefixes"),  # Sports
+        (21_846, 3, 256, "prefixes"),
+        (100_000, 3, 256, "prefixes"),
+        (MOST_PREFIXES + 1, 3, 256, "codes"),
+        (1_000_000, 3, 256, "codes"),
+        (10_000_000, 4, 256, "codes"),
+    ],
+)
+def test_sizes_by_the_number_of_items(num_items, levels, size, tokens):
+    assert CatalogSize.of(num_items) == CatalogSize(levels, size, tokens)
+    if num_items > 21_845:
+        assert size**levels >= 16 * num_items > size ** (levels - 1)
+
+
+def test_given_sizes_stay_and_open_ones_are_filled_in():
+    def settings(**given):
+        args = sized(TokenizerArguments("d", "o", **given), 1_000_000)
+        return args.num_codebooks, args.codebook_size
+
+    assert settings() == (3, 256)
+    assert settings(num_codebooks=0) == (3, 256)
+    assert settings(num_codebooks=0, codebook_size=2048) == (3, 2048)
+    assert settings(num_codebooks=0, codebook_size=32) == (5, 32)
+    assert settings(num_codebooks=5, codebook_size=16) == (5, 16)
+
+
+def test_the_default_recipe_leaves_them_open():
+    plan = make_plan("data", "run")
+    found = check_settings(plan, plan.steps)
+    assert found["tokenizer"][0].num_codebooks == 0 and found["tokenizer"][0].codebook_size is None
+    assert found["retriever"][0].tokens == "auto"

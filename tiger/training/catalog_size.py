@@ -1,0 +1,48 @@
+"""Sizes of codes by the size of a catalog: what a recipe that leaves them out gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_CODES = 256
+# Up to here two levels stay: 65,536 tuples are three for each item, and the published sets (up to 18,357 items) keep
+# the codes that their results were measured with.
+TWO_LEVELS = MAX_CODES**2 // 3
+TUPLES = 16  # for each item beyond that, so that few share one
+# Prefixes are more than one token an item, whose embeddings and their moments in training take 4 kB at 256 dimensions.
+MOST_PREFIXES = 300_000
+_MAX_LEVELS = 16
+
+
+@dataclass(frozen=True)
+class CatalogSize:
+    """Codes of a catalog.
+
+    Args:
+        num_codebooks: levels of codes.
+        codebook_size: codes per level, so also the most children of a prefix above the last level.
+        tokens: ``prefixes``, or ``codes`` where there would be too many.
+    """
+
+    num_codebooks: int
+    codebook_size: int
+    tokens: str
+
+    @classmethod
+    def of(cls, num_items: int, codebook_size: int | None = None) -> CatalogSize:
+        """The sizes that the number of items asks for; ``codebook_size`` where that is given."""
+        codes = codes_per_level(num_items) if codebook_size is None else codebook_size
+        levels = 2
+        while codes > 1 and levels < _MAX_LEVELS and codes**levels < _tuples(num_items):
+            levels += 1
+        return cls(levels, codes, "prefixes" if num_items <= MOST_PREFIXES else "codes")
+
+
+def _tuples(num_items: int) -> int:
+    """How many tuples of codes there are to be."""
+    return TUPLES * num_items if num_items > TWO_LEVELS else 0
+
+
+def codes_per_level(num_items: int) -> int:
+    """256, or the largest power of two that leaves four items per code, or 1."""
+    return min(MAX_CODES, 1 << max(0, (num_items // 4).bit_length() - 1))

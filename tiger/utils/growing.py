@@ -1,0 +1,57 @@
+"""Arrays that grow at their end: appending a few rows to a million copies the few, not the million."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+SPARE = 16  # a sixteenth of the rows, at least 1,024: memory against how often all is copied; not tuned
+LEAST_SPARE = 1024
+
+
+class _Buffer(Generic[Array]):
+    def __init__(self, array: Array, used: int):
+        self.array, self.used, self.lock = array, used, threading.Lock()
+
+
+class Growing(Generic[Array]):
+    """Rows, and room behind them. Never changed in place: :meth:`append` returns another one.
+
+    Both may share a buffer, whose rows behind the first one's end belong to the first that appends; the second copies.
+    Until something is appended, the array is the one that was given, without spare memory.
+
+    Args:
+        values: [n, ...], not written to.
+    """
+
+    def __init__(self, values: Array):
+        self.values = values
+        self._buffer = _Buffer(values, len(values))
+
+    def append(self, rows: Array) -> Growing[Array]:
+        """The values and rows [m, ...] of their type behind them."""
+        known, count = len(self.values), len(self.values) + len(rows)
+        buffer, mine = self._buffer, False
+        with buffer.lock:
+            if buffer.used == known and count <= len(buffer.array):
+                buffer.used, mine = count, True
+        if not mine:
+            buffer = _Buffer(_with_room(self.values, count), count)
+            buffer.array[:known] = self.values
+        # Through .data, a tensor's version counter, which the first shares, stays: none of its rows has changed.
+        (buffer.array.data if isinstance(buffer.array, torch.Tensor) else buffer.array)[known:count] = rows
+        grown = object.__new__(type(self))
+        grown.values, grown._buffer = buffer.array[:count], buffer
+        return grown
+
+
+def _with_room(values: Array, count: int) -> Array:
+    """An uninitialized array of the type of ``values`` for ``count`` rows and some more."""
+    shape = (count + max(count // SPARE, LEAST_SPARE), *values.shape[1:])
+    new: Callable = values.new_empty if isinstance(values, torch.Tensor) else lambda size: np.empty(size, values.dtype)
+    return new(shape)
