@@ -32,6 +32,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.user_tokens import forget_some_users
+from tiger.utils import devices
 from tiger.utils.disk import disk_errors
 
 
@@ -256,7 +257,7 @@ def encode(
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
     # On a CPU, padding is left out of every product except attention. On a GPU, finding out where padding is, or
     # whether there is any, would wait for the device (a host synchronization), which costs more than the mask.
-    layout, by_layout = None, tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+    layout, by_layout = None, devices.is_host(tokens.device) and not torch.compiler.is_compiling()
     if not by_layout or padding.any():
         bias = bias.masked_fill(padding[:, None, None, :], float("-inf"))
         layout = TokenLayout(padding) if by_layout else None
@@ -325,9 +326,8 @@ def _feed_forward(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
 
 def _norm(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
     normed = F.rms_norm(states, (states.shape[-1],), layer.weight, layer.variance_epsilon)
-    device = states.device.type
     # Cast once here; autocast would cast once for every product that reads it.
-    return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+    return normed.to(devices.autocast_dtype(states.device) or normed.dtype)
 
 
 def _heads(model, states: torch.Tensor) -> torch.Tensor:
@@ -358,7 +358,7 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     if not model.training or rate == 0:
         return states
     count = states.numel()
-    by_pool = states.device.type == "cpu" and not torch.compiler.is_compiling()
+    by_pool = devices.is_host(states.device) and not torch.compiler.is_compiling()
     if not by_pool or count > _MASK_POOL_SIZE // 4:  # offsets need room
         return F.dropout(states, rate)
     key = (rate, states.dtype)
