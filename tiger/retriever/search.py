@@ -1,10 +1,13 @@
 """Beam search for any number of users: batches of equal history lengths, one batch per core, a progress bar.
 
+On an accelerator batches are made ahead by a thread, and an answer is read while the next one is computed.
+
 Items that were in training and items added since can be searched separately, with a quota of each in the result.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +20,16 @@ from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences
-from tiger.retriever.beam_search import beam_search
+from tiger.retriever.beam_search import Beams, beam_search
 from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.search_graphs import graphs_of
 from tiger.retriever.search_options import SearchOptions
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils import devices
+from tiger.utils.devices import HostCopy
 
 
 @dataclass(frozen=True)
@@ -101,33 +107,81 @@ def beams_of_users(
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
     order = examples.by_length()
-    size = options.batch_size
+    size = options.batch_size or devices.default_batch_size(device)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     allowed_items = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
 
-    def decode(users: np.ndarray) -> int:
+    # Graphs are of the plain search: neither sampled nor of a part of the catalog.
+    graphs = graphs_of(model) if options.temperature is None and part.chosen is None and part.scored_levels is None else None
+
+    def collated(users: np.ndarray) -> dict[str, torch.Tensor]:
         batch = collate([examples[user] for user in users])
-        beams = beam_search(
-            model,
-            trie,
-            batch["input_ids"].to(device),
-            num_beams=options.num_beams,
-            k=k,
-            excluded=batch["seen"].to(device) if options.exclude_history else None,
-            temperature=options.temperature,
-            generator=generator,
-            scored_levels=part.scored_levels,
-            allowed_items=allowed_items,
-        )
-        answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
+        return {name: devices.pinned(batch[name], device) for name in ("input_ids", "seen")}
+
+    def searched(batch: dict[str, torch.Tensor]) -> HostCopy:
+        tokens = devices.sent(batch["input_ids"], device)
+        excluded = devices.sent(batch["seen"], device) if options.exclude_history else None
+        beams: Beams | None = None
+        if graphs is not None:
+            beams = graphs.search(trie, tokens, options.num_beams, k, excluded)
+        if beams is None:
+            beams = beam_search(
+                model,
+                trie,
+                tokens,
+                num_beams=options.num_beams,
+                k=k,
+                excluded=excluded,
+                temperature=options.temperature,
+                generator=generator,
+                scored_levels=part.scored_levels,
+                allowed_items=allowed_items,
+            )
+        return HostCopy(beams.rows, beams.scores)
+
+    def kept(users: np.ndarray, found: HostCopy) -> int:
+        answers[users], scores[users] = (part.numpy() for part in found.wait())
         return len(users)
 
-    # Sampling runs batch after batch: only then does a seed determine the random numbers.
-    workers = _one_batch_per_core if device.type == "cpu" and options.temperature is None else map
-    with tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar:
-        for count in workers(decode, batches):
+    with (
+        devices.products_in(device, options.bf16),
+        tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar,
+    ):
+        if not devices.is_host(device):
+            counts = _overlapped(batches, collated, searched, kept)
+        # Sampling runs batch after batch: only then does a seed determine the random numbers.
+        elif options.temperature is None:
+            counts = _one_batch_per_core(lambda users: kept(users, searched(collated(users))), batches)
+        else:
+            counts = map(lambda users: kept(users, searched(collated(users))), batches)
+        for count in counts:
             bar.update(count)
     return answers, scores
+
+
+def _overlapped(
+    batches: list[np.ndarray],
+    collated: Callable[[np.ndarray], dict[str, torch.Tensor]],
+    searched: Callable[[dict[str, torch.Tensor]], HostCopy],
+    kept: Callable[[np.ndarray, HostCopy], int],
+) -> Iterator[int]:
+    """Run batches in their order; the next two are collated, and the last answer is read, while one is searched."""
+    if len(batches) == 1:  # a single request: a thread would cost more than it saves
+        yield kept(batches[0], searched(collated(batches[0])))
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
+        coming = deque(pool.submit(collated, users) for users in batches[:2])
+        running: tuple[np.ndarray, HostCopy] | None = None
+        for at, users in enumerate(batches):
+            batch = coming.popleft().result()
+            if at + 2 < len(batches):
+                coming.append(pool.submit(collated, batches[at + 2]))
+            found = searched(batch)
+            if running is not None:
+                yield kept(*running)
+            running = users, found
+        if running is not None:
+            yield kept(*running)
 
 
 def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

@@ -24,6 +24,7 @@ from tiger.quantizers.log_report import log_report
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils import devices
 from tiger.utils.digests import check_digests, sha256, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -95,7 +96,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         quantizer=args.quantizer,
         cooccurrence=cooccurrence,
         seed=args.seed,
-        device=str(torch.accelerator.current_accelerator() or "cpu"),
+        device=str(devices.fastest()),
     )
     quantizer = tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted
