@@ -1,7 +1,7 @@
 """What an accelerator is asked and sent: a search and a training step wait for it at most once, at their end.
 
-The path of an accelerator runs here in two ways: on PyTorch's ``meta`` device, which has no values to wait for, so that
-asking for one is an error; and on the CPU with ``devices.is_host`` denied, so that its answers can be compared.
+The path of an accelerator runs here in two ways: on PyTorch's ``meta`` device, which has no values to wait for, so
+that asking for one is an error; and on the CPU with ``devices.is_host`` denied, so that its answers can be compared.
 """
 
 from collections import Counter

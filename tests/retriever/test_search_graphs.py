@@ -89,7 +89,7 @@ def test_what_fits_into_no_bucket_is_left_to_the_search():
 
 
 def test_items_are_added_without_recording():
-    table = make_tokenizer(60).token_table
+    table = make_tokenizer(60).token_table[:52]
     whole = SemanticIdTrie.build(table)
     tokenizer = make_tokenizer(60)
     model = make_model(tokenizer)
@@ -134,9 +134,9 @@ def test_a_static_trie_follows_as_its_original_does():
             assert torch.equal(children[allowed], own[0][own[2]]) and torch.equal(tokens[allowed], own[1][own[2]])
             every = torch.arange(len(trie.tokens[level]))
             assert torch.equal(static.leaf_counts(level, every), trie.leaf_counts(level, every))
-        assert static.load(trie.insert(table[count : count + 3])) and len(static) >= count + 3
+        assert static.overwrite(trie.insert(table[count : count + 3])) and len(static) >= count + 3
         assert addresses == [array.data_ptr() for array in static._arrays()]
-    assert not static.load(SemanticIdTrie.build(make_tokenizer(50, num_codebooks=2).token_table))
+    assert not static.overwrite(SemanticIdTrie.build(make_tokenizer(50, num_codebooks=2).token_table))
 
 
 def test_a_smaller_catalog_leaves_nothing_of_the_one_before():
@@ -202,15 +202,20 @@ class TestService:
         assert recorded.shapes.num_beams == 50
 
     def test_added_items_are_recommended_by_the_same_graphs(self, graphs):
-        tokenizer = make_tokenizer(60)
-        few = SemanticIdTokenizer(tokenizer.codes[:45], tokenizer.item_ids[:45], 8)
-        tiger = TigerRecommender(make_model(tokenizer), few)
+        vectors = np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)
+        ids = [f"item-{row}" for row in range(45)]
+        tokenizer = SemanticIdTokenizer.fit(
+            vectors[:45], ids, quantizer="residual-kmeans", codebook_size=8, progress=False
+        )
+        tiger = TigerRecommender(make_model(tokenizer), tokenizer)
         recorded = graphs.record_graphs(tiger, 4, None, repeating_recorder())
-        grown = TigerRecommender(tiger.model, tokenizer)
-        with_graphs = grown.recommend([["item-50"]], k=50)
-        assert recorded._loaded is grown.trie and any(item in with_graphs[0][0] for item in tokenizer.item_ids[45:])
-        use_graphs(tiger.model, None)
-        assert with_graphs[0] == grown.recommend([["item-50"]], k=50)[0]
+        model = tiger.model
+        tiger.add_items(["new-1", "new-2", "new-3"], embeddings=vectors[45:])
+        assert tiger.model is model and recorded is graphs_of(model)
+        (with_graphs,), _ = tiger.recommend([["item-3"]], k=48, num_beams=50, exclude_history=False)
+        assert recorded._loaded is tiger.trie and {"new-1", "new-2", "new-3"} <= set(with_graphs)
+        use_graphs(model, None)
+        assert tiger.recommend([["item-3"]], k=48, num_beams=50, exclude_history=False)[0] == [with_graphs]
 
     def test_it_goes_on_without_where_the_device_refuses(self, graphs, caplog):
         def refuses(run):

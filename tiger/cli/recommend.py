@@ -48,7 +48,7 @@ def add_recommend_verbs(verbs) -> None:
     recommend.add_argument(
         "--part_events", type=int, default=20_000, help="events of a log in memory at a time (default 20000)"
     )
-    add_device_option(recommend, None, f"cpu for --history; for --histories, the accelerator that is there, else cpu")
+    add_device_option(recommend, None, "cpu for --history; for --histories, the accelerator that is there, else cpu")
     recommend.add_argument(
         "--no_bf16", action="store_true", help="decode in float32, slower (default for --history and - on a CPU)"
     )

@@ -70,7 +70,8 @@ def run_train(args: argparse.Namespace) -> None:
     disable_progress_bar()  # of weights that are read; training and decoding have their own
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # how checkpoints are told apart by age
     try:
-        with using_device(_device(args.device)), redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end
+        # What the steps say goes to standard error; the answer is what comes at the end.
+        with using_device(_device(args.device)), redirect_stdout(sys.stderr):
             train(
                 args.dataset,
                 args.out,

@@ -184,13 +184,13 @@ class RQVAE(ResidualQuantizer):
         )
 
     def is_initialized(self) -> bool:
-        """Whether the codebooks are; the buffer is read again only after a change, for an accelerator has to answer."""
+        """Whether the codebooks are. The buffer is read after changes only: an accelerator would be waited for."""
         buffer = self.initialised
         if buffer.is_inference():  # it counts no changes
             return bool(buffer)
-        seen = getattr(self, "_seen_initialised", None)
+        seen = getattr(self, "_codebooks_seen", None)
         if seen is None or seen[0] is not buffer or seen[1] != buffer._version:
-            seen = self._seen_initialised = (buffer, buffer._version, bool(buffer))
+            seen = self._codebooks_seen = (buffer, buffer._version, bool(buffer))
         return seen[2]
 
     def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

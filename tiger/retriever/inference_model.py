@@ -86,9 +86,9 @@ def vectors_at_once(device: torch.device) -> int:
 def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     """The inference copy of a model, made once and again after its weights change.
 
-    A change in place raises a weight's version counter. Fused optimizers don't raise it, so steps of optimizers, of any
-    model in this process, count as a change as well. On a CPU, the first element of each weight is compared, too; an
-    accelerator would have to be waited for. So these changes go unnoticed: replacing a layer, and writing through
+    A change in place raises a weight's version counter. Fused optimizers don't raise it, so steps of optimizers, of
+    any model in this process, count as a change as well. On a CPU, the first element of each weight is compared, too;
+    an accelerator would have to be waited for. So these changes go unnoticed: replacing a layer, and writing through
     ``.data``, single elements on a CPU, any elsewhere.
     """
     kept = _kept.setdefault(model, {})

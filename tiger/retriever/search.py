@@ -98,90 +98,110 @@ def beams_of_users(
         Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
     """
     device = model.device
-    user_tokens = retriever_config(model).user_tokens
     nothing = np.zeros(len(histories), dtype=np.int64)
-    examples = EvaluationExamples(histories, nothing, max_history, user_tokens)
-    collate = EvaluationCollator(tokenizer)
-    generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
+    examples = EvaluationExamples(histories, nothing, max_history, retriever_config(model).user_tokens)
+    search = _BatchSearch(model, trie, examples, EvaluationCollator(tokenizer), k, options, part)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
     order = examples.by_length()
     size = options.batch_size or devices.default_batch_size(device)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    allowed_items = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
 
-    # Graphs are of the plain search: neither sampled nor of a part of the catalog.
-    graphs = graphs_of(model) if options.temperature is None and part.chosen is None and part.scored_levels is None else None
-
-    def collated(users: np.ndarray) -> dict[str, torch.Tensor]:
-        batch = collate([examples[user] for user in users])
-        return {name: devices.pinned(batch[name], device) for name in ("input_ids", "seen")}
-
-    def searched(batch: dict[str, torch.Tensor]) -> HostCopy:
-        tokens = devices.sent(batch["input_ids"], device)
-        excluded = devices.sent(batch["seen"], device) if options.exclude_history else None
-        beams: Beams | None = None
-        if graphs is not None:
-            beams = graphs.search(trie, tokens, options.num_beams, k, excluded)
-        if beams is None:
-            beams = beam_search(
-                model,
-                trie,
-                tokens,
-                num_beams=options.num_beams,
-                k=k,
-                excluded=excluded,
-                temperature=options.temperature,
-                generator=generator,
-                scored_levels=part.scored_levels,
-                allowed_items=allowed_items,
-            )
-        return HostCopy(beams.rows, beams.scores)
-
-    def kept(users: np.ndarray, found: HostCopy) -> int:
+    def keep(users: np.ndarray, found: HostCopy) -> int:
         answers[users], scores[users] = (part.numpy() for part in found.wait())
         return len(users)
+
+    def decode(users: np.ndarray) -> int:
+        return keep(users, search.run(search.collate(users)))
 
     with (
         devices.products_in(device, options.bf16),
         tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar,
     ):
         if not devices.is_host(device):
-            counts = _overlapped(batches, collated, searched, kept)
+            counts = _overlapped(batches, search, keep)
         # Sampling runs batch after batch: only then does a seed determine the random numbers.
         elif options.temperature is None:
-            counts = _one_batch_per_core(lambda users: kept(users, searched(collated(users))), batches)
+            counts = _one_batch_per_core(decode, batches)
         else:
-            counts = map(lambda users: kept(users, searched(collated(users))), batches)
+            counts = map(decode, batches)
         for count in counts:
             bar.update(count)
     return answers, scores
 
 
+class _BatchSearch:
+    """The search of one batch, in two parts: what the host does before, and what the device does."""
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        trie: SemanticIdTrie,
+        examples: EvaluationExamples,
+        collator: EvaluationCollator,
+        k: int,
+        options: SearchOptions,
+        part: CatalogPart,
+    ):
+        self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
+        self._k, self._options, self._part = k, options, part
+        device = self._device = model.device
+        self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
+        self._allowed = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
+        # Graphs are of the plain search: neither sampled nor of a part of the catalog.
+        is_plain = options.temperature is None and part.chosen is None and part.scored_levels is None
+        self._graphs = graphs_of(model) if is_plain else None
+
+    def collate(self, users: np.ndarray) -> dict[str, torch.Tensor]:
+        """The batch of these users, in the host's memory."""
+        batch = self._collator([self._examples[user] for user in users])
+        return {name: devices.pinned(batch[name], self._device) for name in ("input_ids", "seen")}
+
+    def run(self, batch: dict[str, torch.Tensor]) -> HostCopy:
+        """Rows and scores of a batch, on their way."""
+        options = self._options
+        tokens = devices.sent(batch["input_ids"], self._device)
+        excluded = devices.sent(batch["seen"], self._device) if options.exclude_history else None
+        beams: Beams | None = None
+        if self._graphs is not None:
+            beams = self._graphs.search(self._trie, tokens, options.num_beams, self._k, excluded)
+        if beams is None:
+            beams = beam_search(
+                self._model,
+                self._trie,
+                tokens,
+                num_beams=options.num_beams,
+                k=self._k,
+                excluded=excluded,
+                temperature=options.temperature,
+                generator=self._generator,
+                scored_levels=self._part.scored_levels,
+                allowed_items=self._allowed,
+            )
+        return HostCopy(beams.rows, beams.scores)
+
+
 def _overlapped(
-    batches: list[np.ndarray],
-    collated: Callable[[np.ndarray], dict[str, torch.Tensor]],
-    searched: Callable[[dict[str, torch.Tensor]], HostCopy],
-    kept: Callable[[np.ndarray, HostCopy], int],
+    batches: list[np.ndarray], search: _BatchSearch, keep: Callable[[np.ndarray, HostCopy], int]
 ) -> Iterator[int]:
     """Run batches in their order; the next two are collated, and the last answer is read, while one is searched."""
     if len(batches) == 1:  # a single request: a thread would cost more than it saves
-        yield kept(batches[0], searched(collated(batches[0])))
+        yield keep(batches[0], search.run(search.collate(batches[0])))
         return
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-        coming = deque(pool.submit(collated, users) for users in batches[:2])
+        coming = deque(pool.submit(search.collate, users) for users in batches[:2])
         running: tuple[np.ndarray, HostCopy] | None = None
         for at, users in enumerate(batches):
             batch = coming.popleft().result()
             if at + 2 < len(batches):
-                coming.append(pool.submit(collated, batches[at + 2]))
-            found = searched(batch)
+                coming.append(pool.submit(search.collate, batches[at + 2]))
+            found = search.run(batch)
             if running is not None:
-                yield kept(*running)
+                yield keep(*running)
             running = users, found
         if running is not None:
-            yield kept(*running)
+            yield keep(*running)
 
 
 def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

@@ -169,7 +169,7 @@ class SearchGraphs:
     def _holds(self, trie: SemanticIdTrie) -> bool:
         """Whether the recorded searches are of this trie now; it is written over that of before."""
         if trie is not self._loaded:
-            if not self._trie.load(trie):
+            if not self._trie.overwrite(trie):
                 return False
             self._loaded = trie
         return True

@@ -70,9 +70,7 @@ class SearchOptions:
         None, "sample items, more varied the higher; by default, the most probable ones", float, MIN_TEMPERATURE
     )
     seed: int | None = _option(None, "seed of sampling", int, 0, 2**63 - 1)
-    batch_size: int | None = _option(
-        None, "histories decoded together; by default 64 on a CPU, 1024 on a GPU", int, 1
-    )
+    batch_size: int | None = _option(None, "histories decoded together; by default 64 on a CPU, 1024 on a GPU", int, 1)
     bf16: bool | None = _option(None, "matrix products in bfloat16; by default on a GPU that has it", bool)
     progress: bool = _option(False, "show a progress bar", bool)
 

@@ -10,8 +10,8 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 class StaticTrie(SemanticIdTrie):
     """A copy of a trie in larger arrays, into which its successors are written: addresses and shapes stay.
 
-    A CUDA graph of a search reads addresses: so items can be added without recording it anew. Unused places hold 0, and
-    no node leads to them; ``len`` is the number of tuples that there is room for.
+    A CUDA graph of a search reads addresses: so items can be added without recording it anew. Unused places hold 0,
+    and no node leads to them; ``len`` is the number of tuples that there is room for.
 
     Args:
         trie: copied, on its device.
@@ -38,9 +38,9 @@ class StaticTrie(SemanticIdTrie):
             widths,
         )
         self._first_level = torch.zeros((), dtype=torch.int64, device=trie.rows.device)
-        self.load(trie)
+        self.overwrite(trie)
 
-    def load(self, trie: SemanticIdTrie) -> bool:
+    def overwrite(self, trie: SemanticIdTrie) -> bool:
         """Write another trie over this one, without waiting for the device; False: it doesn't fit, nothing changed."""
         own, other = self._arrays(), trie._arrays()
         fits = trie.depth == self.depth and trie.rows.device == self.rows.device

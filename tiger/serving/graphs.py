@@ -17,8 +17,8 @@ logger = logging.getLogger("tiger.serving")
 
 def graph_settings(
     device: torch.device, wanted: bool | None, max_batch: int, bf16: bool | None
-) -> Callable[[TigerRecommender], None] | None:
-    """What to do with a recommender before it answers; None: nothing.
+) -> Callable[[TigerRecommender], object] | None:
+    """Return what records graphs of a recommender before it answers; None: there are to be none.
 
     Args:
         wanted: whether to record graphs; None: on an NVIDIA GPU.

@@ -126,7 +126,7 @@ class LiveRecommender:
         source: ModelSource | None = None,
         manifest: bytes | None = None,
         updatable: bool = False,
-        prepare: Callable[[TigerRecommender], None] | None = None,
+        prepare: Callable[[TigerRecommender], object] | None = None,
     ):
         _warm(recommender)
         self._prepare = prepare

@@ -14,7 +14,6 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -90,13 +89,12 @@ def create_app(
         DataError: the model's scores are not finite.
     """
     metrics, log = Metrics(), ServiceLog(settings.log)
-    max_batch = settings.max_batch or (CPU_BATCH if devices.is_host(recommender.device) else GPU_BATCH)
-    graphs = graph_settings(recommender.device, settings.cuda_graphs, max_batch, settings.bf16)
+    max_batch = _batch_on(recommender.device, settings)
     app = FastAPI(
         title="tiger",
         version=__version__,
         description=__doc__.split("\n\n")[0],
-        lifespan=_lifespan(replace(settings, max_batch=max_batch), metrics, log, tracing),
+        lifespan=_lifespan(settings, metrics, log, tracing),
         responses={status: {"model": Problem} for status in (400, 401, 403, 413, 415, 422, 429, 500)},
         docs_url=None,
         redoc_url=None,
@@ -109,7 +107,7 @@ def create_app(
         source=source,
         manifest=manifest,
         updatable=not settings.read_only,
-        prepare=graphs,
+        prepare=graph_settings(recommender.device, settings.cuda_graphs, max_batch, settings.bf16),
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
@@ -136,6 +134,10 @@ def create_app(
     return app
 
 
+def _batch_on(device: torch.device, settings: ServiceSettings) -> int:
+    return settings.max_batch or (CPU_BATCH if devices.is_host(device) else GPU_BATCH)
+
+
 def _reload(live: LiveRecommender, metrics: Metrics) -> Reloaded:
     """Load the model again; count and log how that ended."""
     try:
@@ -157,7 +159,6 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, trac
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         live: LiveRecommender = app.state.live
         device = live.now.recommender.device
-        assert settings.max_batch is not None  # the device has decided
 
         def run(call: RecommendCall | None, requests: list) -> list:
             snapshot = live.now
@@ -177,7 +178,7 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, trac
 
         app.state.batcher = Batcher(
             run,
-            max_batch=settings.max_batch,
+            max_batch=_batch_on(device, settings),
             max_delay=settings.max_delay_ms / 1e3,
             max_queue=settings.max_queue,
             threads=torch.get_num_threads() if devices.is_host(device) else 1,
