@@ -5,11 +5,15 @@ that asking for one is an error; and on the CPU with ``devices.is_host`` denied,
 """
 
 from collections import Counter
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainingArguments
 
 from tests.conftest import make_histories, make_model, make_recommender, make_tokenizer
 from tiger.data.sequences import Sequences
@@ -20,9 +24,10 @@ from tiger.retriever.beam_search import beam_search
 from tiger.retriever.data_collator import TrainingCollator
 from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.inference_model import packed, vectors_at_once
-from tiger.retriever.model import next_item_loss
+from tiger.retriever.model import ChildTargets, fuses_attention, next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.training.retriever import RetrieverArguments
 from tiger.utils import devices
 
 
@@ -267,3 +272,53 @@ def test_the_search_is_in_the_precision_that_is_asked_for(monkeypatch):
 def test_batches_are_larger_on_an_accelerator():
     assert devices.default_batch_size(torch.device("cpu")) == 64
     assert devices.default_batch_size(torch.device("cuda")) == 1024
+
+
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_fused_attention_trains_as_its_parts_do(attention, monkeypatch):
+    tokenizer = make_tokenizer(60)
+    random = np.random.default_rng(0)
+    sequences = Sequences.from_rows([random.integers(60, size=size) for size in (3, 6, 6)])
+    examples = TrainingExamples(sequences, shared=False)
+    batch = TrainingCollator(tokenizer)([examples[at] for at in range(len(examples))])
+    found = []
+    for on_host in (True, False):
+        monkeypatch.setattr(devices, "is_host", lambda device, answer=on_host: answer)
+        model = make_model(tokenizer, history_attention=attention)
+        assert fuses_attention(model, torch.device("cpu")) == (attention == "full" and not on_host)
+        loss = next_item_loss(model, **batch)
+        loss.backward()
+        bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.grad
+        found.append((loss.detach(), bias, model.shared.weight.grad))
+    assert found[0][1].abs().max() > 0
+    for one, other in zip(*found):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_fused_attention_drops_out_in_training_only(no_host, monkeypatch):
+    rates = []
+    right = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **options: rates.append(options["dropout_p"]) or right(*args, **options),
+    )
+    tokenizer = make_tokenizer(60)
+    model = make_model(tokenizer, history_attention="full", dropout_rate=0.25)
+    histories, targets = make_histories(tokenizer, [3, 2]), torch.from_numpy(tokenizer.encode(np.array([[1], [2]])))
+    for training in (True, False):
+        next_item_loss(model.train(training), histories, torch.tensor([[3], [2]]), targets)
+    assert set(rates[: len(rates) // 2]) == {0.25} and set(rates[len(rates) // 2 :]) == {0.0}
+
+
+def test_tables_of_children_can_be_pinned(monkeypatch):
+    """A DataLoader pins what has a method of this name, and leaves other objects in pageable memory."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # a CPU build has none
+    pinned = ChildTargets(torch.tensor([1]), torch.tensor([[2, 3]]), torch.tensor([0])).pin_memory()
+    assert (pinned.places.item(), pinned.choices.tolist(), pinned.answers.item()) == (2, [[3, 4]], 1)
+
+
+def test_the_overlay_for_a_gpu_has_settings_that_there_are():
+    settings = yaml.safe_load((Path(__file__).parents[2] / "recipes" / "gpu.yaml").read_text())
+    known = {field.name for kind in (RetrieverArguments, TrainingArguments) for field in fields(kind)}
+    assert set(settings) <= known and {"dataloader_num_workers", "cuda_graphs", "bf16"} <= set(settings)

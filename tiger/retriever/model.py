@@ -157,6 +157,10 @@ class ChildTargets:
         """Like ``Tensor.to``."""
         return ChildTargets(*(part.to(*args, **kwargs) for part in (self.places, self.choices, self.answers)))
 
+    def pin_memory(self) -> ChildTargets:
+        """A copy in pinned memory, which a ``DataLoader`` asks for: a GPU reads it while the host goes on."""
+        return ChildTargets(*(part.pin_memory() for part in (self.places, self.choices, self.answers)))
+
 
 def _child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets]) -> torch.Tensor:
     """Sum over levels of the cross-entropy of states [B * T, L, d] over their children."""
@@ -309,9 +313,23 @@ def _self_attention(
 
 def _attend(model, q, k, v, bias: torch.Tensor | None) -> torch.Tensor:
     """[B, heads, N, d] x [B, heads, S, d] -> [B, N, heads * d]. T5 does not scale the scores."""
+    if fuses_attention(model, q.device):
+        rate = model.config.dropout_rate if model.training else 0.0
+        mask = None if bias is None else bias.to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=rate, scale=1.0)
+        return seen.transpose(1, 2).flatten(2)
     scores = (q @ k.transpose(-1, -2)).float()
     weights = (scores if bias is None else scores + bias).softmax(-1)
     return (_dropout(model, weights.to(v.dtype)) @ v).transpose(1, 2).flatten(2)
+
+
+def fuses_attention(model, device: torch.device) -> bool:
+    """Whether attention in training is one operator, which rounds its bias to the dtype of the products.
+
+    On an accelerator, for full attention: each target has a history of its own there, so that scores are the largest
+    tensors of a step. Causal histories are shared by their targets, and keep scores in float32.
+    """
+    return not devices.is_host(device) and not is_causal(model)
 
 
 def _feed_forward(model, layer: Any, states: torch.Tensor) -> torch.Tensor:

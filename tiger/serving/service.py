@@ -89,7 +89,6 @@ def create_app(
         DataError: the model's scores are not finite.
     """
     metrics, log = Metrics(), ServiceLog(settings.log)
-    max_batch = _batch_on(recommender.device, settings)
     app = FastAPI(
         title="tiger",
         version=__version__,
@@ -101,13 +100,9 @@ def create_app(
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
+    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
     app.state.live = LiveRecommender(
-        recommender,
-        settings.save,
-        source=source,
-        manifest=manifest,
-        updatable=not settings.read_only,
-        prepare=graph_settings(recommender.device, settings.cuda_graphs, max_batch, settings.bf16),
+        recommender, settings.save, source=source, manifest=manifest, updatable=not settings.read_only, prepare=prepare
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
@@ -121,7 +116,7 @@ def create_app(
         limit=RateLimit.from_settings(settings.clients),
         tracing=tracing,
     )
-    add_answer_routes(app, metrics, max_batch, settings.bf16)
+    add_answer_routes(app, metrics, _batch_on(recommender, settings), settings.bf16)
     add_read_routes(app)
     if not settings.read_only:
         add_item_routes(app)
@@ -134,8 +129,8 @@ def create_app(
     return app
 
 
-def _batch_on(device: torch.device, settings: ServiceSettings) -> int:
-    return settings.max_batch or (CPU_BATCH if devices.is_host(device) else GPU_BATCH)
+def _batch_on(recommender: TigerRecommender, settings: ServiceSettings) -> int:
+    return settings.max_batch or (CPU_BATCH if devices.is_host(recommender.device) else GPU_BATCH)
 
 
 def _reload(live: LiveRecommender, metrics: Metrics) -> Reloaded:
@@ -178,7 +173,7 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, trac
 
         app.state.batcher = Batcher(
             run,
-            max_batch=_batch_on(device, settings),
+            max_batch=_batch_on(live.now.recommender, settings),
             max_delay=settings.max_delay_ms / 1e3,
             max_queue=settings.max_queue,
             threads=torch.get_num_threads() if devices.is_host(device) else 1,
