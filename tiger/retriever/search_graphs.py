@@ -104,6 +104,9 @@ class SearchGraphs:
         shapes: what is recorded.
         bf16: matrix products in bfloat16, as :class:`tiger.SearchOptions` has it.
         recorder: of a way to record; default: CUDA graphs.
+
+    Attributes:
+        trie: the one that the graphs read, with room for more items.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class SearchGraphs:
         with torch.inference_mode(), devices.products_in(self._device, bf16):
             self._dtype = devices.autocast_dtype(self._device) or torch.float32
             self._weights = packed(model, self._dtype)
-            self._trie = StaticTrie(trie, max_width=item_vocabulary(model))
+            self.trie = StaticTrie(trie, max_width=item_vocabulary(model))
         self._loaded: SemanticIdTrie | None = trie
         self._recorded: dict[tuple[int, int], _Recorded] = {}
         self._lock = threading.Lock()
@@ -169,7 +172,7 @@ class SearchGraphs:
     def _holds(self, trie: SemanticIdTrie) -> bool:
         """Whether the recorded searches are of this trie now; it is written over that of before."""
         if trie is not self._loaded:
-            if not self._trie.overwrite(trie):
+            if not self.trie.overwrite(trie):
                 return False
             self._loaded = trie
         return True
@@ -177,7 +180,7 @@ class SearchGraphs:
     def _length(self, items: int) -> int:
         """Tokens of a history of so many items."""
         model = self._owner()
-        return items * history_item_length(model, self._trie.depth) + int(reads_users(model))
+        return items * history_item_length(model, self.trie.depth) + int(reads_users(model))
 
     def _owner(self) -> T5ForConditionalGeneration:
         model = self._model()  # weak, or the graphs that a model is the key of would keep it alive
@@ -191,7 +194,7 @@ class SearchGraphs:
 
         def run() -> Beams:
             with devices.products_in(self._device, self._dtype != torch.float32):
-                return beam_search(self._owner(), self._trie, tokens, self.shapes.num_beams, excluded=excluded)
+                return beam_search(self._owner(), self.trie, tokens, self.shapes.num_beams, excluded=excluded)
 
         return _Recorded(tokens, excluded, *self._record(run))
 
