@@ -227,6 +227,37 @@ class TestService:
         assert "searches run without: operation not permitted when stream is capturing" in caplog.text
         assert graphs_of(tiger.model) is None and tiger.recommend([["item-1"]], k=3)[0]
 
+    def test_its_batches_and_precision_are_those_of_its_device(self, graphs, monkeypatch):
+        from tiger.serving.routes import recommend_call
+        from tiger.serving.schemas import RecommendRequest
+        from tiger.serving.service import _batch_on
+        from tiger.serving.settings import ServiceSettings
+
+        tiger = make_recommender(40)
+        assert _batch_on(tiger, ServiceSettings()) == 256  # as on a GPU
+        monkeypatch.setattr(devices, "is_host", lambda device: True)
+        assert _batch_on(tiger, ServiceSettings()) == 16 and _batch_on(tiger, ServiceSettings(max_batch=3)) == 3
+        for bf16 in (None, True, False):
+            assert recommend_call(RecommendRequest(histories=[["item-1"]]), 16, bf16).search.bf16 is bf16
+
+    def test_a_reload_records_anew(self, graphs, tmp_path):
+        from tiger.serving.live import LiveRecommender
+        from tiger.serving.model_source import ModelSource
+
+        make_recommender(40).save_pretrained(tmp_path / "model")
+        source = ModelSource(str(tmp_path / "model"), None, TigerRecommender.from_pretrained)
+        loaded = source.load()
+        live = LiveRecommender(
+            loaded.recommender,
+            source=source,
+            manifest=loaded.manifest,
+            prepare=lambda tiger: graphs.record_graphs(tiger, 1, None, repeating_recorder()),
+        )
+        first = graphs_of(live.now.recommender.model)
+        live.reload()
+        second = graphs_of(live.now.recommender.model)
+        assert first is not None and second is not None and first is not second
+
     def test_other_devices_refuse_the_option(self, graphs):
         cpu = torch.device("cpu")
         assert graphs.graph_settings(cpu, None, 16, None) is None
