@@ -1,25 +1,27 @@
-"""The same on a GPU: search eager and as CUDA graphs, exclusion, filters, the trie at ten million items, training.
+"""The same on a GPU: search eager and as CUDA graphs, exclusion, filters, the service, ten million items, training.
 
     python recipes/speed/gpu.py [--seconds 400] [--sections search graphs ...]
     python recipes/speed/gpu.py --device cpu --small true    # that it runs
 
 The model is made, not trained: the paper's T5 with random weights over random codes, which costs what a trained one
-does. Each section writes its results when it is done, so that what comes later can lose nothing. Where there is no
-GPU, the result says so.
+does. Each section writes its results when it is done, and is stopped after ``--section_seconds``, so that none costs
+another its own; one that leaves the GPU unusable is followed by a fresh process. Beside its figures a section has what
+was estimated for an H100 before anything was measured. Where there is no GPU, the result says so.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import SpeedArguments, write_result
+from benchmark import write_result
 from catalogue import random_table
+from gpu_sections import GPUArguments, run_sections
 from transformers import T5ForConditionalGeneration
 
 from tiger.cli.common import friendly_errors
@@ -32,31 +34,17 @@ from tiger.retriever.data_collator import TrainingCollator
 from tiger.retriever.dataset import LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
+from tiger.retriever.search_graphs import (
+    GraphShapes,
+    SearchGraphs,
+    cuda_recorder,
+    repeating_recorder,
+    use_graphs,
+)
+from tiger.retriever.training_graph import TrainingGraphs
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.training.arguments import parse_arguments
-
-SECTIONS = ("search", "graphs", "options", "recommend", "trie", "training", "rqvae", "compiled")
-
-
-@dataclass
-class GPUArguments(SpeedArguments):
-    device: str = "cuda"
-    small: bool = field(default=False, metadata={"help": "tiny sizes, to see that everything runs"})
-    seconds: float = field(default=400.0, metadata={"help": "begin no further section after so many"})
-    sections: list[str] = field(default_factory=lambda: list(SECTIONS))
-    beams: int = 50
-    batches: list[int] = field(default_factory=lambda: [1, 64, 1024, 4096])
-    catalog: int = field(default=12_101, metadata={"help": "items, as many as Beauty has"})
-    users: int = field(default=22_363, metadata={"help": "for recommend(), as many as Beauty has"})
-    items: int = field(default=10_000_000, metadata={"help": "of the large trie"})
-    vectors: int = field(default=1_000_000, metadata={"help": "embeddings for the RQ-VAE"})
-    steps: int = field(default=50, metadata={"help": "of the RQ-VAE"})
-    targets: int = field(default=2048, metadata={"help": "of a training batch"})
-
-    def shrink(self) -> None:
-        self.batches, self.catalog, self.users, self.items = [1, 8], 300, 40, 2000
-        self.vectors, self.steps, self.targets, self.beams = 600, 3, 64, 10
 
 
 def main() -> None:
@@ -66,28 +54,8 @@ def main() -> None:
         return
     if args.small:
         args.shrink()
-    bench, began = Bench(args), time.perf_counter()
-    found: dict = {"what": f"the paper's T5 with random weights, {args.catalog} items, {args.beams} beams, bfloat16"}
-    failed: list[str] = []
-    for name in args.sections:
-        if time.perf_counter() - began > args.seconds:
-            failed.append(f"{name}: no time left")
-            continue
-        if args.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        try:
-            found[name] = getattr(bench, name)()
-        except Exception as error:  # the sections that follow are worth having
-            traceback.print_exc()
-            failed.append(f"{name}: {type(error).__name__}: {error}"[:300])
-            continue
-        found[name]["seconds"] = round(time.perf_counter() - start, 1)
-        if args.device == "cuda":
-            found[name]["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-        print(name, found[name], flush=True)
-        write_result(args, "gpu", found | ({"could_not_run": failed} if failed else {}))
-    write_result(args, "gpu", found | ({"could_not_run": failed} if failed else {}))
+    what = f"the paper's T5 with random weights, {args.catalog} items, {args.beams} beams, bfloat16"
+    run_sections(args, Bench(args), what)
 
 
 class Bench:
@@ -111,9 +79,9 @@ class Bench:
         rows = pad_rows([*self.histories(users), np.zeros(items, dtype=np.int64)])[:-1]
         return torch.from_numpy(self.tokenizer.encode_history(rows)).to(self.args.device)
 
-    def searched(self, tokens: torch.Tensor, **options):
+    def searched(self, tokens: torch.Tensor, trie: SemanticIdTrie | None = None, **options):
         with torch.autocast(self.args.device, torch.bfloat16):
-            return beam_search(self.model, self.catalog_trie, tokens, self.args.beams, **options)
+            return beam_search(self.model, trie or self.catalog_trie, tokens, self.args.beams, **options)
 
     def search(self) -> dict:
         """Eager: milliseconds of a batch and users a second, by batch size."""
@@ -124,30 +92,42 @@ class Bench:
         return rows
 
     def graphs(self) -> dict:
-        """The same, each batch size captured once as a CUDA graph: equal to eager, or an error."""
-        if self.args.device != "cuda":
-            return {"skipped": "CUDA graphs need a GPU"}
-        rows = {}
+        """The same as the library records it, a graph for each batch size: equal to eager, or an error."""
+        graphs, rows = self.recorded(tuple(self.args.batches)), {}
         for batch in self.args.batches:
-            static = self.tokens(batch)
-            graph, answer = captured(lambda static=static: self.searched(static))
-            fresh = self.tokens(batch)
-            static.copy_(fresh)
-            graph.replay()
-            eager = self.searched(fresh)
-            same = float((answer.rows == eager.rows).float().mean())
+            tokens = self.tokens(batch)
+
+            def replayed(tokens=tokens):
+                with torch.autocast(self.args.device, torch.bfloat16):
+                    return graphs.search(self.catalog_trie, tokens, self.args.beams, self.args.beams, None)
+
+            found = replayed()
+            if found is None:
+                raise AssertionError(f"batch {batch}: no graph answers")
+            # Over the graph's own trie: bfloat16 makes ties, which fall otherwise where nodes have room for more.
+            same = float((found.rows == self.searched(tokens, graphs.trie).rows).float().mean())
             if same < 0.999:
                 raise AssertionError(f"batch {batch}: graph and eager agree on {same:.4f} of the answers")
-            rows[str(batch)] = self.timed(graph.replay, batch) | {"same_rows": same}
-        return rows
+            plain = float((found.rows == self.searched(tokens).rows).float().mean())
+            figures = {"same_rows": same, "same_rows_of_the_plain_trie": round(plain, 4)}
+            rows[str(batch)] = self.timed(replayed, batch) | figures
+        return rows | ({} if self.args.device == "cuda" else {"recorder": "none here: each replay searches again"})
+
+    def recorded(self, users: tuple[int, ...], items: tuple[int, ...] = (20,)) -> SearchGraphs:
+        """Graphs of the model; on a CPU, what stands in for them."""
+        shapes = GraphShapes(users, items, self.args.beams)
+        recorder = cuda_recorder() if self.args.device == "cuda" else repeating_recorder()
+        graphs = SearchGraphs(self.model, self.catalog_trie, shapes, True, recorder)
+        graphs.record_all()
+        return graphs
 
     def options(self) -> dict:
         """Eager, a batch of 1,024: with the history left out, with half of the catalog allowed, with both."""
         batch = min(1024, max(self.args.batches))
         tokens = self.tokens(batch)
         seen = torch.from_numpy(pad_rows(self.histories(batch))).to(self.args.device)
-        among = torch.from_numpy(self.random.random(self.args.catalog) < 0.5).to(self.args.device)
-        options = {"plain": {}, "history removed": {"excluded": seen}, "half allowed": {"among": among}}
+        allowed = torch.from_numpy(self.random.random(self.args.catalog) < 0.5).to(self.args.device)
+        options = {"plain": {}, "history removed": {"excluded": seen}, "half allowed": {"allowed_items": allowed}}
         options["both"] = options["history removed"] | options["half allowed"]
         return {
             name: self.timed(lambda with_=with_: self.searched(tokens, **with_), batch)
@@ -155,18 +135,61 @@ class Bench:
         }
 
     def recommend(self) -> dict:
-        """All users through the recommender, ids to rows, batches as it makes them."""
+        """All users through the recommender, ids to rows, by batch size; the last time with graphs."""
         recommender = TigerRecommender(self.model, self.tokenizer)
-        users = sequences_of(self.histories(self.args.users))
-        found = {}
+        users, found = sequences_of(self.histories(self.args.users)), {}
+
+        def run(size: int) -> None:
+            recommender.recommend_rows(users, k=10, num_beams=self.args.beams, batch_size=size, bf16=True)
+
         for size in (256, 1024):
-
-            def run(size=size):
-                with torch.autocast(self.args.device, torch.bfloat16):
-                    recommender.recommend_rows(users, k=10, num_beams=self.args.beams, batch_size=size)
-
-            found[f"batches of {size}"] = self.timed(run, self.args.users, times=2, warm=1)
+            found[f"batches of {size}"] = self.timed(lambda size=size: run(size), self.args.users, times=2, warm=1)
+        use_graphs(self.model, self.recorded((min(1024, self.args.users),), (5, 10, 20)))
+        try:
+            found["batches of 1024, graphs"] = self.timed(lambda: run(1024), self.args.users, times=2, warm=1)
+        finally:
+            use_graphs(self.model, None)
         return found
+
+    def service(self) -> dict:
+        """The service in a process of its own: requests a second and milliseconds, by clients."""
+        from service import load, service  # what it needs is an extra
+
+        histories = [[f"item {row}" for row in history] for history in self.histories(self.args.requests)]
+        found: dict = {}
+        with tempfile.TemporaryDirectory() as folder:
+            model = str(Path(folder, "model"))
+            TigerRecommender(self.model, self.tokenizer).save_pretrained(model)
+            with service(model, "--device", self.args.device, "--read_only") as (_, port):
+                for clients in (1, 64):
+                    some = histories[: max(2, len(histories) // (8 if clients == 1 else 1))]
+                    load(port, clients, some[:64], self.args.beams, folder)
+                    done = load(port, clients, some, self.args.beams, folder)
+                    times = np.quantile(done["milliseconds"], [0.5, 0.99]).tolist()
+                    found[f"{clients} clients"] = {
+                        "ms": round(times[0], 2),
+                        "ms_99": round(times[1], 2),
+                        "a_second": round(len(some) / done["wall_seconds"]),
+                        "errors": sum(status != 200 for status in done["statuses"]),
+                    }
+        return found
+
+    def prefixes(self) -> dict:
+        """Search with a token for each prefix and the softmax over children, as the default recipe has them."""
+        tokenizer = self.tokenizer.with_tokens("prefixes")
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(t5_config(tokenizer)).eval().to(self.args.device)
+        trie, rows = SemanticIdTrie.build(tokenizer.token_table).to(self.args.device), {}
+        for batch in self.args.batches[:3]:
+            items = pad_rows([*self.histories(batch), np.zeros(20, dtype=np.int64)])[:-1]
+            tokens = torch.from_numpy(tokenizer.encode_history(items)).to(self.args.device)
+
+            def run(tokens=tokens):
+                with torch.autocast(self.args.device, torch.bfloat16):
+                    beam_search(model, trie, tokens, self.args.beams)
+
+            rows[str(batch)] = self.timed(run, batch)
+        return rows
 
     def trie(self) -> dict:
         """One step of a trie of many items for the beams of 1,024 users."""
@@ -180,7 +203,7 @@ class Bench:
         return found | self.timed(lambda: large.follow(level, nodes), batch, times=50)
 
     def training(self) -> dict:
-        """Targets a second, by attention and optimizer, 2,048 a step."""
+        """Targets a second, by attention and optimizer, 2,048 a step; the last also as CUDA graphs."""
         lengths = np.minimum(1 + self.random.geometric(0.15, 20 * self.args.targets), 21)
         items = [
             self.random.integers(self.args.catalog, size=max(2, length)) for length in lengths[: self.args.targets]
@@ -197,10 +220,17 @@ class Bench:
                 rows[name] = self.timed(
                     lambda step=step, batches=batches: [step(batch) for batch in batches], targets, 3
                 )
+            if self.args.device == "cuda":
+                step = self.graph_stepper(model)
+                rows[f"{attention}, Muon, graphs"] = self.timed(
+                    lambda step=step, batches=batches: [step(batch) for batch in batches], targets, 3
+                )
         return rows
 
     def batches(self, examples: TrainingExamples) -> list[dict]:
-        return first_batches(examples, self.tokenizer, self.args.targets, self.args.device)
+        return first_batches(
+            examples, self.tokenizer, self.args.targets, self.args.device, 1 if self.args.small else 8
+        )
 
     def stepper(self, model, muon: bool, loss_of: Callable = next_item_loss) -> Callable[[dict], None]:
         optimizer = optimizer_of(model, muon)
@@ -211,6 +241,21 @@ class Bench:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+
+        return step
+
+    def graph_stepper(self, model) -> Callable[[dict], None]:
+        optimizer = optimizer_of(model, True)
+
+        def loss_of(**batch) -> torch.Tensor:
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                return next_item_loss(model, **batch)
+
+        graphs = TrainingGraphs(model, loss_of)
+
+        def step(batch: dict) -> None:
+            graphs.step(batch)
+            optimizer.step()
 
         return step
 
@@ -235,7 +280,9 @@ class Bench:
         sequences = sequences_of([self.random.integers(self.args.catalog, size=max(2, n)) for n in lengths])
         model = T5ForConditionalGeneration(t5_config(self.tokenizer)).to(self.args.device).train()
         batches = self.batches(TrainingExamples(sequences))
-        compiled = torch.compile(next_item_loss, dynamic=True)
+        # What a compiler makes of it takes minutes on a CPU; that it can be traced is seen without.
+        backend = "eager" if self.args.small else "inductor"
+        compiled = torch.compile(next_item_loss, dynamic=True, backend=backend)
         step = self.stepper(model, True, compiled)
         start = time.perf_counter()
         for batch in batches:
@@ -247,7 +294,9 @@ class Bench:
 
     def timed(self, run: Callable, count: int, times: int = 10, warm: int = 3) -> dict:
         """Median and 90th percentile of wall milliseconds, and things a second, the device idle before and after."""
-        found = []
+        found: list[float] = []
+        if self.args.small:
+            times, warm = 1, 1
         for turn in range(times + warm):
             self.synchronize()
             start = time.perf_counter()
@@ -287,20 +336,6 @@ def optimizer_of(model: T5ForConditionalGeneration, muon: bool) -> MuonAdamW:
     own = {id(p) for p in matrices}
     groups = [{"params": matrices, "muon": muon}, {"params": [p for p in model.parameters() if id(p) not in own]}]
     return MuonAdamW(groups, lr=1e-3, fused=True)
-
-
-def captured(run: Callable):
-    """A CUDA graph of ``run``, and what its replays leave their answer in."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = run()
-    return graph, answer
 
 
 if __name__ == "__main__":

@@ -141,10 +141,10 @@ def gpu_lines(gpu: dict) -> list[str]:
         markdown_table(["users", "eager, ms", "users a second", "CUDA graph, ms", "users a second"], rows, left=0),
         "",
     ]
-    for name in ("options", "recommend", "training", "compiled"):
+    for name in ("options", "recommend", "service", "prefixes", "training", "compiled"):
         parts = {key: value for key, value in gpu.get(name, {}).items() if isinstance(value, dict)}
         if parts:
-            unit = "targets" if name in ("training", "compiled") else "users"
+            unit = {"training": "targets", "compiled": "targets", "service": "requests"}.get(name, "users")
             told = "; ".join(f"{key}: {value['a_second']:,} {unit} a second" for key, value in parts.items())
             lines.append(f"- {name}: {told}")
     if trie := gpu.get("trie"):

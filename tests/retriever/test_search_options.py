@@ -26,10 +26,10 @@ def test_the_recommender_passes_them_on():
 
 
 def test_the_command_line_has_them():
-    assert set(FLAGS) | {"exclude_history", "progress"} == set(OPTIONS)
+    assert set(FLAGS) | {"exclude_history", "bf16", "progress"} == set(OPTIONS)
     parser = argparse.ArgumentParser()
     add_search_options(parser)
-    defaults = {name: one.default for name, one in OPTIONS.items() if name != "progress"}
+    defaults = {name: one.default for name, one in OPTIONS.items() if name not in ("bf16", "progress")}
     assert search_options(parser.parse_args([]), at_least=10) == defaults
     shown = " ".join(parser.format_help().split())
     assert all(OPTIONS[name].metadata["help"] in shown for name in FLAGS)
@@ -45,7 +45,7 @@ def test_the_service_has_them():
     from tiger.serving.schemas import RecommendRequest
 
     asked = RecommendRequest.model_fields
-    assert set(OPTIONS) - set(asked) == {"batch_size", "progress"}  # the service's own affair
+    assert set(OPTIONS) - set(asked) == {"batch_size", "bf16", "progress"}  # the service's own affair
     for name in set(OPTIONS) & set(asked):
         assert asked[name].default == OPTIONS[name].default
         assert asked[name].description.lower().startswith(OPTIONS[name].metadata["help"].lower())

@@ -49,19 +49,37 @@ def _stop(error: Exception) -> NoReturn:
 
 def load_recommender(name: str, revision: str | None = None, device: str = "cpu"):
     """A recommender from a directory or the Hub; device ``fastest``: whatever accelerator there is, else the CPU."""
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from tiger.recommender.recommender import TigerRecommender  # seconds to import, not needed for --help
 
     disable_progress_bar()
-    if device == "fastest":
-        device = str(torch.accelerator.current_accelerator() or "cpu")
+    device = usable_device(device)
+    return TigerRecommender.from_pretrained(name, device, revision=revision)
+
+
+def usable_device(name: str) -> str:
+    """The device by its name in torch, once it is known to be there; ``fastest``: an accelerator, else the CPU.
+
+    Raises:
+        DataError: there is none of this name.
+    """
+    import torch
+
+    from tiger.utils import devices
+
     try:
+        device = devices.fastest() if name == "fastest" else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DataError(f"there is no device {device!r} here ({str(error).splitlines()[0]}). Give cpu.") from error
-    return TigerRecommender.from_pretrained(name, device, revision=revision)
+        named = os.environ.get(devices.DEVICE_VARIABLE, name) if name == "fastest" else name
+        raise DataError(f"there is no device {named!r} here ({str(error).splitlines()[0]}). Give cpu.") from error
+    return str(device)
+
+
+def add_device_option(parser: argparse.ArgumentParser, default: str | None, shown: str) -> None:
+    """``--device``."""
+    parser.add_argument("--device", default=default, help=f"where the model runs: cpu, cuda, cuda:1 (default {shown})")
 
 
 @contextmanager

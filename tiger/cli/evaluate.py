@@ -7,7 +7,7 @@ import json
 import sys
 from functools import partial
 
-from tiger.cli.common import load_recommender, print_warnings, spellings
+from tiger.cli.common import add_device_option, load_recommender, print_warnings, spellings
 from tiger.cli.search_options import add_search_options
 from tiger.utils.errors import DataError
 
@@ -28,6 +28,7 @@ def add_evaluate_verb(verbs) -> None:
         "--no_timestamps", action="store_true", help="hide the times of events, as where recommend() is given none"
     )
     evaluate.add_argument("--users", type=int, help="number of users, drawn at random; default: all")
+    add_device_option(evaluate, "fastest", "the accelerator that is there, else cpu")
     evaluate.add_argument("--no_bf16", action="store_true", help="decode in float32, slower")
     evaluate.add_argument(
         *spellings("--allow-other-log"),
@@ -50,7 +51,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
     if args.keep_history and args.remove_history:
         raise DataError("--keep_history and --remove_history are opposites: give one.")
-    tiger, data = load_recommender(args.model, device="fastest"), RecommendationData.load(args.dataset)
+    tiger, data = load_recommender(args.model, device=args.device), RecommendationData.load(args.dataset)
     rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
@@ -63,7 +64,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if not rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
-        recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank)
+        bf16 = not args.no_bf16
+        recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank, bf16=bf16)
         found = evaluate(recommend, histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tiger.cli.common import load_recommender, print_warnings, words
+from tiger.cli.common import add_device_option, load_recommender, print_warnings, words
 from tiger.data.readers import read_items
 from tiger.recommender.manifest import writable_folder
 from tiger.utils.errors import DataError
@@ -40,6 +40,7 @@ def add_items_verbs(verbs) -> None:
             verb.add_argument("file", metavar="FILE", help=file_help)
         if name != "remove":
             verb.add_argument("--embeddings", metavar="FILE", help="safetensors, the encoder's vectors of FILE's rows")
+        add_device_option(verb, "cpu", "cpu")
         verb.add_argument("--json", action="store_true", help="print JSON")
         verb.set_defaults(run=run if name == "report" else _alone(run))
 
@@ -62,7 +63,7 @@ def _alone(change: Callable[[argparse.Namespace], None]) -> Callable[[argparse.N
 
 
 def _add(args: argparse.Namespace) -> None:
-    tiger, table = load_recommender(args.model), read_items(args.file)
+    tiger, table = load_recommender(args.model, device=args.device), read_items(args.file)
     with print_warnings():
         added = tiger.add_items(table["item_id"].to_pylist(), table=table, embeddings=_given_vectors(args, len(table)))
     if added:
@@ -73,7 +74,7 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _update(args: argparse.Namespace) -> None:
-    tiger, table = load_recommender(args.model), read_items(args.file)
+    tiger, table = load_recommender(args.model, device=args.device), read_items(args.file)
     with print_warnings():
         vectors = _given_vectors(args, len(table))
         changed = tiger.update_items(table["item_id"].to_pylist(), table=table, embeddings=vectors)
@@ -83,7 +84,7 @@ def _update(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    tiger, ids = load_recommender(args.model), words(args.ids)
+    tiger, ids = load_recommender(args.model, device=args.device), words(args.ids)
     tiger.remove_items(ids)
     tiger.save_pretrained(args.model)
     _tell(args, tiger, {"removed": len(set(ids))}, "{removed} removed")
@@ -94,7 +95,7 @@ def _report(args: argparse.Namespace) -> None:
     from tiger.embeddings.item_text import item_texts
     from tiger.semantic_ids.drift import drift_report
 
-    tiger = load_recommender(args.model)
+    tiger = load_recommender(args.model, device=args.device)
     template = tiger.training.get("template")
     seen = np.flatnonzero(~tiger.unseen)
     if args.file is None:

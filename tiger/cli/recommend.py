@@ -6,7 +6,14 @@ import argparse
 import json
 from itertools import islice
 
-from tiger.cli.common import add_model_argument, input_lines, load_recommender, print_warnings, words
+from tiger.cli.common import (
+    add_device_option,
+    add_model_argument,
+    input_lines,
+    load_recommender,
+    print_warnings,
+    words,
+)
 from tiger.cli.search_options import add_search_options, search_options
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
@@ -41,7 +48,10 @@ def add_recommend_verbs(verbs) -> None:
     recommend.add_argument(
         "--part_events", type=int, default=20_000, help="events of a log in memory at a time (default 20000)"
     )
-    recommend.add_argument("--no_bf16", action="store_true", help="decode logs in float32, slower")
+    add_device_option(recommend, None, "cpu for --history; for --histories, the accelerator that is there, else cpu")
+    recommend.add_argument(
+        "--no_bf16", action="store_true", help="decode in float32, slower (default for --history and - on a CPU)"
+    )
     recommend.add_argument("--json", action="store_true", help="print JSON")
     recommend.set_defaults(run=run_recommend)
     rank = verbs.add_parser("rank", help="order candidates by the probability that the user wants them")
@@ -49,6 +59,7 @@ def add_recommend_verbs(verbs) -> None:
     rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
     _add_times(rank)
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to order")
+    add_device_option(rank, "cpu", "cpu")
     rank.add_argument("--json", action="store_true", help="print JSON")
     rank.set_defaults(run=run_rank)
 
@@ -85,7 +96,8 @@ def run_recommend(args: argparse.Namespace) -> None:
         raise DataError("--user belongs to --history; a log names its users itself.")
     if args.histories is not None and (args.timestamps is not None or args.at is not None):
         raise DataError("--timestamps and --at belong to --history: a file of histories holds its own times.")
-    tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
+    device = args.device or ("cpu" if args.histories is None else "fastest")
+    tiger = load_recommender(args.model, args.revision, device)
     if args.out is not None:
         from tiger.serving.answer_files import recommend_to
 
@@ -98,6 +110,7 @@ def run_recommend(args: argparse.Namespace) -> None:
             more = f"; {unknown:,} events of items that the catalog lacks were left out" if unknown else ""
             print(f"{args.out}: recommendations for {counts['users']:,} users{more}")
         return
+    options["bf16"] = False if args.no_bf16 else None
     if args.histories == "-":
         _answer_lines(tiger, options)
         return
@@ -110,9 +123,10 @@ def run_recommend(args: argparse.Namespace) -> None:
 def _answer_lines(tiger, options: dict) -> None:
     """Read histories as JSON lines, write answers as JSON lines, a batch at a time."""
     from tiger.retriever.config import reads_users
+    from tiger.utils.devices import default_batch_size
 
     lines = enumerate(input_lines(), start=1)
-    while batch := list(islice(lines, options["batch_size"])):
+    while batch := list(islice(lines, options["batch_size"] or default_batch_size(tiger.device))):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
         histories, timestamps, at = ([row.pop(name, None) for row in rows] for name in ("history", "timestamps", "at"))
         with print_warnings():
@@ -138,7 +152,7 @@ def _history_of(number: int, line: str) -> dict:
 
 
 def run_rank(args: argparse.Namespace) -> None:
-    tiger = load_recommender(args.model, args.revision)
+    tiger = load_recommender(args.model, args.revision, args.device)
     with print_warnings():
         (items,), scores = tiger.rank([words(args.history)], [args.candidates], **_times(args))
     _print(tiger, items, scores[0], args.json)

@@ -7,7 +7,8 @@ import argparse
 from tiger.retriever.search_options import SearchOptions, option_default, option_help
 from tiger.utils.errors import DataError
 
-# Of the options with a value. --keep_history is the opposite of exclude_history; progress bars have no flag.
+# Of the options with a value. --keep_history is the opposite of exclude_history, and --no_bf16 of bf16, for commands
+# that have it; progress bars have no flag.
 FLAGS = {"num_beams": "--num_beams", "temperature": "--temperature", "seed": "--seed", "batch_size": "--batch_users"}
 _TYPES = {"num_beams": int, "temperature": float, "seed": int, "batch_size": int}
 

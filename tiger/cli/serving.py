@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_model_argument, load_recommender
+from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_device_option, add_model_argument, load_recommender
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.extras import extras_named
@@ -38,6 +38,7 @@ def add_serving_verbs(verbs) -> None:
     app.add_argument(
         "--images", action="store_true", help="show images; browsers load them from where the item table says"
     )
+    add_device_option(app, "cpu", "cpu")
     app.set_defaults(run=_app)
     serve = verbs.add_parser("serve", help="answer over HTTP", epilog=EPILOG)
     add_option(serve, "model", nargs="?", metavar="RUN_OR_REPO", help=MODEL_HELP)
@@ -45,10 +46,11 @@ def add_serving_verbs(verbs) -> None:
     add_option(serve, "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
     add_option(serve, "--port", type=_port, default=8000, help="0: any free port (default 8000)")
     add_option(serve, "--device", default="cpu", help="such as cuda (default cpu)")
-    add_option(serve, "--max_batch", type=int, default=16, help="histories per batch (default 16)")
+    add_option(serve, "--max_batch", type=int, help="histories per batch (default 16 on a CPU, 256 on a GPU)")
     add_option(serve, "--max_delay_ms", type=float, default=5.0, help="maximum wait for other requests (default 5)")
     add_option(serve, "--max_queue", type=int, default=1024, help="histories that may wait (default 1024)")
-    _add_switch(serve, "--bf16", "bfloat16 matrix products: often faster, scores less exact")
+    _add_choice(serve, "--bf16", "bfloat16 matrix products: often faster, scores less exact (default: on a GPU)")
+    _add_choice(serve, "--cuda_graphs", "record searches at the start and replay them (default: on an NVIDIA GPU)")
     _add_switch(serve, "--read_only", "refuse to add and remove items")
     _add_switch(serve, "--save", "write the recommender back after every update")
     _add_edge_options(serve)
@@ -59,6 +61,11 @@ def add_serving_verbs(verbs) -> None:
 
 def _add_switch(parser: argparse._ActionsContainer, name: str, what: str) -> None:
     add_option(parser, name, action=argparse.BooleanOptionalAction, default=False, help=what)
+
+
+def _add_choice(parser: argparse._ActionsContainer, name: str, what: str) -> None:
+    """A switch that the device decides where nobody does."""
+    add_option(parser, name, action=argparse.BooleanOptionalAction, help=what)
 
 
 def _port(text: str) -> int:
@@ -161,7 +168,7 @@ def _tracing(wanted: bool | None, environment: Mapping[str, str]) -> Tracing | N
 def _app(args: argparse.Namespace) -> None:
     from tiger.serving.gradio_app import launch
 
-    launch(load_recommender(args.model, args.revision), args.host, args.port, args.share, args.images)
+    launch(load_recommender(args.model, args.revision, args.device), args.host, args.port, args.share, args.images)
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -205,6 +212,7 @@ def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None)
         max_delay_ms=args.max_delay_ms,
         max_queue=args.max_queue,
         bf16=args.bf16,
+        cuda_graphs=args.cuda_graphs,
         read_only=args.read_only,
         save=save,
         edge=EdgeSettings(

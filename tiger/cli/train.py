@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from tiger.cli.common import usable_device
 from tiger.utils.errors import DataError
 from tiger.utils.extras import require_extra
 
@@ -46,6 +47,11 @@ def add_train_verb(verbs) -> None:
     )
     train.add_argument("--embeddings", metavar="FILE", help="safetensors of the items' vectors; runs no encoder then")
     train.add_argument("--processes", type=int, default=1, help="that train the T5, one per GPU (default 1)")
+    train.add_argument(
+        "--device",
+        help="cpu, or the accelerator's kind such as cuda (default: the accelerator that is there, else cpu); "
+        "CUDA_VISIBLE_DEVICES chooses among several",
+    )
     train.add_argument("--json", action="store_true", help="print JSON")
     train.set_defaults(run=run_train)
 
@@ -56,6 +62,7 @@ def run_train(args: argparse.Namespace) -> None:
 
     from tiger.training.pipeline import RESULTS, train
     from tiger.training.plan import FAST, over, read_overrides
+    from tiger.utils.devices import using_device
 
     if args.processes < 1:
         raise DataError(f"--processes must be at least 1, got {args.processes}.")
@@ -63,7 +70,8 @@ def run_train(args: argparse.Namespace) -> None:
     disable_progress_bar()  # of weights that are read; training and decoding have their own
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # how checkpoints are told apart by age
     try:
-        with redirect_stdout(sys.stderr):  # what the steps say; the answer is what comes at the end
+        # What the steps say goes to standard error; the answer is what comes at the end.
+        with using_device(_device(args.device)), redirect_stdout(sys.stderr):
             train(
                 args.dataset,
                 args.out,
@@ -85,6 +93,14 @@ def run_train(args: argparse.Namespace) -> None:
     _print_results(found)
     keep = "" if found.get("exclude_history", True) else " --keep_history"
     print(f"saved to {model}; try: tiger recommend {model} --history ID ID{keep}")
+
+
+def _device(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if ":" in name:
+        raise DataError(f"--device {name}: give the kind alone, and choose the card by CUDA_VISIBLE_DEVICES.")
+    return usable_device(name)
 
 
 _MEASURED = ("users", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "exclude_history")

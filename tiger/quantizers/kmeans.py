@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from tiger.utils import devices
+
 CHUNK = 16_384
 # Columns of a full block: up to 96 threads gave equal bits at multiples of it (torch 2.13 with MKL, AVX-512), and not
 # at 24 or 100 columns.
@@ -87,12 +89,15 @@ def kmeans(points: torch.Tensor, num_centers: int, *, iterations: int = 20, seed
             sums.index_add_(0, label, chunk)
             counts.index_add_(0, label, torch.ones_like(distance))
         label = torch.cat(labels)
-        if iteration > balanced and previous is not None and torch.equal(label, previous):
+        changed = torch.ones_like(counts[0]) if previous is None else (label != previous).any()
+        # Both questions in one: an accelerator is waited for once an iteration.
+        moved, without_points = torch.stack([changed.to(counts.dtype), (counts == 0).sum().to(counts.dtype)]).tolist()
+        if iteration > balanced and not moved:
             break
         previous = label
         centers = sums / counts.clamp(min=1)[:, None]
-        empty = (counts == 0).nonzero().squeeze(1)
-        if len(empty):
+        if without_points:
+            empty = (counts == 0).nonzero().squeeze(1)
             # Not to a point that a center has to itself: that center is about to move there.
             distance = torch.where(counts[label] > 1, torch.cat(distances), -1.0)
             centers[empty] = points[distance.topk(len(empty)).indices]
@@ -104,15 +109,19 @@ def _seeds(points: torch.Tensor, num_centers: int, generator: torch.Generator) -
     size = min(len(points), max(16 * num_centers, 4096))
     sample = points[torch.randperm(len(points), generator=generator)[:size].to(points.device)]
     norms = (sample * sample).sum(dim=1)
-    chosen = [int(torch.randint(size, (1,), generator=generator))]
+    first = torch.randint(size, (1,), generator=generator)
+    on_host = devices.is_host(points.device)
+    # All at once, and no seed's number is read: an accelerator is not waited for between them.
+    draws = torch.rand(num_centers - 1, generator=generator, dtype=torch.float64).to(points.device)
+    chosen = [first.to(points.device)]
     distances = torch.full_like(norms, torch.inf)
-    while len(chosen) < num_centers:
-        center = sample[chosen[-1]]
+    for draw in draws.split(1):
+        # On a CPU the row where it lies: products with a copy of it, aligned otherwise, may differ in the last bit.
+        center = sample[int(chosen[-1])] if on_host else sample[chosen[-1]].squeeze(0)
         distances = torch.minimum(distances, (norms - 2 * (sample @ center) + center @ center).clamp(min=0))
         cumulative = distances.double().cumsum(0)
-        draw = torch.rand(1, generator=generator, dtype=torch.float64).to(points.device) * cumulative[-1]
-        chosen.append(min(int(torch.searchsorted(cumulative, draw)), size - 1))
-    return sample[chosen].clone()
+        chosen.append(torch.searchsorted(cumulative, draw * cumulative[-1]).clamp(max=size - 1))
+    return sample[torch.cat(chosen)]
 
 
 def residual_codebooks(

@@ -171,7 +171,7 @@ class RQVAE(ResidualQuantizer):
         inputs = self._standardize(embeddings)
         latents = self.encoder(inputs)
         codes, quantization_loss, quantized = None, latents.new_zeros(()), latents
-        if self.initialised:
+        if self.is_initialized():
             codes, quantization_loss, quantized = self._quantize(latents)
         # Summed over dimensions: a mean would let the latents' few outweigh the input's hundreds, and codes collapse.
         reconstruction_loss = (self.decoder(quantized) - inputs).square().sum(dim=1).mean()
@@ -182,6 +182,16 @@ class RQVAE(ResidualQuantizer):
             codes=codes,
             latents=latents,
         )
+
+    def is_initialized(self) -> bool:
+        """Whether the codebooks are. The buffer is read after changes only: an accelerator would be waited for."""
+        buffer = self.initialised
+        if buffer.is_inference():  # it counts no changes
+            return bool(buffer)
+        seen = getattr(self, "_codebooks_seen", None)
+        if seen is None or seen[0] is not buffer or seen[1] != buffer._version:
+            seen = self._codebooks_seen = (buffer, buffer._version, bool(buffer))
+        return seen[2]
 
     def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self.config

@@ -18,6 +18,7 @@ from tiger._moved import old_arguments
 from tiger.retriever.config import history_item_length, pad_token
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils import devices
 
 # Users that a CPU decodes together, few enough for the tensors of a step to stay in the cache. Not tuned.
 CPU_USERS = 16
@@ -78,18 +79,17 @@ def beam_search(
         raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
     if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
         raise ValueError(f"temperature must be at least 0.001, got {temperature}")
-    device = histories.device.type
-    autocast = torch.is_autocast_enabled(device)
-    weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
+    device = histories.device
+    weights = packed(model, devices.autocast_dtype(device) or torch.float32)
     length = history_item_length(model, trie.depth)
     k = num_beams if k is None else k
     found = Beams(
         rows=histories.new_full((len(histories), k), -1),
-        scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
+        scores=torch.full((len(histories), k), float("-inf"), device=device),
     )
     members = None if allowed_items is None else _Members(trie, allowed_items)
     sampling = temperature, generator, sampled_levels
-    with torch.autocast(device, enabled=False):
+    with devices.without_autocast(device):
         for users, some in _groups(histories, pad_token(model)):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
@@ -153,7 +153,7 @@ def trie_generate(
 
 def _groups(histories: torch.Tensor, pad: int) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor]]:
     """Users decoded together, and their histories: on a CPU, a few of similar length at a time (see ``CPU_USERS``)."""
-    if len(histories) <= CPU_USERS or histories.device.type != "cpu":
+    if len(histories) <= CPU_USERS or not devices.is_host(histories.device):
         yield slice(None), histories
         return
     lengths = histories.ne(pad).sum(-1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import (
@@ -27,6 +28,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.model import TokenLayout, choice_logits
+from tiger.utils import devices
 from tiger.utils.growing import Growing
 
 
@@ -62,22 +64,36 @@ class _DecoderBlock(_Block):
     cross_out: torch.Tensor
 
 
-# Elements of the children's vectors that are gathered at once: 16 MiB in float32, about the size of a CPU's cache.
-_VECTORS = 1 << 22
+# Elements of the children's vectors that are gathered at once. CPU: 16 MiB in float32, about the size of its cache.
+# Accelerator: 512 MiB in bfloat16, so that launches are few; a small share of its memory.
+_HOST_VECTORS, _DEVICE_VECTORS = 1 << 22, 1 << 28
 
 _kept: weakref.WeakKeyDictionary[T5ForConditionalGeneration, dict] = weakref.WeakKeyDictionary()
+_optimizer_steps = 0
+
+
+def _count_step(*unused) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+def vectors_at_once(device: torch.device) -> int:
+    """Elements of the children's vectors that a step gathers at once."""
+    return _HOST_VECTORS if devices.is_host(device) else _DEVICE_VECTORS
 
 
 def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     """The inference copy of a model, made once and again after its weights change.
 
-    A change in place raises a weight's version counter. Fused optimizers don't raise it, but move every element, so
-    the first element of each weight shows their steps. Two changes go unnoticed: writing single elements through
-    ``.data``, and replacing a layer.
+    A change in place raises a weight's version counter. Fused optimizers don't raise it, so steps of optimizers, of
+    any model in this process, count as a change as well. On a CPU, the first element of each weight is compared, too;
+    an accelerator would have to be waited for. So these changes go unnoticed: replacing a layer, and writing through
+    ``.data``, single elements on a CPU, any elsewhere.
     """
     kept = _kept.setdefault(model, {})
-    if dtype in kept and model.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return kept[dtype][1]  # a graph can't ask; its owner captures anew after a change
     state = _weights_now(model, kept)
     if dtype not in kept or kept[dtype][0] != state:
         kept[dtype] = (state, PackedT5(model, dtype))
@@ -89,9 +105,11 @@ def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
     weights = kept.get("weights")
     if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
         weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
-    first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
+    first = []
+    if devices.is_host(model.device):
+        first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
     versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
-    return model.device, versions, first
+    return model.device, versions, _optimizer_steps, first
 
 
 def follow(model: T5ForConditionalGeneration, larger: T5ForConditionalGeneration) -> None:
@@ -177,12 +195,13 @@ class PackedT5:
         padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
         bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
         # Only on a CPU is it checked whether anything is padded: waiting for a GPU's answer costs more than the mask.
-        if tokens.device.type != "cpu" or padding.any():
+        on_host = devices.is_host(tokens.device)
+        if not on_host or padding.any():
             cross_bias = torch.zeros(padding.shape, device=tokens.device).masked_fill_(padding, float("-inf"))
             cross_bias = cross_bias[:, None, None, :]
             bias = bias + cross_bias
             # On a CPU, padding is left out of every product except attention.
-            layout = TokenLayout(padding) if tokens.device.type == "cpu" else None
+            layout = TokenLayout(padding) if on_host else None
         states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings)
         for block in self._encoder:
             together = F.linear(self._norm(states), block.self_in)
@@ -235,7 +254,7 @@ class PackedT5:
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """[B, heads, N, d] x [B, heads, S, d] -> [B, heads, N, d]. T5 does not scale the scores."""
-    if len(q) < 8 or q.device.type != "cpu":
+    if len(q) < 8 or not devices.is_host(q.device):
         bias = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
         return F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
     # On a CPU, the fused operator takes twice as long as its parts for many users, and half as long for one.
@@ -299,7 +318,7 @@ class PackedDecoder:
         states = model._norm(states)
         if model.child_softmax:
             if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory
-                users = max(1, _VECTORS // (choices[0].numel() * model.output.shape[1]))
+                users = max(1, vectors_at_once(states.device) // (choices[0].numel() * model.output.shape[1]))
                 parts: Iterable[tuple[torch.Tensor, torch.Tensor]] = zip(states.split(users), choices.split(users))
             else:
                 parts = [(states, choices)]

@@ -8,6 +8,7 @@ from transformers import T5ForConditionalGeneration
 from tiger.retriever.config import history_item_length, pad_token
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils import devices
 
 # Numbers of one batch's largest tensor, float32: 256 MB. Not tuned.
 _NUMBERS = 2**26
@@ -31,7 +32,7 @@ def item_log_probs(
     width = max(*trie.widths, model.config.vocab_size)
     users = max(1, _NUMBERS // max(1, len(rows) * width))
     weights = packed(model, torch.float32)
-    with torch.autocast(histories.device.type, enabled=False):
+    with devices.without_autocast(histories.device):
         return torch.cat([_score(model, weights, trie, part, rows) for part in histories.split(users)])
 
 

@@ -32,6 +32,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.user_tokens import forget_some_users
+from tiger.utils import devices
 from tiger.utils.disk import disk_errors
 
 
@@ -156,6 +157,10 @@ class ChildTargets:
         """Like ``Tensor.to``."""
         return ChildTargets(*(part.to(*args, **kwargs) for part in (self.places, self.choices, self.answers)))
 
+    def pin_memory(self) -> ChildTargets:
+        """A copy in pinned memory, which a ``DataLoader`` asks for: a GPU reads it while the host goes on."""
+        return ChildTargets(*(part.pin_memory() for part in (self.places, self.choices, self.answers)))
+
 
 def _child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets]) -> torch.Tensor:
     """Sum over levels of the cross-entropy of states [B * T, L, d] over their children."""
@@ -256,7 +261,7 @@ def encode(
         bias = bias.masked_fill(items > items[:, None], float("-inf"))
     # On a CPU, padding is left out of every product except attention. On a GPU, finding out where padding is, or
     # whether there is any, would wait for the device (a host synchronization), which costs more than the mask.
-    layout, by_layout = None, tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+    layout, by_layout = None, devices.is_host(tokens.device) and not torch.compiler.is_compiling()
     if not by_layout or padding.any():
         bias = bias.masked_fill(padding[:, None, None, :], float("-inf"))
         layout = TokenLayout(padding) if by_layout else None
@@ -308,9 +313,23 @@ def _self_attention(
 
 def _attend(model, q, k, v, bias: torch.Tensor | None) -> torch.Tensor:
     """[B, heads, N, d] x [B, heads, S, d] -> [B, N, heads * d]. T5 does not scale the scores."""
+    if fuses_attention(model, q.device):
+        rate = model.config.dropout_rate if model.training else 0.0
+        mask = None if bias is None else bias.to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=rate, scale=1.0)
+        return seen.transpose(1, 2).flatten(2)
     scores = (q @ k.transpose(-1, -2)).float()
     weights = (scores if bias is None else scores + bias).softmax(-1)
     return (_dropout(model, weights.to(v.dtype)) @ v).transpose(1, 2).flatten(2)
+
+
+def fuses_attention(model, device: torch.device) -> bool:
+    """Whether attention in training is one operator, which rounds its bias to the dtype of the products.
+
+    On an accelerator, for full attention: each target has a history of its own there, so that scores are the largest
+    tensors of a step. Causal histories are shared by their targets, and keep scores in float32.
+    """
+    return not devices.is_host(device) and not is_causal(model)
 
 
 def _feed_forward(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
@@ -325,9 +344,8 @@ def _feed_forward(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
 
 def _norm(model, layer: Any, states: torch.Tensor) -> torch.Tensor:
     normed = F.rms_norm(states, (states.shape[-1],), layer.weight, layer.variance_epsilon)
-    device = states.device.type
     # Cast once here; autocast would cast once for every product that reads it.
-    return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
+    return normed.to(devices.autocast_dtype(states.device) or normed.dtype)
 
 
 def _heads(model, states: torch.Tensor) -> torch.Tensor:
@@ -358,7 +376,7 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     if not model.training or rate == 0:
         return states
     count = states.numel()
-    by_pool = states.device.type == "cpu" and not torch.compiler.is_compiling()
+    by_pool = devices.is_host(states.device) and not torch.compiler.is_compiling()
     if not by_pool or count > _MASK_POOL_SIZE // 4:  # offsets need room
         return F.dropout(states, rate)
     key = (rate, states.dtype)

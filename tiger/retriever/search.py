@@ -1,10 +1,13 @@
 """Beam search for any number of users: batches of equal history lengths, one batch per core, a progress bar.
 
+On an accelerator batches are made ahead by a thread, and an answer is read while the next one is computed.
+
 Items that were in training and items added since can be searched separately, with a quota of each in the result.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +20,16 @@ from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences
-from tiger.retriever.beam_search import beam_search
+from tiger.retriever.beam_search import Beams, beam_search
 from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.search_graphs import graphs_of
 from tiger.retriever.search_options import SearchOptions
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.utils import devices
+from tiger.utils.devices import HostCopy
 
 
 @dataclass(frozen=True)
@@ -92,42 +98,110 @@ def beams_of_users(
         Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
     """
     device = model.device
-    user_tokens = retriever_config(model).user_tokens
     nothing = np.zeros(len(histories), dtype=np.int64)
-    examples = EvaluationExamples(histories, nothing, max_history, user_tokens)
-    collate = EvaluationCollator(tokenizer)
-    generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
+    examples = EvaluationExamples(histories, nothing, max_history, retriever_config(model).user_tokens)
+    search = _BatchSearch(model, trie, examples, EvaluationCollator(tokenizer), k, options, part)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
     order = examples.by_length()
-    size = options.batch_size
+    size = options.batch_size or devices.default_batch_size(device)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    allowed_items = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
 
-    def decode(users: np.ndarray) -> int:
-        batch = collate([examples[user] for user in users])
-        beams = beam_search(
-            model,
-            trie,
-            batch["input_ids"].to(device),
-            num_beams=options.num_beams,
-            k=k,
-            excluded=batch["seen"].to(device) if options.exclude_history else None,
-            temperature=options.temperature,
-            generator=generator,
-            scored_levels=part.scored_levels,
-            allowed_items=allowed_items,
-        )
-        answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
+    def keep(users: np.ndarray, found: HostCopy) -> int:
+        answers[users], scores[users] = (part.numpy() for part in found.wait())
         return len(users)
 
-    # Sampling runs batch after batch: only then does a seed determine the random numbers.
-    workers = _one_batch_per_core if device.type == "cpu" and options.temperature is None else map
-    with tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar:
-        for count in workers(decode, batches):
+    def decode(users: np.ndarray) -> int:
+        return keep(users, search.run(search.collate(users)))
+
+    with (
+        devices.products_in(device, options.bf16),
+        tqdm(total=len(order), desc="recommending", unit="user", disable=not options.progress) as bar,
+    ):
+        if not devices.is_host(device):
+            counts = _overlapped(batches, search, keep)
+        # Sampling runs batch after batch: only then does a seed determine the random numbers.
+        elif options.temperature is None:
+            counts = _one_batch_per_core(decode, batches)
+        else:
+            counts = map(decode, batches)
+        for count in counts:
             bar.update(count)
     return answers, scores
+
+
+class _BatchSearch:
+    """The search of one batch, in two parts: what the host does before, and what the device does."""
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        trie: SemanticIdTrie,
+        examples: EvaluationExamples,
+        collator: EvaluationCollator,
+        k: int,
+        options: SearchOptions,
+        part: CatalogPart,
+    ):
+        self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
+        self._k, self._options, self._part = k, options, part
+        device = self._device = model.device
+        self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
+        self._allowed = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
+        # Graphs are of the plain search: neither sampled nor of a part of the catalog.
+        is_plain = options.temperature is None and part.chosen is None and part.scored_levels is None
+        self._graphs = graphs_of(model) if is_plain else None
+
+    def collate(self, users: np.ndarray) -> dict[str, torch.Tensor]:
+        """The batch of these users, in the host's memory."""
+        batch = self._collator([self._examples[user] for user in users])
+        return {name: devices.pinned(batch[name], self._device) for name in ("input_ids", "seen")}
+
+    def run(self, batch: dict[str, torch.Tensor]) -> HostCopy:
+        """Rows and scores of a batch, on their way."""
+        options = self._options
+        tokens = devices.sent(batch["input_ids"], self._device)
+        excluded = devices.sent(batch["seen"], self._device) if options.exclude_history else None
+        beams: Beams | None = None
+        if self._graphs is not None:
+            beams = self._graphs.search(self._trie, tokens, options.num_beams, self._k, excluded)
+        if beams is None:
+            beams = beam_search(
+                self._model,
+                self._trie,
+                tokens,
+                num_beams=options.num_beams,
+                k=self._k,
+                excluded=excluded,
+                temperature=options.temperature,
+                generator=self._generator,
+                scored_levels=self._part.scored_levels,
+                allowed_items=self._allowed,
+            )
+        return HostCopy(beams.rows, beams.scores)
+
+
+def _overlapped(
+    batches: list[np.ndarray], search: _BatchSearch, keep: Callable[[np.ndarray, HostCopy], int]
+) -> Iterator[int]:
+    """Run batches in their order; the next two are collated, and the last answer is read, while one is searched."""
+    if len(batches) == 1:  # a single request: a thread would cost more than it saves
+        yield keep(batches[0], search.run(search.collate(batches[0])))
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
+        coming = deque(pool.submit(search.collate, users) for users in batches[:2])
+        running: tuple[np.ndarray, HostCopy] | None = None
+        for at, users in enumerate(batches):
+            batch = coming.popleft().result()
+            if at + 2 < len(batches):
+                coming.append(pool.submit(search.collate, batches[at + 2]))
+            found = search.run(batch)
+            if running is not None:
+                yield keep(*running)
+            running = users, found
+        if running is not None:
+            yield keep(*running)
 
 
 def _one_batch_per_core(decode: Callable[[np.ndarray], int], batches: list[np.ndarray]) -> Iterator[int]:

@@ -54,7 +54,8 @@ class SearchOptions:
         exclude_history: leave out items of the history.
         temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
         seed: seed of sampling.
-        batch_size: histories decoded together.
+        batch_size: histories decoded together; None: 64 on a CPU, 1,024 on a GPU.
+        bf16: matrix products in bfloat16 or not; None: on a GPU that has it, else as ``torch.autocast`` says.
         progress: show a progress bar.
 
     Raises:
@@ -69,7 +70,8 @@ class SearchOptions:
         None, "sample items, more varied the higher; by default, the most probable ones", float, MIN_TEMPERATURE
     )
     seed: int | None = _option(None, "seed of sampling", int, 0, 2**63 - 1)
-    batch_size: int = _option(64, "histories decoded together", int, 1)
+    batch_size: int | None = _option(None, "histories decoded together; by default 64 on a CPU, 1024 on a GPU", int, 1)
+    bf16: bool | None = _option(None, "matrix products in bfloat16; by default on a GPU that has it", bool)
     progress: bool = _option(False, "show a progress bar", bool)
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class LiveRecommender:
         source: where it comes from, for :meth:`reload`; None: it can't be loaded again.
         manifest: of the directory that it was read from.
         updatable: whether items will be added, so that the text encoder is loaded now.
+        prepare: called with a recommender that was loaded, before it answers; by default nothing is.
 
     Raises:
         DataError: the model's scores are not finite.
@@ -125,8 +126,12 @@ class LiveRecommender:
         source: ModelSource | None = None,
         manifest: bytes | None = None,
         updatable: bool = False,
+        prepare: Callable[[TigerRecommender], object] | None = None,
     ):
         _warm(recommender)
+        self._prepare = prepare
+        if prepare is not None:
+            prepare(recommender)
         self._save, self._source, self._updatable = save, source, updatable
         self._saved = None if save is None else read_manifest_bytes(save)
         manifest = manifest or self._saved
@@ -165,6 +170,8 @@ class LiveRecommender:
         if loaded.recommender.device.type != self.now.recommender.device.type:
             raise DataError(f"it was loaded on {loaded.recommender.device}. Restart the service.")
         _warm(loaded.recommender)
+        if self._prepare is not None:
+            self._prepare(loaded.recommender)
         return loaded
 
     def add(self, item_ids: Sequence[str], texts: Sequence[str]) -> Update:

@@ -110,7 +110,7 @@ def _recommended(
             file = folder / f"{part}.parquet"
             if not _is_whole(file, part):
                 with torch.autocast(tiger.device.type, torch.bfloat16, enabled=settings["bf16"]):
-                    rows, scores = tiger.recommend_rows(sequences, **settings["options"])
+                    rows, scores = tiger.recommend_rows(sequences, bf16=settings["bf16"], **settings["options"])
                 _write_part(file, part, _answers(tiger, users, rows, scores))
             counts["users"] += len(users)
             events += num_events

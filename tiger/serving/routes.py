@@ -56,11 +56,12 @@ _UPDATE_PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
+def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int, bf16: bool | None = None) -> None:
     """``POST /recommend`` and ``POST /rank``.
 
     Args:
         batch_size: histories per batch.
+        bf16: precision of the search, as in :class:`SearchOptions`.
     """
 
     @app.post(
@@ -73,7 +74,7 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
         if body.users is not None and not reads_users(app.state.live.now.recommender.model):
             return problem(409, "this model reads no users: leave the users out")
         query = Query(body.histories, body.strict, body.timestamps, body.at, users=body.users)
-        return await _batched(request, metrics, recommend_call(body, batch_size), query, body.fields)
+        return await _batched(request, metrics, recommend_call(body, batch_size, bf16), query, body.fields)
 
     @app.post(
         "/rank",
@@ -89,7 +90,7 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
         return await _batched(request, metrics, None, Query(histories, body.strict, timestamps, body.at, candidates))
 
 
-def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
+def recommend_call(body: RecommendRequest, batch_size: int, bf16: bool | None) -> RecommendCall:
     """Settings of a request beside its histories; requests with equal settings may share a batch."""
     sampled = body.temperature is not None and body.seed is not None
     search = SearchOptions(
@@ -98,6 +99,7 @@ def recommend_call(body: RecommendRequest, batch_size: int) -> RecommendCall:
         temperature=body.temperature,
         seed=body.seed if sampled else None,
         batch_size=batch_size,
+        bf16=bf16,
     )
     alone = id(body) if sampled else None
     return RecommendCall(body.k, body.rank, search, alone, unseen_share=body.unseen_share)

@@ -144,10 +144,12 @@ class ServiceSettings:
     """Batching and permissions of the service.
 
     Args:
-        max_batch: histories per batch.
+        max_batch: histories per batch; None: 16 on a CPU, 256 on a GPU.
         max_delay_ms: maximum time, in milliseconds, that a request waits for others in its batch while a core is free.
         max_queue: histories that may wait; a request beyond that is refused with status 429.
-        bf16: matrix products in bfloat16: faster on processors that have them; scores differ in the third digit.
+        bf16: matrix products in bfloat16: faster on processors that have them; scores differ in the third digit. None:
+            on a GPU that has them.
+        cuda_graphs: record searches at the start and replay them; None: on an NVIDIA GPU.
         read_only: refuse updates of the catalog.
         save: directory to which each update is written before it takes effect; None: updates last as long as the
             process. It has to hold what the recommender was read from, or nothing: see
@@ -161,10 +163,11 @@ class ServiceSettings:
         DataError: a number is out of range.
     """
 
-    max_batch: int = 16
+    max_batch: int | None = None
     max_delay_ms: float = 5.0
     max_queue: int = 1024
-    bf16: bool = False
+    bf16: bool | None = None
+    cuda_graphs: bool | None = None
     read_only: bool = False
     save: Path | None = None
     edge: EdgeSettings = field(default_factory=EdgeSettings)
@@ -173,7 +176,7 @@ class ServiceSettings:
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self):
-        if self.max_batch < 1 or not 0 <= self.max_delay_ms < math.inf:
+        if (self.max_batch is not None and self.max_batch < 1) or not 0 <= self.max_delay_ms < math.inf:
             raise DataError("max_batch must be at least 1 and max_delay_ms at least 0.")
         if self.max_queue < MAX_HISTORIES:
             raise DataError(f"max_queue must be at least {MAX_HISTORIES}: a request may hold as many histories.")

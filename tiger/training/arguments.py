@@ -12,10 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from tiger.utils import devices
 from tiger.utils.errors import DataError
 
 # Keys that changed: the old ones work for one release.
@@ -120,7 +120,7 @@ def as_words(settings: Mapping) -> list[str]:
 
 def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tuple:
     words = [*as_words(settings), *argv]
-    if TrainingArguments in kinds and not torch.accelerator.is_available():
+    if TrainingArguments in kinds and devices.is_host(devices.fastest()):
         words += ["--use_cpu", "true"]  # Trainer allows bfloat16 on a CPU only with it
     parser = _Parser(list(kinds))  # type: ignore[arg-type]  # wants a NewType, which no dataclass is
     return parser.parse_args_into_dataclasses(args=words)

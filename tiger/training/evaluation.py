@@ -20,6 +20,7 @@ from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.stories import spread, stories_of
+from tiger.utils import devices
 
 # The largest of the published sets has 7e8; fifty million scores take a CPU about a second.
 MOST_SCORES = 4_000_000_000
@@ -60,7 +61,7 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     Raises:
         DataError: the recommender and the dataset don't belong together.
     """
-    tiger = TigerRecommender.from_pretrained(model, torch.accelerator.current_accelerator() or "cpu")
+    tiger = TigerRecommender.from_pretrained(model, devices.fastest())
     data = RecommendationData.load(dataset)
     rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
     split, _ = split_of_model(data, rows, tiger.training, dataset)
@@ -131,6 +132,7 @@ def stages_of(
         "exclude_history": exclude_history,
         "progress": True,
         "rank": False,
+        "bf16": args.bf16,
     }
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
         beams, scores = tiger.recommend_rows(histories, k=max(10, args.num_beams), **search)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import yaml
 
 from tiger.data.dataset import RecommendationData
@@ -46,6 +45,7 @@ from tiger.training.tokenizer import (
     train_tokenizer,
 )
 from tiger.training.two_stage import train_two_stage
+from tiger.utils import devices
 from tiger.utils.digests import sha256
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically, written_whole
@@ -109,7 +109,7 @@ def train(
     if "evaluate" in steps:
         page = write_report(plan.out, plan.model, plan.dataset, read_json(plan.out / RESULTS))
         print(f"report: {page}")
-    return TigerRecommender.from_pretrained(plan.model, torch.accelerator.current_accelerator() or "cpu")
+    return TigerRecommender.from_pretrained(plan.model, devices.fastest())
 
 
 def run_step(plan: Plan, step: str) -> None:

@@ -25,6 +25,7 @@ from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
+from tiger.utils import devices
 from tiger.utils.digests import check_digests, sha256, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -101,7 +102,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         quantizer=args.quantizer,
         cooccurrence=cooccurrence,
         seed=args.seed,
-        device=str(torch.accelerator.current_accelerator() or "cpu"),
+        device=str(devices.fastest()),
     )
     quantizer = tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted

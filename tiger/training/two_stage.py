@@ -19,6 +19,7 @@ from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.utils import devices
 from tiger.utils.errors import DataError
 
 
@@ -63,8 +64,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     Raises:
         DataError: the recommender, the dataset and the vectors don't belong together.
     """
-    device = torch.accelerator.current_accelerator() or "cpu"
-    tiger = TigerRecommender.from_pretrained(args.recommender, device, rank=False)
+    tiger = TigerRecommender.from_pretrained(args.recommender, devices.fastest(), rank=False)
     data = RecommendationData.load(args.dataset)
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} has other items than {args.dataset} holds.")
