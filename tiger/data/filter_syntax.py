@@ -1,4 +1,4 @@
-"""Filters in words, ``brand = 'Acme' and price < 20``: a small grammar, read by this file alone, to an Arrow expression.
+"""Filters in words, ``brand = 'Acme' and price < 20``: a small grammar, read to an Arrow expression.
 
 ::
 
@@ -159,7 +159,9 @@ class _Parser:
     def _term(self) -> pc.Expression:
         self._terms += 1
         if self._terms > self._limits.terms:
-            raise DataError(f"filter: at most {self._limits.terms:,} comparisons are read. Use in (...) for several values.")
+            raise DataError(
+                f"filter: at most {self._limits.terms:,} comparisons are read. Use in (...) for several values."
+            )
         left = self._side()
         if self._took("is"):
             negated = self._took("not")
