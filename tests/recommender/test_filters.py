@@ -1,5 +1,6 @@
 """Filters: only what may be shown, as many as are wanted, and in the order of all items' scores."""
 
+import copy
 import threading
 import warnings
 
@@ -17,6 +18,7 @@ from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender import filters as filters_module
 from tiger.recommender.filter_cache import FilterCache
+from tiger.recommender.histories import known_histories
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -113,31 +115,25 @@ def test_the_click_ranker_orders_what_is_allowed(ranked):
 def test_the_two_stage_ranker_proposes_of_what_is_allowed(two_stage):
     """Not what is left of its candidates: fifteen for all, of which a filter of ten would leave three or four."""
     histories = [[f"item-{row}" for row in rows] for rows in ([1, 11, 21], [], [5], [30, 2])]
+    ranker, sequences = two_stage.ranker, known_histories(two_stage.tokenizer, histories)
+    every_item = copy.copy(ranker.candidates)
+    every_item.num_proposed = SIZE
     proposed = [set(answer) for answer in two_stage.recommend(histories, k=15, num_beams=15)[0]]
     for seed in range(4):
         allowed = np.random.default_rng(seed).permutation(two_stage.tokenizer.item_ids)[:10].tolist()
         assert min(len(some & set(allowed)) for some in proposed) < 8
-        found, scores = two_stage.recommend(histories, k=8, num_beams=20, filter=allowed)
-        left = [[item for item in allowed if item not in history] for history in histories]
-        # All that is allowed is a candidate: the answers are the best of all of it.
-        beams, log_probs = two_stage.recommend_rows(
-            two_stage_rows(two_stage, histories), k=20, num_beams=20, rank=False, filter=allowed
-        )
-        columns = two_stage.ranker.candidates.propose(
-            two_stage.ranker._dated(two_stage_rows(two_stage, histories)), beams, log_probs, allowed=None
-        )
-        for row, (answer, ids) in enumerate(zip(found, left)):
-            assert len(answer) == 8 and set(answer) <= set(ids)
-            assert (np.diff(scores[row]) <= 0).all()
-            known = dict(zip(columns.rows[row].tolist(), two_stage.ranker._predict(columns)[row].tolist()))
-            best = sorted((known[row] for row in two_stage.tokenizer.rows(ids).tolist()), reverse=True)[:8]
-            np.testing.assert_allclose(scores[row], best, atol=1e-5)
-
-
-def two_stage_rows(tiger, histories):
-    from tiger.recommender.histories import known_histories
-
-    return known_histories(tiger.tokenizer, histories)
+        found, scores = two_stage.recommend(histories, k=7, num_beams=7, filter=allowed)
+        # All ten are candidates: the answers are the best of them among all items that the trees have scored.
+        beams = two_stage.recommend_rows(sequences, k=7, num_beams=7, rank=False, filter=allowed)
+        scored = every_item.propose(ranker._dated(sequences), *beams, exclude_history=False)
+        for row, answer in enumerate(found):
+            by_row = dict(zip(scored.rows[row].tolist(), ranker._predict(scored)[row].tolist()))
+            left = two_stage.tokenizer.rows([item for item in allowed if item not in histories[row]]).tolist()
+            best = sorted(left, key=by_row.__getitem__, reverse=True)[:7]
+            np.testing.assert_allclose(scores[row], [by_row[one] for one in best], atol=1e-5)
+            own = [by_row[one] for one in two_stage.tokenizer.rows(answer).tolist()]
+            np.testing.assert_allclose(scores[row], own, atol=1e-5)
+            assert set(answer) <= {two_stage.tokenizer.item_ids[one] for one in left} and len(set(answer)) == 7
 
 
 def test_trees_without_the_t5_have_enough_answers(two_stage):

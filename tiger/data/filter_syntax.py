@@ -185,7 +185,7 @@ class _Parser:
 
     def _values(self) -> list[Value]:
         self._need("(")
-        values = []
+        values: list[Value] = []
         while not values or self._took(","):
             value = self._side()
             if isinstance(value, Column):

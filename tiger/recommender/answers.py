@@ -99,8 +99,8 @@ class _Answering:
         unseen, share, k = self.state.unseen, self.options.unseen_share, self.options.k
         if share is None or not 0 < unseen.sum() < len(unseen):
             return self._best(histories, of, "all")
-        parts = (self._best(histories, of, part) for part in ("seen", "unseen"))
-        return merge_with_quota(*parts, k, quota=math.ceil(share * k - 1e-9))
+        known, new = (self._best(histories, of, part) for part in ("seen", "unseen"))
+        return merge_with_quota(known, new, k, quota=math.ceil(share * k - 1e-9))
 
     def _best(self, histories: Sequences, of: np.ndarray, part: str) -> Found:
         """The best items of a part of the catalog."""
@@ -177,7 +177,7 @@ def rank_candidates(
             for found, one in ((found, compiled[number]) for found, number in zip(rows, chosen.of))
         ]
         rows = [found[places] for found, places in zip(rows, kept)]
-        candidates = [[given[place] for place in places] for given, places in zip(candidates, kept)]
+        candidates = [[given[int(place)] for place in places] for given, places in zip(candidates, kept)]
         new = {
             place: one for place, one in enumerate(compiled) if one is not None and one is not chosen.filters[place]
         }

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import pyarrow as pa
@@ -232,7 +232,7 @@ class CatalogFilters:
         if given is None:
             return None
         if not is_per_user(given):
-            return ChosenFilters([given], np.zeros(users, dtype=np.int64), False)
+            return ChosenFilters([cast(Filter, given)], np.zeros(users, dtype=np.int64), False)
         given = list(given)
         if len(given) != users:
             raise DataError(
@@ -257,7 +257,7 @@ class CatalogFilters:
         return ChosenFilters(different, np.array([by_object[id(one)] for one in given], dtype=np.int64), True)
 
 
-def is_per_user(given: Any) -> bool:
+def is_per_user(given: Any) -> TypeGuard[Sequence[Filter | None]]:
     """Whether a list holds filters; a list of texts holds item ids."""
     return isinstance(given, (list, tuple)) and any(not isinstance(one, str) for one in given)
 
@@ -335,7 +335,7 @@ def warn_of(compiled: Mapping[int, CompiledFilter], chosen: ChosenFilters, stack
         names = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         warnings.warn(f"items of the filter that the catalog lacks: {names}", stacklevel=stacklevel + 1)
     empty = [place for place, one in compiled.items() if one.count == 0]
-    rows = np.flatnonzero(np.isin(chosen.of, empty)) if empty else []
+    rows = np.flatnonzero(np.isin(chosen.of, empty))
     if chosen.per_user and len(rows):
         message = f"the filters of {len(rows)} of {len(chosen.of)} histories, of row {rows[0]} for one, allow no item"
         warnings.warn(f"{message} of the catalog: their answers are empty", stacklevel=stacklevel + 1)
