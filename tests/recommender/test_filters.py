@@ -301,6 +301,12 @@ def test_a_filter_is_compiled_once_for_a_catalog(recommender, monkeypatch):
     assert expected[0] and "new" not in expected[0]
 
 
+def test_lists_of_ids_are_told_apart():
+    lists = [(), ("",), ("a",), ("a", "b"), ("b", "a"), ("a\0", "b"), ("a", "\0b"), ("a\0b",), ('["a"]',), ("\ud800",)]
+    assert len({filters_module._key(one) for one in lists}) == len(lists)
+    assert filters_module._key(tuple(["a", "b"])) == filters_module._key(("a", "b"))
+
+
 def test_names_last_as_long_as_the_recommender(recommender, tmp_path):
     recommender.add_filter("some", ["i1", "i2", "new"])
     assert recommender.filters["some"].source == ("i1", "i2", "new")

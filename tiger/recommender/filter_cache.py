@@ -28,6 +28,12 @@ class FilterCache:
     def __len__(self) -> int:
         return len(self._values)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._values.clear()
+            self.nbytes = 0
+
     def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
         """The value of a key.
 

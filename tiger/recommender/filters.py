@@ -310,7 +310,10 @@ def _key(source: pc.Expression | str | tuple[str, ...]) -> Hashable:
     if isinstance(source, str):
         return "text", source
     if isinstance(source, tuple):
-        return "ids", hashlib.sha256(json.dumps(source).encode()).digest()
+        together = "\0".join(source)
+        if together.count("\0") != max(len(source) - 1, 0):  # an id holds what stands between ids
+            together = json.dumps(source)
+        return "ids", len(source), hashlib.sha256(together.encode("utf-8", "surrogatepass")).digest()
     # An expression has neither a hash nor a text that tells long sets apart; what Arrow would send does.
     return "expression", source.__reduce__()[1][0].to_pybytes()
 
