@@ -8,7 +8,7 @@ Items that were in training and items added since can be searched separately, wi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.beam_search import Beams, beam_search
 from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
@@ -37,16 +38,32 @@ class CatalogPart:
     """The items that a search may return.
 
     Args:
-        chosen: bool [n], which rows of the catalog; None: all.
+        chosen: bool [n], which rows of the catalog; None: all, or what ``filters`` say.
         scored_levels: number of levels that the model scores, see :func:`beam_search`; None: all.
+        filters: the same, prepared for the trie, one filter each; in place of ``chosen``.
+        of: int [users], which of the filters each history has; None: all have the first.
     """
 
     chosen: np.ndarray | None = None
     scored_levels: int | None = None
+    filters: Sequence[AllowedItems] = ()
+    of: np.ndarray | None = None
 
-    @property
-    def rows(self) -> np.ndarray | None:
-        return None if self.chosen is None else np.flatnonzero(self.chosen)
+    def allowed(self, trie: SemanticIdTrie, users: np.ndarray) -> AllowedItems | None:
+        """What histories with these numbers, int [B], may be answered with; None: everything."""
+        if self.of is not None:
+            used, places = np.unique(self.of[users], return_inverse=True)
+            if len(used) > 1:
+                of = torch.from_numpy(places.astype(np.int64)).to(trie.rows.device)
+                return AllowedItems.together([self.filters[number] for number in used], of)
+            return self.filters[used[0]]
+        return self.filters[0] if self.filters else None
+
+    def prepared(self, trie: SemanticIdTrie) -> CatalogPart:
+        """The same with ``filters`` in place of ``chosen``."""
+        if self.chosen is None:
+            return self
+        return CatalogPart(None, self.scored_levels, (AllowedItems.from_mask(trie, torch.from_numpy(self.chosen)),))
 
 
 def merge_with_quota(
@@ -113,7 +130,7 @@ def beams_of_users(
         return len(users)
 
     def decode(users: np.ndarray) -> int:
-        return keep(users, search.run(search.collate(users)))
+        return keep(users, search.run(users, search.collate(users)))
 
     with (
         devices.products_in(device, options.bf16),
@@ -145,12 +162,11 @@ class _BatchSearch:
         part: CatalogPart,
     ):
         self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
-        self._k, self._options, self._part = k, options, part
+        self._k, self._options, self._part = k, options, part.prepared(trie)
         device = self._device = model.device
         self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
-        self._allowed = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
         # Graphs are of the plain search: neither sampled nor of a part of the catalog.
-        is_plain = options.temperature is None and part.chosen is None and part.scored_levels is None
+        is_plain = options.temperature is None and not self._part.filters and part.scored_levels is None
         self._graphs = graphs_of(model) if is_plain else None
 
     def collate(self, users: np.ndarray) -> dict[str, torch.Tensor]:
@@ -158,8 +174,8 @@ class _BatchSearch:
         batch = self._collator([self._examples[user] for user in users])
         return {name: devices.pinned(batch[name], self._device) for name in ("input_ids", "seen")}
 
-    def run(self, batch: dict[str, torch.Tensor]) -> HostCopy:
-        """Rows and scores of a batch, on their way."""
+    def run(self, users: np.ndarray, batch: dict[str, torch.Tensor]) -> HostCopy:
+        """Rows and scores of the batch of these users, on their way."""
         options = self._options
         tokens = devices.sent(batch["input_ids"], self._device)
         excluded = devices.sent(batch["seen"], self._device) if options.exclude_history else None
@@ -177,7 +193,7 @@ class _BatchSearch:
                 temperature=options.temperature,
                 generator=self._generator,
                 scored_levels=self._part.scored_levels,
-                allowed_items=self._allowed,
+                allowed_items=self._part.allowed(self._trie, users),
             )
         return HostCopy(beams.rows, beams.scores)
 
@@ -187,7 +203,7 @@ def _overlapped(
 ) -> Iterator[int]:
     """Run batches in their order; the next two are collated, and the last answer is read, while one is searched."""
     if len(batches) == 1:  # a single request: a thread would cost more than it saves
-        yield keep(batches[0], search.run(search.collate(batches[0])))
+        yield keep(batches[0], search.run(batches[0], search.collate(batches[0])))
         return
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
         coming = deque(pool.submit(search.collate, users) for users in batches[:2])
@@ -196,7 +212,7 @@ def _overlapped(
             batch = coming.popleft().result()
             if at + 2 < len(batches):
                 coming.append(pool.submit(search.collate, batches[at + 2]))
-            found = search.run(batch)
+            found = search.run(users, batch)
             if running is not None:
                 yield keep(*running)
             running = users, found

@@ -142,6 +142,7 @@ class Candidates:
         scores: np.ndarray | None = None,
         exclude_history: bool = True,
         progress: bool = False,
+        allowed: np.ndarray | None = None,
     ) -> Proposals:
         """Candidates of each history, the log's and the texts' first, then what the beams add.
 
@@ -151,6 +152,8 @@ class Candidates:
             beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
             scores: float [n, K], its log-probabilities.
             exclude_history: leave out items of the history.
+            allowed: bool [items], what may be proposed, left out before the best are taken; None: all. The beams hold
+                nothing else.
         """
         if beams is None:
             beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
@@ -161,7 +164,8 @@ class Candidates:
         for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part = histories.select(users)
-            found = np.concatenate([self._search(part, exclude_history), beams[users]], axis=1).astype(np.int32)
+            own = self._search(part, exclude_history, allowed)
+            found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
             found[_repeated(found)] = -1
             rows[users] = found
             batch = RankingBatch(part, found, len(self), beams[users], scores[users])
@@ -194,13 +198,13 @@ class Candidates:
             parts.append(self._features.compute(RankingBatch(part, rows[users], len(self), none, none)))
         return Proposals(rows, np.concatenate(parts))
 
-    def _search(self, histories: Sequences, exclude_history: bool) -> np.ndarray:
+    def _search(self, histories: Sequences, exclude_history: bool, allowed: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed], see :meth:`_best`; users in parts that bound memory."""
         step = max(1, _CHUNK_SCORES // len(self))
         parts = [np.arange(start, min(start + step, len(histories))) for start in range(0, len(histories), step)]
-        return np.concatenate([self._best(histories.select(users), exclude_history) for users in parts])
+        return np.concatenate([self._best(histories.select(users), exclude_history, allowed) for users in parts])
 
-    def _best(self, histories: Sequences, exclude_history: bool) -> np.ndarray:
+    def _best(self, histories: Sequences, exclude_history: bool, allowed: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
         kin = self._content.scores(histories)
@@ -211,6 +215,9 @@ class Candidates:
         if exclude_history:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
+        if allowed is not None:
+            left_out = ~allowed[order]
+            hybrid[:, left_out] = kin[:, left_out] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
         first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):
