@@ -6,15 +6,15 @@ Knows no model and no page.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy import sparse
 
+from tiger.semantic_ids.text_search import WORD, TextSearch
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-
-WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,6 @@ class CodeTree:
     """
 
     def __init__(self, tokenizer: SemanticIdTokenizer, items: pa.Table | None = None):
-        from sklearn.feature_extraction.text import CountVectorizer
-
         self.item_ids = tokenizer.item_ids
         self.codes = tokenizer.codes
         self.semantic_ids = tokenizer.semantic_ids
@@ -57,12 +55,13 @@ class CodeTree:
             [] if items is None else [name for name in ("title", "brand", "categories") if name in items.column_names]
         )
         columns = {name: items[name].to_pylist() for name in read}  # type: ignore[index]
-        titles = columns.get("title", self.item_ids)
+        ids = self.item_ids.to_arrow().to_pylist()
         self._has_titles = "title" in columns
-        self.titles = [str(title) if title else item for title, item in zip(titles, self.item_ids)]
+        self.titles = [str(title) if title else item for title, item in zip(columns.get("title", ids), ids)]
         self.brands = [_text(brand) for brand in columns.get("brand", [])]
         self.categories = [_text(categories) for categories in columns.get("categories", [])]
-        self._lower = [f"{title} {item}".lower() for title, item in zip(self.titles, self.item_ids)]
+        self._search = TextSearch([f"{title} {item}".lower() for title, item in zip(self.titles, ids)])
+        self._lengths = np.fromiter(map(len, self.titles), np.int32, len(ids))
         # One sparse 0/1 matrix per column: which item has which property.
         self._has = {}
         for name, values, split in (
@@ -70,10 +69,9 @@ class CodeTree:
             ("brand", self.brands, _whole),
             ("title", self.titles, _words),
         ):
-            if any(split(value) for value in values):
-                vectorizer = CountVectorizer(analyzer=split, binary=True, dtype=np.int32)
-                matrix = vectorizer.fit_transform(values)
-                self._has[name] = (vectorizer.get_feature_names_out(), matrix, np.asarray(matrix.sum(0)).ravel())
+            names, matrix = _properties(values, split)
+            if len(names):
+                self._has[name] = (names, matrix, np.asarray(matrix.sum(0)).ravel())
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -86,13 +84,8 @@ class CodeTree:
         words = query.lower().split()
         if not words:
             return np.empty(0, dtype=np.int64)
-        rows = [row for row, text in enumerate(self._lower) if all(word in text for word in words)]
-
-        def key(row: int) -> tuple[int, int]:
-            own = set(WORD.findall(self._lower[row]))
-            return -sum(word in own for word in words), len(self.titles[row])
-
-        return np.array(sorted(rows, key=key)[:limit], dtype=np.int64)
+        rows, own = self._search.find(words)
+        return rows[np.lexsort((self._lengths[rows], -own))[:limit]]
 
     def example_query(self) -> str:
         """Words of a title that finds several items: of the first title that has any, the two that most titles have.
@@ -110,7 +103,7 @@ class CodeTree:
             chosen = rare if len(rare) else own
             if len(chosen):
                 best = sorted(chosen[np.argsort(-totals[chosen], kind="stable")[:2]])
-                lower = self._lower[row]
+                lower = self._search.texts[row].as_py()
                 return " ".join(sorted((str(names[place]) for place in best), key=lower.find))
         return self.item_ids[0]
 
@@ -174,6 +167,37 @@ def shared_prefixes(semantic_ids: np.ndarray, history: np.ndarray) -> tuple[np.n
     best = lengths.argmax(axis=1)
     longest = lengths[np.arange(len(lengths)), best]
     return longest, np.where(longest > 0, best, -1)
+
+
+def _properties(values: list[str], split: Callable[[str], list[str]]) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Properties of items, by the value of a column.
+
+    Args:
+        values: one per item.
+        split: gives the properties that a value names.
+
+    Returns:
+        Their names, ascending, and which item has which: int32 [items, names], 0 or 1.
+    """
+    numbers: dict[str, int] = {}
+    known: dict[str, list[int]] = {}  # of values that many items have, each is split once
+    for value in values:
+        if value not in known:
+            known[value] = _numbered(split(value), numbers)
+    found = [known[value] for value in values]
+    names = np.array(list(numbers), dtype=object)
+    order = np.argsort(names)
+    place = np.argsort(order).astype(np.int32)
+    starts = np.cumsum([0, *map(len, found)])
+    columns = place[np.fromiter((number for row in found for number in row), np.int64, starts[-1])]
+    matrix = sparse.csr_matrix((np.ones(len(columns), dtype=np.int32), columns, starts), shape=(len(found), len(names)))
+    matrix.sort_indices()
+    return names[order], matrix
+
+
+def _numbered(names: list[str], numbers: dict[str, int]) -> list[int]:
+    """Numbers of the distinct names, new ones from the count of the known on."""
+    return [numbers.setdefault(name, len(numbers)) for name in dict.fromkeys(names)]
 
 
 def _text(value: object) -> str:
