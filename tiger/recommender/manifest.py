@@ -17,8 +17,9 @@ MANIFEST = "tiger.json"
 MODEL = "model"  # of a run's folder, the recommender
 DEMO, DEMO_MODEL = "demo", Path(__file__).parents[1] / "demo_model"  # written by data/demo_model.py
 # 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
-FORMAT = 2
-READABLE = (1, 2)
+# 3: config.json has a type of its own, which a version that knows plain T5s only can't read.
+FORMAT = 3
+READABLE = (1, 2, 3)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 # All that a load opens, whether the manifest names it or not.
 _READ = (
