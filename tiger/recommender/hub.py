@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 from tiger.embeddings.base import is_local_folder
+from tiger.recommender.card_block import Readme, merged
 from tiger.recommender.checkpoint import write_state
 from tiger.recommender.manifest import MANIFEST, check_files, read_manifest
-from tiger.recommender.model_card import CARD_FILES, model_card, write_card
+from tiger.recommender.model_card import CARD, CARD_FILES, model_card, write_card
 from tiger.recommender.state import RecommenderState
 from tiger.utils.digests import changed_files
 from tiger.utils.errors import DataError
@@ -41,7 +42,9 @@ class PushOptions:
         include_items: publish the item table, titles and all. Item ids and codes are published in any case; an LSA
             encoder holds the words of the texts it was fitted on, a ranker may hold vectors of them.
         results: rows of results files for the card, see :func:`tiger.recommender.model_card.read_results`.
-        license: of the weights, as the Hub spells it (``"apache-2.0"``); None: the card says that none is stated.
+        license: of the weights, as the Hub spells it (``"apache-2.0"``); None: as the repository's card has it, or
+            the card says that none is stated.
+        datasets: on the Hub that it was trained on, ``owner/name``.
         private: of a new repository; None: as the owner's default is. One that exists stays as it is, and a public one
             is refused if this is true.
         token: None: that of ``hf auth login`` or ``$HF_TOKEN``.
@@ -53,6 +56,7 @@ class PushOptions:
     include_items: bool = False
     results: Sequence[dict] = ()
     license: str | None = None
+    datasets: Sequence[str] = ()
     private: bool | None = None
     token: str | bool | None = None
     revision: str | None = None
@@ -61,7 +65,7 @@ class PushOptions:
 
 
 def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitInfo:
-    """Publish a recommender, see :meth:`tiger.TigerRecommender.push_to_hub`."""
+    """Publish a recommender, see :meth:`tiger.TigerRecommender.push_to_hub`. A README that is not ours stays."""
     if state.ranker is not None and state.ranker.reads_items and not options.include_items:
         raise DataError(
             "the ranker reads the items' texts, which are not published unasked: give include_items=True "
@@ -73,24 +77,43 @@ def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitI
             "this recommender can't add items. Push the encoder to the Hub and name it from there.",
             stacklevel=3,
         )
-    model_card(
-        state, repo_id, options.results, options.license
-    )  # an error in the results comes before anything is made
+    # An error in the results comes before anything is made.
+    model_card(state, repo_id, options.results, options.license, options.revision, options.datasets)
     published = state if options.include_items else replace(state, items=None)
     repo_id = create_repository(repo_id, options.private, options.token)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         write_state(published, folder)
-        write_card(published, folder, repo_id, options.results, options.license, options.revision)
+        with_card = _write_card(published, folder, repo_id, options)
         return upload(
             folder,
             repo_id,
-            card_files=CARD_FILES,
+            card_files=CARD_FILES if with_card else (),
             token=options.token,
             revision=options.revision,
             commit_message=options.commit_message,
             create_pr=options.create_pr,
         )
+
+
+def _write_card(state: RecommenderState, folder: Path, repo_id: str, options: PushOptions) -> bool:
+    """Write the card, with what is kept of the repository's; False, with a warning, where that is not ours."""
+    with upload_errors(repo_id):
+        found = _published_text(HfApi(token=options.token), repo_id, CARD, options.revision)
+    old = None if found is None else Readme.parse(found)
+    if found is not None and (old is None or not old.is_ours):
+        warnings.warn(
+            f"the {CARD} of {repo_id} was not written by tiger and stays as it is: to have a model card, remove it "
+            "and push again.",
+            stacklevel=5,
+        )
+        return False
+    license = options.license or (None if old is None else old.metadata.get("license"))
+    card = model_card(state, repo_id, options.results, license, options.revision, options.datasets)
+    new = Readme.parse(card)
+    assert new is not None  # it is ours
+    write_card(state, folder, card if old is None else merged(old, new).render())
+    return True
 
 
 def download(repo_id: str, options: DownloadOptions = DownloadOptions()) -> Path:
@@ -171,9 +194,22 @@ def upload(
 
 def _published_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
     """Names of files in a repository's manifest; none where it has no manifest of ours."""
+    content = _published_text(api, repo_id, MANIFEST, revision)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / MANIFEST).write_text(content or "", encoding="utf-8")
+        try:
+            return list(read_manifest(scratch).get("files", {}))
+        except DataError:
+            return []
+
+
+def _published_text(api: HfApi, repo_id: str, name: str, revision: str | None) -> str | None:
+    """A text file of a repository, of ``main`` where there is no such branch yet; None: there is none."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            api.hf_hub_download(repo_id, MANIFEST, revision=revision, local_dir=scratch)
-            return list(read_manifest(scratch).get("files", {}))
-        except (EntryNotFoundError, DataError):
-            return []
+            file = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
+        except EntryNotFoundError:
+            return None
+        except RevisionNotFoundError:
+            return None if revision is None else _published_text(api, repo_id, name, None)
+        return Path(file).read_text(encoding="utf-8", errors="replace")

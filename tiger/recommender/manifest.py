@@ -125,8 +125,9 @@ def check_own_files(folder: str | os.PathLike, manifest: dict) -> None:
     """
     folder = Path(folder)
     within = [folder.resolve()]
-    if within[0].parent.name == "snapshots":
-        within.append(within[0].parents[1] / "blobs")
+    for place in (within[0], *within[0].parents):  # the folder may be one within a repository
+        if place.parent.name == "snapshots" and (place == within[0] or place.parents[1].name.startswith("models--")):
+            within.append(place.parents[1] / "blobs")
     names = {Path(name).parts[0] for name in [*manifest["parts"], *manifest.get("files", {}), *_READ] if name}
     for name in sorted(names):
         top = folder / name

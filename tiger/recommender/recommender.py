@@ -310,7 +310,8 @@ class TigerRecommender(RecommenderParts):
             repo_id: ``owner/name``; made where there is none.
             options: what is published and how.
             fields: fields of :class:`tiger.recommender.hub.PushOptions` (``include_items``, ``results``, ``license``,
-                ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``), over those of ``options``.
+                ``datasets``, ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``), over those of
+                ``options``.
 
         Returns:
             The commit: its URL as text, with ``oid`` and ``pr_url``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from tiger.retriever.config import check_pair
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
+from tiger.utils.hub import DownloadOptions
 
+# Arguments of ``generate`` that say from where the code comes.
+_OF_THE_CODE = {field.name for field in fields(DownloadOptions)}
 _tries: weakref.WeakKeyDictionary[T5ForConditionalGeneration, SemanticIdTrie] = weakref.WeakKeyDictionary()
 
 
@@ -34,7 +38,7 @@ def generate_items(
     Raises:
         DataError: it is not known where the model was loaded from, or what lies there is another catalog's.
     """
-    known = {name: value for name, value in options.items() if value is not None}
+    known = {name: value for name, value in options.items() if value is not None and name not in _OF_THE_CODE}
     trie = _repository_trie(model) if trie is None else trie
     known.setdefault("max_new_tokens", trie.depth)
     return model.generate(inputs, custom_generate=trie_generate, trie=trie, **known)
