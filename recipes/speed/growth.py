@@ -50,7 +50,9 @@ def main() -> None:
         found = [{"items": size, **in_a_process(name, size)} for size in sizes]
         rows.append({"stage": name, "sizes": found, **exponents(found)})
         print(name, *(f"{row['items']:,}: {row.get('cpu_seconds')} s, {row.get('peak_mib')} MiB;" for row in found))
-        what = f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
+        what = (
+            f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
+        )
         write_result(args, "growth", {"what": what, "rows": rows})
     draw(rows, Path(args.results_dir) / "growth.png")
 

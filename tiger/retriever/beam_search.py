@@ -56,7 +56,7 @@ def beam_search(
     """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
 
     Args:
-        model: a T5 over the trie's tokens. Matrix products are of autocast's dtype, or float32.
+        model: a T5 over the trie's tokens. Matrix products are of autocast's dtype, or the model's own.
         trie: on the model's device.
         histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
         num_beams: candidates kept per step; may be more than the trie has.
@@ -84,7 +84,7 @@ def beam_search(
     if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
         raise ValueError(f"temperature must be at least 0.001, got {temperature}")
     device = histories.device
-    weights = packed(model, devices.autocast_dtype(device) or torch.float32)
+    weights = packed(model, devices.autocast_dtype(device) or model.dtype)
     length = history_item_length(model, trie.depth)
     k = num_beams if k is None else k
     found = Beams(

@@ -27,6 +27,7 @@ from tiger.retriever.config import (
     reads_users,
     uses_child_softmax,
 )
+from tiger.retriever.layer_weights import LayerList, adapter_base, embedding_weight, linear_weight, norm_weight
 from tiger.retriever.model import TokenLayout, choice_logits
 from tiger.utils import devices
 from tiger.utils.growing import Growing
@@ -90,10 +91,18 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
     A change in place raises a weight's version counter. Fused optimizers don't raise it, so steps of optimizers, of
     any model in this process, count as a change as well. On a CPU, the first element of each weight is compared, too;
-    an accelerator would have to be waited for. So these changes go unnoticed: replacing a layer, and writing through
-    ``.data``, single elements on a CPU, any elsewhere.
+    an accelerator would have to be waited for. So these changes go unnoticed: writing through ``.data``, single
+    elements on a CPU, any elsewhere. Where an adapter wraps a layer, the copy is made anew each time: no weight changes
+    when one is turned off.
     """
+    model = adapter_base(model)
     kept = _kept.setdefault(model, {})
+    layers = kept.get("layers")
+    if layers is None or not layers.is_current:
+        kept.clear()
+        layers = kept["layers"] = LayerList(model)
+    if layers.wrapped is not None:
+        return PackedT5(model, dtype)
     state = _weights_now(model, kept)
     if dtype not in kept or kept[dtype][0] != state:
         kept[dtype] = (state, PackedT5(model, dtype))
@@ -102,9 +111,9 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
 def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
     """What shows a change of the weights, see :func:`packed`."""
-    weights = kept.get("weights")
-    if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
-        weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
+    if "weights" not in kept:
+        kept["weights"] = list(model.parameters())  # slow to list
+    weights = kept["weights"]
     first = []
     if devices.is_host(model.device):
         first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
@@ -117,7 +126,7 @@ def follow(model: T5ForConditionalGeneration, larger: T5ForConditionalGeneration
     copies = {dtype: one for dtype, one in _kept.get(model, {}).items() if isinstance(dtype, torch.dtype)}
     for dtype, (_, before) in copies.items():
         if packed(model, dtype) is before:  # still that of the weights that there are
-            kept = _kept.setdefault(larger, {})
+            kept = _kept.setdefault(larger, {"layers": LayerList(larger)})
             kept[dtype] = (_weights_now(larger, kept), before.extended(larger))
 
 
@@ -144,15 +153,21 @@ class PackedT5:
         self._tables = [stack.block[0].layer[0].SelfAttention for stack in (encoder, decoder)]
         self._biases: dict[tuple, torch.Tensor] = {}
         with torch.no_grad():
-            self.embeddings = model.shared.weight.detach()
+            first: Any = next(model.parameters())
+            self._like = torch.zeros(
+                (), dtype=first.dtype if first.is_floating_point() else dtype, device=model.device
+            )
+            self.embeddings = embedding_weight(model.shared, config.vocab_size, self._like).detach()
             self._encoder = [_Block(*self._packed(block.layer)) for block in encoder.block]
             self._decoder = [_DecoderBlock(*self._packed(block.layer)) for block in decoder.block]
             cross = [block.layer[1].EncDecAttention for block in decoder.block]
-            weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
+            weights = self._together(*(part.k for part in cross), *(part.v for part in cross))
             self._cross = (weights * self._gain(encoder.final_layer_norm)).to(dtype)
             scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
             self._output_gain = self._gain(decoder.final_layer_norm) * scale
-            weights = model.lm_head.weight[: item_vocabulary(model)]
+            # In training, a softmax over children reads the embeddings themselves.
+            weights = self.embeddings if self.child_softmax else self._together(model.lm_head)
+            weights = weights[: item_vocabulary(model)].float()
             self._output = Growing((weights * self._output_gain).to(dtype))
 
     @property
@@ -165,24 +180,32 @@ class PackedT5:
         """The copy of a model that has more tokens at the end of its vocabulary and is the same otherwise."""
         larger = copy.copy(self)
         larger.config, larger.embeddings = model.config, model.shared.weight.detach()
-        new = model.lm_head.weight[len(self.output) :]
+        new = model.lm_head.weight[len(self.output) :].float()
         larger._output = self._output.append((new * self._output_gain).to(self.dtype))
         return larger
 
     def _packed(self, layers: Any) -> list[torch.Tensor]:
         """The weights of a layer in the order of the fields of :class:`_Block`."""
         attention, dense = layers[0].SelfAttention, layers[-1].DenseReluDense
-        inner = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if self._gated else dense.wi.weight
-        together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
-        block = [together * self._gain(layers[0].layer_norm), attention.o.weight]
-        block += [inner * self._gain(layers[-1].layer_norm), dense.wo.weight]
+        inner_size = self.heads * self.width
+        inner = self._together(dense.wi_0, dense.wi_1) if self._gated else self._together(dense.wi)
+        together = self._together(attention.q, attention.k, attention.v)
+        block = [together * self._gain(layers[0].layer_norm), self._together(attention.o, size=inner_size)]
+        block += [inner * self._gain(layers[-1].layer_norm), self._together(dense.wo, size=self.config.d_ff)]
         if len(layers) == 3:
             cross = layers[1].EncDecAttention
-            block += [cross.q.weight * self._gain(layers[1].layer_norm), cross.o.weight]
+            query = self._together(cross.q)
+            block += [query * self._gain(layers[1].layer_norm), self._together(cross.o, size=inner_size)]
         return [weight.detach().to(self.dtype) for weight in block]
 
+    def _together(self, *layers: Any, size: int | None = None) -> torch.Tensor:
+        """Matrices of layers, one below the other, in float32; ``size``: of their inputs, if not a state's."""
+        size = self._size if size is None else size
+        weights = [linear_weight(layer, size, self._like).float() for layer in layers]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
+
     def _gain(self, norm: Any) -> torch.Tensor:
-        return norm.weight * self._size**0.5
+        return norm_weight(norm).float() * self._size**0.5
 
     def encode(self, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
         """Encode histories and project them to each decoder layer's cross-attention keys and values.
@@ -202,7 +225,7 @@ class PackedT5:
             bias = bias + cross_bias
             # On a CPU, padding is left out of every product except attention.
             layout = TokenLayout(padding) if on_host else None
-        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings)
+        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings).float()
         for block in self._encoder:
             together = F.linear(self._norm(states), block.self_in)
             together = together if layout is None else layout.unpack(together)
@@ -300,7 +323,7 @@ class PackedDecoder:
             assert self._past is not None and self._kept is not None  # keep() comes between two steps
             torch.index_select(self._past, 3, self._kept, out=present[:written])
         bias = model._decoder_bias(written)
-        states = F.embedding(tokens, model.embeddings)
+        states = F.embedding(tokens, model.embeddings).float()
         for layer, block in enumerate(model._decoder):
             together = F.linear(model._norm(states), block.self_in).view(batch * beams, 3, -1)
             present[written, :, layer] = together[:, 1:].transpose(0, 1)

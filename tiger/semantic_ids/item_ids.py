@@ -49,7 +49,9 @@ class _Table:
     def _equal(self, rows: np.ndarray, item_ids: Sequence[Any]) -> np.ndarray:
         """bool [n]: whether these rows have these ids."""
         if len(rows) < _FEW or not all(isinstance(item, str) for item in item_ids):
-            return np.array([self.values[row].as_py() == item for row, item in zip(rows.tolist(), item_ids)], dtype=bool)
+            return np.array(
+                [self.values[row].as_py() == item for row, item in zip(rows.tolist(), item_ids)], dtype=bool
+            )
         return pc.equal(self.values.take(pa.array(rows)), pa.array(item_ids, pa.large_string())).to_numpy(False)
 
 
