@@ -116,7 +116,7 @@ class Bench:
     def recorded(self, users: tuple[int, ...], items: tuple[int, ...] = (20,)) -> SearchGraphs:
         """Graphs of the model; on a CPU, what stands in for them."""
         shapes = GraphShapes(users, items, self.args.beams)
-        recorder = cuda_recorder() if self.args.device == "cuda" else repeating_recorder()
+        recorder = cuda_recorder(self.model.device) if self.args.device == "cuda" else repeating_recorder()
         graphs = SearchGraphs(self.model, self.catalog_trie, shapes, True, recorder)
         graphs.record_all()
         return graphs

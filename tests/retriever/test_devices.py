@@ -270,8 +270,9 @@ def test_the_search_is_in_the_precision_that_is_asked_for(monkeypatch):
 
 
 def test_batches_are_larger_on_an_accelerator():
-    assert devices.default_batch_size(torch.device("cpu")) == 64
-    assert devices.default_batch_size(torch.device("cuda")) == 1024
+    assert devices.default_batch_size(torch.device("cpu"), 1000) == 64
+    found = [devices.default_batch_size(torch.device("cuda"), beams) for beams in (10, 50, 1000, 1_000_000)]
+    assert found == [1024, 1024, 51, 1]  # as many beams at a time as 1,024 users with 50 have
 
 
 @pytest.mark.parametrize("attention", ["full", "causal"])

@@ -270,7 +270,7 @@ class TestService:
 def test_cuda_graphs_answer_as_the_eager_search():
     tokenizer = make_tokenizer(60)
     model, trie = make_model(tokenizer).cuda(), SemanticIdTrie.build(tokenizer.token_table).to("cuda")
-    graphs = search_graphs.SearchGraphs(model, trie, SHAPES, bf16=False, recorder=cuda_recorder())
+    graphs = search_graphs.SearchGraphs(model, trie, SHAPES, bf16=False, recorder=cuda_recorder(model.device))
     graphs.record_all()
     for lengths in ([2], [1, 5, 0]):
         histories = make_histories(tokenizer, lengths).cuda()

@@ -145,7 +145,8 @@ def _answer_lines(tiger, options: dict) -> None:
     from tiger.utils.devices import default_batch_size
 
     lines = enumerate(input_lines(), start=1)
-    while batch := list(islice(lines, options["batch_size"] or default_batch_size(tiger.device))):
+    size = options["batch_size"] or default_batch_size(tiger.device, options["num_beams"])
+    while batch := list(islice(lines, size)):
         rows = [_history_of(number, line) for number, line in batch if line.strip()]
         histories, timestamps, at = ([row.pop(name, None) for row in rows] for name in ("history", "timestamps", "at"))
         with print_warnings():

@@ -122,7 +122,7 @@ def beams_of_users(
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
     order = examples.by_length()
-    size = options.batch_size or devices.default_batch_size(device)
+    size = options.batch_size or devices.default_batch_size(device, options.num_beams)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def keep(users: np.ndarray, found: HostCopy) -> int:

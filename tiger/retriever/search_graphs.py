@@ -30,21 +30,23 @@ Recorder = Callable[[Callable[[], Beams]], tuple[Beams, Callable[[], None]]]
 _used: weakref.WeakKeyDictionary[T5ForConditionalGeneration, SearchGraphs] = weakref.WeakKeyDictionary()
 
 
-def cuda_recorder() -> Recorder:
+def cuda_recorder(device: torch.device) -> Recorder:
     """Record CUDA graphs, which share one pool of memory, since no two of them ever run at a time."""
     pool = torch.cuda.graph_pool_handle()
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream(device)
 
     def record(run: Callable[[], Beams]) -> tuple[Beams, Callable[[], None]]:
-        stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # libraries allocate what they keep, position biases are computed
                 run()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
         # Another thread may answer with the model of before while this one is recorded.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(device),
+            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             answer = run()
         return answer, graph.replay
 
@@ -119,7 +121,7 @@ class SearchGraphs:
     ):
         self.shapes = shapes
         self._model, self._device = weakref.ref(model), model.device
-        self._record = cuda_recorder() if recorder is None else recorder
+        self._record = cuda_recorder(self._device) if recorder is None else recorder
         with torch.inference_mode(), devices.products_in(self._device, bf16):
             self._dtype = devices.autocast_dtype(self._device) or torch.float32
             self._weights = packed(model, self._dtype)

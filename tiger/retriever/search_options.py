@@ -54,7 +54,7 @@ class SearchOptions:
         exclude_history: leave out items of the history.
         temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
         seed: seed of sampling.
-        batch_size: histories decoded together; None: 64 on a CPU, 1,024 on a GPU.
+        batch_size: histories decoded together; None: 64 on a CPU, 1,024 on a GPU, fewer with over 50 beams.
         bf16: matrix products in bfloat16 or not; None: on a GPU that has it, else as ``torch.autocast`` says.
         progress: show a progress bar.
 

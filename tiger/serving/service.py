@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -168,7 +168,8 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, trac
             # One batch per core: two threads on the products of one small batch take longer than one.
             if devices.is_host(device):
                 torch.set_num_threads(1)
-            with devices.products_in(device, settings.bf16):
+            # Where nobody has said, the search alone chooses by the device, and a ranker computes in float32.
+            with nullcontext() if settings.bf16 is None else devices.products_in(device, settings.bf16):
                 yield
 
         app.state.batcher = Batcher(
