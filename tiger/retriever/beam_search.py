@@ -78,10 +78,7 @@ def beam_search(
     Raises:
         ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
     """
-    if num_beams < 1 or (k is not None and k < 1):
-        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
-    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
-        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
+    _check_ranges(num_beams, k, temperature)
     device = histories.device.type
     autocast = torch.is_autocast_enabled(device)
     weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
@@ -103,6 +100,13 @@ def beam_search(
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
+
+
+def _check_ranges(num_beams: int, k: int | None, temperature: float | None) -> None:
+    if num_beams < 1 or (k is not None and k < 1):
+        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
+    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
+        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
 
 
 def trie_generate(

@@ -88,7 +88,7 @@ class PageHandlers:
         )
 
     def allowed(self, state: PageState) -> CompiledFilter | None:
-        """What the filter allows; None: there is none.
+        """The items that the filter allows; None: there is no filter.
 
         Raises:
             DataError: it can't be read.
