@@ -241,8 +241,9 @@ class TigerRecommender:
         self.state = replace(self.state, filters=self.state.filters.remove(name))
 
     def compile_filter(self, filter: Filter) -> CompiledFilter:
-        """The items that a filter allows: ``mask``, bool [items], ``count``, and ``unknown`` ids. Until the catalog changes,
-        it may be given as a filter, and is not warned of again.
+        """The items that a filter allows: ``mask``, bool [items], ``count``, and ``unknown`` ids.
+
+        Until the catalog changes, it may be given as a filter; it is not warned of again.
 
         Raises:
             DataError: the filter can't be read.

@@ -68,10 +68,9 @@ def beam_search(
         generator: random number generator for sampling.
         scored_levels: number of levels that the model scores (default all). On later levels, all children of a beam
             are equally probable: the collision tokens of items that were not in training carry no information.
-        allowed_items: bool [n], rows that may be returned, or the same prepared once for many searches, of this trie
-            and, where histories have filters of their own, of these histories in this order. Probabilities stay those
-            among all rows. Branches without such rows take no beam: there are ``k`` results wherever ``k`` allowed
-            rows are not excluded and ``num_beams`` is at least ``k``.
+        allowed_items: bool [n], rows that may be returned, or the same prepared once for many searches. Their
+            probabilities stay those among all rows. No beam is spent on others: there are ``k`` results wherever
+            ``k`` rows are allowed and not excluded.
         sampled_levels: number of levels at which ``temperature`` counts (default all). On later ones there is no
             chance: candidates are ordered by the model's log-probabilities, added to what their prefix was drawn with.
 
