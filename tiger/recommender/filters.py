@@ -52,7 +52,7 @@ class NamedFilter:
 
 @dataclass(frozen=True, eq=False)
 class CompiledFilter:
-    """What a filter allows of one catalog.
+    """The items of one catalog that a filter allows.
 
     Args:
         mask: bool [n], not writable: the items that may be recommended.
@@ -145,7 +145,7 @@ class CatalogFilters:
         return self.with_named({one: filter for one, filter in self.named.items() if one != name})
 
     def compile(self, given: Filter, limits: FilterLimits = FilterLimits()) -> CompiledFilter:
-        """What a filter allows, from the cache where it is there.
+        """Compile a filter, or take it from the cache.
 
         Args:
             limits: of a filter in words.
@@ -208,7 +208,7 @@ class CatalogFilters:
     def allowed(
         self, compiled: CompiledFilter | None, trie: SemanticIdTrie, part: str = "all"
     ) -> tuple[AllowedItems, int]:
-        """The same for a search, from the cache where it is there, and the number of items.
+        """The same for a search, and the number of items; from the cache where it is there.
 
         Args:
             trie: of this catalog, on the device of the search.

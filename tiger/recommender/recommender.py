@@ -220,7 +220,9 @@ class TigerRecommender(RecommenderParts):
         self.state = replace(self.state, filters=self.state.filters.remove(name))
 
     def compile_filter(self, filter: Filter) -> CompiledFilter:
-        """What a filter allows of the catalog as it is: ``mask``, bool [items], ``count``, and ``unknown`` ids.
+        """The items that a filter allows: ``mask``, bool [items], ``count``, and ``unknown`` ids.
+
+        Until the catalog changes, it may be given as a filter; it is not warned of again.
 
         Raises:
             DataError: the filter can't be read.

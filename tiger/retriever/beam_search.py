@@ -69,20 +69,16 @@ def beam_search(
         generator: random number generator for sampling.
         scored_levels: number of levels that the model scores (default all). On later levels, all children of a beam
             are equally probable: the collision tokens of items that were not in training carry no information.
-        allowed_items: bool [n], rows that may be returned, or the same prepared once for many searches, of this trie
-            and, where histories have filters of their own, of these histories in this order. Probabilities stay those
-            among all rows. Branches without such rows take no beam: there are ``k`` results wherever ``k`` allowed
-            rows are not excluded and ``num_beams`` is at least ``k``.
+        allowed_items: bool [n], rows that may be returned, or the same prepared once for many searches. Their
+            probabilities stay those among all rows. No beam is spent on others: there are ``k`` results wherever
+            ``k`` rows are allowed and not excluded.
         sampled_levels: number of levels at which ``temperature`` counts (default all). On later ones there is no
             chance: candidates are ordered by the model's log-probabilities, added to what their prefix was drawn with.
 
     Raises:
         ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
     """
-    if num_beams < 1 or (k is not None and k < 1):
-        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
-    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
-        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
+    _check_ranges(num_beams, k, temperature)
     device = histories.device
     weights = packed(model, devices.autocast_dtype(device) or model.dtype)
     length = history_item_length(model, trie.depth)
@@ -103,6 +99,13 @@ def beam_search(
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
+
+
+def _check_ranges(num_beams: int, k: int | None, temperature: float | None) -> None:
+    if num_beams < 1 or (k is not None and k < 1):
+        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
+    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
+        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
 
 
 def trie_generate(

@@ -50,7 +50,7 @@ class CatalogPart:
     of: np.ndarray | None = None
 
     def allowed(self, trie: SemanticIdTrie, users: np.ndarray) -> AllowedItems | None:
-        """What histories with these numbers, int [B], may be answered with; None: everything."""
+        """Items that may answer the histories with these numbers, int [B]; None: all."""
         if self.of is not None:
             used, places = np.unique(self.of[users], return_inverse=True)
             if len(used) > 1:

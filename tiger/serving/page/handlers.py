@@ -88,7 +88,7 @@ class PageHandlers:
         )
 
     def allowed(self, state: PageState) -> CompiledFilter | None:
-        """What the filter allows; None: there is none.
+        """The items that the filter allows; None: there is no filter.
 
         Raises:
             DataError: it can't be read.
@@ -232,7 +232,8 @@ class PageHandlers:
             problems = [*problems, f"Not in the catalog: {_named(unknown)}."]
         if state.filter and not self.columns:
             problems = [*problems, "This recommender has no columns to filter by: the link's filter was left out."]
-        settings = [state.k, state.num_beams, state.temperature, state.exclude_history, state.rank and self.has_ranker]
+        settings: list[Any] = [state.k, state.num_beams, state.temperature, state.exclude_history]
+        settings.append(state.rank and self.has_ranker)
         settings.append(state.filter if self.columns else "")
         chosen = self._known_ids(state.items) if state.items else gr.skip()
         return [chosen, *settings, gr.Tabs(selected=state.view), status_html(" ".join(problems))]
