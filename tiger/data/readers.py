@@ -251,6 +251,8 @@ def open_table(
     Args:
         config: a folder in it that holds the tables; None: they lie in it.
     """
+    import datasets  # noqa: F401  # a missing extra is told before any file is opened
+
     wanted = None if name == "items" else (*EVENT_COLUMNS, *_EXTRA_COLUMNS)
     if Path(path).is_dir():
         return _local_table(Path(path) / (config or ""), name, required, wanted)
