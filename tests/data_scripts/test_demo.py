@@ -16,7 +16,7 @@ from data.demo import write_demo
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import SECONDS_PER_DAY
 
-FILES = ["interactions.parquet", "items.parquet"]
+FILES = ["README.md", "interactions.parquet", "items.parquet"]
 
 
 def digests(directory: Path) -> list[str]:

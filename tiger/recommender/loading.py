@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -76,9 +77,9 @@ def load_state(
         DataError: see :meth:`tiger.TigerRecommender.from_pretrained`.
     """
     device = _chosen_device(device, options.device_map)
-    folder = find_folder(name)
-    if folder.is_dir():
-        folder = find_folder(folder / options.subfolder)
+    within = Path(name).is_dir() and bool(options.subfolder)
+    folder = find_folder(Path(name) / options.subfolder if within else name)
+    if folder.is_dir() or within:
         state = read_state(folder, device, options.rank, verify=True)
     elif is_repo_id(name):
         state = read_state(hub.download(name, options), device, options.rank)
@@ -86,7 +87,7 @@ def load_state(
         wanted = "the one that a recipe saved, such as runs/demo/model, or a repository on the Hub, owner/name"
         raise DataError(f"{folder} is not a directory{nearest_hint(folder)}: give {wanted}.")
     if options.dtype not in (None, "auto"):
-        state.model.to(float_dtype(options.dtype))
+        cast(torch.nn.Module, state.model).to(float_dtype(options.dtype))
     if options.attn_implementation is not None:
         state.model.set_attn_implementation(options.attn_implementation)
     return state

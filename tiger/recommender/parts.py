@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers import T5ForConditionalGeneration
 
+from tiger.embeddings.base import ItemEncoder
+from tiger.rankers.base import Ranker
 from tiger.recommender.loading import check_device, float_dtype
 from tiger.recommender.state import RecommenderState
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -45,12 +48,12 @@ class RecommenderParts:
     state: RecommenderState
     model = _Part[T5ForConditionalGeneration]()
     tokenizer = _Part[SemanticIdTokenizer]()
-    encoder = _Part["ItemEncoder | None"]()
-    items = _Part["pa.Table | None"]()
-    ranker = _Part["Ranker | None"]()
+    encoder = _Part[ItemEncoder | None]()
+    items = _Part[pa.Table | None]()
+    ranker = _Part[Ranker | None]()
     unseen = _Part[np.ndarray]()
     max_history = _Part[int]()
-    training = _Part["dict[str, Any]"]()
+    training = _Part[dict[str, Any]]()
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +93,7 @@ class RecommenderParts:
             if self.ranker is not None:
                 self.ranker.to(device)
         if dtype is not None:
-            self.model.to(float_dtype(dtype))
+            cast(torch.nn.Module, self.model).to(float_dtype(dtype))
         return self
 
     def cpu(self: Parts) -> Parts:

@@ -102,8 +102,8 @@ class TigerT5Config(T5Config):
     old_model_types = ("t5",)
 
     @classmethod
-    def get_config_dict(cls, name, **options):
-        content, rest = super().get_config_dict(name, **options)
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        content, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if content.get("model_type") in cls.old_model_types:
             content = content | {"model_type": cls.model_type}
         return content, rest
@@ -166,7 +166,7 @@ def nested_config(config: T5Config) -> TigerT5Config:
     for name in flat:
         delattr(config, name)
     if flat:
-        config.tiger_config = settings.to_dict()  # type: ignore[attr-defined]
+        config.tiger_config = settings.to_dict()
     return cast(TigerT5Config, config)
 
 

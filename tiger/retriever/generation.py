@@ -56,7 +56,7 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, **options):
         """As of a T5's encoder; ``attention_mask`` bool or int [B, S], or [B, 1, S, S], which is taken as it is."""
-        model = self._model
+        model: Any = self._model
         given = input_ids if inputs_embeds is None else inputs_embeds
         mask = history_mask(model, input_ids) if attention_mask is None else attention_mask
         if mask is None or mask.ndim == 2:
@@ -110,5 +110,5 @@ class ItemGeneration:
             histories = options.get("input_ids") if inputs is None else inputs
             if options.get("attention_mask") is None and histories is not None:
                 # transformers would take all tokens for read where the end has none of its own.
-                options["attention_mask"] = history_mask(self, histories).long()
+                options["attention_mask"] = history_mask(self, histories)
         return super().generate(inputs, *args, **options)  # type: ignore[misc]

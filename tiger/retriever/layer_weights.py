@@ -105,7 +105,7 @@ def norm_weight(layer: Any) -> torch.Tensor:
     """
     if not isinstance(layer, T5LayerNorm):
         raise DataError(f"a norm of the type {type(layer).__name__} is not searched with. {MERGE}")
-    return layer.weight  # type: ignore[return-value]
+    return layer.weight
 
 
 @contextmanager

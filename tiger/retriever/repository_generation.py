@@ -22,7 +22,7 @@ _tries: weakref.WeakKeyDictionary[T5ForConditionalGeneration, SemanticIdTrie] = 
 
 
 def generate_items(
-    model: T5ForConditionalGeneration,
+    model: Any,
     inputs: torch.Tensor | None = None,
     trie: SemanticIdTrie | None = None,
     **options: Any,

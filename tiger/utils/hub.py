@@ -26,7 +26,7 @@ from tiger.utils.paths import nearest_hint
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """Where and how files of the Hub are found.
+    """Options of a download from the Hub.
 
     Args:
         revision: branch, tag or commit; None: ``main``.
