@@ -19,6 +19,7 @@ from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.baselines import Hybrid
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.kept_candidates import kept
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import t5_config
 from tiger.retriever.data_collator import TrainingCollator
@@ -110,7 +111,7 @@ def extend(catalog: MadeCatalog) -> Work:
 def shrink(catalog: MadeCatalog) -> Work:
     candidates = candidates_of(catalog)
     stay = np.delete(np.arange(catalog.size), catalog.size // 2)
-    return lambda: candidates.moved(catalog.items.take(stay), stay, catalog.codes[stay], None)
+    return lambda: kept(candidates, stay)
 
 
 def changed(catalog: MadeCatalog, tokens: str, remove: bool) -> Work:

@@ -5,10 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import make_recommender
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever import inference_model
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
 from tiger.serving.live import LiveRecommender, NonFiniteScores, RecommendCall, SaveConflict, answer_recommend
@@ -118,3 +120,11 @@ def test_one_answer_with_such_scores_is_an_error_and_the_others_are_not(recommen
     answers = answer_recommend(served.now, call, list(map(Query, histories)))
     assert isinstance(answers[1], NonFiniteScores)
     assert [len(answer.items) for answer in (answers[0], answers[2])] == [1, 2]
+
+
+def test_a_service_in_bfloat16_makes_no_copy_in_float32(recommender):
+    served = LiveRecommender(recommender, bf16=True)
+    served.remove("item-1")
+    for one in (recommender.model, served.now.recommender.model):
+        made = {kind for kind in inference_model._kept[one] if isinstance(kind, torch.dtype)}
+        assert made == {torch.bfloat16}

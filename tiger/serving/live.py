@@ -112,6 +112,7 @@ class LiveRecommender:
         source: where it comes from, for :meth:`reload`; None: it can't be loaded again.
         manifest: of the directory that it was read from.
         updatable: whether items will be added, so that the text encoder is loaded now.
+        bf16: whether it answers in bfloat16, so that nothing is made in float32 that no request reads.
 
     Raises:
         DataError: the model's scores are not finite.
@@ -125,14 +126,20 @@ class LiveRecommender:
         source: ModelSource | None = None,
         manifest: bytes | None = None,
         updatable: bool = False,
+        bf16: bool = False,
     ):
-        _warm(recommender)
+        self._bf16 = bf16
+        self._warm(recommender)
         self._save, self._source, self._updatable = save, source, updatable
         self._saved = None if save is None else read_manifest_bytes(save)
         manifest = manifest or self._saved
         model = f"unsaved-{recommender.tokenizer.fingerprint}" if manifest is None else manifest_digest(manifest)
         self.now = Snapshot(recommender, 0, model, self._cannot_add(recommender))
         self._updating = threading.Lock()
+
+    def _warm(self, recommender: TigerRecommender) -> None:
+        with torch.autocast(recommender.device.type, torch.bfloat16, enabled=self._bf16):
+            _warm(recommender)
 
     def _cannot_add(self, recommender: TigerRecommender) -> str | None:
         return why_cannot_add(recommender) if self._updatable else "the service is read-only"
@@ -164,7 +171,7 @@ class LiveRecommender:
         loaded = self._source.load()
         if loaded.recommender.device.type != self.now.recommender.device.type:
             raise DataError(f"it was loaded on {loaded.recommender.device}. Restart the service.")
-        _warm(loaded.recommender)
+        self._warm(loaded.recommender)
         return loaded
 
     def add(self, item_ids: Sequence[str], texts: Sequence[str]) -> Update:
@@ -195,7 +202,7 @@ class LiveRecommender:
             return Update(len(self.now.recommender.tokenizer), self.now.catalogue, removed=[item_id])
 
     def _follow(self, successor: TigerRecommender) -> None:
-        _warm(successor)
+        self._warm(successor)
         if self._save is not None:
             self._write(self._save, successor)
         model, unsaved = self.now.model, self.now.unsaved + 1

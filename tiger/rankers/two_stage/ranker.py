@@ -25,6 +25,7 @@ from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.features import reads_time
+from tiger.rankers.two_stage.kept_candidates import kept
 from tiger.rankers.two_stage.saved import (
     COUNTS,
     SETTINGS,
@@ -294,9 +295,7 @@ class TwoStageRanker(Ranker):
             replaced[rows] = vectors
         self.candidates = Candidates(
             items,
-            known.pairs,
-            known.events,
-            known.cooccurrence,
+            *known.counts,
             codes=None if known.codes is None else tokenizer.codes,
             vectors=None if known.vectors is None else replaced,
             num_proposed=known.num_proposed,
@@ -304,9 +303,7 @@ class TwoStageRanker(Ranker):
 
     def keep_items(self, rows: np.ndarray) -> None:
         """Remove all items but those at these rows."""
-        known = self.candidates
-        codes = None if known.codes is None else known.codes[rows]
-        self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
+        self.candidates = kept(self.candidates, np.asarray(rows))
 
     def digest(self) -> bytes:
         """All trees."""
