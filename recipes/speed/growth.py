@@ -1,6 +1,6 @@
-"""Time and memory of every stage from ten thousand to a million items: the exponent says what grows faster than data.
+"""Time and memory of every stage from ten thousand to a million items: exponents say what grows faster than data.
 
-    python recipes/speed/growth.py [--sizes 10000 100000 1000000] [--stages propose "add one item"] [--largest 10000000]
+    python recipes/speed/growth.py [--sizes 10000 100000 1000000] [--stages trie "LSA, fit"] [--largest 10000000]
 
 A made catalog with ten events an item; each stage of each size runs in a process of its own, on one thread.
 """
@@ -50,7 +50,9 @@ def main() -> None:
         found = [{"items": size, **in_a_process(name, size)} for size in sizes]
         rows.append({"stage": name, "sizes": found, **exponents(found)})
         print(name, *(f"{row['items']:,}: {row.get('cpu_seconds')} s, {row.get('peak_mib')} MiB;" for row in found))
-        what = f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
+        what = (
+            f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
+        )
         write_result(args, "growth", {"what": what, "rows": rows})
     draw(rows, Path(args.results_dir) / "growth.png")
 

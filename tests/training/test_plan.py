@@ -96,6 +96,7 @@ def test_large_logs_are_measured_on_a_sample():
     assert users_to_ask(22_363, 12_101) == 22_363 and users_to_ask(35_598, 18_357) == 35_598
     assert users_to_ask(1_000_000, 1_000_000) == 20_000 and users_to_ask(5_000, 1_000_000) == 5_000
     few, many = (
-        estimated_seconds({"evaluate": {}}, (10**6, users, 10**6), ["evaluate"])["evaluate"] for users in (20_000, 10**6)
+        estimated_seconds({"evaluate": {}}, (10**6, users, 10**6), ["evaluate"])["evaluate"]
+        for users in (20_000, 10**6)
     )
     assert few == many

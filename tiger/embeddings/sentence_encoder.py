@@ -140,7 +140,9 @@ class SentenceEncoder:
         with tqdm(total=len(keys), desc="embedding", unit="text", disable=not self.progress) as bar:
             for start in range(0, len(keys), self.batch_size):
                 batch = keys[start : start + self.batch_size]
-                vectors = model.encode([texts[places[key]] for key in batch], batch_size=len(batch), show_progress_bar=False)
+                vectors = model.encode(
+                    [texts[places[key]] for key in batch], batch_size=len(batch), show_progress_bar=False
+                )
                 unsaved.update(zip(batch, vectors.astype(np.float32, copy=False), strict=True))
                 bar.update(len(batch))
                 if len(unsaved) >= CHUNK or start + self.batch_size >= len(keys):

@@ -19,7 +19,7 @@ from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import with_new_tokens
-from tiger.semantic_ids.tokenizer import SemanticIdTokenizer, check_ids
+from tiger.semantic_ids.tokenizer import check_ids
 from tiger.utils.errors import DataError, first_line
 
 _MAX_CHUNKS = 256  # pieces of an item table; not tuned

@@ -190,7 +190,9 @@ def _properties(values: list[str], split: Callable[[str], list[str]]) -> tuple[n
     place = np.argsort(order).astype(np.int32)
     starts = np.cumsum([0, *map(len, found)])
     columns = place[np.fromiter((number for row in found for number in row), np.int64, starts[-1])]
-    matrix = sparse.csr_matrix((np.ones(len(columns), dtype=np.int32), columns, starts), shape=(len(found), len(names)))
+    matrix = sparse.csr_matrix(
+        (np.ones(len(columns), dtype=np.int32), columns, starts), shape=(len(found), len(names))
+    )
     matrix.sort_indices()
     return names[order], matrix
 

@@ -41,7 +41,7 @@ class _Table:
             same[same] = self.keys[place[same]] == keys[left[same]]
             left, place = left[same], place[same]
             rows = self.rows[place]
-            equal = self._equal(rows, [item_ids[at] for at in left] if len(left) < len(keys) else item_ids)
+            equal = self._equal(rows, [item_ids[at] for at in left.tolist()] if len(left) < len(keys) else item_ids)
             found[left[equal]] = rows[equal]
             left, place = left[~equal], place[~equal] + 1
         return found
@@ -49,7 +49,9 @@ class _Table:
     def _equal(self, rows: np.ndarray, item_ids: Sequence[Any]) -> np.ndarray:
         """bool [n]: whether these rows have these ids."""
         if len(rows) < _FEW or not all(isinstance(item, str) for item in item_ids):
-            return np.array([self.values[row].as_py() == item for row, item in zip(rows.tolist(), item_ids)], dtype=bool)
+            return np.array(
+                [self.values[row].as_py() == item for row, item in zip(rows.tolist(), item_ids)], dtype=bool
+            )
         return pc.equal(self.values.take(pa.array(rows)), pa.array(item_ids, pa.large_string())).to_numpy(False)
 
 

@@ -96,7 +96,12 @@ def create_app(
     )
     app.router.route_class = JsonRoute
     app.state.live = LiveRecommender(
-        recommender, settings.save, source=source, manifest=manifest, updatable=not settings.read_only, bf16=settings.bf16
+        recommender,
+        settings.save,
+        source=source,
+        manifest=manifest,
+        updatable=not settings.read_only,
+        bf16=settings.bf16,
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)

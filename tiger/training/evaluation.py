@@ -76,7 +76,9 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     for name, answers, scores in stages_of(tiger, asked.histories, args, exclude):
         found[name] = NextItemEvaluation.of(answers, asked.targets)
     metrics = {name: _rounded(one.metrics) for name, one in found.items()}
-    sampled = {"errors": {name: _rounded(one.errors) for name, one in found.items()}} if len(asked) < len(everyone) else {}
+    sampled = (
+        {"errors": {name: _rounded(one.errors) for name, one in found.items()}} if len(asked) < len(everyone) else {}
+    )
     repeats = repeat_share(asked.histories, asked.targets)
     both = {}
     if repeats and "hybrid" in baselines:

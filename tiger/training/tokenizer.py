@@ -55,7 +55,9 @@ class TokenizerArguments:
     quantizer: str = field(default="rqvae", metadata={"help": "rqvae or residual-kmeans"})
     num_codebooks: int = field(
         default=3,
-        metadata={"help": "levels of codes, without the collision token; 0: 2, more in a catalog of over 21,845 items"},
+        metadata={
+            "help": "levels of codes, without the collision token; 0: 2, more in a catalog of over 21,845 items"
+        },
     )
     codebook_size: int | None = field(
         default=None, metadata={"help": "codes per level; default: 256, fewer in a catalog of under 1,024 items"}
@@ -231,4 +233,3 @@ def saved_vectors(
         return load_embeddings(embeddings, data.num_items)
     texts = item_texts(data.items, template_of(tokenizer), required=required)
     return load_encoder(Path(tokenizer) / "encoder").encode(texts)
-

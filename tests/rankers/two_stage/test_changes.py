@@ -28,8 +28,6 @@ def candidates():
     return Candidates.fit(train, catalogue(SIZE), codes=codes_of(SIZE), vectors=vectors_of(SIZE), num_proposed=30)
 
 
-
-
 def test_added_items_have_features_as_after_a_fit(candidates, monkeypatch):
     items, histories = catalogue(SIZE + 3), log(20, SIZE, seed=1)
     new = vectors_of(SIZE + 3)[SIZE:]

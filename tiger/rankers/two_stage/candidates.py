@@ -97,11 +97,7 @@ class Candidates:
         known = self._content, self.codes, self.vectors
         self._features = CandidateFeatures(items, pairs, events, directions, *known)
         popularity = self._content.popularity
-        first, second = np.divmod(pairs.keys, pairs.size)
-        soon, together = (
-            sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
-            for fact in ("soon", "together")
-        )
+        soon, together = pairs.matrix("soon"), pairs.matrix("together")
         self._transition = Transition().from_counts(soon, popularity)
         self._damped = Transition(log_counts=True).from_counts(soon, popularity)
         scale = sparse.diags(self._features.totals**-0.5)
@@ -162,7 +158,9 @@ class Candidates:
         for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part = histories.select(users)
-            found = np.concatenate([self._search(part, exclude_history, without), beams[users]], axis=1).astype(np.int32)
+            found = np.concatenate([self._search(part, exclude_history, without), beams[users]], axis=1).astype(
+                np.int32
+            )
             found[_repeated(found)] = -1
             rows[users] = found
             batch = RankingBatch(part, found, len(self), beams[users], scores[users])

@@ -39,7 +39,7 @@ class KeptCandidates(Candidates):
         self._gone = np.flatnonzero(self._numbers[:-1] < 0)
 
     @property
-    def items(self) -> pa.Table:  # type: ignore[override]  # an attribute of the others
+    def items(self) -> pa.Table:
         return self._whole.items.take(self._rows)
 
     def __len__(self) -> int:
