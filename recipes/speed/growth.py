@@ -1,6 +1,6 @@
-"""Time and memory of every stage from ten thousand to a million items: the exponent says what grows faster than data.
+"""Time and memory of every stage from ten thousand to a million items: exponents say what grows faster than data.
 
-    python recipes/speed/growth.py [--sizes 10000 100000 1000000] [--stages propose "add one item"] [--largest 10000000]
+    python recipes/speed/growth.py [--sizes 10000 100000 1000000] [--stages trie "LSA, fit"] [--largest 10000000]
 
 A made catalog with ten events an item; each stage of each size runs in a process of its own, on one thread.
 """
@@ -42,33 +42,45 @@ def main() -> None:
     one_thread()
     if args.one is not None:
         name, _, size = args.one.rpartition(":")
-        print(json.dumps(measured(STAGES[name], int(size))))
+        print(json.dumps(measured(name, int(size))))
         return
-    rows = []
+    file = Path(args.results_dir) / "growth.json"
+    rows = {row["stage"]: row for row in json.loads(file.read_text())["rows"]} if file.exists() else {}
     for name in args.stages or STAGES:
-        sizes = args.sizes + ([args.largest] if args.largest and name in AT_ANY_SIZE else [])
-        found = [{"items": size, **in_a_process(name, size)} for size in sizes]
-        rows.append({"stage": name, "sizes": found, **exponents(found)})
-        print(name, *(f"{row['items']:,}: {row.get('cpu_seconds')} s, {row.get('peak_mib')} MiB;" for row in found))
+        found: dict[str, list[dict]] = {}
+        for size in args.sizes + ([args.largest] if args.largest and name in AT_ANY_SIZE else []):
+            for step, one in in_a_process(name, size).items():
+                found.setdefault(step, []).append({"items": size} | one)
+        for step, of_sizes in found.items():
+            rows[step] = {"stage": step, "sizes": of_sizes, **exponents(of_sizes)}
+            print(
+                step,
+                *(f"{row['items']:,}: {row.get('cpu_seconds')} s, {row.get('peak_mib')} MiB;" for row in of_sizes),
+            )
         what = (
             f"a made catalog, {EVENTS} events an item; CPU seconds on one thread, peak memory above what went before"
         )
-        write_result(args, "growth", {"what": what, "rows": rows})
-    draw(rows, Path(args.results_dir) / "growth.png")
+        write_result(args, "growth", {"dataset": "made", "what": what, "rows": list(rows.values())})
+    draw(list(rows.values()), Path(args.results_dir) / "growth.png")
 
 
-def in_a_process(name: str, size: int) -> dict:
-    """What :func:`measured` found in a process of its own, or why there is nothing."""
+def in_a_process(name: str, size: int) -> dict[str, dict]:
+    """What :func:`measured` found in a process of its own, by step, or why there is nothing."""
     command = [sys.executable, str(Path(__file__).resolve()), "--one", f"{name}:{size}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]}
+        return {name: {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]}}
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(stage: Callable[[MadeCatalog], Callable[[], object]], size: int) -> dict:
-    """CPU seconds and peak memory of a stage; what it reads is made before."""
-    run = stage(MadeCatalog(size))
+def measured(name: str, size: int) -> dict[str, dict]:
+    """CPU seconds and peak memory of a stage's steps; what the first one reads is made before."""
+    steps = STAGES[name](MadeCatalog(size))
+    named = {f"{name}, {step}": run for step, run in steps.items()} if isinstance(steps, dict) else {name: steps}
+    return {step: measured_step(run) for step, run in named.items()}
+
+
+def measured_step(run: Callable[[], object]) -> dict:
     gc.collect()
     before = start_of_peak()
     cpu = time.process_time()

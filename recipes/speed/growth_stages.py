@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from made_catalog import MadeCatalog
 
@@ -19,6 +21,7 @@ from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.baselines import Hybrid
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.kept_candidates import kept
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import t5_config
 from tiger.retriever.data_collator import TrainingCollator
@@ -32,16 +35,17 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.training.catalog_size import CatalogSize
 
 Work = Callable[[], object]
-STAGES: dict[str, Callable[[MadeCatalog], Work]] = {}
+Stage = Callable[[MadeCatalog], Work | dict[str, Work]]
+STAGES: dict[str, Stage] = {}
 # Stages that read neither texts nor a log.
 AT_ANY_SIZE = ("tokenizer of codes", "trie", "search, a batch of 16")
 TURNS = 5  # of what takes milliseconds
 
 
 def stage(name: str) -> Callable:
-    """Register a stage under the name that results have."""
+    """Register a stage under the name that results have; one of several steps returns these by name, in order."""
 
-    def registered(function: Callable[[MadeCatalog], Work]) -> Callable[[MadeCatalog], Work]:
+    def registered(function: Stage) -> Stage:
         STAGES[name] = function
         return function
 
@@ -71,46 +75,26 @@ def some_histories(catalog: MadeCatalog, count: int) -> Sequences:
     return catalog.train.select(np.random.default_rng(4).integers(0, len(catalog.train), count))
 
 
-@stage("second stage, fit of candidates")
-def fit_candidates(catalog: MadeCatalog) -> Work:
+@stage("second stage")
+def second_stage(catalog: MadeCatalog) -> dict[str, Work]:
     assert len(catalog.train) and len(catalog.codes) and catalog.items.num_rows
-    return lambda: candidates_of(catalog)
-
-
-@stage("second stage, one request")
-def request(catalog: MadeCatalog) -> Work:
-    candidates, history = candidates_of(catalog), some_histories(catalog, 1)
-    return times(lambda: candidates.propose(history))
-
-
-@stage("second stage, given candidates of one request")
-def describe(catalog: MadeCatalog) -> Work:
-    candidates, history = candidates_of(catalog), some_histories(catalog, 1)
+    made: dict[str, Candidates] = {}
+    items, codes = pa.concat_tables([catalog.items, catalog.items.slice(0, 1)]), catalog.codes[:1]
+    codes, vector = np.concatenate([catalog.codes, codes]), np.ones((1, 64), dtype=np.float32)
+    one, many = some_histories(catalog, 1), some_histories(catalog, 256)
     rows = np.random.default_rng(5).integers(0, catalog.size, (1, 100))
-    return times(lambda: candidates.describe(history, rows))
-
-
-@stage("second stage, 256 users at once")
-def propose(catalog: MadeCatalog) -> Work:
-    candidates, histories = candidates_of(catalog), some_histories(catalog, 256)
-    return lambda: candidates.propose(histories)
-
-
-@stage("second stage, add one item")
-def extend(catalog: MadeCatalog) -> Work:
-    import pyarrow as pa
-
-    candidates = candidates_of(catalog)
-    items = pa.concat_tables([catalog.items, catalog.items.slice(0, 1)])
-    codes, vector = np.concatenate([catalog.codes, catalog.codes[:1]]), np.ones((1, 64), dtype=np.float32)
-    return lambda: candidates.extended(items, codes, vector)
-
-
-@stage("second stage, remove one item")
-def shrink(catalog: MadeCatalog) -> Work:
-    candidates = candidates_of(catalog)
     stay = np.delete(np.arange(catalog.size), catalog.size // 2)
-    return lambda: candidates.moved(catalog.items.take(stay), stay, catalog.codes[stay], None)
+    return {
+        "fit of candidates": lambda: made.setdefault("all", candidates_of(catalog)) and None,
+        "one request": times(lambda: made["all"].propose(one)),
+        "given candidates of one request": times(lambda: made["all"].describe(one, rows)),
+        "256 users at once": lambda: made["all"].propose(many),
+        "remove one item": lambda: kept(made["all"], stay),
+        "the first item added": lambda: made.setdefault("more", made["all"].extended(items, codes, vector)) and None,
+        "an item more": lambda: made["more"].extended(
+            pa.concat_tables([items, items.slice(0, 1)]), np.concatenate([codes, codes[:1]]), vector
+        ),
+    }
 
 
 def changed(catalog: MadeCatalog, tokens: str, remove: bool) -> Work:
@@ -274,9 +258,6 @@ def app_search(catalog: MadeCatalog) -> Work:
 
 @stage("dataset, load")
 def load(catalog: MadeCatalog) -> Work:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = Path(tempfile.mkdtemp())
     pq.write_table(catalog.items, folder / "items.parquet")
     users = pa.array(np.char.add("u", catalog.train.users.astype(str)))

@@ -5,10 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import make_recommender
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever import inference_model
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
 from tiger.serving.live import LiveRecommender, NonFiniteScores, RecommendCall, SaveConflict, answer_recommend
@@ -141,3 +143,9 @@ def test_named_filters_outlast_updates_and_reloads_and_their_masks_do_not(recomm
     assert answered() == (["item-1", "item-2", "item-3"], ())
     assert served.add_filter("in stock", "item_id = 'item-4'") == 1 and answered()[0] == ["item-4"]
     assert before.recommender.filters["in stock"].source == ("item-1", "item-2", "item-3")  # a snapshot is one
+def test_a_service_in_bfloat16_makes_no_copy_in_float32(recommender):
+    served = LiveRecommender(recommender, bf16=True)
+    served.remove("item-1")
+    for one in (recommender.model, served.now.recommender.model):
+        made = {kind for kind in inference_model._kept[one] if isinstance(kind, torch.dtype)}
+        assert made == {torch.bfloat16}

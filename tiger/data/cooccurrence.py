@@ -64,9 +64,10 @@ class PairTable:
         both occurred in either order; how often on one day.
         """
         count = 2 * sum(len(earlier) for _, earlier in pairs_by_gap(train, max_gap))
-        ends = _shares(train, size, -(-count // _PAIRS_AT_ONCE))
+        ends = _shares(train.items, size, -(-count // _PAIRS_AT_ONCE))
         parts = [cls._counted(train, size, max_gap, *part) for part in zip(ends[:-1], ends[1:])]
-        return cls(*(np.concatenate(arrays) for arrays in zip(*parts)), size)
+        keys, values = (np.concatenate(arrays) for arrays in zip(*parts))
+        return cls(keys, values, size)
 
     @classmethod
     def _counted(
@@ -110,11 +111,25 @@ class PairTable:
     def grouped(self, groups: np.ndarray) -> PairTable:
         """The same features of groups of items: int [items], the group of each."""
         size = int(groups.max(initial=-1)) + 1
-        first, second = np.divmod(self.keys, self.size)
-        keys, inverse = np.unique(groups[first].astype(np.int64) * size + groups[second], return_inverse=True)
-        values = np.zeros((len(keys), self.values.shape[1]), dtype=np.float32)
-        np.add.at(values, inverse, self.values)
-        return PairTable(keys, values, size)
+        source = groups[self.keys // self.size]
+        ends = _shares(source, size, -(-len(source) // _PAIRS_AT_ONCE))
+        keys, values = [], []
+        for start, stop in zip(ends[:-1], ends[1:]):
+            part = np.flatnonzero((source >= start) & (source < stop)) if len(ends) > 2 else slice(None)
+            own = source[part].astype(np.int64) * size + groups[self.keys[part] % self.size]
+            found, inverse = np.unique(own, return_inverse=True)
+            keys.append(found)
+            values.append(np.zeros((len(found), self.values.shape[1]), dtype=np.float32))
+            np.add.at(values[-1], inverse, self.values[part])
+        return PairTable(np.concatenate(keys), np.concatenate(values), size)
+
+    def matrix(self, fact: str) -> sparse.csr_matrix:
+        """One of the facts as a matrix, float32 [size, size]."""
+        values = self.values[:, self.FACTS.index(fact)]
+        some = np.flatnonzero(values)
+        starts = np.searchsorted(self.keys[some], self.size * np.arange(self.size + 1, dtype=np.int64))
+        columns = (self.keys[some] % self.size).astype(np.int32)
+        return sparse.csr_matrix((values[some], columns, starts), shape=(self.size, self.size))
 
     def leaving(self, first: np.ndarray) -> np.ndarray:
         """float32 of the shape of ``first``: ``soon`` summed over all that comes after, at least 5."""
@@ -126,9 +141,9 @@ class PairTable:
         return np.maximum(np.bincount(self.keys // self.size, soon, self.size), COUNT_FLOOR).astype(np.float32)
 
 
-def _shares(train: Sequences, size: int, count: int) -> np.ndarray:
-    """Divide the items into ``count`` ranges of rows, or fewer, with about as many events: where each begins, int64
-    [ranges + 1], the last number being ``size``."""
-    events = np.cumsum(np.bincount(train.items, minlength=size))
-    inner = np.searchsorted(events, len(train.items) * np.arange(1, count) / max(count, 1)) + 1
+def _shares(numbers: np.ndarray, size: int, count: int) -> np.ndarray:
+    """Divide numbers below ``size`` into ``count`` ranges, or fewer, that occur about as often in ``numbers``: where
+    each begins, int64 [ranges + 1], and ``size``."""
+    events = np.cumsum(np.bincount(numbers, minlength=size))
+    inner = np.searchsorted(events, len(numbers) * np.arange(1, count) / max(count, 1)) + 1
     return np.unique(np.concatenate([[0], np.minimum(inner, size), [size]])).astype(np.int64)

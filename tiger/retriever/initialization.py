@@ -204,8 +204,8 @@ def _write_prefixes(embeddings: torch.Tensor, tokenizer: SemanticIdTokenizer, kn
         if not len(rows):
             continue
         if level == 0:  # no other prefix has its code: take the mean of the level
-            tokens = np.flatnonzero(np.bincount(column, minlength=known)[:known])
-            mean = embeddings[torch.from_numpy(tokens).to(device)].mean(dim=0)
+            others = np.flatnonzero(np.bincount(column, minlength=known)[:known])
+            mean = embeddings[torch.from_numpy(others).to(device)].mean(dim=0)
             _write(embeddings, torch.from_numpy(np.unique(column[rows])).long().to(device), mean)
             continue
         kinds = np.unique(codes[rows])

@@ -49,7 +49,7 @@ def _write(
     write_semantic_ids(folder / FILE_NAME, arrays, item_ids, header | {"quantizer": files})
 
 
-def read_directory(folder: Path) -> tuple[dict[str, np.ndarray], list[str], dict, Quantizer | None]:
+def read_directory(folder: Path) -> tuple[dict[str, np.ndarray], ItemIds, dict, Quantizer | None]:
     """Read what :func:`write_directory` wrote. What a save replaces meanwhile is read again, never mixed.
 
     Raises:
@@ -67,7 +67,7 @@ def _stamp(folder: Path) -> tuple:
     return there.st_ino, file.st_ino, file.st_mtime_ns
 
 
-def _read(folder: Path) -> tuple[dict[str, np.ndarray], list[str], dict, Quantizer | None]:
+def _read(folder: Path) -> tuple[dict[str, np.ndarray], ItemIds, dict, Quantizer | None]:
     file, place = folder / FILE_NAME, folder / QUANTIZER_FOLDER
     if not file.exists():
         raise DataError(f"{file} is missing: {folder} holds no tokenizer, or a half-written one.")

@@ -59,7 +59,7 @@ class Cooccurrence:
         return lambda rows: np.concatenate([embeddings[rows], weight * self.vectors[rows]], axis=1)
 
 
-def _length(vectors: np.ndarray) -> np.floating:
+def _length(vectors: np.ndarray) -> Any:
     """Standard deviation of all of a matrix's dimensions together."""
     parts = [vectors[:, start : start + _COLUMNS].var(axis=0) for start in range(0, vectors.shape[1], _COLUMNS)]
     return np.sqrt(np.concatenate(parts).sum())

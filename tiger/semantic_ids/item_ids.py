@@ -41,7 +41,7 @@ class _Table:
             same[same] = self.keys[place[same]] == keys[left[same]]
             left, place = left[same], place[same]
             rows = self.rows[place]
-            equal = self._equal(rows, [item_ids[at] for at in left] if len(left) < len(keys) else item_ids)
+            equal = self._equal(rows, [item_ids[at] for at in left.tolist()] if len(left) < len(keys) else item_ids)
             found[left[equal]] = rows[equal]
             left, place = left[~equal], place[~equal] + 1
         return found

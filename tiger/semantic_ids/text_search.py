@@ -44,7 +44,8 @@ class TextSearch:
 
     def _rows_with(self, word: str) -> np.ndarray:
         """Rows of the texts in which a word occurs, int64 [n], ascending."""
-        wanted, places = word.encode(), []
+        wanted = word.encode()
+        places: list[int] = []
         place = self._bytes.find(wanted)
         while place >= 0 and len(places) < _FEW:
             places.append(place)

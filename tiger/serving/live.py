@@ -23,6 +23,7 @@ from tiger.retriever.search import SearchOptions
 from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
 from tiger.serving.query import FILTER_LIMITS, Query, QueryBatch
 from tiger.utils.disk import DiskError
+from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 
@@ -114,6 +115,7 @@ class LiveRecommender:
         manifest: of the directory that it was read from.
         updatable: whether items will be added, so that the text encoder is loaded now.
         prepare: called with a recommender that was loaded, before it answers; by default nothing is.
+        bf16: whether it answers in bfloat16, so that nothing is made in float32 that no request reads.
 
     Raises:
         DataError: the model's scores are not finite.
@@ -128,8 +130,10 @@ class LiveRecommender:
         manifest: bytes | None = None,
         updatable: bool = False,
         prepare: Callable[[TigerRecommender], object] | None = None,
+        bf16: bool | None = False,
     ):
-        _warm(recommender)
+        self._bf16 = bf16
+        self._warm(recommender)
         self._prepare = prepare
         if prepare is not None:
             prepare(recommender)
@@ -139,6 +143,10 @@ class LiveRecommender:
         model = f"unsaved-{recommender.tokenizer.fingerprint}" if manifest is None else manifest_digest(manifest)
         self.now = Snapshot(recommender, 0, model, self._cannot_add(recommender))
         self._updating = threading.Lock()
+
+    def _warm(self, recommender: TigerRecommender) -> None:
+        with devices.products_in(recommender.device, self._bf16):
+            _warm(recommender)
 
     def _cannot_add(self, recommender: TigerRecommender) -> str | None:
         return why_cannot_add(recommender) if self._updatable else "the service is read-only"
@@ -172,7 +180,7 @@ class LiveRecommender:
         loaded = self._source.load()
         if loaded.recommender.device.type != self.now.recommender.device.type:
             raise DataError(f"it was loaded on {loaded.recommender.device}. Restart the service.")
-        _warm(loaded.recommender)
+        self._warm(loaded.recommender)
         if self._prepare is not None:
             self._prepare(loaded.recommender)
         return loaded
@@ -218,7 +226,7 @@ class LiveRecommender:
             return compiled.count
 
     def _follow(self, successor: TigerRecommender) -> None:
-        _warm(successor)
+        self._warm(successor)
         if self._save is not None:
             self._write(self._save, successor)
         model, unsaved = self.now.model, self.now.unsaved + 1

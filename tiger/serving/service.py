@@ -102,7 +102,13 @@ def create_app(
     app.router.route_class = JsonRoute
     prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
     app.state.live = LiveRecommender(
-        recommender, settings.save, source=source, manifest=manifest, updatable=not settings.read_only, prepare=prepare
+        recommender,
+        settings.save,
+        source=source,
+        manifest=manifest,
+        updatable=not settings.read_only,
+        prepare=prepare,
+        bf16=settings.bf16,
     )
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ LEAST_SPARE = 1024
 
 class _Buffer(Generic[Array]):
     def __init__(self, array: Array, used: int):
-        self.array, self.used, self.lock = array, used, threading.Lock()
+        self.array: Any = array
+        self.used, self.lock = used, threading.Lock()
 
 
 class Growing(Generic[Array]):
@@ -30,8 +30,8 @@ class Growing(Generic[Array]):
     """
 
     def __init__(self, values: Array):
-        self.values = values
-        self._buffer = _Buffer(values, len(values))
+        self.values: Array = values
+        self._buffer: _Buffer[Array] = _Buffer(values, len(values))
 
     def append(self, rows: Array) -> Growing[Array]:
         """The values and rows [m, ...] of their type behind them."""
@@ -44,8 +44,9 @@ class Growing(Generic[Array]):
             buffer = _Buffer(_with_room(self.values, count), count)
             buffer.array[:known] = self.values
         # Through .data, a tensor's version counter, which the first shares, stays: none of its rows has changed.
-        (buffer.array.data if isinstance(buffer.array, torch.Tensor) else buffer.array)[known:count] = rows
-        grown = object.__new__(type(self))
+        target: Any = buffer.array.data if isinstance(buffer.array, torch.Tensor) else buffer.array
+        target[known:count] = rows
+        grown: Growing[Array] = object.__new__(type(self))
         grown.values, grown._buffer = buffer.array[:count], buffer
         return grown
 
@@ -53,5 +54,6 @@ class Growing(Generic[Array]):
 def _with_room(values: Array, count: int) -> Array:
     """An uninitialized array of the type of ``values`` for ``count`` rows and some more."""
     shape = (count + max(count // SPARE, LEAST_SPARE), *values.shape[1:])
-    new: Callable = values.new_empty if isinstance(values, torch.Tensor) else lambda size: np.empty(size, values.dtype)
-    return new(shape)
+    if isinstance(values, torch.Tensor):
+        return values.new_empty(shape)
+    return np.empty(shape, values.dtype)

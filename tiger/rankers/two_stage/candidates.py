@@ -38,10 +38,9 @@ DAMPED_WEIGHT = 0.8
 TOGETHER_WEIGHT = 3
 _CHUNK = 512
 _CHUNK_SCORES = 1 << 22  # scores of all items that are held at once, 16 MiB, a few times over
-# Word weights, the order of ties and moves between prefixes stay those of the fit until so large a share of items has
-# come; then all is fitted anew, as loading does. Words' weights go with the logarithm of the number of items: they are
-# off by less than .01 until then.
-ADDED_SHARE = 0.01
+# Until so large a share of the items has come or gone, word weights, the order of ties and moves between prefixes stay
+# those of the fit; then all is fitted anew, as loading does. New items are last among those that tie.
+CHANGED_SHARE = 0.01
 
 
 @dataclass
@@ -98,11 +97,7 @@ class Candidates:
         known = self._content, self.codes, self.vectors
         self._features = CandidateFeatures(items, pairs, events, directions, *known)
         popularity = self._content.popularity
-        first, second = np.divmod(pairs.keys, pairs.size)
-        soon, together = (
-            sparse.csr_matrix((pairs.values[:, PairTable.FACTS.index(fact)], (first, second)), shape=(size, size))
-            for fact in ("soon", "together")
-        )
+        soon, together = pairs.matrix("soon"), pairs.matrix("together")
         self._transition = Transition().from_counts(soon, popularity)
         self._damped = Transition(log_counts=True).from_counts(soon, popularity)
         scale = sparse.diags(self._features.totals**-0.5)
@@ -142,7 +137,7 @@ class Candidates:
         scores: np.ndarray | None = None,
         exclude_history: bool = True,
         progress: bool = False,
-        allowed: np.ndarray | None = None,
+        without: np.ndarray | None = None,
     ) -> Proposals:
         """Candidates of each history, the log's and the texts' first, then what the beams add.
 
@@ -152,8 +147,8 @@ class Candidates:
             beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
             scores: float [n, K], its log-probabilities.
             exclude_history: leave out items of the history.
-            allowed: bool [items], what may be proposed, left out before the best are taken; None: all. The beams hold
-                nothing else.
+            without: int [m], rows that are not proposed, left out before the best are taken; None: all may be. The
+                beams hold none of them.
         """
         if beams is None:
             beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
@@ -164,7 +159,7 @@ class Candidates:
         for start in tqdm(range(0, len(histories), _CHUNK), desc="candidates", unit="chunk", disable=not progress):
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part = histories.select(users)
-            own = self._search(part, exclude_history, allowed)
+            own = self._search(part, exclude_history, without)
             found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
             found[_repeated(found)] = -1
             rows[users] = found
@@ -198,13 +193,13 @@ class Candidates:
             parts.append(self._features.compute(RankingBatch(part, rows[users], len(self), none, none)))
         return Proposals(rows, np.concatenate(parts))
 
-    def _search(self, histories: Sequences, exclude_history: bool, allowed: np.ndarray | None) -> np.ndarray:
+    def _search(self, histories: Sequences, exclude_history: bool, without: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed], see :meth:`_best`; users in parts that bound memory."""
         step = max(1, _CHUNK_SCORES // len(self))
         parts = [np.arange(start, min(start + step, len(histories))) for start in range(0, len(histories), step)]
-        return np.concatenate([self._best(histories.select(users), exclude_history, allowed) for users in parts])
+        return np.concatenate([self._best(histories.select(users), exclude_history, without) for users in parts])
 
-    def _best(self, histories: Sequences, exclude_history: bool, allowed: np.ndarray | None) -> np.ndarray:
+    def _best(self, histories: Sequences, exclude_history: bool, without: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
         kin = self._content.scores(histories)
@@ -215,9 +210,8 @@ class Candidates:
         if exclude_history:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
-        if allowed is not None:
-            left_out = ~allowed[order]
-            hybrid[:, left_out] = kin[:, left_out] = -np.inf
+        if without is not None:
+            hybrid[:, place[without]] = kin[:, place[without]] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
         first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):
@@ -236,7 +230,7 @@ class Candidates:
             new_vectors: float [new items, D].
         """
         known, new = len(self), items.num_rows - len(self)
-        if items.num_rows > (1 + ADDED_SHARE) * self._fitted:
+        if items.num_rows > (1 + CHANGED_SHARE) * self._fitted:
             return self.moved(items, np.append(np.arange(known), np.full(new, -1)), codes, new_vectors)
         grown, added = copy.copy(self), items.slice(known)
         grown.items, grown.codes = items, None if codes is None else np.asarray(codes, dtype=np.int32)
@@ -262,31 +256,42 @@ class Candidates:
             codes: int [items, levels].
             new_vectors: float [new items, D], for the new ones, where content vectors are read.
         """
-        now = np.full(len(self), -1)
-        now[where[where >= 0]] = np.flatnonzero(where >= 0)
-        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, self.pairs.size))
-        known = (first >= 0) & (second >= 0)
-        keys = first[known] * items.num_rows + second[known]
-        values = self.pairs.values[known]
-        if (keys[1:] < keys[:-1]).any():  # not where items stay in their order
-            order = np.argsort(keys)
-            keys, values = keys[order], values[order]
-        pairs = PairTable(keys, values, items.num_rows)
-        rows, days = np.divmod(self.events, DAYS)
-        events = np.sort(now[rows[now[rows] >= 0]] * DAYS + days[now[rows] >= 0])
-        cooccurrence, vectors = _carried(self.cooccurrence, where), self.vectors
+        pairs, events, cooccurrence = self._counts_at(where)
+        vectors = self.vectors
         if vectors is not None:
             vectors = _carried(vectors, where)
             if (where < 0).any():
                 vectors[where < 0] = new_vectors
         return Candidates(items, pairs, events, cooccurrence, codes, vectors, self.num_proposed)
 
+    def _counts_at(self, where: np.ndarray) -> tuple[PairTable, np.ndarray, np.ndarray]:
+        """The log's counts over other items: int [items], the row here of each, -1: it is new."""
+        now = np.full(len(self), -1)
+        now[where[where >= 0]] = np.flatnonzero(where >= 0)
+        first, second = (now[rows] for rows in np.divmod(self.pairs.keys, self.pairs.size))
+        known = (first >= 0) & (second >= 0)
+        keys = first[known] * len(where) + second[known]
+        values = self.pairs.values[known]
+        if (keys[1:] < keys[:-1]).any():  # not where items stay in their order
+            order = np.argsort(keys)
+            keys, values = keys[order], values[order]
+        rows, days = np.divmod(self.events, DAYS)
+        events = np.sort(now[rows[now[rows] >= 0]] * DAYS + days[now[rows] >= 0])
+        return PairTable(keys, values, len(where)), events, _carried(self.cooccurrence, where)
+
     def save(self, file: str | os.PathLike) -> None:
         """Write the counts as safetensors; items, codes and vectors are saved with the recommender."""
-        first, second = np.divmod(self.pairs.keys, self.pairs.size)
-        keys = first * len(self) + second
-        counted = {"keys": keys, "values": self.pairs.values, "events": self.events}
-        write_atomically(file, save(counted | {"company": self.cooccurrence}))
+        pairs, events, cooccurrence = self.counts
+        counted = {"keys": pairs.keys, "values": pairs.values, "events": events}
+        write_atomically(file, save(counted | {"company": np.ascontiguousarray(cooccurrence)}))
+
+    @property
+    def counts(self) -> tuple[PairTable, np.ndarray, np.ndarray]:
+        """The log's counts over the items that there are now: pairs, events and co-occurrence vectors, as the class
+        takes them."""
+        if self.pairs.size == len(self):
+            return self.pairs, self.events, self.cooccurrence
+        return self._counts_at(np.arange(len(self)))
 
     @classmethod
     def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:

@@ -66,6 +66,7 @@ class RankingBatch:
     def __post_init__(self):
         self.wanted = np.maximum(self.rows, 0)
         self.read = self.histories.keep_last(READ)
+        self.soon = np.zeros((len(self.read), 0), dtype=np.float32)  # followers, as the features of the log leave it
         self.users, self.empty = self.read.users, self.read.lengths == 0
         # An empty history has no last item: row -1, of which nothing is known.
         self.last = np.where(self.empty, -1, np.append(self.read.items, -1)[self.read.offsets[1:] - 1])
@@ -139,7 +140,7 @@ class CandidateFeatures:
         self._starts = np.searchsorted(rows, np.arange(self._size))
         # The shortest two say where users go, the longest how many share all codes.
         lengths = [] if codes is None else sorted({1, min(2, codes.shape[1]), codes.shape[1]})
-        self._prefixes = [PrefixGroups(codes, length) for length in lengths]
+        self._prefixes = [] if codes is None else [PrefixGroups(codes, length) for length in lengths]
         self._moves = [pairs.grouped(prefixes.groups) for prefixes in self._prefixes[:2]]
         self._labels = {"same brand": _labels(items, "brand"), "same category": _labels(items, "categories")}
         self._branches = _branches(items, "categories")

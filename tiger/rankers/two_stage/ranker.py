@@ -25,6 +25,7 @@ from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.features import reads_time
+from tiger.rankers.two_stage.kept_candidates import kept
 from tiger.rankers.two_stage.saved import (
     COUNTS,
     SETTINGS,
@@ -233,14 +234,11 @@ class TwoStageRanker(Ranker):
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
         if not self.reads_t5 and k <= self.candidates.num_proposed:  # else the beams fill up what is too few
             beams, scores = beams[:, :0], scores[:, :0]
-        mask = None
-        if allowed is not None:
-            mask = np.zeros(len(self), dtype=bool)
-            mask[allowed] = True
+        without = None if allowed is None else np.setdiff1d(np.arange(len(self)), allowed)
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
             proposals = self.candidates.propose(
-                self._dated(histories.select(users)), beams[users], scores[users], exclude_history, allowed=mask
+                self._dated(histories.select(users)), beams[users], scores[users], exclude_history, without=without
             )
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
@@ -296,9 +294,7 @@ class TwoStageRanker(Ranker):
             replaced[rows] = vectors
         self.candidates = Candidates(
             items,
-            known.pairs,
-            known.events,
-            known.cooccurrence,
+            *known.counts,
             codes=None if known.codes is None else tokenizer.codes,
             vectors=None if known.vectors is None else replaced,
             num_proposed=known.num_proposed,
@@ -306,9 +302,7 @@ class TwoStageRanker(Ranker):
 
     def keep_items(self, rows: np.ndarray) -> None:
         """Remove all items but those at these rows."""
-        known = self.candidates
-        codes = None if known.codes is None else known.codes[rows]
-        self.candidates = known.moved(known.items.take(rows), np.asarray(rows), codes, None)
+        self.candidates = kept(self.candidates, np.asarray(rows))
 
     def digest(self) -> bytes:
         """All trees."""
