@@ -143,6 +143,8 @@ def test_named_filters_outlast_updates_and_reloads_and_their_masks_do_not(recomm
     assert answered() == (["item-1", "item-2", "item-3"], ())
     assert served.add_filter("in stock", "item_id = 'item-4'") == 1 and answered()[0] == ["item-4"]
     assert before.recommender.filters["in stock"].source == ("item-1", "item-2", "item-3")  # a snapshot is one
+
+
 def test_a_service_in_bfloat16_makes_no_copy_in_float32(recommender):
     served = LiveRecommender(recommender, bf16=True)
     served.remove("item-1")

@@ -193,10 +193,10 @@ class CatalogFilters:
     def _table(self) -> pa.Table:
         if self._items is not None:
             return self._items
-        return pa.table({"item_id": pa.array(self._tokenizer.item_ids, pa.large_string())})
+        return pa.table({"item_id": pa.array(list(self._tokenizer.item_ids), pa.large_string())})
 
     def _ids_of(self, compiled: CompiledFilter) -> list[str]:
-        return [self._tokenizer.item_ids[row] for row in np.flatnonzero(compiled.mask)]
+        return [self._tokenizer.item_ids[int(row)] for row in np.flatnonzero(compiled.mask)]
 
     def mask(self, compiled: CompiledFilter | None, part: str = "all") -> np.ndarray | None:
         """bool [n]: what may be recommended of a part of the catalog, of :data:`PARTS`; None: everything."""

@@ -92,8 +92,8 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     A change in place raises a weight's version counter. Fused optimizers don't raise it, so steps of optimizers, of
     any model in this process, count as a change as well. On a CPU, the first element of each weight is compared, too;
     an accelerator would have to be waited for. So these changes go unnoticed: writing through ``.data``, single
-    elements on a CPU, any elsewhere. Where an adapter wraps a layer, the copy is made anew each time: no weight changes
-    when one is turned off.
+    elements on a CPU, any elsewhere. Where an adapter wraps a layer, the copy is made anew each time: turning one off
+    changes no weight.
     """
     model = adapter_base(model)
     kept = _kept.setdefault(model, {})

@@ -22,8 +22,8 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
 from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
 from tiger.serving.query import FILTER_LIMITS, Query, QueryBatch
-from tiger.utils.disk import DiskError
 from tiger.utils import devices
+from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
 
