@@ -1,6 +1,7 @@
 """Validation NDCG@10 of the paper's recipe by epoch, one panel per dataset: ``python recipes/paper/report.py``.
 
-Reads what ``recipes/paper/runs.py`` left (``final.json`` and ``long.json``) and draws ``curves.png`` beside them.
+Reads what ``recipes/paper/runs.py`` left (``long.json``, ``longer.json`` and ``whole.json``) and draws ``curves.png``
+beside them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SETS = ("beauty", "sports", "toys")
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "recipes/results/paper")
     runs = {}
-    for name in ("final", "long"):
+    for name in ("long", "longer", "whole"):
         runs |= json.loads((folder / f"{name}.json").read_text())["runs"]
     figure, axes = plt.subplots(1, len(SETS), figsize=(15, 4.5))
     for axis, name in zip(axes, SETS):
