@@ -43,7 +43,7 @@ def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
 def page(folder: Path) -> str:
     """``README.md`` of the results: what was measured beside its bar."""
     found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
-    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu", "load")}
+    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu", "load", "growth")}
     parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
 
     def section(title: str, name: str, lines: list[str]) -> None:
@@ -116,6 +116,8 @@ def page(folder: Path) -> str:
             f"While texts stream through, memory grows by {indexing['growth_while_streaming_mib']} MiB.",
         ]
         section("Indexing", "indexing", lines)
+    if growth := found["growth"]:
+        section("Growth", "growth", growth_lines(growth))
     if (gpu := found["gpu"]) and "search" in gpu:
         section("GPU", "gpu", gpu_lines(gpu))
         found["gpu"] = None
@@ -245,6 +247,23 @@ def whole_fit(indexing: dict) -> str:
         f"All of it took {seconds:,.0f} CPU seconds (`{whole['command']}`, beside {whole['beside']}, which put adding "
         f"items at {whole['adding_ms']['median']} ms). "
     )
+
+
+def growth_lines(growth: dict) -> list[str]:
+    """Seconds and memory of each stage at each size, and the exponent of time."""
+    sizes = sorted({one["items"] for row in growth["rows"] for one in row["sizes"]})
+    rows = []
+    for row in growth["rows"]:
+        by_size = {one["items"]: one for one in row["sizes"]}
+        cells = [
+            ""
+            if (one := by_size.get(size)) is None
+            else one.get("failed") or f"{one['cpu_seconds']:,.3g} s, {max(one['peak_mib'], 0):,} MiB"
+            for size in sizes
+        ]
+        rows.append([row["stage"], *cells, row.get("exponent of cpu_seconds", "")])
+    heads = ["", *(f"{size:,} items" for size in sizes), "exponent of time"]
+    return [markdown_table(heads, rows), "", "1 is linear, 0 flat.", "", "![Growth](growth.png)"]
 
 
 def main() -> None:

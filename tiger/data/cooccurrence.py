@@ -46,15 +46,36 @@ class PairTable:
         size: number of items. Those from it on, which came later, have no pairs.
 
     Attributes:
+        facts: names of the columns of ``values``, by default :attr:`FACTS`.
         padded: float32 [m + 1, F], ``values`` and a row of zeros.
     """
 
     FACTS = ("next", "soon", "before", "together", "same day")
 
-    def __init__(self, keys: np.ndarray, values: np.ndarray, size: int):
-        self.keys, self.size = keys, size
-        self.padded = np.concatenate([values, np.zeros((1, values.shape[1]), dtype=np.float32)])
-        self.values = self.padded[:-1]
+    def __init__(self, keys: np.ndarray, values: np.ndarray, size: int, facts: tuple[str, ...] = FACTS):
+        self._set(keys, np.concatenate([values, np.zeros((1, len(facts)), dtype=np.float32)]), size, facts)
+
+    def _set(self, keys: np.ndarray, padded: np.ndarray, size: int, facts: tuple[str, ...]) -> None:
+        self.keys, self.size, self.facts = keys, size, facts
+        self.padded, self.values = padded, padded[:-1]
+
+    @classmethod
+    def _of_parts(
+        cls, keys: list[np.ndarray], values: list[np.ndarray], size: int, facts: tuple[str, ...] = FACTS
+    ) -> PairTable:
+        """A table of parts whose keys ascend from one to the next; both lists are emptied, so that little is held
+        twice."""
+        table = object.__new__(cls)
+        joined = np.concatenate(keys)
+        keys.clear()
+        padded = np.zeros((len(joined) + 1, len(facts)), dtype=np.float32)
+        start = 0
+        while values:
+            part = values.pop(0)
+            padded[start : start + len(part)] = part
+            start += len(part)
+        table._set(joined, padded, size, facts)
+        return table
 
     @classmethod
     def fit(cls, train: Sequences, size: int, max_gap: int = 20) -> PairTable:
@@ -65,9 +86,12 @@ class PairTable:
         """
         count = 2 * sum(len(earlier) for _, earlier in pairs_by_gap(train, max_gap))
         ends = _shares(train.items, size, -(-count // _PAIRS_AT_ONCE))
-        parts = [cls._counted(train, size, max_gap, *part) for part in zip(ends[:-1], ends[1:])]
-        keys, values = (np.concatenate(arrays) for arrays in zip(*parts))
-        return cls(keys, values, size)
+        keys, values = [], []
+        for start, stop in zip(ends[:-1], ends[1:]):
+            own, facts = cls._counted(train, size, max_gap, start, stop)
+            keys.append(own)
+            values.append(facts)
+        return cls._of_parts(keys, values, size)
 
     @classmethod
     def _counted(
@@ -108,6 +132,12 @@ class PairTable:
         known = (self.keys[at] == wanted) & (first < self.size) & (second < self.size)
         return np.where(known, at, len(self.keys))
 
+    def only(self, fact: str) -> PairTable:
+        """One of the facts alone, of the pairs that have it."""
+        values = self.values[:, self.facts.index(fact)]
+        some = np.flatnonzero(values)
+        return PairTable(self.keys[some], values[some, None], self.size, (fact,))
+
     def grouped(self, groups: np.ndarray) -> PairTable:
         """The same features of groups of items: int [items], the group of each."""
         size = int(groups.max(initial=-1)) + 1
@@ -121,11 +151,11 @@ class PairTable:
             keys.append(found)
             values.append(np.zeros((len(found), self.values.shape[1]), dtype=np.float32))
             np.add.at(values[-1], inverse, self.values[part])
-        return PairTable(np.concatenate(keys), np.concatenate(values), size)
+        return self._of_parts(keys, values, size, self.facts)
 
     def matrix(self, fact: str) -> sparse.csr_matrix:
         """One of the facts as a matrix, float32 [size, size]."""
-        values = self.values[:, self.FACTS.index(fact)]
+        values = self.values[:, self.facts.index(fact)]
         some = np.flatnonzero(values)
         starts = np.searchsorted(self.keys[some], self.size * np.arange(self.size + 1, dtype=np.int64))
         columns = (self.keys[some] % self.size).astype(np.int32)
@@ -137,7 +167,7 @@ class PairTable:
 
     @cached_property
     def _leaving(self) -> np.ndarray:
-        soon = self.values[:, self.FACTS.index("soon")]
+        soon = self.values[:, self.facts.index("soon")]
         return np.maximum(np.bincount(self.keys // self.size, soon, self.size), COUNT_FLOOR).astype(np.float32)
 
 

@@ -37,6 +37,7 @@ HYBRID_SHARE = Fraction(2, 3)
 DAMPED_WEIGHT = 0.8
 TOGETHER_WEIGHT = 3
 _CHUNK = 512
+_ROWS = 1 << 16  # rows of a table that are computed at a time
 _CHUNK_SCORES = 1 << 22  # scores of all items that are held at once, 16 MiB, a few times over
 # Until so large a share of the items has come or gone, word weights, the order of ties and moves between prefixes stay
 # those of the fit; then all is fitted anew, as loading does. New items are last among those that tie.
@@ -325,10 +326,21 @@ def _directions(cooccurrence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A vector's length, or zeros, would reveal that an item has few training events, which on 5-core data means that
     the others are held out.
     """
-    vectors = _unit(cooccurrence)
-    mean = vectors.sum(axis=0)
-    return _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, mean)), _unit(mean[None])[0]
+    total = np.zeros((1, cooccurrence.shape[1]), dtype=np.float32)
+    parts = [slice(start, start + _ROWS) for start in range(0, len(cooccurrence), _ROWS)]
+    for part in parts:
+        total = np.concatenate([total, _unit(cooccurrence[part])]).sum(axis=0, keepdims=True)
+    directions = np.empty_like(cooccurrence)
+    for part in parts:
+        vectors = _unit(cooccurrence[part])
+        directions[part] = _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, total))
+    return directions, _unit(total)[0]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    """Rows [n, D] of length 1, but for zeros."""
+    scaled = np.empty_like(vectors)
+    for start in range(0, len(vectors), _ROWS):
+        part = vectors[start : start + _ROWS]
+        scaled[start : start + _ROWS] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return scaled

@@ -141,7 +141,8 @@ class CandidateFeatures:
         # The shortest two say where users go, the longest how many share all codes.
         lengths = [] if codes is None else sorted({1, min(2, codes.shape[1]), codes.shape[1]})
         self._prefixes = [] if codes is None else [PrefixGroups(codes, length) for length in lengths]
-        self._moves = [pairs.grouped(prefixes.groups) for prefixes in self._prefixes[:2]]
+        soon = pairs.only("soon") if self._prefixes else pairs
+        self._moves = [soon.grouped(prefixes.groups) for prefixes in self._prefixes[:2]]
         self._labels = {"same brand": _labels(items, "brand"), "same category": _labels(items, "categories")}
         self._branches = _branches(items, "categories")
         self._price = _logarithms(items, "price")
@@ -251,7 +252,7 @@ class CandidateFeatures:
             groups = prefixes.groups
             first = groups[batch.read.items]
             values = moves.padded[moves.find(first[:, None], groups[batch.wanted][batch.users])]
-            share = values[..., PairTable.FACTS.index("soon")] / moves.leaving(first)[:, None]
+            share = values[..., moves.facts.index("soon")] / moves.leaving(first)[:, None]
             for span in ("last", "5"):
                 yield f"moves of prefixes of {length}, {span}", batch.aggregate(share, span)
         if self._codes is not None:
