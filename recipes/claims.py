@@ -56,7 +56,10 @@ class Results:
         return tuple(f"{experiment}/{file.name}" for file in sorted(self.folder.glob(f"{experiment}/*.json")))
 
     def together(self, first: str, second: str) -> tuple[int, float, float, tuple[str, ...]] | None:
-        """The last epoch that both runs have, their validation NDCG@10 then, and the files; None: there is no such one."""
+        """Two runs after as many epochs as both have: the epoch, NDCG@10 on validation of each, and the files.
+
+        None: one is not there, or no epoch is in both.
+        """
         found = self.curve(first), self.curve(second)
         if found[0] is None or found[1] is None or not (common := found[0][1].keys() & found[1][1].keys()):
             return None
