@@ -26,6 +26,7 @@ from tiger.cli.common import friendly_errors
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.quantizers.rqvae import RQVAE
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import t5_config
 from tiger.retriever.data_collator import TrainingCollator
@@ -36,7 +37,7 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.training.arguments import parse_arguments
 
-SECTIONS = ("search", "graphs", "options", "recommend", "trie", "training", "rqvae", "compiled")
+SECTIONS = ("search", "graphs", "filters", "options", "recommend", "trie", "training", "rqvae", "compiled")
 
 
 @dataclass
@@ -141,13 +142,42 @@ class Bench:
             rows[str(batch)] = self.timed(graph.replay, batch) | {"same_rows": same}
         return rows
 
+    def filters(self) -> dict:
+        """Filters of histories as inputs of a graph: others are copied into it, and nothing is captured anew."""
+        if self.args.device != "cuda":
+            return {"skipped": "CUDA graphs need a GPU"}
+        rows, trie = {}, self.catalog_trie
+        masks = torch.from_numpy(self.random.random((8, self.args.catalog)) < 0.05)
+        filters = [AllowedItems.from_mask(trie, mask) for mask in masks]
+        for batch in self.args.batches:
+            static, seen = self.tokens(batch), self.excluded(batch)
+            of = torch.arange(batch, device=self.args.device) % 4
+            first, second = (AllowedItems.together(some, of) for some in (filters[:4], filters[4:]))
+            call = {"excluded": seen, "allowed_items": first}
+            graph, answer = captured(lambda static=static, call=call: self.searched(static, **call))
+            first.counts.copy_(second.counts)
+            graph.replay()
+            eager = self.searched(static, excluded=seen, allowed_items=second)
+            allowed = masks[4:].to(self.args.device)[of.unsqueeze(1), answer.rows.clamp(min=0)]
+            if not bool((allowed | (answer.rows < 0)).all()):
+                raise AssertionError(f"batch {batch}: the graph answers what the new filter does not allow")
+            same = float((answer.rows == eager.rows).float().mean())
+            if same < 0.999:
+                raise AssertionError(f"batch {batch}: graph and eager agree on {same:.4f} of the answers")
+            rows[str(batch)] = self.timed(graph.replay, batch) | {"same_rows": same}
+        return rows
+
+    def excluded(self, users: int) -> torch.Tensor:
+        """Rows that may not be answered, int64 [users, X], on the device."""
+        return torch.from_numpy(pad_rows(self.histories(users))).to(self.args.device)
+
     def options(self) -> dict:
         """Eager, a batch of 1,024: with the history left out, with half of the catalog allowed, with both."""
         batch = min(1024, max(self.args.batches))
         tokens = self.tokens(batch)
-        seen = torch.from_numpy(pad_rows(self.histories(batch))).to(self.args.device)
+        seen = self.excluded(batch)
         among = torch.from_numpy(self.random.random(self.args.catalog) < 0.5).to(self.args.device)
-        options = {"plain": {}, "history removed": {"excluded": seen}, "half allowed": {"among": among}}
+        options = {"plain": {}, "history removed": {"excluded": seen}, "half allowed": {"allowed_items": among}}
         options["both"] = options["history removed"] | options["half allowed"]
         return {
             name: self.timed(lambda with_=with_: self.searched(tokens, **with_), batch)

@@ -111,6 +111,31 @@ def test_a_log_to_a_file(tiger, folder, tmp_path):
         assert tiger("recommend", folder, *wrong, code=2).err.startswith("error: ")
 
 
+def test_only_what_a_filter_allows(tiger, folder, tmp_path, monkeypatch):
+    given = ("--filter", "item_id in ('i3', 'i4', 'i5') and not title is null", "-k", 5)
+    rows = json.loads(tiger("recommend", folder, "--history", "i3", "i9", "--json", *given).out)
+    assert sorted(row["item_id"] for row in rows) == ["i4", "i5"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO('["i3"]\n[]\n'))
+    found = [json.loads(line) for line in tiger("recommend", folder, "--histories", "-", *given).out.splitlines()]
+    assert [sorted(item["item_id"] for item in row["items"]) for row in found] == [["i4", "i5"], ["i3", "i4", "i5"]]
+    pq.write_table(
+        pa.table({"user_id": ["a", "b"], "item_id": ["i3", "i1"], "timestamp": [1, 2]}), tmp_path / "log.parquet"
+    )
+    log = ("recommend", folder, "--histories", tmp_path / "log.parquet", "--out", tmp_path / "out.parquet")
+    tiger(*log, *given)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert sorted(row["item_id"] for row in rows if row["user_id"] == "a") == ["i4", "i5"] and len(rows) == 5
+    tiger(*log, "--filter", "item_id = 'i5' or item_id = 'i4' or item_id = 'i3'", "-k", 5)  # the same items: done
+    assert "there already" in tiger(*log, "-k", 5, code=2).err
+    assert "there already" in tiger(*log, *given[:1], "item_id = 'i5'", "-k", 5, code=2).err
+    shown = tiger("recommend", folder, "--history", "i3", "--filter", "titel = 'x'", code=2)
+    assert shown.err.splitlines() == [
+        "error: filter: there is no column 'titel' (is 'title' meant?). There are item_id, title; text needs quotes."
+    ]
+    shown = tiger("recommend", folder, "--history", "i3", "--filter", "title = 'x'", "--json")
+    assert json.loads(shown.out) == [] and len(shown.err.splitlines()) == 1 and "allows no item" in shown.err
+
+
 def test_items_are_added_updated_reported_and_removed(tiger, folder, tmp_path):
     rows = [{"item_id": f"new-{n}", "title": f"tent tent rope {n}"} for n in range(3)] + [{"item_id": "i1"}]
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -3,6 +3,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from tests.conftest import make_histories, make_model, make_tokenizer
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.beam_search import beam_search, trie_generate
 from tiger.retriever.data_collator import child_targets
 from tiger.retriever.model import next_item_loss
@@ -261,3 +262,43 @@ def test_custom_generate_gives_the_same_answers(tokens):
     sampled = model.generate(histories[:1], do_sample=True, temperature=5.0, **options)
     assert len({tuple(row) for row in sampled.tolist()}) == 10
     assert model.generate(histories, custom_generate=trie_generate, trie=trie).shape == (3, 1 + trie.depth)
+
+
+@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+def test_each_history_has_its_own_allowed_items(tokens):
+    """More histories than a CPU decodes together, so that their order changes on the way."""
+    _, model, trie, histories = setup(60, [3, 0, 5, 1, 2, 4] * 5, tokens)
+    random = torch.Generator().manual_seed(0)
+    masks = torch.rand(4, 60, generator=random) < torch.tensor([[0.05], [0.3], [1.0], [0.0]])
+    of = torch.randint(4, (30,), generator=random)
+    excluded = torch.randint(-1, 60, (30, 6), generator=random)
+    together = AllowedItems.together([AllowedItems.from_mask(trie, mask) for mask in masks], of)
+    found = beam_search(model, trie, histories, num_beams=8, excluded=excluded, allowed_items=together)
+    for user in range(30):
+        alone = beam_search(
+            model,
+            trie,
+            histories[user : user + 1],
+            num_beams=8,
+            excluded=excluded[user : user + 1],
+            allowed_items=masks[of[user]],
+        )
+        assert found.rows[user].tolist() == alone.rows[0].tolist()
+        torch.testing.assert_close(found.scores[user], alone.scores[0], atol=2e-5, rtol=0)
+        left = masks[of[user]].clone()
+        left[excluded[user][excluded[user] >= 0]] = False
+        assert int((found.rows[user] >= 0).sum()) == min(8, int(left.sum()))
+
+
+def test_allowed_items_are_exchanged_in_place():
+    """As a captured search takes another filter: the tensor is the input, nothing else remembers it."""
+    _, model, trie, histories = setup(60, [3, 2])
+    masks = torch.rand(2, 60, generator=torch.Generator().manual_seed(1)) < 0.3
+    first, second = (AllowedItems.from_mask(trie, mask) for mask in masks)
+    expected = beam_search(model, trie, histories, num_beams=10, allowed_items=second)
+    first.counts.copy_(second.counts)
+    found = beam_search(model, trie, histories, num_beams=10, allowed_items=first)
+    assert torch.equal(found.rows, expected.rows) and torch.equal(found.scores, expected.scores)
+    assert masks[1][found.rows.clamp(min=0)][found.rows >= 0].all()
+    with pytest.raises(ValueError, match=r"allowed items \[F, 61\] are needed"):
+        AllowedItems(trie, first.counts[:, :-1])

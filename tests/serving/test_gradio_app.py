@@ -54,7 +54,7 @@ def test_the_page_works_and_takes_no_uploads_nor_calls_by_programs(recommender, 
                 assert client.get(path).status_code == 200
             policy = client.get("/").headers["content-security-policy"]
             assert "default-src 'self';" in policy and "img-src 'self' data: blob:;" in policy
-            html = event(client, config, [["i1", "i2"], 5, 40, 0, True, False])
+            html = event(client, config, [["i1", "i2"], 5, 40, 0, True, False, ""])
             assert html.count("<li>") == 5
             # For programs: no endpoint has a name, and none of them answers.
             assert client.get("/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}

@@ -12,6 +12,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
 from tiger.serving.live import LiveRecommender, NonFiniteScores, RecommendCall, SaveConflict, answer_recommend
+from tiger.serving.model_source import ModelSource
 from tiger.serving.query import Query
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
@@ -118,3 +119,25 @@ def test_one_answer_with_such_scores_is_an_error_and_the_others_are_not(recommen
     answers = answer_recommend(served.now, call, list(map(Query, histories)))
     assert isinstance(answers[1], NonFiniteScores)
     assert [len(answer.items) for answer in (answers[0], answers[2])] == [1, 2]
+
+
+def test_named_filters_outlast_updates_and_reloads_and_their_masks_do_not(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "model")
+    source = ModelSource(str(tmp_path / "model"), None, TigerRecommender.from_pretrained)
+    served = LiveRecommender(source.load().recommender, source=source)
+    assert served.add_filter("in stock", ["item-1", "item-2", "item-3"]) == 3
+
+    def answered():
+        (answer,) = answer_recommend(
+            served.now, RecommendCall(5, True, SearchOptions(), None), [Query([[]], filter="in stock")]
+        )
+        return sorted(answer.items[0]), answer.filter.unknown
+
+    before = served.now
+    assert answered() == (["item-1", "item-2", "item-3"], ())
+    served.remove("item-1")
+    assert answered() == (["item-2", "item-3"], ("item-1",))
+    served.reload()  # item-1 is back
+    assert answered() == (["item-1", "item-2", "item-3"], ())
+    assert served.add_filter("in stock", "item_id = 'item-4'") == 1 and answered()[0] == ["item-4"]
+    assert before.recommender.filters["in stock"].source == ("item-1", "item-2", "item-3")  # a snapshot is one

@@ -127,6 +127,25 @@ def test_what_belongs_to_another_run_is_left_alone(recommender, tmp_path, monkey
     assert out.read_text() == "my notes"
 
 
+def test_one_filter_for_all_users(recommender, tmp_path):
+    log = tmp_path / "log.parquet"
+    write_log(log)
+    allowed = [f"item-{row}" for row in range(0, 60, 3)]
+    recommend_users(recommender, log, tmp_path / "out.parquet", filter=allowed, part_events=30, **OPTIONS)
+    found = answers(tmp_path / "out.parquet")
+    assert len(found) == 40 and {len(rows) for rows in found.values()} == {5}
+    assert {row["item_id"] for rows in found.values() for row in rows} <= set(allowed)
+    before = (tmp_path / "out.parquet").read_bytes()
+    recommender.add_filter("third", allowed[::-1])
+    recommend_users(recommender, log, tmp_path / "out.parquet", filter="third", part_events=30, **OPTIONS)
+    assert (tmp_path / "out.parquet").read_bytes() == before
+    recommender.add_filter("third", allowed[1:])
+    with pytest.raises(DataError, match="there already"):
+        recommend_users(recommender, log, tmp_path / "out.parquet", filter="third", part_events=30, **OPTIONS)
+    with pytest.raises(DataError, match="one filter for all its users"):
+        recommend_users(recommender, log, tmp_path / "other.parquet", filter=[None, "third"], **OPTIONS)
+
+
 def test_bad_logs_are_named(recommender, tmp_path):
     log, out = tmp_path / "log.parquet", tmp_path / "out.parquet"
 

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors import SafetensorError
 
@@ -16,6 +17,9 @@ from tests.rankers.click.test_ranker import make_ranker
 from tests.recommender.test_recommender import fitted, recommender  # noqa: F401
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.search_options import SearchOptions
+from tiger.serving.live import LiveRecommender, RecommendCall, answer_recommend
+from tiger.serving.query import Query
 from tiger.utils.errors import DataError
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
@@ -389,3 +393,54 @@ def test_command_line_says_what_is_wrong(recommender, tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "tiger.serving.service")
     assert "tiger-recommender[serve]" in fails(tmp_path / "model")
+
+
+def test_filters(recommender):  # noqa: F811
+    prices = pa.array([None, *map(float, range(1, 40))])
+    recommender.items = recommender.items.append_column("price", prices)
+    recommender.add_filter("in stock", ["i2", "i3", "i4"])
+    with client_of(recommender) as client:
+        for given in ("price < 9 and not item_id in ('i3')", "in stock", ["i5", "i6", "nobody"]):
+            found = recommend(client, ["i1", "i2"], [], filter=given, k=5)
+            compiled = recommender.state.filters.compile(given)
+            items, scores = recommender.recommend([["i1", "i2"], []], k=5, num_beams=40, filter=compiled)
+            assert close(found["recommendations"], items, scores)
+            assert found["filter"] == {"allowed": compiled.count, "unknown": ["nobody"] if "nobody" in given else []}
+        assert "filter" not in recommend(client, ["i1"])
+        empty = recommend(client, ["i1"], filter="price < 0")
+        assert empty["recommendations"][0]["items"] == [] and empty["filter"]["allowed"] == 0
+        for wrong, why in (
+            ("prise < 2", "no column 'prise' (is 'price' meant?)"),
+            ("price < 'x'", "column 'price' holds numbers (double), 'x' is a text."),
+            (" or ".join(["price = 1"] * 101), "at most 100 comparisons"),
+            ("price < " + "1" * 2000, "at most 2000 characters"),
+            (["i1"] * 10_001, "at most 10000 items"),
+            ([1], "valid string"),
+            ("", "at least 1 character"),
+        ):
+            answer = client.post("/recommend", json={"histories": [["i1"]], "filter": wrong})
+            assert answer.status_code == 422 and why in answer.json()["error"], answer.text
+            assert "\n" not in answer.json()["error"]
+        answer = client.post("/recommend", json={"histories": [["i1"]], "filter": ["nobody"], "strict": True})
+        assert answer.status_code == 404 and "nobody" in answer.json()["error"]
+        # What is added is allowed from then on, what is removed no more; names stay.
+        client.post("/items", json=new_items("i99"))
+        assert recommend(client, ["i1"], filter=["i99", "i2"])["filter"] == {"allowed": 2, "unknown": []}
+        client.delete("/items/i2")
+        found = recommend(client, ["i1"], filter="in stock")
+        assert found["filter"] == {"allowed": 2, "unknown": ["i2"]}
+        assert client.app.state.live.add_filter("in stock", "price >= 38") == 2
+        assert sorted(recommend(client, [], filter="in stock")["recommendations"][0]["items"]) == ["i38", "i39"]
+
+
+def test_requests_with_and_without_filters_share_a_batch(recommender):  # noqa: F811
+    snapshot = LiveRecommender(recommender).now
+    call = RecommendCall(3, True, SearchOptions(num_beams=40), None)
+    given = [["i2", "i3", "i4"], None, "price < 2", ["i5"], "item_id = 'i7'"]
+    answers = answer_recommend(snapshot, call, [Query([["i1"], []], filter=one) for one in given])
+    assert isinstance(answers[2], DataError) and "no column 'price'" in str(answers[2])
+    for one, answer in zip(given, answers):
+        if answer is not answers[2]:
+            items, scores = recommender.recommend([["i1"], []], k=3, num_beams=40, filter=one)
+            assert answer.items == items and answer.batch == 8
+            assert np.allclose([*answer.scores[0]], scores[0, : len(items[0])], atol=1e-4)

@@ -35,6 +35,7 @@ def add_recommend_verbs(verbs) -> None:
     )
     recommend.add_argument("-k", type=int, default=10, help="number of items (default 10)")
     add_search_options(recommend)
+    _add_filter(recommend, "only items for which this is true")
     recommend.add_argument(
         "--unseen_share", type=float, metavar="SHARE", help="share of -k for items added since training"
     )
@@ -49,6 +50,7 @@ def add_recommend_verbs(verbs) -> None:
     rank.add_argument("--history", nargs="*", default=[], metavar="ID", help="item ids, oldest first; -: from stdin")
     _add_times(rank)
     rank.add_argument("--candidates", nargs="+", required=True, metavar="ID", help="item ids to order")
+    _add_filter(rank, "only candidates for which this is true")
     rank.add_argument("--json", action="store_true", help="print JSON")
     rank.set_defaults(run=run_rank)
 
@@ -69,6 +71,21 @@ def _add_times(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_filter(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--filter",
+        metavar="TEXT",
+        help=f"{what}: \"price < 20 and brand in ('Acme', 'Bolt')\", by columns of the item table; "
+        "=, !=, <, <=, >, >=, in, is null, and, or, not",
+    )
+
+
+def _compiled(tiger, text: str):
+    """A filter in words; of one that allows nothing it is told once."""
+    with print_warnings():
+        return tiger.compile_filter(text)
+
+
 def _times(args: argparse.Namespace) -> dict:
     return {"timestamps": None if args.timestamps is None else [args.timestamps], "at": args.at}
 
@@ -86,6 +103,8 @@ def run_recommend(args: argparse.Namespace) -> None:
     if args.histories is not None and (args.timestamps is not None or args.at is not None):
         raise DataError("--timestamps and --at belong to --history: a file of histories holds its own times.")
     tiger = load_recommender(args.model, args.revision, "cpu" if args.histories is None else "fastest")
+    if args.filter is not None:
+        options["filter"] = _compiled(tiger, args.filter)
     if args.out is not None:
         from tiger.serving.answer_files import recommend_to
 
@@ -139,8 +158,9 @@ def _history_of(number: int, line: str) -> dict:
 
 def run_rank(args: argparse.Namespace) -> None:
     tiger = load_recommender(args.model, args.revision)
+    allowed = None if args.filter is None else _compiled(tiger, args.filter)
     with print_warnings():
-        (items,), scores = tiger.rank([words(args.history)], [args.candidates], **_times(args))
+        (items,), scores = tiger.rank([words(args.history)], [args.candidates], filter=allowed, **_times(args))
     _print(tiger, items, scores[0], args.json)
 
 

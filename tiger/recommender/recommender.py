@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, TypeVar, overload
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ import torch
 from huggingface_hub import CommitInfo
 from transformers import T5ForConditionalGeneration
 
-from tiger.data.sequences import Sequences, id_lists, pad_rows
+from tiger.data.sequences import Sequences, id_lists
 from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.recommender import hub
+from tiger.recommender.answers import AnswerOptions, answer_histories, rank_candidates
 from tiger.recommender.catalog_updates import (
     ItemBatch,
     embed_items,
@@ -26,39 +27,17 @@ from tiger.recommender.catalog_updates import (
     without_items,
 )
 from tiger.recommender.checkpoint import read_state, write_state
+from tiger.recommender.filters import CompiledFilter, Filter, NamedFilter, compile_aloud
 from tiger.recommender.histories import Moments, Times, known_histories
 from tiger.recommender.manifest import find_folder
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
-from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.recommender.state_part import StatePart
+from tiger.retriever.search_options import SearchOptions
 from tiger.retriever.user_tokens import user_array
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 from tiger.utils.paths import is_repo_id, nearest_hint
-
-T = TypeVar("T")
-
-
-class _Part(Generic[T]):
-    """An attribute of a recommender that lies in its state; setting it makes a new state."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, recommender: None, owner: type) -> _Part[T]: ...
-    @overload
-    def __get__(self, recommender: TigerRecommender, owner: type) -> T: ...
-
-    def __get__(self, recommender: TigerRecommender | None, owner: type) -> _Part[T] | T:
-        return self if recommender is None else getattr(recommender.state, self.name)
-
-    def __set__(self, recommender: TigerRecommender, value: T) -> None:
-        changed: dict[str, Any] = {self.name: value}
-        state = replace(recommender.state, **changed)
-        state.check()
-        recommender.state = state
 
 
 class TigerRecommender:
@@ -86,14 +65,14 @@ class TigerRecommender:
         items, scores = tiger.recommend([["item-1", "item-2"]], k=10)
     """
 
-    model = _Part[T5ForConditionalGeneration]()
-    tokenizer = _Part[SemanticIdTokenizer]()
-    encoder = _Part["ItemEncoder | None"]()
-    items = _Part["pa.Table | None"]()
-    ranker = _Part["Ranker | None"]()
-    unseen = _Part[np.ndarray]()
-    max_history = _Part[int]()
-    training = _Part["dict[str, Any]"]()
+    model = StatePart[T5ForConditionalGeneration]()
+    tokenizer = StatePart[SemanticIdTokenizer]()
+    encoder = StatePart["ItemEncoder | None"]()
+    items = StatePart["pa.Table | None"]()
+    ranker = StatePart["Ranker | None"]()
+    unseen = StatePart[np.ndarray]()
+    max_history = StatePart[int]()
+    training = StatePart["dict[str, Any]"]()
 
     def __init__(
         self,
@@ -138,6 +117,7 @@ class TigerRecommender:
         both_scores: bool = False,
         unseen_share: float | None = None,
         user_ids: Sequence[str | None] | None = None,
+        filter: Filter | Sequence[Filter | None] | None = None,
         **search: Any,
     ) -> tuple[list[list[str]], np.ndarray]:
         """Recommend the most probable next items.
@@ -155,22 +135,31 @@ class TigerRecommender:
                 items: they score by their codes, in equal parts where several share them. Decoding takes twice as
                 long. None: all items compete.
             user_ids: one per history, or None for an unknown user, where the model has user tokens; default: None.
+            filter: which items may be recommended: an expression over the item table, such as
+                ``pyarrow.compute.field("price") < 20``, the same in words (``"price < 20"``), the name of a filter of
+                :meth:`add_filter`, a list of item ids, or what :meth:`compile_filter` returned; or a list of such
+                filters, or None, one per history. Texts in a list are ids: names are ``tiger.filters["in stock"]``
+                there. Where ``k`` items are allowed and not left out with the history, there are ``k`` answers.
             search: fields of :class:`tiger.retriever.search.SearchOptions`: ``num_beams``, ``exclude_history``,
                 ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
         Returns:
-            Item ids, one list per user (shorter than ``k`` only where the catalog is), and scores, float32 [users, k],
+            Item ids, one list per user (shorter than ``k`` only where the catalog,
+            or what the filter allows of it, is), and scores, float32 [users, k],
             ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
             T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
             ``both_scores`` [users, k, 2], the T5's first.
 
         Raises:
-            DataError: times or users that don't fit the histories.
+            DataError: times, users or filters that don't fit the histories, or a filter that can't be read.
         """
         histories = id_lists(histories, "histories")
+        options = AnswerOptions(SearchOptions(**search), k, rank, both_scores, unseen_share)
         sequences = known_histories(self.tokenizer, histories, timestamps, at)
         sequences = replace(sequences, user_ids=user_array(self.model, user_ids, len(histories)))
-        answers, scores = self.recommend_rows(sequences, k, rank, both_scores, unseen_share, **search)
+        state = self.state  # of one moment, whatever becomes of the catalog meanwhile
+        filters = state.filters.choose(filter, len(histories))
+        answers, scores = answer_histories(state, sequences, options, filters)
         ids = self.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
 
@@ -181,6 +170,7 @@ class TigerRecommender:
         rank: bool = True,
         both_scores: bool = False,
         unseen_share: float | None = None,
+        filter: Filter | Sequence[Filter | None] | None = None,
         **search,
     ) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`recommend` in row numbers: ``(int64 [users, k], float32 [users, k])``, -1 and ``-inf`` where none.
@@ -188,34 +178,9 @@ class TigerRecommender:
         Args:
             search: fields of :class:`tiger.retriever.search.SearchOptions`.
         """
-        options = SearchOptions(**search)
-        check_value("k", k, int, 1, MAX_BEAMS)
-        if options.num_beams < k:
-            raise DataError(f"num_beams ({options.num_beams}) must be at least k ({k})")
-        if both_scores and (self.ranker is None or not rank):
-            raise ValueError("both_scores needs a ranker that ranks: train one with recipes/ranker.py")
-        if unseen_share is not None and not 0 <= unseen_share <= 1:
-            raise DataError(f"unseen_share must be from 0 to 1, got {unseen_share}")
-
-        state, trie = self.state, self.trie  # of one moment, whatever becomes of the catalog meanwhile
-
-        def answer(part: CatalogPart) -> tuple[np.ndarray, np.ndarray]:
-            ranker = state.ranker if rank else None
-            count = k if ranker is None else options.num_beams
-            proposed, scores = beams_of_users(
-                state.model, state.tokenizer, trie, histories, count, options, state.max_history, part
-            )
-            if ranker is None:
-                return proposed, scores
-            rows, scores, logits = ranker.order(histories, proposed, scores, k, options.exclude_history, part.rows)
-            return rows, np.stack([scores, logits], axis=-1) if both_scores else logits
-
-        unseen = state.unseen
-        if unseen_share is None or not 0 < unseen.sum() < len(unseen):
-            return answer(CatalogPart())
-        # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
-        known, new = CatalogPart(~unseen), CatalogPart(unseen, state.tokenizer.num_codebooks)
-        return merge_with_quota(answer(known), answer(new), k, quota=math.ceil(unseen_share * k - 1e-9))
+        options = AnswerOptions(SearchOptions(**search), k, rank, both_scores, unseen_share)
+        state = self.state
+        return answer_histories(state, histories, options, state.filters.choose(filter, len(histories)))
 
     def rank(
         self,
@@ -224,13 +189,14 @@ class TigerRecommender:
         *,
         timestamps: Times | None = None,
         at: Moments | None = None,
+        filter: Filter | Sequence[Filter | None] | None = None,
     ) -> tuple[list[list[str]], list[np.ndarray]]:
         """The ranker's order of given candidates, by its logits alone: the T5 is not used.
 
         Args:
             histories: a list of item ids per user, oldest first. Unknown ids are named in a warning and left out.
             candidates: a list of item ids per user.
-            timestamps, at: see :meth:`recommend`.
+            timestamps, at, filter: see :meth:`recommend`; candidates that the filter does not allow are left out.
 
         Returns:
             The candidates, best first, and their logits, one list and one float32 array per user.
@@ -239,19 +205,50 @@ class TigerRecommender:
             DataError: there is no ranker, a candidate is unknown, or times don't fit.
         """
         histories, candidates = id_lists(histories, "histories"), id_lists(candidates, "candidates")
-        if self.ranker is None:
-            raise DataError("this recommender has no ranker: train one with recipes/ranker.py.")
-        unknown = [item for given in candidates for item in given if self.tokenizer.rows([item], missing=-1)[0] < 0]
-        if unknown:
-            raise DataError(f"candidates that the catalog lacks: {', '.join(map(repr, unknown[:5]))}.")
-        wanted = pad_rows([self.tokenizer.rows(given) for given in candidates])
-        logits = self.ranker.score_sequences(known_histories(self.tokenizer, histories, timestamps, at), wanted)
-        ids, scores = [], []
-        for given, values in zip(candidates, logits):
-            order = np.argsort(-values[: len(given)], kind="stable")
-            ids.append([given[place] for place in order])
-            scores.append(values[order])
-        return ids, scores
+        sequences = known_histories(self.tokenizer, histories, timestamps, at)
+        state = self.state
+        return rank_candidates(state, sequences, candidates, state.filters.choose(filter, len(histories)))
+
+    @property
+    def filters(self) -> Mapping[str, NamedFilter]:
+        """Filters by the names that :meth:`add_filter` gave them; each may be given as a filter."""
+        return MappingProxyType(self.state.filters.named)
+
+    def add_filter(self, name: str, filter: Filter) -> CompiledFilter:
+        """Keep a filter by a name, in place of one that had it, while this recommender is in memory; it isn't saved.
+
+        An expression is evaluated anew when the catalog changes; ids stay as they are.
+
+        Args:
+            name: by which :meth:`recommend` finds it, before it reads a text as an expression in words.
+            filter: an expression, one in words, or item ids, see :meth:`recommend`. They are copied.
+
+        Returns:
+            What it allows now, see :meth:`compile_filter`.
+
+        Raises:
+            DataError: the filter can't be read.
+        """
+        self.state = replace(self.state, filters=self.state.filters.add(name, filter))
+        return compile_aloud(self.state.filters, name)
+
+    def remove_filter(self, name: str) -> None:
+        """Forget a filter.
+
+        Raises:
+            DataError: none has the name.
+        """
+        self.state = replace(self.state, filters=self.state.filters.remove(name))
+
+    def compile_filter(self, filter: Filter) -> CompiledFilter:
+        """The items that a filter allows: ``mask``, bool [items], ``count``, and ``unknown`` ids.
+
+        Until the catalog changes, it may be given as a filter; it is not warned of again.
+
+        Raises:
+            DataError: the filter can't be read.
+        """
+        return compile_aloud(self.state.filters, filter)
 
     def add_items(
         self,

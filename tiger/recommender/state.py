@@ -12,6 +12,7 @@ from transformers import T5ForConditionalGeneration
 from tiger.data.columns import plain_table
 from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
+from tiger.recommender.filters import CatalogFilters
 from tiger.retriever.config import check_pair
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -32,6 +33,8 @@ class RecommenderState:
         trie: of the tokenizer's tokens; None: built when it is first needed, see :meth:`trie_on`.
         max_history: items of a history that the model reads.
         training: what is known of the training, any JSON object.
+        filters: filters with names, and what filters are compiled to. They are not saved: what may be shown, such as
+            what is in stock, changes by the hour, and the program that knows it says it again.
     """
 
     model: T5ForConditionalGeneration
@@ -43,12 +46,16 @@ class RecommenderState:
     trie: SemanticIdTrie | None = None
     max_history: int = 20
     training: dict = field(default_factory=dict)
+    filters: CatalogFilters = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # as unseen
 
     def __post_init__(self) -> None:
         if self.items is not None:
             object.__setattr__(self, "items", plain_table(self.items, "the item table"))
         if self.unseen is None:
             object.__setattr__(self, "unseen", np.zeros(len(self.tokenizer), dtype=bool))
+        catalog = self.tokenizer, self.items, self.unseen
+        filters = CatalogFilters(*catalog) if self.filters is None else self.filters.of_catalog(*catalog)
+        object.__setattr__(self, "filters", filters)
 
     def check(self) -> None:
         """Raise an error for parts that don't belong together.

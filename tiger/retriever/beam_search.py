@@ -15,6 +15,7 @@ from transformers import GenerationConfig, T5ForConditionalGeneration
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from tiger._moved import old_arguments
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.config import history_item_length, pad_token
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -48,7 +49,7 @@ def beam_search(
     temperature: float | None = None,
     generator: torch.Generator | None = None,
     scored_levels: int | None = None,
-    allowed_items: torch.Tensor | None = None,
+    allowed_items: torch.Tensor | AllowedItems | None = None,
     sampled_levels: int | None = None,
 ) -> Beams:
     """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
@@ -67,17 +68,16 @@ def beam_search(
         generator: random number generator for sampling.
         scored_levels: number of levels that the model scores (default all). On later levels, all children of a beam
             are equally probable: the collision tokens of items that were not in training carry no information.
-        allowed_items: bool [n], rows that may be returned. Their probabilities stay those among all rows.
+        allowed_items: bool [n], rows that may be returned, or the same prepared once for many searches. Their
+            probabilities stay those among all rows. No beam is spent on others: there are ``k`` results wherever
+            ``k`` rows are allowed and not excluded.
         sampled_levels: number of levels at which ``temperature`` counts (default all). On later ones there is no
             chance: candidates are ordered by the model's log-probabilities, added to what their prefix was drawn with.
 
     Raises:
         ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
     """
-    if num_beams < 1 or (k is not None and k < 1):
-        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
-    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
-        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
+    _check_ranges(num_beams, k, temperature)
     device = histories.device.type
     autocast = torch.is_autocast_enabled(device)
     weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
@@ -87,16 +87,25 @@ def beam_search(
         rows=histories.new_full((len(histories), k), -1),
         scores=torch.full((len(histories), k), float("-inf"), device=histories.device),
     )
-    members = None if allowed_items is None else _Members(trie, allowed_items)
+    if isinstance(allowed_items, torch.Tensor):
+        allowed_items = AllowedItems.from_mask(trie, allowed_items)
     sampling = temperature, generator, sampled_levels
     with torch.autocast(device, enabled=False):
         for users, some in _groups(histories, pad_token(model)):
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
-            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, members)
+            allowed = None if allowed_items is None else allowed_items.select(users)
+            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed)
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
+
+
+def _check_ranges(num_beams: int, k: int | None, temperature: float | None) -> None:
+    if num_beams < 1 or (k is not None and k < 1):
+        raise ValueError(f"num_beams and k must be at least 1, got {num_beams} and {k}")
+    if temperature is not None and not temperature >= 1e-3:  # below, quotients leave float32
+        raise ValueError(f"temperature must be at least 0.001, got {temperature}")
 
 
 def trie_generate(
@@ -107,7 +116,7 @@ def trie_generate(
     inputs_tensor: torch.Tensor,
     trie: SemanticIdTrie,
     excluded: torch.Tensor | None = None,
-    allowed_items: torch.Tensor | None = None,
+    allowed_items: torch.Tensor | AllowedItems | None = None,
     **unused,
 ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
     """:func:`beam_search` as the ``custom_generate`` of transformers' ``generate``.
@@ -173,7 +182,7 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
     exclusion = None
     if excluded is not None:
         if members is not None:  # rows that may not be returned anyway need no exclusion
-            excluded = excluded.masked_fill(~members.allowed[excluded.clamp(min=0)], -1)
+            excluded = excluded.masked_fill(~members.of_rows(excluded.clamp(min=0)), -1)
         exclusion = _Exclusion(trie, excluded, members or trie)
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, nodes)
@@ -227,18 +236,6 @@ def _gumbel(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tens
     return -(-uniform.log()).log()
 
 
-class _Members:
-    """Counts the allowed rows, bool [n], under a node."""
-
-    def __init__(self, trie: SemanticIdTrie, allowed: torch.Tensor):
-        self._trie, self.allowed = trie, allowed
-        self._before = torch.nn.functional.pad(allowed[trie.rows.long()].cumsum(0), (1, 0))
-
-    def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
-        first, stop = self._trie.leaf_ranges(level, nodes)
-        return self._before[stop] - self._before[first]
-
-
 class _Exclusion:
     """Finds nodes with excluded rows only.
 
@@ -247,7 +244,7 @@ class _Exclusion:
         counted: gives the number of rows under a node, all or the allowed ones.
     """
 
-    def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor, counted: SemanticIdTrie | _Members):
+    def __init__(self, trie: SemanticIdTrie, excluded: torch.Tensor, counted: SemanticIdTrie | AllowedItems):
         self._trie, self._counted = trie, counted
         # Sorted leaves: those under one node are neighbors.
         none = len(trie)

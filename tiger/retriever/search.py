@@ -5,7 +5,7 @@ Items that were in training and items added since can be searched separately, wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.data.sequences import Sequences
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
@@ -31,16 +32,32 @@ class CatalogPart:
     """The items that a search may return.
 
     Args:
-        chosen: bool [n], which rows of the catalog; None: all.
+        chosen: bool [n], which rows of the catalog; None: all, or what ``filters`` say.
         scored_levels: number of levels that the model scores, see :func:`beam_search`; None: all.
+        filters: the same, prepared for the trie, one filter each; in place of ``chosen``.
+        of: int [users], which of the filters each history has; None: all have the first.
     """
 
     chosen: np.ndarray | None = None
     scored_levels: int | None = None
+    filters: Sequence[AllowedItems] = ()
+    of: np.ndarray | None = None
 
-    @property
-    def rows(self) -> np.ndarray | None:
-        return None if self.chosen is None else np.flatnonzero(self.chosen)
+    def allowed(self, trie: SemanticIdTrie, users: np.ndarray) -> AllowedItems | None:
+        """Items that may answer the histories with these numbers, int [B]; None: all."""
+        if self.of is not None:
+            used, places = np.unique(self.of[users], return_inverse=True)
+            if len(used) > 1:
+                of = torch.from_numpy(places.astype(np.int64)).to(trie.rows.device)
+                return AllowedItems.together([self.filters[number] for number in used], of)
+            return self.filters[used[0]]
+        return self.filters[0] if self.filters else None
+
+    def prepared(self, trie: SemanticIdTrie) -> CatalogPart:
+        """The same with ``filters`` in place of ``chosen``."""
+        if self.chosen is None:
+            return self
+        return CatalogPart(None, self.scored_levels, (AllowedItems.from_mask(trie, torch.from_numpy(self.chosen)),))
 
 
 def merge_with_quota(
@@ -103,7 +120,7 @@ def beams_of_users(
     order = examples.by_length()
     size = options.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    allowed_items = None if part.chosen is None else torch.from_numpy(part.chosen).to(device)
+    part = part.prepared(trie)
 
     def decode(users: np.ndarray) -> int:
         batch = collate([examples[user] for user in users])
@@ -117,7 +134,7 @@ def beams_of_users(
             temperature=options.temperature,
             generator=generator,
             scored_levels=part.scored_levels,
-            allowed_items=allowed_items,
+            allowed_items=part.allowed(trie, users),
         )
         answers[users], scores[users] = beams.rows.cpu().numpy(), beams.scores.cpu().numpy()
         return len(users)

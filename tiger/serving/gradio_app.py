@@ -16,6 +16,7 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from tiger._moved import old_names  # noqa: E402
+from tiger.data.filter_terms import MAX_NAMES  # noqa: E402
 from tiger.recommender.recommender import TigerRecommender  # noqa: E402
 from tiger.retriever.search_options import option_default, option_help  # noqa: E402
 from tiger.serving.page import scripts  # noqa: E402
@@ -104,8 +105,9 @@ def _recommend_tab(handlers: PageHandlers) -> _Inputs:
                 js_on_load=scripts.BUTTONS + scripts.region("History"),
                 elem_id="chosen",
             )
+            allowed = _filter_box(handlers.columns)
             with gr.Accordion("Settings", open=False, elem_id="settings"):
-                settings = _settings(handlers.has_ranker)
+                settings = [*_settings(handlers.has_ranker), allowed]
             go = gr.Button("Recommend", variant="primary", elem_id="go")
         with gr.Column(min_width=300, scale=2):
             answers = gr.HTML(elem_id="answer", js_on_load=scripts.BUTTONS + scripts.region("Recommendations"))
@@ -121,7 +123,8 @@ def _recommend_tab(handlers: PageHandlers) -> _Inputs:
         source.click(handlers.act, chosen, [chosen, status], **QUIET).then(
             handlers.recommend, [chosen, *settings], recommended, api_visibility="private"
         ).then(None, None, None, js=scripts.keep_focus("#answer .prose"), api_visibility="private")
-    go.click(handlers.recommend, [chosen, *settings], recommended, api_visibility="private")
+    for event in (go.click, allowed.submit):
+        event(handlers.recommend, [chosen, *settings], recommended, api_visibility="private")
     return inputs
 
 
@@ -141,6 +144,19 @@ def _starters_html(handlers: PageHandlers) -> str:
     buttons.append(button_html("Surprise me", "surprise", ""))
     title = '<div class="quiet">Example histories</div>'
     return f'<div class="tiger">{title}<div class="buttons">{"".join(buttons)}</div></div>'
+
+
+def _filter_box(columns: list[str]) -> gr.Textbox:
+    """Input for a filter; hidden where there are no columns to filter by."""
+    shown = ", ".join(columns[:MAX_NAMES]) + (", ..." if len(columns) > MAX_NAMES else "")
+    return gr.Textbox(
+        label="Only items where",
+        placeholder="price < 20 and brand in ('Acme', 'Bolt')",
+        info=f"Columns: {shown}. Enter recommends.",
+        visible=bool(columns),
+        max_lines=1,
+        elem_id="filter",
+    )
 
 
 def _settings(has_ranker: bool) -> list[gr.components.Component]:

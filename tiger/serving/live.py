@@ -10,17 +10,18 @@ import copy
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tiger.recommender.filters import CompiledFilter, Filter
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search import SearchOptions
 from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
-from tiger.serving.query import Query, QueryBatch
+from tiger.serving.query import FILTER_LIMITS, Query, QueryBatch
 from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
@@ -152,6 +153,8 @@ class LiveRecommender:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise ReloadFailed(f"the model was not reloaded, {before.model} still answers: {reason}") from error
             recommender, updates = loaded.recommender, before.catalogue + 1
+            named = recommender.state.filters.with_named(before.recommender.filters)
+            recommender.state = replace(recommender.state, filters=named)
             self.now = Snapshot(recommender, updates, loaded.digest, self._cannot_add(recommender))
             if self._save is not None:
                 self._saved = loaded.manifest
@@ -193,6 +196,19 @@ class LiveRecommender:
             successor.remove_items([item_id])
             self._follow(successor)
             return Update(len(self.now.recommender.tokenizer), self.now.catalogue, removed=[item_id])
+
+    def add_filter(self, name: str, filter: Filter) -> int:
+        """Let requests name a filter from the next batch on, see :meth:`TigerRecommender.add_filter`; it stays when
+        the catalog is updated or the model reloaded.
+
+        Returns:
+            Number of items that it allows now.
+        """
+        with self._updating:
+            successor = copy.copy(self.now.recommender)
+            compiled = successor.add_filter(name, filter)
+            self.now = replace(self.now, recommender=successor)
+            return compiled.count
 
     def _follow(self, successor: TigerRecommender) -> None:
         _warm(successor)
@@ -287,6 +303,7 @@ class Answer:
         unknown: items of the history that the catalog lacks; they were left out.
         batch: histories that were answered together.
         span: OpenTelemetry's context of the batch's span; None: it has none.
+        filter: what the request's filter allows; None: it has none.
     """
 
     snapshot: Snapshot = field(repr=False)
@@ -295,11 +312,12 @@ class Answer:
     unknown: list[list[str]]
     batch: int
     span: Any = field(default=None, repr=False)
+    filter: CompiledFilter | None = field(default=None, repr=False)
 
 
 def answer_recommend(
     snapshot: Snapshot, call: RecommendCall, queries: Sequence[Query]
-) -> list[Answer | UnknownItems | NonFiniteScores]:
+) -> list[Answer | DataError | NonFiniteScores]:
     """Answer requests in one batch; those of which nobody knows the times, too."""
     read = [_read(snapshot.recommender, query) for query in queries]
     together = _together(read)
@@ -313,13 +331,14 @@ def answer_recommend(
         rank=call.rank,
         unseen_share=call.unseen_share,
         user_ids=together.users if any(user is not None for user in together.users) else None,
+        filter=together.filters if any(one is not None for one in together.filters) else None,
         **asdict(call.search),
     )
     filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
     return _divided(snapshot, read, items, filled)
 
 
-def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | UnknownItems | NonFiniteScores]:
+def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | DataError | NonFiniteScores]:
     """Order candidates of requests in one batch; an unknown candidate is an error."""
     read = [_read(snapshot.recommender, query) for query in queries]
     together = _together(read)
@@ -332,28 +351,37 @@ def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | U
 
 
 def _together(read: list) -> QueryBatch:
-    return QueryBatch.of(one[0] for one in read if not isinstance(one, UnknownItems))
+    return QueryBatch.of(one[0] for one in read if not isinstance(one, DataError))
 
 
 def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
     """Split the answers by request; one with a score that is not finite becomes an error."""
     answers, start = [], 0
     for one in read:
-        if not isinstance(one, UnknownItems):
+        if not isinstance(one, DataError):
             part = slice(start, start + len(one[0].histories))
             start = part.stop
             if all(map(_finite, scores[part])):
-                one = Answer(snapshot, items[part], scores[part], one[1], len(items))
+                one = Answer(snapshot, items[part], scores[part], one[1], len(items), filter=one[0].filter)
             else:
                 one = NonFiniteScores("scores of a request are NaN or infinite: the model or the ranker is damaged")
         answers.append(one)
     return answers
 
 
-def _read(recommender: TigerRecommender, query: Query) -> UnknownItems | tuple[Query, list[list[str]]]:
-    """The query without the histories' unknown items and their times, and those items; or an error."""
+def _read(recommender: TigerRecommender, query: Query) -> DataError | tuple[Query, list[list[str]]]:
+    """The query without the histories' unknown items and their times, with its filter compiled, and those items; or an
+    error."""
     if unknown := _unknown(recommender, [item for wanted in query.candidates for item in wanted]):
         return UnknownItems(unknown)
+    if query.filter is not None:
+        try:
+            compiled = recommender.state.filters.compile(query.filter, FILTER_LIMITS)
+        except DataError as error:
+            return error
+        if query.strict and compiled.unknown:
+            return UnknownItems(compiled.unknown)
+        query = replace(query, filter=compiled)
     found = [_unknown(recommender, history) for history in query.histories]
     if query.strict and any(found):
         return UnknownItems([item for one in found for item in one])

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
+from tiger.recommender.filters import CompiledFilter, is_per_user
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.digests import file_digests
@@ -66,7 +67,8 @@ def recommend_users(
             many.
         bf16: decode in bfloat16.
         progress: show a progress bar.
-        options: of :meth:`TigerRecommender.recommend_rows`: ``k``, ``num_beams``, ``exclude_history``, ...
+        options: of :meth:`TigerRecommender.recommend_rows`: ``k``, ``num_beams``, ``exclude_history``, ...; one
+            ``filter`` for all users.
 
     Returns:
         ``events``, ``users`` and ``unknown_events``, those of items that the catalog lacks, which are left out.
@@ -87,14 +89,34 @@ def recommend_users(
         "recommender": _fingerprint(tiger),
         "part_events": part_events,
     }
+    if (filter := options.pop("filter", None)) is not None:
+        filter = _one_filter(tiger, filter)
+        # What it allows, not how it is written: a name may mean something else when the run is resumed.
+        settings["filter"] = hashlib.sha256(filter.mask.tobytes()).hexdigest()[:16]
     settings |= {"bf16": bf16, "options": options}
     # A run may take hours: the second comer is told at once who holds it.
     with disk_errors(out), locked(out, wait=0):
-        return _recommended(tiger, tables, out, settings, progress)
+        return _recommended(tiger, tables, out, settings, filter, progress)
+
+
+def _one_filter(tiger: TigerRecommender, given: Any) -> CompiledFilter:
+    """A filter for all users of a log.
+
+    Raises:
+        DataError: it is a list of one for each, or can't be read.
+    """
+    if is_per_user(given):
+        raise DataError("filter: a log takes one filter for all its users, not a list of filters.")
+    return tiger.compile_filter(given)
 
 
 def _recommended(
-    tiger: TigerRecommender, tables: Iterator[pa.Table], out: Path, settings: dict[str, Any], progress: bool
+    tiger: TigerRecommender,
+    tables: Iterator[pa.Table],
+    out: Path,
+    settings: dict[str, Any],
+    filter: CompiledFilter | None,
+    progress: bool,
 ) -> dict[str, int]:
     """Partition the log, answer part by part, join; the counts."""
     folder = out.parent / f".{out.name}.parts"
@@ -111,7 +133,7 @@ def _recommended(
             file = folder / f"{part}.parquet"
             if not _is_whole(file, part):
                 with torch.autocast(tiger.device.type, torch.bfloat16, enabled=settings["bf16"]):
-                    rows, scores = tiger.recommend_rows(sequences, **settings["options"])
+                    rows, scores = tiger.recommend_rows(sequences, filter=filter, **settings["options"])
                 _write_part(file, part, _answers(tiger, users, rows, scores))
             counts["users"] += len(users)
             events += num_events

@@ -6,7 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
+from tiger.data.filter_syntax import FilterLimits
+from tiger.recommender.filters import CompiledFilter
 from tiger.recommender.histories import read_moments, read_times
+
+# Of a filter that a stranger may send; set by hand, not tuned. A hundred comparisons are read in 5 ms, once.
+FILTER_LIMITS = FilterLimits(length=2_000, terms=100)
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Query:
         at: seconds at which recommendations are wanted; None: the time of the last event.
         candidates: item ids to order, a list per history; empty where there are none to order.
         users: user ids, one per history, None for an unknown user; None in their place: all are unknown.
+        filter: of all its histories: an expression in words, the name of a filter, item ids, or compiled; None: none.
     """
 
     histories: list[list[str]]
@@ -28,6 +34,7 @@ class Query:
     at: int | None = None
     candidates: list[list[str]] = field(default_factory=list)
     users: Sequence[str | None] | None = None
+    filter: str | list[str] | CompiledFilter | None = None
 
     def check(self) -> None:
         """
@@ -47,13 +54,14 @@ class Query:
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """Histories of several requests, with times and users, where they have any, and candidates."""
+    """Histories of several requests, with times, users and filters, where they have any, and candidates."""
 
     histories: list[list[str]]
     timestamps: list[Sequence[int] | None]
     at: list[int | None]
     candidates: list[list[str]]
     users: list[str | None]
+    filters: list[str | list[str] | CompiledFilter | None]
 
     @classmethod
     def of(cls, queries: Iterable[Query]) -> QueryBatch:
@@ -65,4 +73,5 @@ class QueryBatch:
             [query.at for query in queries for _ in query.histories],
             [wanted for query in queries for wanted in query.candidates],
             [user for query in queries for user in query.users or [None] * len(query.histories)],
+            [query.filter for query in queries for _ in query.histories],
         )

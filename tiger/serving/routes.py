@@ -72,7 +72,7 @@ def add_answer_routes(app: FastAPI, metrics: Metrics, batch_size: int) -> None:
     async def recommend(request: Request, body: RecommendRequest):
         if body.users is not None and not reads_users(app.state.live.now.recommender.model):
             return problem(409, "this model reads no users: leave the users out")
-        query = Query(body.histories, body.strict, body.timestamps, body.at, users=body.users)
+        query = Query(body.histories, body.strict, body.timestamps, body.at, users=body.users, filter=body.filter)
         return await _batched(request, metrics, recommend_call(body, batch_size), query, body.fields)
 
     @app.post(
@@ -161,7 +161,10 @@ async def _batched(
         read = partial(item_columns, answer.snapshot.recommender, answer.items, fields)
         columns = await asyncio.get_running_loop().run_in_executor(request.app.state.parsers, read)
         rows = [row | {"fields": of_items} for row, of_items in zip(rows, columns)]
-    return json_response({"recommendations": rows, "catalogue": answer.snapshot.catalogue})
+    content: dict[str, Any] = {"recommendations": rows, "catalogue": answer.snapshot.catalogue}
+    if answer.filter is not None:
+        content["filter"] = {"allowed": answer.filter.count, "unknown": list(answer.filter.unknown)}
+    return json_response(content)
 
 
 def add_read_routes(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from tiger.data.readers import MAX_SECONDS
 from tiger.retriever.search_options import option_default, option_help
+from tiger.serving.query import FILTER_LIMITS
 
 # Limits of a request: they bound its work and memory. Set by hand, not tuned.
 MAX_HISTORIES = 64
@@ -17,6 +18,7 @@ MAX_NEW_ITEMS = 256
 MAX_K = 200
 MAX_BEAMS = 500
 MAX_FIELDS = 16
+MAX_FILTER_IDS = 10_000
 # JSON does not tell integers from floats: 10.0 is accepted as an integer.
 _AsWhole = BeforeValidator(lambda value: int(value) if type(value) is float and value % 1 == 0 else value)
 # Bounds come before the validator, otherwise the schema would lack them.
@@ -80,6 +82,15 @@ class RecommendRequest(_Body):
     unseen_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Share of the k places for items added since training"
     )
+    filter: (
+        Annotated[str, Field(min_length=1, max_length=FILTER_LIMITS.length)]
+        | Annotated[list[ItemId], Field(max_length=MAX_FILTER_IDS, fail_fast=True)]
+        | None
+    ) = Field(
+        None,
+        description="Only items for which this is true, by columns of the item table, such as "
+        "price < 20 and brand in ('Acme', 'Bolt'); or only items with these ids",
+    )
     strict: bool = Field(False, description="Refuse unknown items (404) instead of leaving them out")
     fields: list[ItemId] = Field(
         default_factory=list,
@@ -92,6 +103,7 @@ class RecommendRequest(_Body):
             "examples": [
                 {"histories": [["item-1", "item-2"], ["item-3"]], "k": 5},
                 {"histories": [["item-1", "item-2"]], "timestamps": [[1700000000, 1700086400]], "k": 5},
+                {"histories": [["item-1", "item-2"]], "filter": ["item-3", "item-4"], "k": 5},
             ]
         }
     }
@@ -112,8 +124,14 @@ class Recommendation(BaseModel):
     fields: list[dict[str, Any]] | None = Field(None, description="One object per item, where `fields` were asked for")
 
 
+class FilterReport(BaseModel):
+    allowed: int = Field(description="Number of items that the filter allows; with 0, the answers are empty")
+    unknown: list[str] = Field(description="Ids of the filter that the catalog lacks")
+
+
 class RecommendAnswer(BaseModel):
     recommendations: list[Recommendation]
+    filter: FilterReport | None = Field(None, description="Where a filter was given")
     catalogue: int = Field(description="Number of updates of the catalog before this answer")
 
 

@@ -94,6 +94,8 @@ def test_saved_in_one_directory(recommender, tmp_path, capsys):
     assert first == second
     main(["rank", str(folder), "--history", "i1", "--candidates", "i3", "i4", "--json"])
     assert {row["item_id"] for row in json.loads(capsys.readouterr().out)} == {"i3", "i4"}
+    main(["rank", str(folder), "--candidates", "i3", "i4", "--filter", "item_id != 'i3'", "--json"])
+    assert [row["item_id"] for row in json.loads(capsys.readouterr().out)] == ["i4"]
     with pytest.raises(SystemExit):
         main(["rank", str(folder), "--history", "i1", "--candidates", "nothing"])
     assert "'nothing'" in capsys.readouterr().err

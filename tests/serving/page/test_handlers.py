@@ -9,7 +9,7 @@ from tests.recommender.test_recommender import fitted, recommender  # noqa: E402
 from tiger.serving.page.handlers import PageHandlers, split_ids  # noqa: E402
 from tiger.serving.page.link import MAX_ITEMS, PageState, read_link  # noqa: E402
 
-SETTINGS = (5, 40, 0, True, True)
+SETTINGS = (5, 40, 0, True, True, "")
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ def test_answers_and_what_is_said_of_them(handlers):
 
 
 def test_the_address_holds_the_page(handlers, recommender):  # noqa: F811
-    query = handlers.link(["i1", "nobody", "i2"], 5, 40, 0.5, False, False, "map")
+    query = handlers.link(["i1", "nobody", "i2"], 5, 40, 0.5, False, False, "", "map")
     assert query == "?item=i1&item=i2&k=5&beams=40&temperature=0.5&exclude=0&view=map"  # no ranker, no switch
     chosen, *settings, tabs, status = handlers.open_link(query)
-    assert (chosen, settings, status) == (["i1", "i2"], [5, 40, 0.5, False, False], "") and tabs.selected == "map"
+    assert (chosen, settings, status) == (["i1", "i2"], [5, 40, 0.5, False, False, ""], "") and tabs.selected == "map"
     assert handlers.reopen(chosen, *SETTINGS)[1] == handlers.recommend(chosen, *SETTINGS)[1]
     assert all(map(skipped, handlers.open_link(""))) and all(map(skipped, handlers.reopen([], *SETTINGS)))
     opened = handlers.open_link("?k=4")
@@ -114,7 +114,7 @@ def test_the_address_holds_the_page(handlers, recommender):  # noqa: F811
     dense = recommender.encoder.encode(recommender.items["title"].to_pylist())
     recommender.ranker = make_ranker(recommender.tokenizer, dense, "unigram+dense")
     ranked = PageHandlers(recommender)
-    query = ranked.link(["i1"], 10, 50, 0, True, False, "recommend")
+    query = ranked.link(["i1"], 10, 50, 0, True, False, "", "recommend")
     assert query == "?item=i1&rank=0" and read_link(query)[0] == PageState(items=["i1"], rank=False)
     assert ranked.open_link(query)[5] is False and ranked.open_link("?item=i1")[5] is True
 
@@ -131,3 +131,30 @@ def test_tabs_are_computed_when_they_are_opened(handlers):
     for place, name in ((3, "tree"), (0, "recommend"), (99, "recommend"), ("1", "recommend")):
         view, comparison, drawn = opened(place)
         assert view == name and skipped(comparison) and skipped(drawn)
+
+
+def test_only_items_where_the_filter_is_true(handlers):
+    title = handlers.recommender.titles(["i5"])[0]
+    text = f"item_id in ('i2', 'i3') or title = '{title}'"
+    html, shown, status = handlers.recommend(["i1"], *SETTINGS[:-1], f" {text} ")
+    assert sorted(shown) == ["i2", "i3", "i5"] and "The filter allows 3 of 40 items." in status
+    assert sum(name in handlers.compare(["i1"], *SETTINGS[:-1], text) for name in (title, "number 39")) == 1
+    for wrong, why in (("titel = 'x'", "is &#x27;title&#x27; meant?"), ("(" * 3000, "at most 2,000")):
+        html, shown, status = handlers.recommend(["i1"], *SETTINGS[:-1], wrong)
+        assert html == "" and shown == [] and why in status
+        assert why in handlers.compare(["i1"], *SETTINGS[:-1], wrong)
+    _, shown, status = handlers.recommend(["i1"], *SETTINGS[:-1], "item_id = 'nobody'")
+    assert shown == [] and "allows 0 of 40" in status
+    query = handlers.link(["i1"], *SETTINGS[:-1], text, "recommend")
+    assert read_link(query)[0].filter == text
+    chosen, *settings, _, _ = handlers.open_link(query)
+    assert settings[-1] == text and sorted(handlers.reopen(chosen, *settings)[1]) == ["i2", "i3", "i5"]
+    assert "filter in this link" in read_link("?filter=" + "a" * 2001)[1][0]
+
+
+def test_without_columns_there_is_no_filter(handlers):
+    handlers.recommender.items = None
+    bare = PageHandlers(handlers.recommender)
+    assert bare.columns == [] and len(bare.recommend(["i1"], *SETTINGS[:-1], "x = 1")[1]) == 5
+    *_, settings, _, status = bare.open_link("?item=i1&filter=price<5")
+    assert settings == "" and "no columns to filter by" in status

@@ -122,6 +122,7 @@ class Candidates:
         scores: np.ndarray | None = None,
         exclude_history: bool = True,
         progress: bool = False,
+        allowed: np.ndarray | None = None,
     ) -> Proposals:
         """Candidates of each history, the log's and the texts' first, then what the beams add.
 
@@ -131,6 +132,8 @@ class Candidates:
             beams: int [n, K], what the T5 proposes, best first, -1 where nothing; None: no T5.
             scores: float [n, K], its log-probabilities.
             exclude_history: leave out items of the history.
+            allowed: bool [items], what may be proposed, left out before the best are taken; None: all. The beams hold
+                nothing else.
         """
         if beams is None:
             beams, scores = np.full((len(histories), 0), -1), np.empty((len(histories), 0), dtype=np.float32)
@@ -142,7 +145,7 @@ class Candidates:
             users = np.arange(start, min(start + _CHUNK, len(histories)))
             part = histories.select(users)
             words = self._words(part)
-            own = self._search(part, words, exclude_history)
+            own = self._search(part, words, exclude_history, allowed)
             found = np.concatenate([own, beams[users]], axis=1).astype(np.int32)
             found[_repeated(found)] = -1
             rows[users] = found
@@ -180,7 +183,13 @@ class Candidates:
         words = self._content.scores(histories)
         return {"words": words, "hybrid": self._hybrid.scores(histories, content=words)}
 
-    def _search(self, histories: Sequences, words: dict[str, np.ndarray], exclude_history: bool) -> np.ndarray:
+    def _search(
+        self,
+        histories: Sequences,
+        words: dict[str, np.ndarray],
+        exclude_history: bool,
+        allowed: np.ndarray | None,
+    ) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
         order, place = self._content.popularity.order, self._content.popularity.place
         hybrid, kin = words["hybrid"].copy(), words["words"].copy()
@@ -189,6 +198,9 @@ class Candidates:
         if exclude_history:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
+        if allowed is not None:
+            left_out = ~allowed[order]
+            hybrid[:, left_out] = kin[:, left_out] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
         first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):

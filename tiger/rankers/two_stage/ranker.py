@@ -231,15 +231,17 @@ class TwoStageRanker(Ranker):
         :meth:`tiger.rankers.base.Ranker.order`."""
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
-        if not self.reads_t5:
+        if not self.reads_t5 and k <= self.candidates.num_proposed:  # else the beams fill up what is too few
             beams, scores = beams[:, :0], scores[:, :0]
+        mask = None
+        if allowed is not None:
+            mask = np.zeros(len(self), dtype=bool)
+            mask[allowed] = True
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
             proposals = self.candidates.propose(
-                self._dated(histories.select(users)), beams[users], scores[users], exclude_history=exclude_history
+                self._dated(histories.select(users)), beams[users], scores[users], exclude_history, allowed=mask
             )
-            if allowed is not None:
-                proposals.rows[~np.isin(proposals.rows, allowed)] = -1
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tiger.recommender.filters import CompiledFilter
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.page.cards import Answer
 from tiger.serving.page.link import PageState
@@ -12,12 +13,15 @@ from tiger.serving.page.reasons import HOW, Reasons, find_reasons
 MAX_DROPS = 3  # items of the history that an answer's numbers name
 
 
-def find_answers(recommender: TigerRecommender, state: PageState, history: np.ndarray) -> list[Answer]:
+def find_answers(
+    recommender: TigerRecommender, state: PageState, history: np.ndarray, filter: CompiledFilter | None = None
+) -> list[Answer]:
     """Recommend, and find out why.
 
     Args:
         state: number of answers and search options.
         history: int64 [m], rows of items, oldest first.
+        filter: what may be answered; None: everything.
     """
     rank = state.rank and recommender.ranker is not None
     items, scores = recommender.recommend(
@@ -28,6 +32,7 @@ def find_answers(recommender: TigerRecommender, state: PageState, history: np.nd
         exclude_history=state.exclude_history,
         rank=rank,
         both_scores=rank,
+        filter=filter,
     )
     rows = recommender.tokenizer.rows(items[0])
     if len(rows) == 0:

@@ -10,6 +10,7 @@ import numpy as np
 from tiger.data.sequences import Sequences
 from tiger.evaluation.baselines import Popularity
 from tiger.rankers.base import Ranker
+from tiger.recommender.filters import CompiledFilter
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.page.cards import facts_html
 from tiger.serving.page.catalog import PageCatalog
@@ -32,7 +33,11 @@ def popularity_of(ranker: Ranker | None, count: int) -> Popularity | None:
 
 
 def compare(
-    recommender: TigerRecommender, state: PageState, history: np.ndarray, popularity: Popularity | None
+    recommender: TigerRecommender,
+    state: PageState,
+    history: np.ndarray,
+    popularity: Popularity | None,
+    filter: CompiledFilter | None = None,
 ) -> dict[str, np.ndarray]:
     """Rows of the items that each method answers, best first.
 
@@ -40,11 +45,13 @@ def compare(
         state: number of answers and search options.
         history: int64 [m], rows.
         popularity: of :func:`popularity_of`.
+        filter: what may be answered; None: everything.
     """
     ids = [recommender.tokenizer.item_ids[row] for row in history]
     search: dict[str, Any] = {
         "num_beams": max(state.num_beams, state.k),
         "exclude_history": state.exclude_history,
+        "filter": filter,
     }
     found = {}
     for name in ("T5", "ranker"):
@@ -52,8 +59,10 @@ def compare(
             items, _ = recommender.recommend([ids], k=state.k, rank=name == "ranker", **search)
             found[name] = recommender.tokenizer.rows(items[0])
     if popularity is not None:
-        rows, _ = popularity.recommend(Sequences.from_rows([history]), state.k, state.exclude_history)
-        found["popularity"] = rows[0][rows[0] >= 0].astype(np.int64)
+        count = state.k if filter is None else len(recommender.tokenizer)
+        rows = popularity.recommend(Sequences.from_rows([history]), count, state.exclude_history)[0][0]
+        rows = rows[rows >= 0].astype(np.int64)
+        found["popularity"] = rows if filter is None else rows[filter.mask[rows]][: state.k]
     return found
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from tiger.data.filter_terms import has_comparable
 from tiger.evaluation.baselines import Popularity
+from tiger.recommender.filters import CompiledFilter
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.page.answers import find_answers
 from tiger.serving.page.branches import branch_choices, branch_html
@@ -35,6 +37,8 @@ from tiger.serving.page.link import (
     write_link,
 )
 from tiger.serving.page.starters import Starter, starter_histories, surprise
+from tiger.serving.query import FILTER_LIMITS
+from tiger.utils.errors import DataError
 
 MAX_NAMED = 5  # unknown ids that a message names
 MAX_QUERY = 20_000  # characters of the search box that are read: a hundred long ids
@@ -53,6 +57,8 @@ class PageHandlers:
         self.recommender = recommender
         self.catalog = PageCatalog(recommender.tokenizer, recommender.items, show_images)
         self.has_ranker = recommender.ranker is not None
+        schema = None if recommender.items is None else recommender.items.schema
+        self.columns = schema.names if schema is not None and has_comparable(schema) else []  # to filter by
         self.levels = self.catalog.codes.shape[1]
         self.starters = starter_histories(self.catalog)
         self._random = np.random.default_rng(seed)
@@ -67,7 +73,7 @@ class PageHandlers:
         """Rows of the known items among these."""
         return self.catalog.known_rows(clean_ids(item_ids))
 
-    def state(self, chosen, k, beams, temperature, exclude, rank, view="recommend") -> PageState:
+    def state(self, chosen, k, beams, temperature, exclude, rank, filter="", view="recommend") -> PageState:
         """The inputs as a state, numbers within their limits."""
         return PageState(
             [self.catalog.item_ids[row] for row in self.rows_of(chosen)],
@@ -77,7 +83,17 @@ class PageHandlers:
             bool(exclude),
             self.has_ranker and bool(rank),
             view if view in VIEWS else VIEWS[0],
+            # One character too many stays, so that a long filter is refused and not cut.
+            str(filter or "").strip()[: FILTER_LIMITS.length + 1] if self.columns else "",
         )
+
+    def allowed(self, state: PageState) -> CompiledFilter | None:
+        """The items that the filter allows; None: there is no filter.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        return self.recommender.state.filters.compile(state.filter, FILTER_LIMITS) if state.filter else None
 
     def find(self, query: str, chosen):
         """Search results; or, where all of several words are ids (as when pasted), the history with them."""
@@ -154,23 +170,33 @@ class PageHandlers:
         """The history as HTML."""
         return history_html(self.catalog, self.rows_of(chosen))
 
-    def recommend(self, chosen, k, beams, temperature, exclude, rank):
+    def recommend(self, chosen, k, beams, temperature, exclude, rank, filter=""):
         """The recommended items as HTML, their ids, and a message."""
-        state = self.state(chosen, k, beams, temperature, exclude, rank)
+        state = self.state(chosen, k, beams, temperature, exclude, rank, filter)
         history = self.rows_of(chosen)
-        answers = find_answers(self.recommender, state, history)
+        try:
+            allowed = self.allowed(state)
+        except DataError as error:
+            return "", [], status_html(str(error))
+        answers = find_answers(self.recommender, state, history, allowed)
         ids = [self.catalog.item_ids[answer.row] for answer in answers]
         items = "1 item" if len(history) == 1 else f"{len(history)} items"
         unknown = [one for one in clean_ids(chosen) if not len(self.catalog.known_rows([one]))]
         message = f"{len(ids)} recommendations after a history of {items}."
+        if allowed is not None:
+            message += f" The filter allows {allowed.count:,} of {len(self.catalog):,} items."
         message += f" Not in the catalog: {_named(unknown)}." if unknown else ""
         return answer_html(self.catalog, answers, history.tolist()), ids, status_html(message)
 
-    def compare(self, chosen, k, beams, temperature, exclude, rank) -> str:
-        """The lists of all methods as HTML."""
-        state = self.state(chosen, k, beams, temperature, exclude, rank)
+    def compare(self, chosen, k, beams, temperature, exclude, rank, filter="") -> str:
+        """The lists of all methods as HTML; what is wrong with the filter, where something is."""
+        state = self.state(chosen, k, beams, temperature, exclude, rank, filter)
         history = self.rows_of(chosen)
-        found = compare(self.recommender, state, history, self.popularity)
+        try:
+            allowed = self.allowed(state)
+        except DataError as error:
+            return status_html(str(error))
+        found = compare(self.recommender, state, history, self.popularity, allowed)
         return comparison_html(self.catalog, found, len(history))
 
     def draw_map(self, chosen, shown) -> str:
@@ -179,16 +205,17 @@ class PageHandlers:
             self._map = ItemMap(self.recommender)
         return map_html(self.catalog, self._map, self.rows_of(chosen).tolist(), self.rows_of(shown).tolist())
 
-    def open_view(self, chosen, shown, k, beams, temperature, exclude, rank, event: gr.SelectData):
+    def open_view(self, chosen, shown, k, beams, temperature, exclude, rank, filter, event: gr.SelectData):
         """Of the tab that was opened: its name, and what it shows, which nobody computed before."""
         place = event.index if isinstance(event.index, int) and 0 <= event.index < len(VIEWS) else 0
         view = VIEWS[place]
-        comparison = self.compare(chosen, k, beams, temperature, exclude, rank) if view == "compare" else gr.skip()
+        settings = k, beams, temperature, exclude, rank, filter
+        comparison = self.compare(chosen, *settings) if view == "compare" else gr.skip()
         return view, comparison, self.draw_map(chosen, shown) if view == "map" else gr.skip()
 
-    def link(self, chosen, k, beams, temperature, exclude, rank, view) -> str:
+    def link(self, chosen, k, beams, temperature, exclude, rank, filter, view) -> str:
         """The query of the page's address for what it shows."""
-        state = self.state(chosen, k, beams, temperature, exclude, rank, view)
+        state = self.state(chosen, k, beams, temperature, exclude, rank, filter, view)
         # Without a ranker its switch is hidden: an address says nothing of it.
         return write_link(state if self.has_ranker else replace(state, rank=True))
 
@@ -199,19 +226,23 @@ class PageHandlers:
         """
         state, problems = read_link(query)
         if state == PageState() and not problems:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 9
         unknown = [one for one in state.items if not len(self.catalog.known_rows([one]))]
         if unknown:
             problems = [*problems, f"Not in the catalog: {_named(unknown)}."]
-        settings = [state.k, state.num_beams, state.temperature, state.exclude_history, state.rank and self.has_ranker]
+        if state.filter and not self.columns:
+            problems = [*problems, "This recommender has no columns to filter by: the link's filter was left out."]
+        settings: list[Any] = [state.k, state.num_beams, state.temperature, state.exclude_history]
+        settings.append(state.rank and self.has_ranker)
+        settings.append(state.filter if self.columns else "")
         chosen = self._known_ids(state.items) if state.items else gr.skip()
         return [chosen, *settings, gr.Tabs(selected=state.view), status_html(" ".join(problems))]
 
-    def reopen(self, chosen, k, beams, temperature, exclude, rank):
+    def reopen(self, chosen, k, beams, temperature, exclude, rank, filter=""):
         """Answers of a page that a link with a history has opened; none where it had no history."""
         if not self._known_ids(chosen):
             return gr.skip(), gr.skip()
-        return self.recommend(chosen, k, beams, temperature, exclude, rank)[:2]
+        return self.recommend(chosen, k, beams, temperature, exclude, rank, filter)[:2]
 
     def browse(self, *codes):
         """Choices of every level after the first, and the items under the chosen prefix."""

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from tiger.retriever.search_options import option_default
+from tiger.serving.query import FILTER_LIMITS
 
 MAX_ITEMS = 100  # of a history; the T5 reads fewer
 MAX_ID = 256  # characters of an item's id
@@ -30,6 +31,7 @@ class PageState:
         num_beams, temperature, exclude_history: search options; a temperature of 0: the most probable items.
         rank: whether the ranker orders.
         view: the open tab, of :data:`VIEWS`.
+        filter: what answers have to be, in words; empty: anything.
     """
 
     items: list[str] = field(default_factory=list)
@@ -39,6 +41,7 @@ class PageState:
     exclude_history: bool = option_default("exclude_history")
     rank: bool = True
     view: str = "recommend"
+    filter: str = ""
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -63,6 +66,12 @@ def _view(text: str) -> str:
     return text
 
 
+def _filter(text: str) -> str:
+    if len(text) > FILTER_LIMITS.length:
+        raise ValueError
+    return text
+
+
 # Parameters of an address: the field, and how its value is read.
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "k": ("k", _whole(1, MAX_K)),
@@ -71,6 +80,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "exclude": ("exclude_history", lambda text: bool(_whole(0, 1)(text))),
     "rank": ("rank", lambda text: bool(_whole(0, 1)(text))),
     "view": ("view", _view),
+    "filter": ("filter", _filter),
 }
 
 
