@@ -36,6 +36,7 @@ from amazon_records import parse_metadata, parse_review
 from download import download, gzip_errors, verify
 from tqdm import tqdm
 
+from tiger.data.dataset_card import write_dataset_card
 from tiger.data.importing.filters import core_filter, first_occurrences
 from tiger.utils.errors import DataError
 from tiger.utils.files import written_together
@@ -164,6 +165,7 @@ def prepare(
         kept = np.unique(events.items)
         item_ids = sorted(events.item_ids[item] for item in kept)
         without_metadata, without_title = _write_items(item_ids, metadata, scratch, description, bad_lines)
+    write_dataset_card(Path(out), Path(out).name)
     return Summary(
         users=len(np.unique(events.users)),
         items=len(item_ids),

@@ -37,6 +37,7 @@ from demo_products import (
     product_types,
 )
 
+from tiger.data.dataset_card import write_dataset_card
 from tiger.utils.files import written_together
 
 SECONDS_PER_DAY = 86_400
@@ -105,6 +106,7 @@ def write_demo(out: str | os.PathLike, num_items: int = 2_400, num_users: int = 
     with written_together(out, tuple(tables)) as scratch:
         for name, table in tables.items():
             pq.write_table(table, scratch / name)
+    write_dataset_card(Path(out), Path(out).name)
 
 
 def _catalogue(types: ProductTypes, num_items: int, seed: int, rng: np.random.Generator) -> _Catalogue:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tiger import _moved
+from tiger.utils.auto_classes import note_types
 from tiger.utils.lazy import lazy_names
 
 __version__ = "0.1.0"
@@ -94,3 +95,10 @@ else:
         },
     )
 _moved.install()
+note_types(
+    {
+        "tiger-t5": "tiger.retriever.model:TigerT5Config",
+        "tiger-rqvae": "tiger.quantizers.rqvae:RQVAEConfig",
+        "semantic_id_ranker": "tiger.rankers.click.model:RankerConfig",
+    }
+)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.demo import write_demo
 from tiger.data.dataset import RecommendationData
 from tiger.data.readers import read_events
 from tiger.data.sequences import Sequences
@@ -227,6 +228,8 @@ def test_hub_data_sets(tmp_path, monkeypatch):
         return datasets.Dataset(pq.read_table(tmp_path / data_files))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    files = {"items.parquet", "interactions.parquet"}
+    monkeypatch.setattr("tiger.data.hub_data._files", lambda path, revision: files)
     data = RecommendationData.load("someone/shop", revision="v1")
     assert as_lists(data.sequences) == [[2, 0, 3], [0, 1, 2, 3], [1, 2]]
     assert calls == [("someone/shop", f"{name}.parquet", "train", "v1") for name in ("items", "interactions")]
@@ -237,6 +240,105 @@ def test_hub_data_sets(tmp_path, monkeypatch):
     write(tmp_path, log=pa.table(LOG).slice(0, 0))
     with pytest.raises(DataError, match="no events"):
         RecommendationData.load("someone/shop")
+    files.remove("interactions.parquet")
+    with pytest.raises(DataError, match=r"someone/shop has no interactions.parquet and no interactions/\*.parquet"):
+        RecommendationData.load("someone/shop")
+
+
+def test_shards_and_folders_on_the_hub(tmp_path, monkeypatch):
+    write(tmp_path)
+    asked = []
+
+    def load_dataset(path, data_files, split, revision):
+        asked.append(data_files)
+        return datasets.Dataset(pq.read_table(tmp_path / f"{data_files.split('/')[1]}.parquet"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    files = {"one/items/train-0.parquet", "one/interactions/train-0.parquet", "one/interactions/train-1.parquet"}
+    monkeypatch.setattr("tiger.data.hub_data._files", lambda path, revision: files)
+    assert as_lists(RecommendationData.load("someone/shops", config="one").sequences) == [
+        [2, 0, 3],
+        [0, 1, 2, 3],
+        [1, 2],
+    ]
+    assert asked == ["one/items/*.parquet", "one/interactions/*.parquet"]
+
+
+def test_without_the_hub_the_cache_alone_is_asked(monkeypatch):
+    """`datasets` by itself would try six times, half a minute long."""
+    given = []
+
+    def load_dataset(*args, download_config, **options):
+        given.append(download_config.local_files_only)
+        raise ConnectionError("not in the cache")
+
+    def unreachable(*args, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    with pytest.raises(DataError, match=r"someone/shop is neither .*\(not in the cache\)\. Check the name"):
+        RecommendationData.load("someone/shop")
+    assert given == [True]
+
+
+@pytest.mark.parametrize("config", [None, "one"])
+def test_shards_of_a_directory(tmp_path, config):
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole")
+    folder = tmp_path / "shards" / (config or "")
+    for name in ("items", "interactions"):
+        table = pq.read_table(tmp_path / "whole" / f"{name}.parquet")
+        (folder / name).mkdir(parents=True)
+        pq.write_table(table.slice(0, 2), folder / name / "part-0.parquet")
+        kinds = [pa.large_string() if kind == pa.string() else kind for kind in table.schema.types]
+        large = table.slice(2).cast(pa.schema(list(zip(table.column_names, kinds))))
+        pq.write_table(large, folder / name / "part-1.parquet")
+    whole = RecommendationData.load(tmp_path / "whole")
+    found = RecommendationData.load(tmp_path / "shards", config=config)
+    assert as_lists(found.sequences) == as_lists(whole.sequences) and found.item_ids == whole.item_ids
+    pq.write_table(table.drop_columns("timestamp"), folder / "interactions" / "part-2.parquet")
+    with pytest.raises(DataError, match="part-2.parquet has no column 'timestamp'"):
+        RecommendationData.load(tmp_path / "shards", config=config)
+    pq.write_table(table.append_column("more", table["user_id"]), folder / "interactions" / "part-2.parquet")
+    with pytest.raises(DataError, match="part-2.parquet and .*part-0.parquet differ in their columns .more"):
+        RecommendationData.load(tmp_path / "shards", config=config)
+    with pytest.raises(DataError, match="leads out"):
+        RecommendationData.load(tmp_path / "shards", config="../whole")
+
+
+def test_objects_of_datasets(tmp_path):
+    write(tmp_path)
+    items, log = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("items", "interactions"))
+    expected = RecommendationData.load(tmp_path)
+    both = datasets.DatasetDict({"items": datasets.Dataset(items), "interactions": datasets.Dataset(log)})
+    picked = both["interactions"].select(range(len(log)))
+    for one in (both, (both["items"], picked), (items, log), {"items": items.to_pandas(), "interactions": log}):
+        found = RecommendationData.load(one)
+        assert as_lists(found.sequences) == as_lists(expected.sequences) and found.item_ids == expected.item_ids
+    with pytest.raises(DataError, match="no 'interactions' .it has items, log"):
+        RecommendationData.load({"items": items, "log": log})
+    with pytest.raises(DataError, match="without streaming"):
+        RecommendationData.load((items, both["interactions"].to_iterable_dataset()))
+    with pytest.raises(DataError, match="items: a int is no table"):
+        RecommendationData.load((3, log))
+    with pytest.raises(DataError, match="the data is a Dataset"):
+        RecommendationData.load(both["items"])
+    with pytest.raises(DataError, match="leave them out"):
+        RecommendationData.load(both, config="one")
+
+
+def test_a_dataset_card_that_datasets_reads(tmp_path, monkeypatch):
+    """Offline, by the names of the tables; a card of the owner's stays."""
+    write_demo(tmp_path / "demo", num_items=100, num_users=5)
+    monkeypatch.chdir(tmp_path)
+    data = RecommendationData.load("demo")
+    cache = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    assert datasets.load_dataset("demo", "items", **cache)["item_id"][:] == data.item_ids
+    assert len(datasets.load_dataset("demo", "interactions", **cache)) == len(data.sequences.items)
+    (tmp_path / "demo" / "README.md").write_text("mine")
+    write_demo(tmp_path / "demo", num_items=100, num_users=5)
+    assert (tmp_path / "demo" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("path", ["nowhere", "./no/where", "/no/where/at/all", "a/b/c"])
@@ -255,6 +357,7 @@ def test_mistyped_places_are_named(tmp_path, monkeypatch):
         raise ConnectionError("Couldn't reach it\nat all")
 
     monkeypatch.setattr(datasets, "load_dataset", absent)
+    monkeypatch.setattr("tiger.data.hub_data._files", lambda path, revision: None)
     with pytest.raises(
         DataError, match=r"directory here \(is datasets/beauty meant\?\) .*reach it\)\. Check the name"
     ):

@@ -14,7 +14,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from transformers import T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from data.demo import write_demo
 from recipes import retriever
@@ -27,9 +27,11 @@ from tiger.data.dataset import RecommendationData
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.recommender import custom_generate
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.model_card import model_card, read_results
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -90,17 +92,21 @@ def test_push_and_load(hub, recommender, tmp_path):
     assert set(files) >= {"semantic_ids.safetensors", "trie.safetensors", "encoder/encoder.safetensors", MANIFEST}
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
 
+    before = len(hub.requests)
     loaded = TigerRecommender.from_pretrained(REPO)
     assert_same_answers(recommender, loaded)
     assert loaded.titles(["i3"]) == recommender.titles(["i3"]) and loaded.training == recommender.training
     assert loaded.rank(HISTORIES, [["i3", "i4"]] * 3)[0] == recommender.rank(HISTORIES, [["i3", "i4"]] * 3)[0]
-    assert not [request for request in hub.requests if request.endswith((".md", ".png", ".gitattributes"))]
+    unread = (".md", ".png", ".py", ".gitattributes")
+    assert not [request for request in hub.requests[before:] if request.endswith(unread)]
     for tiger in (recommender, loaded):
         tiger.add_items(["new"], ["tent rope map"])
     assert_same_answers(recommender, loaded)
 
-    plain = T5ForConditionalGeneration.from_pretrained(REPO, cache_dir=tmp_path / "other")
-    assert type(plain) is T5ForConditionalGeneration
+    code = files["custom_generate/generate.py"][0]
+    assert code == Path(custom_generate.__file__).read_bytes() and not hub.asked("GET custom_generate")
+    plain = AutoModelForSeq2SeqLM.from_pretrained(REPO, cache_dir=tmp_path / "other")
+    assert type(plain) is TigerT5
     expected = TigerRecommender.from_pretrained(REPO).model.state_dict()
     assert all(torch.equal(weights, expected[name]) for name, weights in plain.state_dict().items())
 
@@ -310,6 +316,7 @@ def test_no_code_is_downloaded(hub, recommender):
     hub.repositories[REPO].commit("main", files | named, "x")
     with pytest.raises(DataError, match="modeling.py"):
         TigerRecommender.from_pretrained(REPO)
+    assert "custom_generate/generate.py" in files
     assert not [request for request in hub.requests if request.endswith(".py")]
 
 
@@ -394,8 +401,10 @@ main({push})
 main({recommend})
 first, second = re.findall("```python\\n(.*?)```", open(hf_hub_download({REPO!r}, "README.md")).read(), flags=re.S)
 exec(first)
+recommender = tiger
 exec(second)
-print(len(items[0]), tiger.tokenizer.item_ids[-1], type(model).__name__)
+print(found == recommender.recommend([["i0", "i1"]], k=10, num_beams=50, rank=False, exclude_history=False)[0][0])
+print(len(items[0]), recommender.tokenizer.item_ids[-1], type(model).__name__)
 """
     environment = os.environ | {
         "HF_ENDPOINT": hub.endpoint,
@@ -411,13 +420,13 @@ print(len(items[0]), tiger.tokenizer.item_ids[-1], type(model).__name__)
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    url, answer, last = done.stdout.splitlines()
+    url, answer, same, last = done.stdout.splitlines()
     published = hub.repositories[REPO]
     assert url == f"{hub.endpoint}/{REPO}/commit/{published.refs['main']}"
     assert published.messages[1:] == ["v1"] and published.private and "items.parquet" not in published.files()
     expected = recommender.recommend([["i1", "i2"]], k=3, num_beams=20)[0][0]
     assert [row["item_id"] for row in json.loads(answer)] == expected
-    assert last == "10 new-item T5ForConditionalGeneration"
+    assert same == "True" and last == "10 new-item TigerT5"
     assert b"model-index" in published.files()["README.md"][0]
     assert published.files()["code_usage.png"][0][1:4] == b"PNG"
 
@@ -438,6 +447,114 @@ def test_command_line_errors(hub, recommender, tmp_path, capsys):
     main(["push", str(tmp_path / "model"), REPO, "--with_items", "--json"])
     assert json.loads(capsys.readouterr().out)["commit"] == hub.repositories[REPO].refs["main"]
     assert "items.parquet" in hub.repositories[REPO].files() and not hub.repositories[REPO].private
+
+
+def test_tokenizers_on_the_hub(hub, recommender, tmp_path):
+    """From a recommender's repository, and from one of their own; nothing else is fetched."""
+    recommender.push_to_hub(REPO)
+    for name in (REPO, "me/ids"):
+        if name != REPO:
+            commit = recommender.tokenizer.push_to_hub(name, private=True, commit_message="ids")
+            assert commit.oid == hub.repositories[name].refs["main"] and hub.repositories[name].private
+        before = len(hub.requests)
+        found = SemanticIdTokenizer.from_pretrained(name)
+        assert (
+            found.item_ids == recommender.tokenizer.item_ids and found.fingerprint == recommender.tokenizer.fingerprint
+        )
+        np.testing.assert_array_equal(found.encode([0, 5]), recommender.tokenizer.encode([0, 5]))
+        asked = [one for one in hub.requests[before:] if one.endswith(".safetensors") and "/resolve/" in one]
+        assert found.quantizer is not None and len(asked) == 2 and "/quantizer/" in asked[0] + asked[1]
+    assert AutoTokenizer.from_pretrained(REPO).fingerprint == recommender.tokenizer.fingerprint
+    with pytest.raises(DataError, match="a recommender is there.*Push all of it"):
+        recommender.tokenizer.push_to_hub(REPO)
+    with pytest.raises(DataError, match="me/nothing is neither a directory here nor a repository"):
+        SemanticIdTokenizer.from_pretrained("me/nothing")
+    with pytest.raises(DataError, match="me/ids has no revision 'v9'"):
+        SemanticIdTokenizer.from_pretrained("me/ids", revision="v9")
+    with pytest.raises(TypeError, match="padding"):
+        SemanticIdTokenizer.from_pretrained("me/ids", padding=True)
+    hub.repositories["me/other"] = type(hub.repositories[REPO])()
+    hub.repositories["me/other"].commit("main", {"pytorch_model.bin": (b"pickle", False)}, "x")
+    with pytest.raises(DataError, match="me/other has no semantic_ids.safetensors"):
+        SemanticIdTokenizer.from_pretrained("me/other")
+
+
+def test_a_subfolder_of_a_repository(hub, recommender, tmp_path):
+    recommender.push_to_hub(REPO)
+    files = hub.repositories[REPO].files()
+    hub.repositories["me/several"] = type(hub.repositories[REPO])()
+    within = {f"shops/one/{name}": content for name, content in files.items()}
+    hub.repositories["me/several"].commit("main", within | {"model.safetensors": (b"other", False)}, "x")
+    before = len(hub.requests)
+    loaded = TigerRecommender.from_pretrained("me/several", subfolder="shops/one")
+    assert_same_answers(recommender, loaded)
+    asked = [one for one in hub.requests[before:] if "resolve" in one and "shops/one" not in one]
+    assert not asked
+    assert len(SemanticIdTokenizer.from_pretrained("me/several", subfolder="shops/one")) == len(recommender.tokenizer)
+    with pytest.raises(DataError, match="me/several has no tiger.json"):
+        TigerRecommender.from_pretrained("me/several")
+    with pytest.raises(DataError, match="leads out"):
+        TigerRecommender.from_pretrained("me/several", subfolder="../other")
+
+
+def test_a_forced_download(hub, recommender):
+    recommender.push_to_hub(REPO)
+    TigerRecommender.from_pretrained(REPO)
+    before = len(hub.asked("GET /cdn/"))
+    TigerRecommender.from_pretrained(REPO)
+    assert len(hub.asked("GET /cdn/")) == before
+    TigerRecommender.from_pretrained(REPO, force_download=True)
+    assert len(hub.asked("GET /cdn/")) > before
+
+
+def readme(hub, ref="main"):
+    return hub.repositories[REPO].files(ref)["README.md"][0].decode()
+
+
+def write_readme(hub, text):
+    published = hub.repositories[REPO]
+    published.commit("main", published.files() | {"README.md": (text.encode(), False)}, "by hand")
+
+
+def test_the_card_keeps_what_the_owner_wrote(hub, recommender):
+    recommender.push_to_hub(REPO, license="mit", datasets=["me/shop"])
+    first = readme(hub)
+    metadata = yaml.safe_load(first.split("---\n")[1])
+    assert metadata["pipeline_tag"] == "other" and metadata["library_name"] == "tiger-recommender"
+    assert metadata["license"] == "mit" and metadata["datasets"] == ["me/shop"]
+    edited = first.replace("tags:", "language: en\ntags:\n- shop").replace("# tiger-demo", "# changed by hand")
+    edited = edited.replace("<!-- begin", "Our shop's model.\n\n<!-- begin") + "\nAsk us.\n"
+    write_readme(hub, edited)
+    recommender.push_to_hub(REPO, commit_message="again")
+    again = readme(hub)
+    metadata = yaml.safe_load(again.split("---\n")[1])
+    assert metadata["license"] == "mit" and metadata["language"] == "en" and metadata["datasets"] == ["me/shop"]
+    assert {"shop", "semantic-ids"} <= set(metadata["tags"])
+    assert "Our shop's model." in again and again.endswith("Ask us.\n") and "`mit`. The tiger library" in again
+    assert "# tiger-demo" in again and "changed by hand" not in again and again.count("<!-- begin") == 1
+    recommender.push_to_hub(REPO, license="apache-2.0")
+    assert yaml.safe_load(readme(hub).split("---\n")[1])["license"] == "apache-2.0"
+    recommender.push_to_hub(REPO, revision="new")
+    assert "Ask us." in readme(hub, "new")
+    with pytest.raises(DataError, match="'shop' is no data set of the Hub"):
+        recommender.push_to_hub(REPO, datasets=["shop"])
+
+
+def test_a_readme_that_is_not_ours_stays(hub, recommender):
+    recommender.push_to_hub(REPO)
+    text = "---\nlicense: mit\n---\n\n# Mine\n"
+    for own in (text, "# Mine\n", "---\n[broken\n---\n"):
+        write_readme(hub, own)
+        with pytest.warns(UserWarning, match=f"README.md of {REPO} was not written by tiger"):
+            recommender.push_to_hub(REPO)
+        assert readme(hub) == own
+    write_readme(hub, "---\nlicense: mit\n---\n")  # as the Hub's page of new repositories writes it
+    recommender.push_to_hub(REPO)
+    assert "license: mit" in readme(hub) and "## Use" in readme(hub)
+    before_marks = re.sub("<!--.*?-->\n", "", readme(hub))
+    write_readme(hub, before_marks)
+    recommender.push_to_hub(REPO, commit_message="marks")
+    assert "<!-- begin tiger" in readme(hub) and readme(hub).count("## Use") == 1
 
 
 def test_a_recipe_pushes_the_whole_recommender(hub, tmp_path, monkeypatch, capsys):

@@ -13,9 +13,9 @@ from transformers import T5ForConditionalGeneration
 from tests.conftest import make_model
 from tiger.cli.main import main
 from tiger.embeddings.lsa_encoder import LSAEncoder
-from tiger.recommender import hub
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils import hub
 from tiger.utils.errors import DataError
 
 WORDS = ("tent", "lamp", "stove", "rope", "boots", "map")

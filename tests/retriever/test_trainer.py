@@ -80,7 +80,7 @@ def test_learns_what_follows_and_keeps_the_best(tmp_path):
     checkpoint = Path(trainer.state.best_model_checkpoint)
     assert (checkpoint / "model.safetensors").exists() and (checkpoint / "semantic_ids.safetensors").exists()
     reopened = T5ForConditionalGeneration.from_pretrained(checkpoint)
-    assert reopened.config.architectures == ["T5ForConditionalGeneration"]
+    assert reopened.config.architectures == ["TigerT5"] and reopened.config.use_cache
 
 
 def test_evaluation_equals_metrics_by_hand(tmp_path):

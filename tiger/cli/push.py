@@ -19,6 +19,7 @@ def add_push_verb(verbs) -> None:
     push.add_argument("--results", nargs="+", default=[], metavar="FILE", help="results of evaluation, for the card")
     push.add_argument("--with_items", action="store_true", help="publish the item table too, with titles")
     push.add_argument("--license", help="license of the weights, as the Hub spells it, such as apache-2.0")
+    push.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="owner/name of its data on the Hub")
     push.add_argument("--json", action="store_true", help="print JSON")
     push.set_defaults(run=run_push)
 
@@ -32,6 +33,7 @@ def run_push(args: argparse.Namespace) -> None:
         include_items=args.with_items,
         results=results,
         license=args.license,
+        datasets=args.datasets,
         private=args.private,
         revision=args.revision,
         commit_message=args.message,

@@ -11,12 +11,15 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tiger.data.columns import plain_table
+from tiger.data.hub_data import pair_of_tables
 from tiger.data.importing.names import meant
 from tiger.data.readers import (
     EVENT_COLUMNS,
@@ -57,22 +60,31 @@ class RecommendationData:
         return self.items.num_rows
 
     @classmethod
-    def load(cls, path: str | os.PathLike, revision: str | None = None) -> RecommendationData:
-        """Read a dataset directory, or a Hub data set that holds the same two files.
+    def load(cls, path: Any, revision: str | None = None, config: str | None = None) -> RecommendationData:
+        """Read a dataset directory, a Hub data set that holds the same tables, or objects of ``datasets``.
 
         Args:
-            path: a directory with ``items.parquet`` and ``interactions.parquet``, or ``owner/name`` on the Hub.
+            path: a directory with ``items.parquet`` and ``interactions.parquet``, or with folders ``items`` and
+                ``interactions`` of parquet shards; or ``owner/name`` on the Hub; or a ``DatasetDict``, or another
+                mapping, of ``items`` and ``interactions``, or a pair of them: ``Dataset``, Arrow tables, data frames.
             revision: branch, tag or commit, for the Hub.
+            config: the folder that holds the tables, where a directory or repository has several catalogs.
 
         Raises:
             DataError: a file or column is missing, there twice or of the wrong type, an id is null, an item id occurs
                 twice, a timestamp is before 1970, or an event names an item that the item table lacks.
         """
-        items_schema, item_batches = open_table(path, "items", ITEM_COLUMNS, revision)
-        _, log_batches = open_table(path, "interactions", EVENT_COLUMNS, revision)
+        if not isinstance(path, str | os.PathLike):
+            if revision is not None or config is not None:
+                raise DataError("revision and config are of a directory or the Hub: leave them out for tables.")
+            return cls.from_tables(*pair_of_tables(path), source="the data")
+        if config is not None and (os.path.isabs(config) or ".." in Path(config).parts):
+            raise DataError(f"config {config!r} leads out of {path}: give a folder within it.")
+        items_schema, item_batches = open_table(path, "items", ITEM_COLUMNS, revision, config)
+        _, log_batches = open_table(path, "interactions", EVENT_COLUMNS, revision, config)
         tables = list(item_batches)
         items = pa.concat_tables(tables) if tables else items_schema.empty_table()
-        return cls._from_batches(items, log_batches, str(path))
+        return cls._from_batches(items, log_batches, os.path.join(path, config or ""))
 
     @classmethod
     def from_tables(cls, items: pa.Table, interactions: pa.Table, source: str = "") -> RecommendationData:

@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tiger.data.columns import is_number, is_text, plain_table, plain_type, refuse_twice
+from tiger.data.hub_data import hub_table
 from tiger.utils.errors import DataError, first_line
 from tiger.utils.json_files import parse_json
 from tiger.utils.paths import is_repo_id, nearest_hint
@@ -242,45 +244,57 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def open_table(
-    path: str | os.PathLike, name: str, required: dict[str, str], revision: str | None
+    path: str | os.PathLike, name: str, required: dict[str, str], revision: str | None, config: str | None = None
 ) -> tuple[pa.Schema, Iterator[pa.Table]]:
-    """Schema and batches of one file of a dataset directory or Hub data set, columns checked."""
-    import datasets
+    """Schema and batches of one table of a dataset directory or Hub data set, columns checked.
 
-    file = Path(path) / f"{name}.parquet"
+    Args:
+        config: a folder in it that holds the tables; None: they lie in it.
+    """
+    import datasets  # noqa: F401  # a missing extra is told before any file is opened
+
     wanted = None if name == "items" else (*EVENT_COLUMNS, *_EXTRA_COLUMNS)
     if Path(path).is_dir():
-        schema = _parquet_schema(file)
-        check_columns(schema, required, str(file))
-        columns = [column for column in schema.names if wanted is None or column in wanted]
-        # By pyarrow: `datasets` knows fewer types of columns.
-        return schema, _whole(parquet_batches(file, columns, _BATCH_ROWS), file)
+        return _local_table(Path(path) / (config or ""), name, required, wanted)
     if not is_repo_id(os.fspath(path)):
         raise DataError(
             f"{path} is neither a directory{nearest_hint(path)} nor owner/name on the Hub: give the directory of "
             "items.parquet and interactions.parquet."
         )
-    with _hub_errors(path):
-        loaded = datasets.load_dataset(str(path), data_files=f"{name}.parquet", split="train", revision=revision)
+    file = Path(path) / (config or "") / f"{name}.parquet"
+    loaded = hub_table(str(path), name, config, revision)
     schema = loaded.features.arrow_schema
-    check_columns(schema, required, f"{path}/{name}.parquet")
+    check_columns(schema, required, str(file))
     if wanted is not None:
         loaded = loaded.select_columns([column for column in schema.names if column in wanted])
     return schema, _whole(loaded.with_format("arrow").iter(batch_size=_BATCH_ROWS), file)
 
 
-@contextmanager
-def _hub_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn what `datasets` says of a data set that it can't load into one line."""
-    from datasets.exceptions import DatasetsError
+def _local_table(
+    folder: Path, name: str, required: dict[str, str], wanted: tuple[str, ...] | None
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """One file, or a folder of shards in the order of their names. By pyarrow: `datasets` knows fewer types."""
+    file = folder / f"{name}.parquet"
+    shards = [] if file.exists() else sorted((folder / name).glob("*.parquet"))
+    files = shards or [file]
+    schemas = [_parquet_schema(one) for one in files]
+    for one, schema in zip(files, schemas):
+        check_columns(schema, required, str(one))
+        if missing := set(schemas[0].names) ^ set(schema.names):
+            raise DataError(f"{one} and {files[0]} differ in their columns ({sorted(missing)[0]}). Write both again.")
+    columns = [column for column in schemas[0].names if wanted is None or column in wanted]
+    kinds = pa.schema([schemas[0].field(column) for column in columns])
 
-    try:
-        yield
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{path} is neither a directory here{nearest_hint(path)} nor a data set on the Hub that can be read "
-            f"({first_line(error)}). Check the name; for a private one, `hf auth login`."
-        ) from error
+    def batches(one: Path) -> Iterator[pa.Table]:
+        for batch in _whole(parquet_batches(one, columns, _BATCH_ROWS), one):
+            try:
+                yield batch if one == files[0] else batch.select(columns).cast(kinds)
+            except (pa.ArrowException, ValueError) as error:
+                raise DataError(
+                    f"{one} and {files[0]} differ in a type ({first_line(error)}). Write both again."
+                ) from error
+
+    return schemas[0], chain.from_iterable(batches(one) for one in files)
 
 
 def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
@@ -292,7 +306,10 @@ def _whole(batches: Iterator[pa.Table], file: Path) -> Iterator[pa.Table]:
 
 def _parquet_schema(file: Path) -> pa.Schema:
     if not file.exists():
-        raise DataError(f"{file} is missing: a dataset directory holds items.parquet and interactions.parquet.")
+        raise DataError(
+            f"{file} is missing: a dataset directory holds items.parquet and interactions.parquet, or folders of "
+            "shards of these names."
+        )
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty (0 bytes): write it again.")
     try:

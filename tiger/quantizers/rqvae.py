@@ -31,6 +31,7 @@ from tiger.quantizers.kmeans import (
     sample_rows,
     squared_distances,
 )
+from tiger.utils.auto_classes import register
 from tiger.utils.schema import list_of, number, whole
 
 _SIZES = {"hidden_sizes", "latent_dim", "commitment_weight", "sinkhorn_epsilon", "sinkhorn_iterations"}
@@ -372,3 +373,6 @@ def _batches(num_items: int, batch_size: int, generator: torch.Generator):
         for rows in torch.randperm(num_items, generator=generator).split(batch_size):
             if len(rows) == min(batch_size, num_items):  # a scrap of a batch gives a poor balanced assignment
                 yield rows.numpy()
+
+
+register(RQVAEConfig, RQVAE)

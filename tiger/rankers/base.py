@@ -112,6 +112,9 @@ class Ranker(Protocol):
         """Remove all items but those at ``rows`` (int [m], ascending)."""
         ...
 
+    def to(self, device: str | torch.device) -> None:
+        """Compute on another device from now on, where the ranker has a choice."""
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write files into a directory, in formats that run no code when they are read (JSON, safetensors)."""
         ...

@@ -15,6 +15,7 @@ from safetensors.numpy import save as save_arrays
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.base import note_place
 from tiger.rankers.auto import load_ranker, save_ranker
+from tiger.recommender import custom_generate
 from tiger.recommender.manifest import (
     MANIFEST,
     check_files,
@@ -26,6 +27,7 @@ from tiger.recommender.manifest import (
 from tiger.recommender.saved_items import read_items, read_unseen
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.config import CONFIG_RULES, GENERATION_RULES, OPTIONAL_RULES
+from tiger.retriever.layer_weights import refuse_wrapped_layers
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -41,16 +43,18 @@ TRIE = "trie.safetensors"
 UNSEEN = "unseen.safetensors"
 RANKER, ENCODER, ITEMS = "ranker", "encoder", "items.parquet"
 GENERATION = "generation_config.json"
+CUSTOM_GENERATE = "custom_generate/generate.py"  # where transformers looks for it
 
 
 def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
     """Write a directory. What it held before stays whole until the new one is; other files in it are kept.
 
     Raises:
-        DataError: the model's weights are NaN or infinite.
+        DataError: the model's weights are NaN or infinite, or adapters are not merged into them.
         DiskError: the disk is full, read-only or denied.
     """
     check_finite(state.model, f"{folder} is not written")
+    refuse_wrapped_layers(state.model, f"{folder} is not written")
     with replaced_folder(folder, MANIFEST, ours=own_files) as fresh:
         state.model.save_pretrained(fresh)
         state.tokenizer.save_pretrained(fresh)
@@ -66,6 +70,9 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
         if state.ranker is not None:
             save_ranker(state.ranker, fresh / RANKER)
         write_manifest(fresh, state.tokenizer.fingerprint, state.max_history, state.training)
+        # After the manifest: it is not read by a load, nor fetched from the Hub.
+        (fresh / CUSTOM_GENERATE).parent.mkdir()
+        write_atomically(fresh / CUSTOM_GENERATE, Path(custom_generate.__file__).read_text(encoding="utf-8"))
 
 
 def read_state(

@@ -17,8 +17,9 @@ MANIFEST = "tiger.json"
 MODEL = "model"  # of a run's folder, the recommender
 DEMO, DEMO_MODEL = "demo", Path(__file__).parents[1] / "demo_model"  # written by data/demo_model.py
 # 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
-FORMAT = 2
-READABLE = (1, 2)
+# 3: config.json has a type of its own, which a version that knows plain T5s only can't read.
+FORMAT = 3
+READABLE = (1, 2, 3)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 # All that a load opens, whether the manifest names it or not.
 _READ = (
@@ -124,8 +125,9 @@ def check_own_files(folder: str | os.PathLike, manifest: dict) -> None:
     """
     folder = Path(folder)
     within = [folder.resolve()]
-    if within[0].parent.name == "snapshots":
-        within.append(within[0].parents[1] / "blobs")
+    for place in (within[0], *within[0].parents):  # the folder may be one within a repository
+        if place.parent.name == "snapshots" and (place == within[0] or place.parents[1].name.startswith("models--")):
+            within.append(place.parents[1] / "blobs")
     names = {Path(name).parts[0] for name in [*manifest["parts"], *manifest.get("files", {}), *_READ] if name}
     for name in sorted(names):
         top = folder / name

@@ -16,10 +16,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from tiger import __version__
 from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
+from tiger.recommender.card_block import BEGIN, END, LIBRARY
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.config import is_causal, uses_child_softmax
+from tiger.retriever.config import reads_users
+from tiger.retriever.plain_t5 import unlike_t5
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
+from tiger.utils.paths import is_repo_id
 
 CARD, PLOT = "README.md", "code_usage.png"
 CARD_FILES = (CARD, PLOT)
@@ -51,16 +54,8 @@ def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
     return rows
 
 
-def write_card(
-    state: RecommenderState,
-    folder: str | os.PathLike,
-    repo_id: str,
-    results: Sequence[dict] = (),
-    license: str | None = None,
-    revision: str | None = None,
-) -> None:
-    """Write ``README.md`` and its plot into a recommender's directory; :func:`model_card` says what it holds."""
-    card = model_card(state, repo_id, results, license, revision)
+def write_card(state: RecommenderState, folder: str | os.PathLike, card: str) -> None:
+    """Write a card as ``README.md``, and its plot, into a recommender's directory."""
     tokenizer = state.tokenizer
     plot_code_usage(tokenizer.codes, tokenizer.codebook_size, Path(folder) / PLOT)
     (Path(folder) / CARD).write_text(card, encoding="utf-8")
@@ -72,6 +67,7 @@ def model_card(
     results: Sequence[dict] = (),
     license: str | None = None,
     revision: str | None = None,
+    datasets: Sequence[str] = (),
 ) -> str:
     """A recommender's card, Markdown below YAML metadata.
 
@@ -81,15 +77,18 @@ def model_card(
             metadata's ``model-index`` too; others of the same data set and setting stand beside them in the table.
         license: of the weights, as the Hub spells it.
         revision: that the example names.
+        datasets: on the Hub that it was trained on, ``owner/name``.
 
     Raises:
-        DataError: no row is this recommender's, or a metric is not a number.
+        DataError: no row is this recommender's, a metric is not a number, or a data set has no name of the Hub's.
     """
     name = repo_id.split("/")[-1]
     own = _own_results(state, results)
     data = ModelCardData(
         license=license,
-        library_name="tiger-recommender",
+        library_name=LIBRARY,
+        pipeline_tag="other",  # the Hub has no task of recommendation
+        datasets=_dataset_names(datasets) or None,
         tags=["recommendation", "generative-retrieval", "semantic-ids", "t5"],
         model_name=name,
         eval_results=_eval_results(own) or None,
@@ -106,7 +105,14 @@ def model_card(
         ("License", _license_text(license)),
     )
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
-    return f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"
+    return f"---\n{data.to_yaml()}\n---\n\n{BEGIN}\n# {name}\n\n{body}\n{END}\n"
+
+
+def _dataset_names(datasets: Sequence[str]) -> list[str]:
+    for name in datasets:
+        if not is_repo_id(name):
+            raise DataError(f"datasets: {name!r} is no data set of the Hub: give owner/name.")
+    return list(datasets)
 
 
 def _own_results(state: RecommenderState, results: Sequence[dict]) -> list[dict]:
@@ -170,34 +176,50 @@ def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
         )
     return "\n".join(
         [
-            "With the library installed (`tiger-recommender`):",
+            "With the library installed (`pip install tiger-recommender`):",
             "",
             "```python",
             *lines,
             "```",
             "",
-            "A history is a list of item ids, oldest first. The T5 is a checkpoint that plain transformers opens. It "
-            "then computes T5's own attention and the softmax over all tokens: "
-            + (
-                "for this model the same probabilities."
-                if _is_plain(state)
-                else "for this model other probabilities than it was trained for. "
-                "`tiger.retriever.model.TigerT5` and `generate(..., custom_generate=trie_generate)` of "
-                "`tiger.retriever.beam_search` compute those."
-            ),
+            "A history is a list of item ids, oldest first. The T5 by itself, in transformers, after `import tiger`:",
             "",
             "```python",
-            "from transformers import T5ForConditionalGeneration",
-            "",
-            f"model = T5ForConditionalGeneration.from_pretrained({source})",
+            *_transformers_lines(state, source, ids),
             "```",
+            "",
+            "`trust_remote_code=True` runs this repository's `custom_generate/generate.py`, a few lines that call the "
+            "library. `generate` with `prefix_allowed_tokens_fn` gives the same. " + _plain_text(state),
         ]
     )
 
 
-def _is_plain(state: RecommenderState) -> bool:
-    """Whether plain transformers gives the retriever's own probabilities."""
-    return not is_causal(state.model) and not uses_child_softmax(state.model)
+def _transformers_lines(state: RecommenderState, source: str, ids: list[str]) -> list[str]:
+    lines = [
+        "import tiger  # transformers then knows this type of model",
+        "import torch",
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({source})",
+        f"model = AutoModelForSeq2SeqLM.from_pretrained({source})",
+        f"histories = torch.from_numpy(tokenizer.encode_history([tokenizer.rows({ids!r})]))",
+    ]
+    if reads_users(state.model):
+        lines.append(
+            "histories = torch.nn.functional.pad(histories, (1, 0), value=tokenizer.vocab_size)  # an unknown user"
+        )
+    return [
+        *lines,
+        f"tokens = model.generate(histories, custom_generate={source}, trust_remote_code=True, "
+        "num_beams=50, num_return_sequences=10)",
+        "found = [tokenizer.item_ids[row] for row in tokenizer.decode(tokens[:, 1:].numpy()) if row >= 0]",
+    ]
+
+
+def _plain_text(state: RecommenderState) -> str:
+    if reasons := unlike_t5(state.model):
+        return f"A plain T5 with these weights computes other probabilities, for {'; '.join(reasons)}."
+    return "A plain T5 with these weights computes the same; `model.export_t5(folder)` writes one."
 
 
 def _data(state: RecommenderState) -> str:
@@ -330,7 +352,10 @@ def _contents(state: RecommenderState) -> str:
         rows.append(["`items.parquet`", "the item table"])
     if state.ranker is not None:
         rows.append(["`ranker/`", "the ranker, how it reads items, and their content vectors where it reads those"])
-    rows.append(["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file above"])
+    rows.append(["`custom_generate/generate.py`", "for transformers' `generate`; never run by the library"])
+    rows.append(
+        ["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file that is loaded"]
+    )
     return (
         f"{markdown_table(['file', ''], rows, left=2)}\n\n"
         f"The parts belong together: T5{', ranker' if state.ranker is not None else ''} and semantic IDs carry "

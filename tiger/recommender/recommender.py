@@ -26,21 +26,18 @@ from tiger.recommender.catalog_updates import (
     with_updated_items,
     without_items,
 )
-from tiger.recommender.checkpoint import read_state, write_state
+from tiger.recommender.checkpoint import write_state
 from tiger.recommender.filters import CompiledFilter, Filter, NamedFilter, compile_aloud
 from tiger.recommender.histories import Moments, Times, known_histories
-from tiger.recommender.manifest import find_folder
+from tiger.recommender.loading import LoadOptions, load_options, load_state
+from tiger.recommender.parts import RecommenderParts
 from tiger.recommender.state import RecommenderState
-from tiger.recommender.state_part import StatePart
 from tiger.retriever.search_options import SearchOptions
 from tiger.retriever.user_tokens import user_array
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.semantic_ids.trie import SemanticIdTrie
-from tiger.utils.errors import DataError
-from tiger.utils.paths import is_repo_id, nearest_hint
 
 
-class TigerRecommender:
+class TigerRecommender(RecommenderParts):
     """A T5, the tokenizer it was trained with and, for new items, the encoder of their texts.
 
     Args:
@@ -65,15 +62,6 @@ class TigerRecommender:
         items, scores = tiger.recommend([["item-1", "item-2"]], k=10)
     """
 
-    model = StatePart[T5ForConditionalGeneration]()
-    tokenizer = StatePart[SemanticIdTokenizer]()
-    encoder = StatePart["ItemEncoder | None"]()
-    items = StatePart["pa.Table | None"]()
-    ranker = StatePart["Ranker | None"]()
-    unseen = StatePart[np.ndarray]()
-    max_history = StatePart[int]()
-    training = StatePart["dict[str, Any]"]()
-
     def __init__(
         self,
         model: T5ForConditionalGeneration,
@@ -96,15 +84,6 @@ class TigerRecommender:
         recommender = cls.__new__(cls)
         recommender.state = state
         return recommender
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def trie(self) -> SemanticIdTrie:
-        """The trie over the tokenizer's items, on the model's device."""
-        return self.state.trie_on(self.device)
 
     def recommend(
         self,
@@ -349,7 +328,8 @@ class TigerRecommender:
             repo_id: ``owner/name``; made where there is none.
             options: what is published and how.
             fields: fields of :class:`tiger.recommender.hub.PushOptions` (``include_items``, ``results``, ``license``,
-                ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``), over those of ``options``.
+                ``datasets``, ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``), over those of
+                ``options``.
 
         Returns:
             The commit: its URL as text, with ``oid`` and ``pr_url``.
@@ -364,34 +344,24 @@ class TigerRecommender:
     def from_pretrained(
         cls,
         name: str | os.PathLike,
-        device: str | torch.device = "cpu",
+        device: str | int | torch.device | None = None,
         *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        local_files_only: bool = False,
-        rank: bool = True,
+        options: LoadOptions | None = None,
+        **fields: Any,
     ) -> TigerRecommender:
-        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote. No code of a repository is run.
 
         Args:
             name: a directory, a recommender's or a run's with its ``model``; or, where there is none, a repository on
                 the Hub, ``owner/name``; or ``demo``, a small one that comes with the library.
-            revision: branch, tag or commit on the Hub.
-            token: for a private or gated repository; None: that of ``hf auth login`` or ``$HF_TOKEN``.
-            cache_dir: of downloads; None: the Hub client's own.
-            local_files_only: take a repository from the cache, without the network.
-            rank: read the ranker, where there is one.
+            device: of the model and the ranker; None: the CPU.
+            options: from where, in which precision, with which parts.
+            fields: fields of :class:`tiger.recommender.loading.LoadOptions` (``revision``, ``token``, ``cache_dir``,
+                ``local_files_only``, ``force_download``, ``subfolder``, ``rank``, ``dtype``, ``device_map``,
+                ``attn_implementation``), over those of ``options``; ``torch_dtype`` is ``dtype``.
 
         Raises:
             DataError: neither directory nor readable repository, half-written, damaged or tampered with, of another
-                version, or its parts don't belong together.
+                version, or its parts don't belong together; or an option is unknown, or the device is not there.
         """
-        folder = find_folder(name)
-        if folder.is_dir():
-            return cls.from_state(read_state(folder, device, rank, verify=True))
-        if is_repo_id(name):
-            downloaded = hub.download(name, revision, token, cache_dir, local_files_only)
-            return cls.from_state(read_state(downloaded, device, rank))
-        wanted = "the one that a recipe saved, such as runs/demo/model, or a repository on the Hub, owner/name"
-        raise DataError(f"{folder} is not a directory{nearest_hint(folder)}: give {wanted}.")
+        return cls.from_state(load_state(name, device, load_options(options, fields)))

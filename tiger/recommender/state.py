@@ -14,6 +14,7 @@ from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.recommender.filters import CatalogFilters
 from tiger.retriever.config import check_pair
+from tiger.retriever.layer_weights import MERGE
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -65,6 +66,8 @@ class RecommenderState:
         """
         if self.max_history < 1:
             raise DataError(f"max_history must be at least 1, got {self.max_history}.")
+        if not isinstance(self.model, T5ForConditionalGeneration):
+            raise DataError(f"the model is a {type(self.model).__name__}, no T5. {MERGE}")
         check_pair(self.model, self.tokenizer)
         count = len(self.tokenizer)
         if self.ranker is not None:

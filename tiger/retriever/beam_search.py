@@ -55,7 +55,7 @@ def beam_search(
     """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
 
     Args:
-        model: a T5 over the trie's tokens. Matrix products are of autocast's dtype, or float32.
+        model: a T5 over the trie's tokens. Matrix products are of autocast's dtype, or the model's own.
         trie: on the model's device.
         histories: int64 [B, S], history tokens, padded on the right; an empty history is all padding.
         num_beams: candidates kept per step; may be more than the trie has.
@@ -80,7 +80,7 @@ def beam_search(
     _check_ranges(num_beams, k, temperature)
     device = histories.device.type
     autocast = torch.is_autocast_enabled(device)
-    weights = packed(model, torch.get_autocast_dtype(device) if autocast else torch.float32)
+    weights = packed(model, torch.get_autocast_dtype(device) if autocast else model.dtype)
     length = history_item_length(model, trie.depth)
     k = num_beams if k is None else k
     found = Beams(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
@@ -91,6 +91,24 @@ class RetrieverConfig:
         return {name: value for name, value in asdict(self).items() if name != "user_tokens" or value}
 
 
+class TigerT5Config(T5Config):
+    """Config of a :class:`tiger.retriever.model.TigerT5`: a T5's, and :class:`RetrieverConfig` in ``tiger_config``.
+
+    A plain T5 computes other probabilities from the same weights, so that the type of the model is another one.
+    Configs of earlier versions, which said ``t5``, are read.
+    """
+
+    model_type = "tiger-t5"
+    old_model_types = ("t5",)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        content, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if content.get("model_type") in cls.old_model_types:
+            content = content | {"model_type": cls.model_type}
+        return content, rest
+
+
 # Values that a saved config.json may have. Sizes are those of tensors beside it.
 CONFIG_RULES: dict[str, Rule] = {
     "vocab_size": whole(2, 1 << 31),
@@ -135,17 +153,21 @@ GENERATION_RULES: dict[str, Rule] = {
 _FIELDS = frozenset(field.name for field in fields(RetrieverConfig))
 
 
-def nested_config(config: T5Config) -> T5Config:
-    """The same config, or, where an older version saved the settings beside T5's own, a copy that nests them."""
+def nested_config(config: T5Config) -> TigerT5Config:
+    """The same config, or a copy of its type where it is a plain T5's, or an older version's with the settings beside
+    T5's own: they are nested."""
     flat = [name for name in _FLAT_FIELDS if hasattr(config, name)]
-    if not flat or getattr(config, "tiger_config", None) is not None:
+    flat = flat if getattr(config, "tiger_config", None) is None else []
+    if isinstance(config, TigerT5Config) and not flat:
         return config
     settings = RetrieverConfig.from_t5(config)
     config = copy.deepcopy(config)
+    config.__class__ = TigerT5Config  # it has no fields of its own
     for name in flat:
         delattr(config, name)
-    config.tiger_config = settings.to_dict()
-    return config
+    if flat:
+        config.tiger_config = settings.to_dict()
+    return cast(TigerT5Config, config)
 
 
 def retriever_config(model: T5ForConditionalGeneration) -> RetrieverConfig:
@@ -211,7 +233,7 @@ def t5_config(
     num_decoder_layers: int | None = None,
     history_attention: str = "causal",
     user_tokens: int = 0,
-) -> T5Config:
+) -> TigerT5Config:
     """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
 
     Args:
@@ -230,7 +252,7 @@ def t5_config(
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
     )
-    return T5Config(  # type: ignore[call-arg]  # it takes any other field, too
+    return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size + settings.user_rows,
         d_model=d_model,
         d_kv=d_kv,

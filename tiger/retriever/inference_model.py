@@ -25,6 +25,7 @@ from tiger.retriever.config import (
     reads_users,
     uses_child_softmax,
 )
+from tiger.retriever.layer_weights import LayerList, adapter_base, embedding_weight, linear_weight, norm_weight
 from tiger.retriever.model import TokenLayout, choice_logits
 
 
@@ -70,15 +71,23 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
     """The inference copy of a model, made once and again after its weights change.
 
     A change in place raises a weight's version counter. Fused optimizers don't raise it, but move every element, so
-    the first element of each weight shows their steps. Two changes go unnoticed: writing single elements through
-    ``.data``, and replacing a layer.
+    the first element of each weight shows their steps. One change goes unnoticed: writing single elements through
+    ``.data``. Where an adapter wraps a layer, the copy is made anew each time: no weight changes when one is turned
+    off.
     """
+    model = adapter_base(model)
     kept = _kept.setdefault(model, {})
     if dtype in kept and model.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return kept[dtype][1]  # a graph can't ask; its owner captures anew after a change
-    weights = kept.get("weights")
-    if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
-        weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
+    layers = kept.get("layers")
+    if layers is None or not layers.is_current:
+        kept.clear()
+        layers = kept["layers"] = LayerList(model)
+    if layers.wrapped is not None:
+        return PackedT5(model, dtype)
+    if "weights" not in kept:
+        kept["weights"] = list(model.parameters())  # slow to list
+    weights = kept["weights"]
     first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
     versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
     state = (model.device, versions, first)
@@ -110,30 +119,44 @@ class PackedT5:
         self._tables = [stack.block[0].layer[0].SelfAttention for stack in (encoder, decoder)]
         self._biases: dict[tuple, torch.Tensor] = {}
         with torch.no_grad():
-            self.embeddings = model.shared.weight.detach()
+            first: Any = next(model.parameters())
+            self._like = torch.zeros(
+                (), dtype=first.dtype if first.is_floating_point() else dtype, device=model.device
+            )
+            self.embeddings = embedding_weight(model.shared, config.vocab_size, self._like).detach()
             self._encoder = [_Block(*self._packed(block.layer)) for block in encoder.block]
             self._decoder = [_DecoderBlock(*self._packed(block.layer)) for block in decoder.block]
             cross = [block.layer[1].EncDecAttention for block in decoder.block]
-            weights = torch.cat([part.k.weight for part in cross] + [part.v.weight for part in cross])
+            weights = self._together(*(part.k for part in cross), *(part.v for part in cross))
             self._cross = (weights * self._gain(encoder.final_layer_norm)).to(dtype)
             scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
-            weights = model.lm_head.weight[: item_vocabulary(model)]
+            # In training, a softmax over children reads the embeddings themselves.
+            weights = self.embeddings if self.child_softmax else self._together(model.lm_head)
+            weights = weights[: item_vocabulary(model)].float()
             self.output = (weights * (self._gain(decoder.final_layer_norm) * scale)).to(dtype)
 
     def _packed(self, layers: Any) -> list[torch.Tensor]:
         """The weights of a layer in the order of the fields of :class:`_Block`."""
         attention, dense = layers[0].SelfAttention, layers[-1].DenseReluDense
-        inner = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if self._gated else dense.wi.weight
-        together = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
-        block = [together * self._gain(layers[0].layer_norm), attention.o.weight]
-        block += [inner * self._gain(layers[-1].layer_norm), dense.wo.weight]
+        inner_size = self.heads * self.width
+        inner = self._together(dense.wi_0, dense.wi_1) if self._gated else self._together(dense.wi)
+        together = self._together(attention.q, attention.k, attention.v)
+        block = [together * self._gain(layers[0].layer_norm), self._together(attention.o, size=inner_size)]
+        block += [inner * self._gain(layers[-1].layer_norm), self._together(dense.wo, size=self.config.d_ff)]
         if len(layers) == 3:
             cross = layers[1].EncDecAttention
-            block += [cross.q.weight * self._gain(layers[1].layer_norm), cross.o.weight]
+            query = self._together(cross.q)
+            block += [query * self._gain(layers[1].layer_norm), self._together(cross.o, size=inner_size)]
         return [weight.detach().to(self.dtype) for weight in block]
 
+    def _together(self, *layers: Any, size: int | None = None) -> torch.Tensor:
+        """Matrices of layers, one below the other, in float32; ``size``: of their inputs, if not a state's."""
+        size = self._size if size is None else size
+        weights = [linear_weight(layer, size, self._like).float() for layer in layers]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
+
     def _gain(self, norm: Any) -> torch.Tensor:
-        return norm.weight * self._size**0.5
+        return norm_weight(norm).float() * self._size**0.5
 
     def encode(self, tokens: torch.Tensor, item_length: int) -> EncodedHistories:
         """Encode histories and project them to each decoder layer's cross-attention keys and values.
@@ -152,7 +175,7 @@ class PackedT5:
             bias = bias + cross_bias
             # On a CPU, padding is left out of every product except attention.
             layout = TokenLayout(padding) if tokens.device.type == "cpu" else None
-        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings)
+        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings).float()
         for block in self._encoder:
             together = F.linear(self._norm(states), block.self_in)
             together = together if layout is None else layout.unpack(together)
@@ -250,7 +273,7 @@ class PackedDecoder:
             assert self._past is not None and self._kept is not None  # keep() comes between two steps
             torch.index_select(self._past, 3, self._kept, out=present[:written])
         bias = model._decoder_bias(written)
-        states = F.embedding(tokens, model.embeddings)
+        states = F.embedding(tokens, model.embeddings).float()
         for layer, block in enumerate(model._decoder):
             together = F.linear(model._norm(states), block.self_in).view(batch * beams, 3, -1)
             present[written, :, layer] = together[:, 1:].transpose(0, 1)

@@ -22,6 +22,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tiger._moved import old_arguments, old_names
 from tiger.retriever.config import (
+    TigerT5Config,
     history_item_length,
     history_places,
     is_causal,
@@ -31,24 +32,31 @@ from tiger.retriever.config import (
     reads_users,
     uses_child_softmax,
 )
+from tiger.retriever.generation import ItemGeneration
+from tiger.retriever.layer_weights import refuse_wrapped_layers
+from tiger.retriever.plain_t5 import export_t5, over_modules_of
 from tiger.retriever.user_tokens import forget_some_users
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.auto_classes import register
 from tiger.utils.disk import disk_errors
 
 
-class TigerT5(T5ForConditionalGeneration):
+class TigerT5(ItemGeneration, T5ForConditionalGeneration):
     """A T5 that proposes next items: T5's weights, the retriever's settings, and a ``forward`` with many targets.
 
-    Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``. Its checkpoint is a T5
-    checkpoint: plain ``T5ForConditionalGeneration.from_pretrained`` opens it. That class computes T5's own attention
-    and the softmax over the whole vocabulary, so it gives the same probabilities only if ``history_attention`` is
-    ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens`` is 0; otherwise they differ (by up to .19 in
-    log-probability on a model trained for two steps). :func:`tiger.retriever.beam_search.beam_search` and
-    ``generate`` with ``custom_generate=trie_generate`` compute what the model was trained for.
+    Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``; after ``import tiger``,
+    ``AutoModelForSeq2SeqLM.from_pretrained`` gives one, too. ``generate`` with ``prefix_allowed_tokens_fn`` and, much
+    faster, with ``custom_generate=trie_generate`` compute what the model was trained for. Plain
+    ``T5ForConditionalGeneration.from_pretrained`` opens the checkpoint with a warning: that class gives the same
+    probabilities only if ``history_attention`` is ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens``
+    is 0 (see :meth:`export_t5`); otherwise they differ (by up to .19 in log-probability after two training steps).
 
     Args:
         config: of a T5. Settings that an older version saved beside T5's own are moved into ``tiger_config``, in a
             copy.
     """
+
+    config_class = TigerT5Config
 
     def __init__(self, config: T5Config):
         super().__init__(nested_config(config))
@@ -61,12 +69,7 @@ class TigerT5(T5ForConditionalGeneration):
             model: left as it is. A module that is replaced later, as ``resize_token_embeddings`` does, is replaced in
                 one of them only.
         """
-        with torch.device("meta"):  # no memory for weights that are dropped at once
-            shared = cls(model.config)
-        for name, module in model.named_children():
-            setattr(shared, name, module)
-        shared.generation_config = model.generation_config
-        return shared.train(model.training)
+        return over_modules_of(model, cls, nested_config(model.config))
 
     @old_arguments(visible="num_visible_items", siblings="children")
     def forward(
@@ -78,22 +81,40 @@ class TigerT5(T5ForConditionalGeneration):
         labels=None,
         children=None,
         num_items_in_batch=None,
+        encoder_outputs=None,
         **kwargs,
     ):
-        """With ``num_visible_items``, ``{"loss": next_item_loss(...)}``; without, T5's own forward."""
+        """With ``num_visible_items``, ``{"loss": next_item_loss(...)}``; without, T5's own forward over tokens, with
+        the retriever's attention."""
         if num_visible_items is None:
-            return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+            return self.token_forward(input_ids, attention_mask, encoder_outputs, labels, **kwargs)
         return {"loss": next_item_loss(self, input_ids, num_visible_items, labels, num_items_in_batch, children)}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **options: Any
     ) -> None:
-        """As of any model; ``config.json`` names the plain T5, so that tools without this library open it."""
-        with disk_errors(save_directory, sum(weight.nbytes for weight in self.parameters())):
-            super().save_pretrained(save_directory, is_main_process, *args, **options)
-            if is_main_process:
-                self.config.architectures = [T5ForConditionalGeneration.__name__]
-                self.config.save_pretrained(save_directory)
+        """As of any model.
+
+        Raises:
+            DataError: layers are wrapped by adapters that are to be merged first.
+            DiskError: the disk is full, read-only or denied.
+        """
+        if not getattr(self, "_hf_peft_config_loaded", False):  # then transformers saves adapters alone
+            refuse_wrapped_layers(self, f"{save_directory} is not written")
+        used, self.config.use_cache = self.config.use_cache, True  # training turns it off, generation wants it
+        try:
+            with disk_errors(save_directory, sum(weight.nbytes for weight in self.parameters())):
+                super().save_pretrained(save_directory, is_main_process, *args, **options)
+        finally:
+            self.config.use_cache = used
+
+    def export_t5(self, folder: str | os.PathLike) -> None:
+        """Write a plain T5 that any program opens, where it computes the same: full attention and tokens of codes.
+
+        Raises:
+            DataError: a plain T5 would compute something else.
+        """
+        export_t5(self, folder)
 
 
 @old_arguments(visible="num_visible_items", siblings="children")
@@ -368,6 +389,8 @@ def _dropout(model, states: torch.Tensor) -> torch.Tensor:
     offset = int(torch.randint(_MASK_POOL_SIZE - count, ()))
     return states * _mask_pools[key][offset : offset + count].view(states.shape)
 
+
+register(TigerT5Config, TigerT5, "AutoModelForSeq2SeqLM", SemanticIdTokenizer)
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors
     __getattr__ = old_names(__name__)

@@ -18,6 +18,7 @@ from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import check_pair, is_causal, reads_users, retriever_config, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
+from tiger.retriever.layer_weights import adapter_base
 from tiger.retriever.model import TigerT5, next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
 from tiger.retriever.training_graph import TrainingGraphs
@@ -39,6 +40,7 @@ class TigerTrainer(Trainer):
     Args:
         model: a :class:`tiger.retriever.model.TigerT5` made from :func:`t5_config`. A plain
             ``T5ForConditionalGeneration`` is wrapped by ``TigerT5.from_t5``, which shares its weights; this is logged.
+            One within adapters of PEFT's layers (``get_peft_model``) is trained and evaluated with them.
         args: as for ``Trainer``, copied; ``metric_for_best_model="ndcg@10"`` selects the best checkpoint by decoding.
         train_dataset: :class:`TrainingExamples`.
         eval_dataset: :class:`EvaluationExamples`.
@@ -75,17 +77,17 @@ class TigerTrainer(Trainer):
     ):
         if processing_class is None:
             raise ValueError("TigerTrainer needs the SemanticIdTokenizer as processing_class")
-        model = _tiger_t5(model)
-        check_pair(model, processing_class)
-        if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(model):
+        model, base = _tiger_t5(model)
+        check_pair(base, processing_class)
+        if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(base):
             raise ValueError(
                 "this model's history_attention is 'full', so examples can't share a history: "
                 "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
             )
-        _check_users(model, train_dataset, eval_dataset)
-        _check_settings(model, args)
+        _check_users(base, train_dataset, eval_dataset)
+        _check_settings(base, args)
         if cuda_graphs:
-            _check_graphs(model, args)
+            _check_graphs(base, args)
         # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
         args = copy.copy(args)
         args.remove_unused_columns = False
@@ -104,7 +106,7 @@ class TigerTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=TrainingCollator(processing_class, trie if uses_child_softmax(model) else None),
+            data_collator=TrainingCollator(processing_class, trie if uses_child_softmax(base) else None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,  # type: ignore[arg-type]  # needs save_pretrained alone
@@ -141,7 +143,7 @@ class TigerTrainer(Trainer):
         if num_items_in_batch is not None:
             inputs["num_items_in_batch"] = torch.as_tensor(num_items_in_batch, device=self.args.device)
         if self._graphs is None:
-            own = self.accelerator.unwrap_model(model)
+            own = adapter_base(self.accelerator.unwrap_model(model))
             enabled, dtype = self.args.bf16, torch.bfloat16
 
             def loss_of(**batch):
@@ -183,6 +185,8 @@ class TigerTrainer(Trainer):
         decaying = set(self.get_decay_parameter_names(model))
         embeddings, matrices, rest = [], [], []
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # below adapters
+                continue
             if parameter is model.shared.weight:
                 embeddings.append(parameter)
             elif name in decaying and "relative_attention_bias" not in name:
@@ -259,7 +263,7 @@ class TigerTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Evaluate one batch: its loss, the recommended rows [B, 10] and the target rows [B]."""
         inputs = self._prepare_inputs(inputs)
-        model = self.accelerator.unwrap_model(model)
+        model = adapter_base(self.accelerator.unwrap_model(model))
         targets = inputs["labels"]
         tokenizer = cast(SemanticIdTokenizer, self.processing_class)
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
@@ -317,19 +321,21 @@ def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
         )
 
 
-def _tiger_t5(model: T5ForConditionalGeneration) -> TigerT5:
-    """The model, or a TigerT5 over a plain T5's weights.
+def _tiger_t5(model: T5ForConditionalGeneration) -> tuple[T5ForConditionalGeneration, TigerT5]:
+    """The model and, where it is wrapped by adapters, the TigerT5 within; a TigerT5 over a plain T5's weights.
 
     A step has to pass through ``forward``: wrappers such as DistributedDataParallel see no other gradients.
     """
-    if isinstance(model, TigerT5):
-        return model
+    base = adapter_base(model)
+    if isinstance(base, TigerT5):
+        return model, base
     if type(model) is T5ForConditionalGeneration:
         logger.warning(
             "TigerTrainer wraps this T5ForConditionalGeneration in a TigerT5 that shares its weights; "
             "TigerT5(t5_config(tokenizer)) makes one directly."
         )
-        return TigerT5.from_t5(model)
+        base = TigerT5.from_t5(model)
+        return base, base
     raise TypeError(
         f"TigerTrainer trains a TigerT5, not a {type(model).__name__}: make one by TigerT5(t5_config(tokenizer)), or "
         "from a plain T5 by TigerT5.from_t5(model)"

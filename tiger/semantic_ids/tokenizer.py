@@ -20,15 +20,17 @@ from tiger._moved import old_arguments
 from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.directory import read_directory, write_directory
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
+from tiger.semantic_ids.hub import HubTokenizer, tokenizer_folder
 from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.storage import PREFIX_TABLE
 from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
+from tiger.utils.hub import download_options
 
 
-class SemanticIdTokenizer:
+class SemanticIdTokenizer(HubTokenizer):
     """Map between a catalog's items, their semantic IDs and their tokens.
 
     Args:
@@ -365,13 +367,17 @@ class SemanticIdTokenizer:
         write_directory(folder, arrays, self.item_ids, header, self.quantizer)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike) -> SemanticIdTokenizer:
-        """Read what :meth:`save_pretrained` wrote.
+    def from_pretrained(cls, name: str | os.PathLike, **options: Any) -> SemanticIdTokenizer:
+        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, or a recommender's.
+
+        Args:
+            name: a directory; or, where there is none, a repository on the Hub, ``owner/name``.
+            options: fields of :class:`tiger.utils.hub.DownloadOptions` (``revision``, ``token``, ``subfolder``, ...).
 
         Raises:
-            DataError: the file is missing, cut short, or of another version.
+            DataError: the file is missing, cut short, or of another version, or the repository can't be read.
         """
-        arrays, item_ids, header, quantizer = read_directory(Path(folder))
+        arrays, item_ids, header, quantizer = read_directory(tokenizer_folder(name, download_options(options)))
         self = cls.__new__(cls)
         self._collision_size = header.get("collision_size")
         self._set(arrays["semantic_ids"], item_ids, header["codebook_size"])

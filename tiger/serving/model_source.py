@@ -11,6 +11,7 @@ from tiger.recommender import hub
 from tiger.recommender.manifest import MANIFEST, find_folder
 from tiger.recommender.recommender import TigerRecommender
 from tiger.utils.errors import DataError
+from tiger.utils.hub import DownloadOptions
 from tiger.utils.paths import is_repo_id
 
 ATTEMPTS = 3  # to read a directory that another process replaces meanwhile
@@ -61,7 +62,7 @@ class ModelSource:
         """The directory, downloaded where it is the Hub's. If there is none, whoever reads it says so."""
         folder = find_folder(self.name)
         if not folder.is_dir() and is_repo_id(self.name):
-            return hub.download(self.name, self.revision)
+            return hub.download(self.name, DownloadOptions(revision=self.revision))
         return folder
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.hub_data import pair_of_tables
 from tiger.data.identity import data_digests, differing
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
@@ -220,8 +221,7 @@ def write_dataset(data: RecommendationData | tuple[pa.Table, pa.Table], folder: 
         DataError: the data can't be used, or ``folder`` holds other data.
     """
     if not isinstance(data, RecommendationData):
-        items, interactions = (pa.table(table) for table in data)
-        data = RecommendationData.from_tables(items, interactions, source="the tables")
+        data = RecommendationData.from_tables(*pair_of_tables(data), source="the tables")
     events = data.sequences
     log = {
         "user_id": data.user_ids.take(pa.array(np.repeat(np.arange(len(events)), events.lengths))),

@@ -27,7 +27,6 @@ from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.quantizers.report import template_of
-from tiger.recommender.hub import create_repository
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import is_causal, t5_config
@@ -43,6 +42,7 @@ from tiger.training.tokenizer import embeddings_digest, load_data_and_tokenizer,
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
+from tiger.utils.hub import create_repository
 
 SOURCES = ("codes", "texts", "words", "log")  # of start_from
 

@@ -71,7 +71,7 @@ def read_config(
     """
     file = folder / CONFIG
     content = read_json(file, max_bytes=MAX_CONFIG_BYTES)
-    if content.get("model_type") != kind.model_type:
+    if content.get("model_type") not in (kind.model_type, *getattr(kind, "old_model_types", ())):
         raise DataError(f"{file} is no config of a {kind.model_type}.")
     both = {**rules, **optional_rules, "dtype": _DTYPES, "torch_dtype": _DTYPES}
     check_fields(content, rules, file, **{name: rule for name, rule in both.items() if name not in rules})

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tiger.data.dataset_card import CARD, write_dataset_card
 from tiger.data.importing.event_columns import EventColumns, read_event_columns
 from tiger.data.importing.events import Events, build_events
 from tiger.data.importing.filters import first_occurrences
@@ -28,7 +29,7 @@ from tiger.utils.files import replaced_folder
 
 # Beside the two tables: how they were made. Its presence says that a folder may be replaced.
 RECORD = "import.json"
-FILES = ("items.parquet", "interactions.parquet", RECORD)
+FILES = ("items.parquet", "interactions.parquet", RECORD, CARD)
 ITEM_TARGETS = ("title", "description", "brand", "categories", "price", "image_url")
 EVENT_TARGETS = ("user_id", "timestamp", "rating", "label")
 
@@ -214,7 +215,7 @@ def _refuse_other_folder(out: Path) -> None:
         FileExistsError: see above.
     """
     if out.is_dir() and (names := {part.name for part in out.iterdir()}) and (names - {*FILES} or RECORD not in names):
-        other = sorted(names - {*FILES} or names)[0]
+        other = sorted(names - {*FILES} or names - {CARD} or names)[0]
         raise FileExistsError(f"{out} holds {other}, which no import wrote: give a folder of its own")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file: give a folder")
@@ -230,4 +231,5 @@ def _write(out: Path, items: pa.Table, events: Events, report: ImportReport) -> 
             writer.write_table(table)
         assert writer is not None
         writer.close()
+        write_dataset_card(fresh, out.name, out)
         (fresh / RECORD).write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from tiger.rankers.click.features import ItemFeatures
+from tiger.utils.auto_classes import register
 from tiger.utils.schema import boolean, list_of, number, one_of, optional, text, whole
 
 HEADS = ("mlp", "dcn")
@@ -268,3 +269,6 @@ def check_ranker(ranker: SemanticIdRanker, features: ItemFeatures, semantic_ids:
     for name, made_for, given in pairs:
         if None not in (made_for, given) and made_for != given:
             raise ValueError(f"this ranker was trained with {name} {made_for}, not {given}: use those saved with it")
+
+
+register(RankerConfig, SemanticIdRanker)

@@ -180,6 +180,10 @@ class ClickRanker(Ranker):
         self._dense = None if self._dense is None else self._dense[kept]
         self._embedded = None
 
+    def to(self, device: str | torch.device) -> None:
+        self.ranker.to(device)
+        self._embedded = None
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write the ranker, its features, and content vectors (as float16)."""
         with disk_errors(folder):
