@@ -85,7 +85,7 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
 
 def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
-    """What shows a change of the weights, see :func:`packed`."""
+    """Device, versions and first elements of the weights: a change shows in them, see :func:`packed`."""
     weights = kept.get("weights")
     if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
         weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list

@@ -95,14 +95,8 @@ def create_app(
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
-    app.state.live = LiveRecommender(
-        recommender,
-        settings.save,
-        source=source,
-        manifest=manifest,
-        updatable=not settings.read_only,
-        bf16=settings.bf16,
-    )
+    how = {"updatable": not settings.read_only, "bf16": settings.bf16}
+    app.state.live = LiveRecommender(recommender, settings.save, source=source, manifest=manifest, **how)
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
     app.state.proxies = settings.clients.trusted_proxies

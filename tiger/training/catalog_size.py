@@ -1,4 +1,4 @@
-"""Sizes of codes by the size of a catalog: what a recipe that leaves them out gets."""
+"""Sizes of codes by the size of a catalog, for recipes that leave them open."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CatalogSize:
 
 
 def _tuples(num_items: int) -> int:
-    """How many tuples of codes there are to be."""
+    """Tuples of codes that are wanted."""
     return TUPLES * num_items if num_items > TWO_LEVELS else 0
 
 
