@@ -9,6 +9,7 @@ MAX_CODES = 256
 # the codes that their results were measured with.
 TWO_LEVELS = MAX_CODES**2 // 3
 TUPLES = 16  # for each item beyond that, so that few share one
+MOST_SHARED = 0.05  # share of the items beyond the first of their tuple: with more of them there are more levels
 # Prefixes are more than one token an item, whose embeddings and their moments in training take 4 kB at 256 dimensions.
 MOST_PREFIXES = 300_000
 _MAX_LEVELS = 16
