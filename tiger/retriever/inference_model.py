@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import T5ForConditionalGeneration
 
+from tiger.retriever.child_softmax import choice_logits
 from tiger.retriever.config import (
     history_places,
     is_causal,
@@ -28,7 +29,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.layer_weights import LayerList, adapter_base, embedding_weight, linear_weight, norm_weight
-from tiger.retriever.model import TokenLayout, choice_logits
+from tiger.retriever.model import TokenLayout
 from tiger.utils import devices
 from tiger.utils.growing import Growing
 

@@ -154,7 +154,7 @@ class _BatchSearch:
         part: CatalogPart,
     ):
         self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
-        self._k, self._options, self._part = k, options, part.prepared(trie)
+        self._k, self._options, self._part = k, options, part
         device = self._device = model.device
         self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
         # Graphs are of the plain search: neither sampled nor of a part of the catalog.
