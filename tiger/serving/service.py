@@ -94,16 +94,7 @@ def create_app(
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
-    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
-    app.state.live = LiveRecommender(
-        recommender,
-        settings.save,
-        source=source,
-        manifest=manifest,
-        updatable=not settings.read_only,
-        prepare=prepare,
-        bf16=settings.bf16,
-    )
+    app.state.live = _live(recommender, settings, source, manifest)
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
     app.state.proxies = settings.clients.trusted_proxies
@@ -127,6 +118,21 @@ def create_app(
     add_docs_routes(app)
     add_error_handlers(app)
     return app
+
+
+def _live(
+    recommender: TigerRecommender, settings: ServiceSettings, source: ModelSource | None, manifest: bytes | None
+) -> LiveRecommender:
+    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
+    return LiveRecommender(
+        recommender,
+        settings.save,
+        source=source,
+        manifest=manifest,
+        updatable=not settings.read_only,
+        prepare=prepare,
+        bf16=settings.bf16,
+    )
 
 
 def _batch_on(recommender: TigerRecommender, settings: ServiceSettings) -> int:
