@@ -37,6 +37,18 @@ def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sp
     return counts
 
 
+def shared_counts(train: Sequences, num_items: int) -> sparse.csr_matrix:
+    """Count the users who had both items, in either order: float32 [num_items, num_items], 0 on the diagonal."""
+    cells = np.ones(len(train.items), dtype=np.float32), (train.users, train.items)
+    had = sparse.csr_matrix(cells, shape=(len(train), num_items))
+    had.sum_duplicates()
+    had.data[:] = 1
+    counts = (had.T @ had).tocsr()
+    counts.setdiag(0)
+    counts.eliminate_zeros()
+    return counts
+
+
 class PairTable:
     """Features of pairs of items (or of groups of items), found by a pair's key.
 

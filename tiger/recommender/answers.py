@@ -129,8 +129,9 @@ class _Answering:
         ranker = state.ranker if options.rank else None
         trie = state.trie_on(state.model.device)
         count = options.k if ranker is None else options.search.num_beams
+        memory = state.memory if options.search.memory else None
         beams, log_probs = beams_of_users(
-            state.model, state.tokenizer, trie, histories, count, options.search, state.max_history, searched
+            state.model, state.tokenizer, trie, histories, count, options.search, state.max_history, searched, memory
         )
         if ranker is None:
             return beams, log_probs

@@ -19,6 +19,7 @@ from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import with_new_tokens
+from tiger.semantic_ids.neighbors import code_neighbors
 from tiger.semantic_ids.tokenizer import check_ids
 from tiger.utils.errors import DataError, first_line
 
@@ -150,6 +151,7 @@ def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderSt
     tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
     tokenizer.add_items(batch.item_ids, vectors)
     items = None if state.items is None else _in_few_chunks(pa.concat_tables([state.items, rows]))
+    memory = None if state.memory is None else state.memory.extended(code_neighbors(state.tokenizer, tokenizer))
     if ranker is not None:
         ranker.add_items(tokenizer, items, vectors)
     larger = replace(
@@ -158,6 +160,7 @@ def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderSt
         items=items,
         model=with_new_tokens(state.model, tokenizer).eval(),
         ranker=ranker,
+        memory=memory,
         unseen=np.append(state.unseen, np.ones(len(batch.item_ids), dtype=bool)),
         trie=None if state.trie is None else state.trie.insert(tokenizer.token_table[len(state.tokenizer) :]),
     )
@@ -220,6 +223,7 @@ def without_items(state: RecommenderState, item_ids: Sequence[str]) -> Recommend
         tokenizer=tokenizer,
         items=None if state.items is None else _without_rows(state.items, gone),
         ranker=ranker,
+        memory=None if state.memory is None else state.memory.keep(kept),
         unseen=state.unseen[kept],
         trie=None if state.trie is None else state.trie.keep(stays),
     )

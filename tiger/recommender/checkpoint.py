@@ -28,6 +28,7 @@ from tiger.recommender.saved_items import read_items, read_unseen
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.config import CONFIG_RULES, GENERATION_RULES, OPTIONAL_RULES
 from tiger.retriever.layer_weights import refuse_wrapped_layers
+from tiger.retriever.memory_file import read_memory, write_memory
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -41,6 +42,7 @@ from tiger.utils.schema import check_fields
 
 TRIE = "trie.safetensors"
 UNSEEN = "unseen.safetensors"
+MEMORY = "memory.safetensors"
 RANKER, ENCODER, ITEMS = "ranker", "encoder", "items.parquet"
 GENERATION = "generation_config.json"
 CUSTOM_GENERATE = "custom_generate/generate.py"  # where transformers looks for it
@@ -67,6 +69,8 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
                 pq.write_table(state.items, fresh / ITEMS)
         if state.unseen.any():
             write_atomically(fresh / UNSEEN, save_arrays({"rows": np.flatnonzero(state.unseen)}))
+        if state.memory is not None:
+            write_memory(state.memory, fresh / MEMORY)
         if state.ranker is not None:
             save_ranker(state.ranker, fresh / RANKER)
         write_manifest(fresh, state.tokenizer.fingerprint, state.max_history, state.training)
@@ -134,6 +138,7 @@ def _read_parts(folder: Path, manifest: dict, device: str | torch.device, rank: 
     ranker = load_ranker(folder / RANKER, tokenizer, items, device) if with_ranker else None
     unseen = read_unseen(folder / UNSEEN, len(tokenizer))
     parts: dict[str, Any] = {"encoder": encoder, "items": items, "ranker": ranker, "unseen": unseen, "trie": trie}
+    parts["memory"] = read_memory(folder / MEMORY, len(tokenizer)) if (folder / MEMORY).exists() else None
     parts |= {name: manifest[name] for name in ("max_history", "training")}
     state = RecommenderState(model.eval(), tokenizer, **parts)
     state.check()

@@ -14,6 +14,7 @@ from tiger.embeddings.base import ItemEncoder
 from tiger.rankers.base import Ranker
 from tiger.recommender.loading import check_device, float_dtype
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.memory import ItemMemory
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 
@@ -54,6 +55,7 @@ class RecommenderParts:
     unseen = _Part[np.ndarray]()
     max_history = _Part[int]()
     training = _Part[dict[str, Any]]()
+    memory = _Part[ItemMemory | None]()
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +120,7 @@ class RecommenderParts:
             "levels": f"{tokenizer.num_codebooks} of {tokenizer.codebook_size} codes",
             "tokens": tokenizer.tokens,
             "ranker": "none" if self.ranker is None else type(self.ranker).__name__,
+            "memory": "none" if self.memory is None else f"{self.memory.size:,} pairs",
             "encoder": "none" if self.encoder is None else type(self.encoder).__name__,
             "weights": f"{self.model.num_parameters():,} in {str(self.dtype).removeprefix('torch.')} on {self.device}",
         }

@@ -32,6 +32,7 @@ from tiger.recommender.histories import Moments, Times, known_histories
 from tiger.recommender.loading import LoadOptions, load_options, load_state
 from tiger.recommender.parts import RecommenderParts
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.memory import ItemMemory
 from tiger.retriever.search_options import SearchOptions
 from tiger.retriever.user_tokens import user_array
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -48,6 +49,7 @@ class TigerRecommender(RecommenderParts):
         max_history: how many items of a history the model reads.
         training: a record of the training, saved unchanged (any JSON object).
         ranker: orders the T5's candidates; None: the T5's own order.
+        memory: what followed each item in the log, mixed with the T5's probabilities; None: the T5 alone.
 
     Attributes:
         state: all of these, and ``unseen`` and ``trie``, as one :class:`tiger.recommender.state.RecommenderState`.
@@ -71,9 +73,10 @@ class TigerRecommender(RecommenderParts):
         max_history: int = 20,
         training: dict | None = None,
         ranker: Ranker | None = None,
+        memory: ItemMemory | None = None,
     ):
         self.state = RecommenderState(
-            model, tokenizer, encoder, items, ranker, max_history=max_history, training=training or {}
+            model, tokenizer, encoder, items, ranker, max_history=max_history, training=training or {}, memory=memory
         )
         self.state.check()
         model.eval()
@@ -126,7 +129,7 @@ class TigerRecommender(RecommenderParts):
             Item ids, one list per user (shorter than ``k`` only where the catalog, or what a filter allows of it,
             is), and scores, float32 [users, k], ``-inf`` where there is no item: the ranker's where it has ordered
             them (a click model's logits, with the T5's log-probabilities in them by its ``t5_weight``), else the T5's
-            log-probabilities; with ``both_scores`` [users, k, 2], the T5's first.
+            log-probabilities, or what they are mixed to where there is a memory; with ``both_scores`` [users, k, 2], the T5's first.
 
         Raises:
             DataError: times, users or filters that don't fit the histories, or a filter that can't be read.

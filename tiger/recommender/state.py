@@ -15,6 +15,7 @@ from tiger.rankers.base import Ranker
 from tiger.recommender.filters import CatalogFilters
 from tiger.retriever.config import check_pair
 from tiger.retriever.layer_weights import MERGE
+from tiger.retriever.memory import ItemMemory
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -34,6 +35,7 @@ class RecommenderState:
         trie: of the tokenizer's tokens; None: built when it is first needed, see :meth:`trie_on`.
         max_history: items of a history that the model reads.
         training: what is known of the training, any JSON object.
+        memory: what followed each item in the log, mixed with the T5's probabilities; None: the T5 alone.
         filters: filters with names, and what filters are compiled to. They are not saved: what may be shown, such as
             what is in stock, changes by the hour, and the program that knows it says it again.
     """
@@ -47,6 +49,7 @@ class RecommenderState:
     trie: SemanticIdTrie | None = None
     max_history: int = 20
     training: dict = field(default_factory=dict)
+    memory: ItemMemory | None = None
     filters: CatalogFilters = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # as unseen
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class RecommenderState:
                 raise ValueError(f"this ranker knows {len(self.ranker)} items, the tokenizer {count}")
         if self.items is not None and self.tokenizer.item_ids != self.items["item_id"]:
             raise ValueError("the item table must hold the tokenizer's items in the tokenizer's order")
-        for name, part in (("the trie", self.trie), ("unseen", self.unseen)):
+        for name, part in (("the trie", self.trie), ("unseen", self.unseen), ("the memory", self.memory)):
             if part is not None and len(part) != count:
                 raise ValueError(f"{name} is over {len(part)} items, the tokenizer over {count}")
 

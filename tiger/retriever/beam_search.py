@@ -18,6 +18,7 @@ from tiger._moved import old_arguments
 from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.config import history_item_length, pad_token
 from tiger.retriever.inference_model import PackedDecoder, packed
+from tiger.retriever.prior import MemoryPrior
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils import devices
 
@@ -52,6 +53,7 @@ def beam_search(
     scored_levels: int | None = None,
     allowed_items: torch.Tensor | AllowedItems | None = None,
     sampled_levels: int | None = None,
+    prior: MemoryPrior | None = None,
 ) -> Beams:
     """Find the most probable rows after each history; exact if ``num_beams`` is the number of rows.
 
@@ -74,6 +76,8 @@ def beam_search(
             ``k`` rows are allowed and not excluded.
         sampled_levels: number of levels at which ``temperature`` counts (default all). On later ones there is no
             chance: candidates are ordered by the model's log-probabilities, added to what their prefix was drawn with.
+        prior: a memory's, of these histories; ``scores`` are its mixture with the model's log-probabilities. With
+            ``temperature``, the next token is drawn by the softmax of what each adds to its prefix's score.
 
     Raises:
         ValueError: ``num_beams``, ``k`` or ``temperature`` is out of range.
@@ -95,7 +99,8 @@ def beam_search(
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
             allowed = None if allowed_items is None else allowed_items.select(users)
-            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed)
+            known = None if prior is None else prior.select(users)
+            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed, known)
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
@@ -170,7 +175,7 @@ def _groups(histories: torch.Tensor, pad: int) -> Iterator[tuple[torch.Tensor | 
         yield users, histories[users, : max(1, int(lengths[users[0]]))]
 
 
-def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_levels, members):
+def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_levels, members, prior):
     temperature, generator, sampled_levels = sampling
     batch, device = len(histories), histories.device
     tokens = histories.new_full((batch, 1), decoder.start_token)
@@ -178,6 +183,7 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
     keys = scores  # what the search ranks by: the scores, or the scores with noise
     if temperature is not None and sampled_levels is not None and sampled_levels < trie.depth:
         keys = _gumbel(scores, generator)  # later levels read the noise itself, not its order alone
+    mixture = None if prior is None else _Mixture(prior, scores)
     nodes = None
     exclusion = None
     if excluded is not None:
@@ -195,6 +201,8 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
             allowed = allowed & (members.leaf_counts(level, children) > 0)
         if not scored:
             log_probs = scores.new_zeros(shape).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        if mixture is not None:
+            log_probs = mixture.added(level, children, log_probs, allowed)
         if exclusion is not None:
             allowed = allowed & ~exclusion.exhausted(level, nodes, children)
         sampled = temperature is not None and (sampled_levels is None or level < sampled_levels)
@@ -212,9 +220,38 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
         scores = candidates.flatten(1).gather(1, picked)
         nodes = children.flatten(1).gather(1, picked)
         tokens = choices.expand(shape).flatten(1).gather(1, picked)
+        if mixture is not None:
+            mixture.keep(picked)
         if level < trie.depth - 1:
             decoder.keep(picked // shape[2])
     return trie.rows[nodes].long().masked_fill(scores == float("-inf"), -1), scores
+
+
+class _Mixture:
+    """What each token adds to the score of its prefix, where a memory's prior is mixed in.
+
+    Args:
+        prior: of these histories.
+        scores: float32 [B, 1], zeros.
+    """
+
+    def __init__(self, prior: MemoryPrior, scores: torch.Tensor):
+        self._prior = prior
+        # Of the beams: log-probabilities under the T5, and mixed.
+        self._known, self._mixed = scores, scores
+
+    def added(
+        self, level: int, children: torch.Tensor, log_probs: torch.Tensor, allowed: torch.Tensor
+    ) -> torch.Tensor:
+        """float32 [B, N, W], from the T5's log-probabilities of the next token."""
+        self._next = (self._known.unsqueeze(-1) + log_probs).masked_fill(~allowed, float("-inf"))
+        self._total = self._prior.mixed(level, children, self._next)
+        return self._total - self._mixed.unsqueeze(-1)
+
+    def keep(self, picked: torch.Tensor) -> None:
+        """Go on with these candidates, int64 [B, new beams], places in [N * W]."""
+        self._known = self._next.flatten(1).gather(1, picked)
+        self._mixed = self._total.flatten(1).gather(1, picked)
 
 
 def _perturb(candidates: torch.Tensor, parents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

@@ -25,6 +25,8 @@ from tiger.retriever.beam_search import Beams, beam_search
 from tiger.retriever.config import retriever_config
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.memory import ItemMemory
+from tiger.retriever.prior import MemoryPrior
 from tiger.retriever.search_graphs import graphs_of
 from tiger.retriever.search_options import SearchOptions
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -93,6 +95,7 @@ def beams_of_users(
     options: SearchOptions,
     max_history: int,
     part: CatalogPart = CatalogPart(),
+    memory: ItemMemory | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search the next items of every user.
 
@@ -102,14 +105,17 @@ def beams_of_users(
         k: items per user, at most ``options.num_beams``.
         max_history: number of last items of a history that the model reads.
         part: the items that may be returned.
+        memory: of the catalog's items; None: the model alone.
 
     Returns:
-        Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there.
+        Rows, int64 [users, k], -1 where there are fewer, and log-probabilities, float32 [users, k], ``-inf`` there;
+        with a memory, scores that are mixed of both.
     """
     device = model.device
     nothing = np.zeros(len(histories), dtype=np.int64)
     examples = EvaluationExamples(histories, nothing, max_history, retriever_config(model).user_tokens)
     search = _BatchSearch(model, trie, examples, EvaluationCollator(tokenizer), k, options, part)
+    search.use_memory(memory)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
@@ -161,16 +167,31 @@ class _BatchSearch:
         is_plain = options.temperature is None and not self._part.filters and part.scored_levels is None
         self._graphs = graphs_of(model) if is_plain else None
 
+    def use_memory(self, memory: ItemMemory | None) -> None:
+        """Mix a memory in, where there is one."""
+        self._memory = memory
+        if memory is not None:
+            self._graphs = None
+
     def collate(self, users: np.ndarray) -> dict[str, torch.Tensor]:
         """The batch of these users, in the host's memory."""
         batch = self._collator([self._examples[user] for user in users])
-        return {name: devices.pinned(batch[name], self._device) for name in ("input_ids", "seen")}
+        wanted = {name: batch[name] for name in ("input_ids", "seen")}
+        if self._memory is not None:
+            histories = self._examples.histories.select(users)
+            wanted["mass"] = torch.from_numpy(self._memory.mass(histories.items, histories.offsets))
+        return {name: devices.pinned(part, self._device) for name, part in wanted.items()}
 
     def run(self, users: np.ndarray, batch: dict[str, torch.Tensor]) -> HostCopy:
         """Rows and scores of the batch of these users, on their way."""
         options = self._options
         tokens = devices.sent(batch["input_ids"], self._device)
         excluded = devices.sent(batch["seen"], self._device) if options.exclude_history else None
+        prior: MemoryPrior | None = None
+        if self._memory is not None:
+            floors = torch.from_numpy(self._memory.t5_floors).to(self._device)
+            mass = devices.sent(batch["mass"], self._device)
+            prior = MemoryPrior(self._trie, mass, floors, self._memory.weights.t5_weight)
         beams: Beams | None = None
         if self._graphs is not None:
             beams = self._graphs.search(self._trie, tokens, options.num_beams, self._k, excluded)
@@ -186,6 +207,7 @@ class _BatchSearch:
                 generator=self._generator,
                 scored_levels=self._part.scored_levels,
                 allowed_items=self._part.allowed(self._trie, users),
+                prior=prior,
             )
         return HostCopy(beams.rows, beams.scores)
 

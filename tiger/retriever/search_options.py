@@ -55,6 +55,7 @@ class SearchOptions:
         temperature: None: the most probable items; a number: a sample without replacement, more varied the higher.
         seed: seed of sampling.
         batch_size: histories decoded together; None: 64 on a CPU, 1,024 on a GPU, fewer with over 50 beams.
+        memory: mix in the recommender's memory, where it has one; False: the T5 alone.
         bf16: matrix products in bfloat16 or not; None: on a GPU that has it, else as ``torch.autocast`` says.
         progress: show a progress bar.
 
@@ -71,6 +72,7 @@ class SearchOptions:
     )
     seed: int | None = _option(None, "seed of sampling", int, 0, 2**63 - 1)
     batch_size: int | None = _option(None, "histories decoded together; by default 64 on a CPU, 1024 on a GPU", int, 1)
+    memory: bool = _option(True, "mix in what followed in the log, where the model has a memory", bool)
     bf16: bool | None = _option(None, "matrix products in bfloat16; by default on a GPU that has it", bool)
     progress: bool = _option(False, "show a progress bar", bool)
 

@@ -36,6 +36,7 @@ from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
+from tiger.training.memory import add_memory
 from tiger.training.progress import TrainingBar
 from tiger.training.run_record import RunRecord
 from tiger.training.run_settings import check_folders, recorded_settings, run_settings
@@ -97,6 +98,10 @@ class RetrieverArguments:
     )
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
+    )
+    memory: bool = field(
+        default=False,
+        metadata={"help": "store what followed each item in the log, and mix it with the T5's probabilities"},
     )
     cuda_graphs: bool = field(
         default=False, metadata={"help": "on one GPU: replay training steps as CUDA graphs; code tokens only"}
@@ -175,6 +180,9 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
         folder = Path(args.tokenizer) / "encoder"
         encoder = load_encoder(folder) if folder.is_dir() else None
         recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
+        if args.memory:
+            has_vectors = bool(args.embeddings) or encoder is not None
+            add_memory(recommender, data, args.shuffle_ties, encoded_texts(args, data) if has_vectors else None)
         recommender.save_pretrained(args.model_dir)
         record.finish()
         history = " ".join(data.item_ids[:2])

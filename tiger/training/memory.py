@@ -1,0 +1,146 @@
+"""Fit the memory of a retriever, and choose on validation items how much its T5 counts beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tiger.data.dataset import RecommendationData
+from tiger.data.sequences import Sequences
+from tiger.embeddings.item_neighbors import ItemTexts
+from tiger.embeddings.item_text import item_texts
+from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.memory import ItemMemory, MemoryTables
+from tiger.retriever.memory_fitting import fit_weights
+
+T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
+VALIDATION_USERS = 2000
+_SCORES_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation users, and what the T5 alone finds for them.
+
+    Args:
+        histories: of n users.
+        targets: int64 [n], rows.
+        rows: int64 [n, beams], -1 where there are fewer.
+        log_probs: float32 [n, beams].
+    """
+
+    histories: Sequences
+    targets: np.ndarray
+    rows: np.ndarray
+    log_probs: np.ndarray
+
+
+def add_memory(
+    recommender: TigerRecommender, data: RecommendationData, shuffle_ties: int | None, vectors: np.ndarray | None
+) -> None:
+    """Give a recommender a memory of the training log and the items' texts; record what validation items chose.
+
+    Args:
+        recommender: of all items of the dataset, in its order.
+        shuffle_ties: as the T5 was trained.
+        vectors: float32 [items, d], of the texts by an encoder; None: there is none.
+    """
+    split = data.leave_one_out(shuffle_ties)
+    exclude_history = recommender.training["exclude_history"]
+    print("fitting the memory: counts, neighbors and the weights of both")
+    texts = item_texts(data.items, recommender.training.get("template"), required=False)
+    groups = recommender.tokenizer.codes[:, 0]
+    memory = fit_memory(split.train, texts, vectors, groups, exclude_history)
+    valid = EvaluationExamples(*split.part("valid")).sample(VALIDATION_USERS)
+    search: dict[str, Any] = {"num_beams": 50, "exclude_history": exclude_history, "rank": False, "progress": True}
+    beams = recommender.recommend_rows(valid.histories, 50, **search)
+    known = Validation(valid.histories, valid.targets, *beams)
+    recommender.memory, chosen = with_chosen_weight(memory, known, exclude_history)
+    recommender.training = recommender.training | {"memory": chosen}
+    print(f"the T5's log-probability counts {chosen['t5_weight']:g} times beside the memory's")
+
+
+def fit_memory(
+    train: Sequences,
+    texts: Sequence[str],
+    vectors: np.ndarray | None,
+    groups: np.ndarray,
+    exclude_history: bool,
+    seed: int = 0,
+) -> ItemMemory:
+    """Count the log, compare the texts, and fit the weights of the routes.
+
+    Args:
+        train: the training log.
+        texts: one per item, empty where there is none.
+        vectors: float32 [items, d], of the texts by an encoder; None: words alone.
+        groups: int [items], such as the first code.
+        exclude_history: see :func:`tiger.retriever.memory_fitting.fit_weights`.
+        seed: of the order of users.
+    """
+    words = _words(texts)
+    if words is None and vectors is None:
+        vectors = np.zeros((len(texts), 1), dtype=np.float32)  # nothing is near anything
+    tables = MemoryTables.fit(train, ItemTexts(words, vectors), groups)
+    return ItemMemory(tables, fit_weights(tables, train, exclude_history, seed))
+
+
+def with_chosen_weight(
+    memory: ItemMemory, valid: Validation, exclude_history: bool
+) -> tuple[ItemMemory, dict[str, Any]]:
+    """Choose the T5's weight: the default, unless another one is better by two standard errors.
+
+    Items that the T5's beams lack have no probability here, which spares a search for each weight.
+
+    Returns:
+        The memory, and what was measured: ``t5_weight``, ``seconds``, and NDCG@10 by weight and of the memory alone.
+    """
+    start = time.perf_counter()
+    default = memory.weights.t5_weight
+    found = {weight: _ndcg(memory, valid, exclude_history, weight) for weight in sorted({0.0, default, *T5_WEIGHTS})}
+    best = max(found, key=lambda weight: found[weight].mean())
+    gain = found[best] - found[default]
+    error = gain.std() / max(len(gain), 1) ** 0.5
+    chosen = best if gain.mean() > 2 * error else default
+    measured = {f"{weight:g}": round(float(ndcg.mean()), 5) for weight, ndcg in found.items()}
+    record = {"t5_weight": chosen, "validation ndcg@10": measured, "users": len(valid.targets)}
+    record["seconds"] = round(time.perf_counter() - start)
+    return replace(memory, weights=replace(memory.weights, t5_weight=chosen)), record
+
+
+def _words(texts: Sequence[str]):
+    """TF-IDF of the texts, of unit length; None: no text holds a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        return TfidfVectorizer(dtype=np.float32).fit_transform(texts)
+    except ValueError:
+        return None
+
+
+def _ndcg(memory: ItemMemory, valid: Validation, exclude_history: bool, weight: float) -> np.ndarray:
+    """NDCG@10 of each validation user, float [n]."""
+    floors, count = memory.t5_floors, len(memory)
+    step = max(1, _SCORES_AT_ONCE // count)
+    answers = []
+    for start in range(0, len(valid.targets), step):
+        users = np.arange(start, min(start + step, len(valid.targets)))
+        histories = valid.histories.select(users)
+        scores = np.log(memory.mass(histories.items, histories.offsets))
+        if weight:
+            probs = np.tile(floors, (len(users), 1))
+            row, beam = np.nonzero(valid.rows[users] >= 0)
+            probs[row, valid.rows[users][row, beam]] += np.exp(valid.log_probs[users][row, beam])
+            scores += weight * np.log(probs)
+        if exclude_history:
+            scores[histories.users, histories.items] = -np.inf
+        best = np.argpartition(-scores, min(10, count - 1), axis=1)[:, :10]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        answers.append(np.take_along_axis(best, order, axis=1))
+    hits = np.concatenate(answers) == valid.targets[:, None]
+    return (hits / np.log2(np.arange(2, hits.shape[1] + 2))).sum(axis=1)
