@@ -29,6 +29,7 @@ from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower")
 # Chosen on the validation items of Beauty, Toys and Sports together: NDCG@10 is flat from half to twice of either.
 T5_WEIGHT, T5_FLOOR = 0.2, 0.003
+_NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
 AGES = 20  # items of a history that are read, newest first
 
 
@@ -73,10 +74,9 @@ class MemoryTables:
 
     @property
     def near(self) -> sparse.csr_matrix:
-        """``neighbors`` squared, so that near ones count most, and each row divided by its sum."""
-        squared = self.neighbors.copy()
-        squared.data = squared.data**2
-        return _shares(squared)
+        """The nearest of ``neighbors``, squared, so that the nearest count most; each row divided by its sum."""
+        nearest = truncated(self.neighbors, _NEAREST)
+        return _shares(nearest.power(2))
 
 
 def similar_items(texts: ItemTexts, groups: np.ndarray | None = None, count: int = 50) -> sparse.csr_matrix:

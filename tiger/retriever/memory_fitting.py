@@ -18,7 +18,7 @@ from tiger.data.sequences import Sequences
 from tiger.retriever.memory import AGES, ROUTES, MemoryTables, MemoryWeights
 
 # Not tuned: the loss falls by less than its noise from there on.
-_STEPS, _USERS, _RATE = 200, 256, 0.05
+_STEPS, _USERS, _RATE = 200, 128, 0.05
 _Q = 0.5  # between 0, the likelihood, and 1, the mean error; .7 is as good on Beauty and worse on Toys
 _SCORES_AT_ONCE = 1 << 23
 
