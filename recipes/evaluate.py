@@ -55,6 +55,7 @@ class EvaluateArguments:
     no_timestamps: bool = field(
         default=False, metadata={"help": "measure the second stage without the times of events as well"}
     )
+    no_memory: bool = field(default=False, metadata={"help": "measure the memory and the T5 alone as well"})
     baselines: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
     allow_other_log: bool = field(
         default=False, metadata={"help": "measure on another log than a model was trained on, and say so in its rows"}
@@ -104,7 +105,9 @@ def measure(
     training, ranker = recommender.training, recommender.ranker
     if ranker is not None and ranker.learned_from == args.part:
         print("The second stage learned from validation items: only the T5 is measured on them.")
-    search = EvaluationArguments(num_beams=args.num_beams, bf16=args.bf16, no_timestamps=args.no_timestamps)
+    search = EvaluationArguments(
+        num_beams=args.num_beams, bf16=args.bf16, no_timestamps=args.no_timestamps, no_memory=args.no_memory
+    )
 
     def stages(histories: Sequences, exclude_history: bool) -> Iterator[tuple[str, np.ndarray]]:
         for name, answers, _ in stages_of(recommender, histories, search, exclude_history, args.part, args.name):

@@ -28,7 +28,7 @@ from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 
 ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower")
 # Chosen on the validation items of Beauty, Toys and Sports together: NDCG@10 is flat from half to twice of either.
-T5_WEIGHT, T5_FLOOR = 0.2, 0.003
+T5_WEIGHT, T5_FLOOR = 0.15, 0.003
 _NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
 AGES = 20  # items of a history that are read, newest first
 

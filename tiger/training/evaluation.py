@@ -19,12 +19,14 @@ from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.memory import ItemMemory
 from tiger.training.stories import spread, stories_of
 from tiger.utils import devices
 
 # The largest of the published sets has 7e8; fifty million scores take a CPU about a second.
 MOST_SCORES = 4_000_000_000
 SAMPLED_USERS = 20_000
+_SCORES_AT_ONCE = 1 << 23
 ALONE = "tiger"  # what the T5's own order is called in tables
 
 
@@ -42,6 +44,7 @@ class EvaluationArguments:
     no_timestamps: bool = field(
         default=False, metadata={"help": "measure the second stage without the times of events as well"}
     )
+    no_memory: bool = field(default=False, metadata={"help": "measure the memory and the T5 alone as well"})
     exclude_history: bool | None = field(
         default=None,
         metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
@@ -126,8 +129,9 @@ def stages_of(
         alone: name of the T5's own order.
 
     Yields:
-        Answers [n, number of beams, at least 10] of the T5, then [n, 10] of both stages; with ``no_timestamps``
-        those that know no times of events come before.
+        Answers [n, number of beams, at least 10] of the T5 with its memory, if it has one, then [n, 10] of both stages;
+        with ``no_timestamps`` those that know no times of events come before, and with ``no_memory`` those of the
+        memory, [n, 10], and of the T5 before all.
     """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
@@ -136,8 +140,11 @@ def stages_of(
         "rank": False,
         "bf16": args.bf16,
     }
-    with torch.autocast(tiger.device.type, torch.bfloat16, enabled=args.bf16):
-        beams, scores = tiger.recommend_rows(histories, k=max(10, args.num_beams), **search)
+    count = max(10, args.num_beams)
+    if tiger.memory is not None and args.no_memory:
+        yield "memory", *memory_alone(tiger.memory, histories, exclude_history)
+        yield f"{alone}-no-memory", *tiger.recommend_rows(histories, k=count, memory=False, **search)
+    beams, scores = tiger.recommend_rows(histories, k=count, **search)
     yield alone, beams, scores
     ranker = tiger.ranker
     if ranker is not None and ranker.learned_from != part:
@@ -148,6 +155,20 @@ def stages_of(
             yield f"{name}-no-timestamps", ranked, values
         ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
         yield name, ranked, values
+
+
+def memory_alone(memory: ItemMemory, histories: Sequences, exclude_history: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The ten items of the largest mass, int64 [n, 10], -1 where there are fewer, and its logarithms."""
+    step = max(1, _SCORES_AT_ONCE // len(memory))
+    found = []
+    for start in range(0, len(histories), step):
+        some = histories.select(np.arange(start, min(start + step, len(histories))))
+        scores = torch.from_numpy(memory.mass(some.items, some.offsets)).log()
+        if exclude_history:
+            scores[torch.from_numpy(some.users), torch.from_numpy(some.items).long()] = -torch.inf
+        found.append(scores.topk(min(10, len(memory))))
+    best, rows = (torch.cat(parts) for parts in zip(*found))
+    return rows.masked_fill(best.isneginf(), -1).numpy(), best.numpy()
 
 
 def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:
