@@ -129,7 +129,7 @@ def stages_of(
         alone: name of the T5's own order.
 
     Yields:
-        Answers [n, number of beams, at least 10] of the T5 with its memory, if it has one, then [n, 10] of both stages;
+        Answers [n, number of beams, at least 10] of the T5 with its memory, if any, then [n, 10] of both stages;
         with ``no_timestamps`` those that know no times of events come before, and with ``no_memory`` those of the
         memory, [n, 10], and of the T5 before all.
     """
