@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from tiger.utils.devices import widest_float
+
 CHUNK = 16_384
 # Columns of a full block: up to 96 threads gave equal bits at multiples of it (torch 2.13 with MKL, AVX-512), and not
 # at 24 or 100 columns.
@@ -104,13 +106,14 @@ def _seeds(points: torch.Tensor, num_centers: int, generator: torch.Generator) -
     size = min(len(points), max(16 * num_centers, 4096))
     sample = points[torch.randperm(len(points), generator=generator)[:size].to(points.device)]
     norms = (sample * sample).sum(dim=1)
+    wide = widest_float(points.device)
     chosen = [int(torch.randint(size, (1,), generator=generator))]
     distances = torch.full_like(norms, torch.inf)
     while len(chosen) < num_centers:
         center = sample[chosen[-1]]
         distances = torch.minimum(distances, (norms - 2 * (sample @ center) + center @ center).clamp(min=0))
-        cumulative = distances.double().cumsum(0)
-        draw = torch.rand(1, generator=generator, dtype=torch.float64).to(points.device) * cumulative[-1]
+        cumulative = distances.to(wide).cumsum(0)
+        draw = torch.rand(1, generator=generator, dtype=torch.float64).to(wide).to(points.device) * cumulative[-1]
         chosen.append(min(int(torch.searchsorted(cumulative, draw)), size - 1))
     return sample[chosen].clone()
 

@@ -49,7 +49,7 @@ def init_token_embeddings(
         raise ValueError(f"the model is {size} wide, the vectors are {widths or 'none'}")
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
-    parts = [torch.from_numpy(np.asarray(part)).to(embeddings) for part in vectors]
+    parts = [torch.from_numpy(np.asarray(part, dtype=np.float32)).to(embeddings) for part in vectors]
     parts = [part - part.mean(dim=0) for part in parts]
     known = torch.cat([part / part.std().clamp(min=1e-12) for part in parts], dim=1) * embeddings.std()
     for tokens in tokenizer.token_table.T:

@@ -30,11 +30,11 @@ from tiger.quantizers.report import template_of
 from tiger.recommender.hub import create_repository
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.progress import TrainingBar
 from tiger.training.run_record import RunRecord
