@@ -13,13 +13,16 @@ from torch.utils.data import Dataset
 from transformers import T5ForConditionalGeneration, TrainingArguments
 
 from tiger.embeddings.base import ItemEncoder
-from tiger.recommender.hub import PushOptions
+from tiger.embeddings.item_text import item_texts
+from tiger.recommender.hub import PushOptions, create_repository
 from tiger.recommender.manifest import MODEL
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.state import RecommenderState
 from tiger.retriever.trainer import RetrieverTrainer
 from tiger.retriever.trainer_options import RETRIEVER_REFUSED, max_history_of
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
+from tiger.utils.model_files import check_finite
 from tiger.utils.trainer import Refusal
 
 logger = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ class TigerTrainer(RetrieverTrainer):
 
     Raises:
         TypeError: the model is neither a ``TigerT5`` nor a plain T5.
-        ValueError: model and tokenizer, or model and examples, don't belong together.
+        ValueError: model and tokenizer, model and examples, or tokenizer and items don't belong together.
         DataError: an option is not supported; the message has the reason and the remedy.
     """
 
@@ -79,24 +82,36 @@ class TigerTrainer(RetrieverTrainer):
     ):
         self._items, self._encoder, self._template = items, encoder, template
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, **options)
+        self._checked_state()  # parts that don't belong together are told before the training
+        if items is not None and template is not None:
+            item_texts(items.slice(0, 1), template, required=False)
 
     def recommender(self) -> TigerRecommender:
         """The recommender with the weights as they are now."""
-        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        state = self.state
+        recommender = TigerRecommender.from_state(self._checked_state())
+        recommender.model.eval()
+        return recommender
+
+    def _checked_state(self) -> RecommenderState:
+        trained = self.state
         record = {
             "seed": self.args.seed,
             "processes": self.args.world_size,
-            "epochs": round(state.epoch or 0.0, 2),
-            "steps": state.global_step,
-            "best_step": state.best_global_step,
+            "epochs": round(trained.epoch or 0.0, 2),
+            "steps": trained.global_step,
+            "best_step": trained.best_global_step,
             "exclude_history": self.exclude_history,
         }
         if self._template is not None:
             record["template"] = self._template
         given, evaluated = self._known_examples
+        model: Any = self._own_model()
         max_history = max_history_of(given, *evaluated) or 20
-        return TigerRecommender(model, self._tokenizer, self._encoder, self._items, max_history, record)
+        state = RecommenderState(
+            model, self._tokenizer, self._encoder, self._items, max_history=max_history, training=record
+        )
+        state.check()
+        return state
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what :meth:`tiger.TigerRecommender.from_pretrained` opens.
@@ -151,18 +166,33 @@ class TigerTrainer(RetrieverTrainer):
             known = ", ".join(sorted(PushOptions.__dataclass_fields__))
             raise DataError(f"TigerTrainer.push_to_hub does not take {', '.join(sorted(unknown))}: give {known}.")
         self._stop_if_diverged()
+        check_finite(self._own_model(), "nothing is pushed")
         args = self.args
         self.callback_handler.on_push_begin(args, self.state, self.control)
         if not self.is_world_process_zero():
             return None
         return self.recommender().push_to_hub(
-            self.hub_model_id or args.hub_model_id or Path(str(args.output_dir)).resolve().name,
+            self.hub_model_id or self._repository_name(),
             commit_message=commit_message or "Upload a tiger recommender",
             token=token if token is not None else args.hub_token,
             revision=revision if revision is not None else args.hub_revision,
             private=private if private is not None else args.hub_private_repo,
             **options,
         )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make sure, before the training, that there is a repository to push to.
+
+        Raises:
+            DataError: there is no right to write, no token or no connection.
+        """
+        if self.is_world_process_zero():
+            private = self.args.hub_private_repo if private is None else private
+            made: Any = create_repository(self._repository_name(), private, token or self.args.hub_token)
+            self.hub_model_id = made  # ``Trainer`` starts it as None and leaves its type at that
+
+    def _repository_name(self) -> str:
+        return self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the recommender whenever a checkpoint is saved, where ``hub_strategy`` says so."""

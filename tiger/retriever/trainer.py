@@ -139,7 +139,7 @@ class RetrieverTrainer(CheckedTrainer):
         return model
 
     def call_model_init(self, trial=None) -> TigerT5:
-        """What ``model_init`` makes, checked as a model that is given."""
+        """The model that ``model_init`` makes, checked as a given one is."""
         return self._checked(cast(T5ForConditionalGeneration, super().call_model_init(trial)))
 
     def train(self, *args: Any, **options: Any):

@@ -113,7 +113,7 @@ def tiger_t5(model: T5ForConditionalGeneration) -> TigerT5:
 
 
 def max_history_of(*datasets: Dataset | None) -> int | None:
-    """How many items of a history the first of these examples give the model; None where there are none."""
+    """Number of history items that the first of these examples give the model; None where there are none."""
     for dataset in datasets:
         for examples in () if dataset is None else examples_within(dataset):
             if isinstance(examples, TrainingExamples | EvaluationExamples):
