@@ -1,4 +1,4 @@
-"""What a device can't do: numbers of double precision."""
+"""Devices without numbers of double precision."""
 
 from __future__ import annotations
 
