@@ -127,6 +127,7 @@ RENAMED = {
     "tiger.retriever.initialization.start_from_items": "tiger.retriever.initialization.init_token_embeddings",
     "tiger.retriever.model.Siblings": "tiger.retriever.model.ChildTargets",
     "tiger.retriever.optimizer.orthogonalise": "tiger.retriever.optimizer.orthogonalize",
+    "tiger.retriever.trainer.TigerTrainer": "tiger.recommender.trainer.TigerTrainer",
     "tiger.retriever.search.CataloguePart": "tiger.retriever.search.CatalogPart",
     "tiger.retriever.search.shared_places": "tiger.retriever.search.merge_with_quota",
 }
