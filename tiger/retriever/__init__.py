@@ -19,7 +19,6 @@ else:
             "RetrieverTrainer": "tiger.retriever.trainer",
             "SearchOptions": "tiger.retriever.search_options",
             "TigerT5": "tiger.retriever.model",
-            "TigerTrainer": "tiger.retriever.trainer",
             "check_pair": "tiger.retriever.config",
             "t5_config": "tiger.retriever.config",
         },
