@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tiger.rankers.click.trainer import RankerTrainer as RankerTrainer
     from tiger.rankers.two_stage.ranker import TwoStageRanker as TwoStageRanker
     from tiger.recommender.recommender import TigerRecommender as TigerRecommender
+    from tiger.recommender.trainer import TigerTrainer as TigerTrainer
     from tiger.retriever.beam_search import beam_search as beam_search
     from tiger.retriever.config import t5_config as t5_config
     from tiger.retriever.dataset import EvaluationExamples as EvaluationExamples
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from tiger.retriever.model import TigerT5 as TigerT5
     from tiger.retriever.repository_generation import generate_items as generate_items
     from tiger.retriever.search import SearchOptions as SearchOptions
-    from tiger.retriever.trainer import TigerTrainer as TigerTrainer
     from tiger.semantic_ids.drift import drift_report as drift_report
     from tiger.semantic_ids.tokenizer import SemanticIdTokenizer as SemanticIdTokenizer
     from tiger.semantic_ids.trie import SemanticIdTrie as SemanticIdTrie
@@ -71,7 +71,7 @@ else:
             "Sequences": "tiger.data.sequences",
             "TigerRecommender": "tiger.recommender.recommender",
             "TigerT5": "tiger.retriever.model",
-            "TigerTrainer": "tiger.retriever.trainer",
+            "TigerTrainer": "tiger.recommender.trainer",
             "TokenizerArguments": "tiger.training.tokenizer",
             "TrainingExamples": "tiger.retriever.dataset",
             "TwoStageArguments": "tiger.training.two_stage",

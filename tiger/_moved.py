@@ -128,6 +128,8 @@ RENAMED = {
     "tiger.retriever.initialization.start_from_items": "tiger.retriever.initialization.init_token_embeddings",
     "tiger.retriever.model.Siblings": "tiger.retriever.child_softmax.ChildTargets",
     "tiger.retriever.optimizer.orthogonalise": "tiger.retriever.optimizer.orthogonalize",
+    "tiger.retriever.TigerTrainer": "tiger.recommender.trainer.TigerTrainer",
+    "tiger.retriever.trainer.TigerTrainer": "tiger.recommender.trainer.TigerTrainer",
     "tiger.retriever.search.CataloguePart": "tiger.retriever.search.CatalogPart",
     "tiger.retriever.search.shared_places": "tiger.retriever.search.merge_with_quota",
 }
@@ -174,11 +176,12 @@ def install() -> None:
         sys.meta_path.append(_OldPaths())
 
 
-def old_names(module: str) -> Callable[[str], object]:
+def old_names(module: str, stacklevel: int = 2) -> Callable[[str], object]:
     """``__getattr__`` of a module: resolves its old names in ``RENAMED``, with a warning.
 
     Args:
         module: its ``__name__``.
+        stacklevel: of the warning, 2 where the module calls it itself.
     """
 
     def get(name: str) -> object:
@@ -187,7 +190,9 @@ def old_names(module: str) -> Callable[[str], object]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         home, _, new = RENAMED[old].rpartition(".")
         warnings.warn(
-            f"{old} is now {RENAMED[old]}; the old name goes with the next release.", DeprecationWarning, stacklevel=2
+            f"{old} is now {RENAMED[old]}; the old name goes with the next release.",
+            DeprecationWarning,
+            stacklevel=stacklevel,
         )
         return getattr(import_module(home), new)
 

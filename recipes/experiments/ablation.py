@@ -34,11 +34,11 @@ from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.evaluation.results import command_line
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError

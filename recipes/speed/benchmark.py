@@ -24,9 +24,9 @@ from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.results import command_line
 from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import t5_config
 from tiger.retriever.dataset import TrainingExamples
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.files import write_atomically
 

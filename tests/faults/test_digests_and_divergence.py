@@ -10,6 +10,8 @@ import torch
 from tests.conftest import make_recommender, make_tokenizer
 from tests.retriever.test_trainer import make_trainer
 from tests.training.test_run_record import write_checkpoint
+from tiger.data.sequences import Sequences
+from tiger.evaluation.evaluator import evaluate
 from tiger.training.run_record import RunRecord, last_whole_checkpoint
 from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
@@ -59,7 +61,18 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
             tiger.model.shared.weight[3, 2] = value
         with pytest.raises(DataError, match="shared.weight are NaN, infinite"):
             tiger.save_pretrained(tmp_path / "model")
+        with pytest.raises(DataError, match="nothing is pushed: weights of shared.weight are NaN, infinite"):
+            tiger.push_to_hub("me/tiger")  # told before the Hub is asked
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_weights_that_are_no_numbers_are_not_measured():
+    tiger, histories = make_recommender(40), Sequences.from_rows([[1, 2], [3]])
+    assert evaluate(tiger.recommend_rows, histories, np.array([3, 4])).metrics
+    with torch.no_grad():
+        tiger.model.shared.weight[3, 2] = np.nan
+    with pytest.raises(DataError, match="the model scores items NaN: .*lower learning rate"):
+        evaluate(tiger.recommend_rows, histories, np.array([3, 4]))
 
 
 def test_training_stops_where_the_loss_is_no_number(tmp_path):

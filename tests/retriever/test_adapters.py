@@ -10,10 +10,10 @@ from transformers import T5ForConditionalGeneration, TrainingArguments
 from tests.conftest import make_histories, make_model, make_recommender, make_tokenizer
 from tests.retriever.test_trainer import cycle_data, losses
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.inference_model import packed
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 
@@ -162,7 +162,7 @@ class Wrapper(nn.Module):
             return getattr(super().__getattr__("base_model"), name)
 
 
-def trainer_of(model, tokenizer, sequences, folder, **options):
+def trainer_of(model, tokenizer, sequences, folder, push_to_hub=False, **options):
     settings = {
         "use_cpu": True,
         "save_strategy": "no",
@@ -171,6 +171,7 @@ def trainer_of(model, tokenizer, sequences, folder, **options):
         "logging_steps": 10,
         "report_to": "none",
         "disable_tqdm": True,
+        "push_to_hub": push_to_hub,
     }
     return TigerTrainer(
         model,
@@ -212,6 +213,28 @@ def test_a_recommender_takes_a_t5_alone():
         TigerRecommender(Wrapper(recommender.model), recommender.tokenizer)
 
 
+def test_a_trainer_saves_adapters_and_pushes_none(tmp_path):
+    """It answers by them; a recommender's directory holds whole weights, so it is not written."""
+    tokenizer, sequences = make_tokenizer(12), cycle_data()
+    model = make_model(tokenizer)
+    wrapped = wrap(model)
+    trainer = trainer_of(Wrapper(model), tokenizer, sequences, tmp_path)
+    tiger = trainer.recommender()
+    histories = [tokenizer.item_ids[:2]]
+    on = tiger.recommend(histories, k=5)[1]
+    for layer in wrapped:
+        layer.enabled = False
+    assert not torch.allclose(torch.from_numpy(on), torch.from_numpy(tiger.recommend(histories, k=5)[1]))
+    saved = []
+    trainer._save = lambda output_dir, state_dict=None: saved.append(output_dir)  # knows PEFT's models alone
+    trainer.save_model("adapters")
+    assert saved == ["adapters"] and not list(tmp_path.rglob("tiger.json"))
+    with pytest.raises(DataError, match="LowRank.*merge_and_unload"):
+        trainer.push_to_hub()
+    with pytest.raises(DataError, match="does not take push_to_hub with adapters.*merge_and_unload"):
+        trainer_of(Wrapper(model), tokenizer, sequences, tmp_path, push_to_hub=True)
+
+
 @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
 def test_peft_itself(tmp_path, task_type):
     peft = pytest.importorskip("peft")
@@ -229,6 +252,7 @@ def test_peft_itself(tmp_path, task_type):
     assert not torch.allclose(on.scores, off.scores, atol=1e-2)
     trainer.save_model(str(tmp_path / "adapter"))
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "adapter" / "semantic_ids.safetensors").exists()
     again = peft.PeftModel.from_pretrained(make_model(tokenizer), tmp_path / "adapter").eval()
     torch.testing.assert_close(beam_search(again, trie, histories, num_beams=12).scores, on.scores)
     merged = model.merge_and_unload()

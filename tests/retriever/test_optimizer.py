@@ -89,3 +89,41 @@ def test_learns():
 def test_refuses_vectors():
     with pytest.raises(ValueError, match="vectors"):
         MuonAdamW([{"params": [nn.Parameter(torch.zeros(3))], "muon": True}])
+
+
+def scaled_steps(overflow_at=None, unscale=False, steps=4):
+    """Weights after steps under a GradScaler, of which one may overflow, and the optimizer."""
+    model = make_model()
+    optimizer = MuonAdamW(make_groups(model), lr=1e-2, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        if step == overflow_at:
+            scaler.scale(model(torch.ones(8, 16)).square().mean()).backward()
+            model[1].weight.grad[0, 0] = torch.inf
+        else:
+            scaler.scale(model(torch.randn(8, 16, generator=generator)).square().mean()).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return [weight.detach().clone() for weight in model.parameters()], scaler.get_scale()
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+def test_an_overflow_in_fp16_changes_nothing_but_the_scale(unscale):
+    """With ``unscale`` as where gradients are clipped: a fused optimizer is called all the same."""
+    whole, scale = scaled_steps(unscale=unscale, steps=3)
+    skipped, lower = scaled_steps(overflow_at=1, unscale=unscale, steps=4)
+    assert scale == 1024 and lower == 512
+    assert all(torch.isfinite(weight).all() for weight in skipped)
+    for a, b in zip(whole, skipped):
+        torch.testing.assert_close(a, b)
+
+
+def test_scaled_gradients_step_as_others_do():
+    plain = make_model()
+    train(plain, MuonAdamW(make_groups(plain), lr=1e-2, fused=True), 3)
+    for a, b in zip(plain.parameters(), scaled_steps(steps=3)[0]):
+        torch.testing.assert_close(a.detach(), b)

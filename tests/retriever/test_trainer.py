@@ -16,10 +16,10 @@ from transformers import EarlyStoppingCallback, T5ForConditionalGeneration, Trai
 
 from tests.conftest import make_model, make_tokenizer
 from tiger.data.sequences import Sequences
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import check_pair, t5_config
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 from tiger.retriever.model import TigerT5, next_item_loss
-from tiger.retriever.trainer import TigerTrainer
 from tiger.utils.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -220,14 +220,6 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
         TigerTrainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
     with pytest.raises(DataError, match="history_attention"):
         t5_config(tokenizer, history_attention="sideways")
-
-
-@pytest.mark.parametrize("setting", [{"label_smoothing_factor": 0.1}, {"gradient_checkpointing": True}])
-def test_settings_that_it_lacks_are_an_error_of_the_users(tmp_path, setting):
-    """The command line prints a DataError in one line; it is a ValueError, too."""
-    with pytest.raises(DataError, match="leave out label_smoothing_factor and gradient_checkpointing") as error:
-        make_trainer(tmp_path, **setting)
-    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
 
 
 def test_other_tokens_than_the_models_are_refused():

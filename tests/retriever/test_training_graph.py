@@ -6,10 +6,10 @@ import torch
 from transformers import TrainingArguments
 
 from tiger.data.sequences import Sequences
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import t5_config
 from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.model import TigerT5
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 

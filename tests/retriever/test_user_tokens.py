@@ -18,6 +18,7 @@ from tiger.data.sequences import Sequences
 from tiger.data.users import user_numbers
 from tiger.evaluation.evaluator import evaluate
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.config import RetrieverConfig, check_pair, retriever_config
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator
@@ -25,7 +26,6 @@ from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import grow_vocabulary
 from tiger.retriever.model import TigerT5, encode, item_logits, next_item_loss, target_states
 from tiger.retriever.search_options import SearchOptions
-from tiger.retriever.trainer import TigerTrainer
 from tiger.retriever.user_tokens import UNKNOWN_SHARE, forget_some_users
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.serving.answers import RecommendCall, answer_recommend

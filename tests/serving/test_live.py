@@ -114,6 +114,14 @@ def test_scores_that_are_no_numbers_are_refused_at_the_start(recommender, monkey
     assert served.now.catalogue == 0
 
 
+def test_weights_that_are_no_numbers_are_refused_at_the_start(recommender):
+    """All of them, not only those that a trial's histories meet."""
+    with torch.no_grad():
+        recommender.model.shared.weight[-1, 2] = torch.nan
+    with pytest.raises(DataError, match="the service does not start: weights of .* are NaN, infinite"):
+        LiveRecommender(recommender)
+
+
 def test_one_answer_with_such_scores_is_an_error_and_the_others_are_not(recommender, monkeypatch):
     served = LiveRecommender(recommender)
     damaged(monkeypatch, np.nan)

@@ -11,6 +11,7 @@ import numpy as np
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
+from tiger.utils.errors import DataError
 
 # Called with n histories, and with ``k`` and ``exclude_history`` by keyword; returns int [n, k], best first, -1 where
 # there are no more items, and scores [n, k]: ``TigerRecommender.recommend_rows`` or a baseline's ``recommend``.
@@ -79,13 +80,21 @@ def evaluate(
         ks: cut-offs.
         exclude_history: leave out items of the history.
 
+    Raises:
+        DataError: scores are NaN, so that the answers have no order.
+
     Example::
 
         split = data.leave_one_out()
         evaluate(partial(tiger.recommend_rows, num_beams=50), *split.part("test")).metrics
     """
     start = time.perf_counter()
-    ranked, _ = recommend(histories, k=max(ks), exclude_history=exclude_history)
+    ranked, scores = recommend(histories, k=max(ks), exclude_history=exclude_history)
+    if scores is not None and np.isnan(np.asarray(scores, dtype=np.float64)).any():
+        raise DataError(
+            "the model scores items NaN: its training diverged, or its weights are damaged. Train it again with a "
+            "lower learning rate."
+        )
     return NextItemEvaluation.of(ranked, targets, ks, time.perf_counter() - start)
 
 

@@ -111,15 +111,16 @@ def _seeds(points: torch.Tensor, num_centers: int, generator: torch.Generator) -
     norms = (sample * sample).sum(dim=1)
     first = torch.randint(size, (1,), generator=generator)
     on_host = devices.is_host(points.device)
+    wide = devices.widest_float(points.device)
     # All at once, and no seed's number is read: an accelerator is not waited for between them.
-    draws = torch.rand(num_centers - 1, generator=generator, dtype=torch.float64).to(points.device)
+    draws = torch.rand(num_centers - 1, generator=generator, dtype=torch.float64).to(wide).to(points.device)
     chosen = [first.to(points.device)]
     distances = torch.full_like(norms, torch.inf)
     for draw in draws.split(1):
         # On a CPU the row where it lies: products with a copy of it, aligned otherwise, may differ in the last bit.
         center = sample[int(chosen[-1])] if on_host else sample[chosen[-1]].squeeze(0)
         distances = torch.minimum(distances, (norms - 2 * (sample @ center) + center @ center).clamp(min=0))
-        cumulative = distances.double().cumsum(0)
+        cumulative = distances.to(wide).cumsum(0)
         chosen.append(torch.searchsorted(cumulative, draw * cumulative[-1]).clamp(max=size - 1))
     return sample[torch.cat(chosen)]
 

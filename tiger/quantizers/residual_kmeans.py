@@ -86,7 +86,7 @@ class ResidualKMeans(ResidualQuantizer):
         embeddings = check_embeddings(embeddings)
         check_enough_items(embeddings, codebook_size)
         points = sample_rows(embeddings, max(max_points, 32 * codebook_size), seed)
-        mean = torch.from_numpy(points.numpy().mean(axis=0, dtype=np.float64))
+        mean = torch.from_numpy(points.numpy().mean(axis=0, dtype=np.float64)).float()  # some devices have no float64
         points = points.to(device)
         model = cls(
             ResidualKMeansConfig(

@@ -272,7 +272,7 @@ class RQVAE(ResidualQuantizer):
         mean = embeddings.mean(axis=0, dtype=np.float64)
         chunks = range(0, len(embeddings), CHUNK)
         variance = sum(np.square(embeddings[start : start + CHUNK] - mean).sum() for start in chunks) / embeddings.size
-        self.mean.copy_(torch.from_numpy(mean))
+        self.mean.copy_(torch.from_numpy(mean).float())  # some devices have no float64
         self.scale.fill_(max(float(np.sqrt(variance)), 1e-12))
 
     def initialize_codebooks(self, embeddings: np.ndarray | torch.Tensor, seed: int = 0) -> None:

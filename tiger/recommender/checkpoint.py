@@ -48,6 +48,16 @@ GENERATION = "generation_config.json"
 CUSTOM_GENERATE = "custom_generate/generate.py"  # where transformers looks for it
 
 
+def check_weights(model: torch.nn.Module, problem: str) -> None:
+    """Raise an error for weights that can't be saved.
+
+    Raises:
+        DataError: they are NaN or infinite, or adapters are not merged into them.
+    """
+    check_finite(model, problem)
+    refuse_wrapped_layers(model, problem)
+
+
 def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
     """Write a directory. What it held before stays whole until the new one is; other files in it are kept.
 
@@ -55,8 +65,7 @@ def write_state(state: RecommenderState, folder: str | os.PathLike) -> None:
         DataError: the model's weights are NaN or infinite, or adapters are not merged into them.
         DiskError: the disk is full, read-only or denied.
     """
-    check_finite(state.model, f"{folder} is not written")
-    refuse_wrapped_layers(state.model, f"{folder} is not written")
+    check_weights(state.model, f"{folder} is not written")
     with replaced_folder(folder, MANIFEST, ours=own_files) as fresh:
         state.model.save_pretrained(fresh)
         state.tokenizer.save_pretrained(fresh)

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 from tiger.embeddings.base import is_local_folder
 from tiger.recommender.card_block import Readme, merged
-from tiger.recommender.checkpoint import write_state
+from tiger.recommender.checkpoint import check_weights, write_state
 from tiger.recommender.manifest import MANIFEST, check_files, read_manifest
 from tiger.recommender.model_card import CARD, CARD_FILES, model_card, write_card
 from tiger.recommender.state import RecommenderState
@@ -77,6 +77,7 @@ def push(state: RecommenderState, repo_id: str, options: PushOptions) -> CommitI
             "this recommender can't add items. Push the encoder to the Hub and name it from there.",
             stacklevel=3,
         )
+    check_weights(state.model, "nothing is pushed")
     # An error in the results comes before anything is made.
     model_card(state, repo_id, options.results, options.license, options.revision, options.datasets)
     published = state if options.include_items else replace(state, items=None)

@@ -338,8 +338,9 @@ class TigerRecommender(RecommenderParts):
             The commit: its URL as text, with ``oid`` and ``pr_url``.
 
         Raises:
-            DataError: no connection, no token, no right to write, results that are not of this model, or a ranker that
-                reads the texts which are not to be published.
+            DataError: no connection, no token, no right to write, results that are not of this model, a ranker that
+                reads the texts which are not to be published, weights that are NaN or infinite, or adapters that are
+                not merged into them.
         """
         return hub.push(self.state, repo_id, replace(options or hub.PushOptions(), **fields))
 

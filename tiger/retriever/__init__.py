@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from tiger.retriever.config import t5_config as t5_config
     from tiger.retriever.model import TigerT5 as TigerT5
     from tiger.retriever.search_options import SearchOptions as SearchOptions
-    from tiger.retriever.trainer import TigerTrainer as TigerTrainer
+    from tiger.retriever.trainer import RetrieverTrainer as RetrieverTrainer
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
             "RetrieverConfig": "tiger.retriever.config",
+            "RetrieverTrainer": "tiger.retriever.trainer",
             "SearchOptions": "tiger.retriever.search_options",
             "TigerT5": "tiger.retriever.model",
-            "TigerTrainer": "tiger.retriever.trainer",
             "check_pair": "tiger.retriever.config",
             "t5_config": "tiger.retriever.config",
         },

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from tiger.data.sequences import Sequences
 from tiger.data.users import user_numbers
 from tiger.utils.errors import DataError
 
 
-class TrainingExamples(torch.utils.data.Dataset):
+class TrainingExamples(Dataset):
     """Training examples in which every item of a sequence, except the first, is a target after the items before it.
 
     An example is a slice of one sequence and the position of its first target; each item from there on is a target,
@@ -102,7 +104,7 @@ def numbers_of_users(sequences: Sequences, user_tokens: int, required: bool = Fa
     return user_numbers(sequences.user_ids.to_pylist(), user_tokens)
 
 
-class EvaluationExamples(torch.utils.data.Dataset):
+class EvaluationExamples(Dataset):
     """Evaluation examples: per user, a history and the item that followed it.
 
     Args:
@@ -146,9 +148,32 @@ class EvaluationExamples(torch.utils.data.Dataset):
         histories = self.histories.select(users)
         return EvaluationExamples(histories, self.targets[users], self.max_history, self.user_tokens)
 
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """Number of history items that the model reads per example, int64 [users]."""
+        return np.minimum(self.histories.lengths, self.max_history)
+
     def by_length(self) -> np.ndarray:
         """Users ordered by the length of their histories, longest first: int64 [users]."""
-        return np.argsort(-np.minimum(self.histories.lengths, self.max_history), kind="stable")
+        return np.argsort(-self.history_lengths, kind="stable")
+
+
+def examples_within(dataset: Dataset) -> list[Any]:
+    """The examples that a ``Subset`` or a ``ConcatDataset`` is made of; the dataset itself where it is neither."""
+    if isinstance(dataset, Subset):
+        return examples_within(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for one in dataset.datasets for part in examples_within(one)]
+    return [dataset]
+
+
+def example_array(dataset: Dataset, name: str) -> np.ndarray:
+    """An array with a number per example, such as ``history_lengths``, of a ``Subset`` or ``ConcatDataset`` too."""
+    if isinstance(dataset, Subset):
+        return example_array(dataset.dataset, name)[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([example_array(part, name) for part in dataset.datasets])
+    return getattr(dataset, name)
 
 
 class LengthBatchSampler(torch.utils.data.Sampler):
@@ -157,7 +182,7 @@ class LengthBatchSampler(torch.utils.data.Sampler):
     The number of batches is the same in every epoch: shuffling only exchanges examples of equal length.
 
     Args:
-        examples: the training examples.
+        examples: :class:`TrainingExamples`, or a ``Subset`` or ``ConcatDataset`` of them.
         targets_per_batch: maximum number of targets per batch; an example with more is a batch of its own.
         seed: seed of the shuffle, combined with the epoch.
         multiple_of: number of processes; batches are dropped until their number is a multiple of it.
@@ -166,8 +191,8 @@ class LengthBatchSampler(torch.utils.data.Sampler):
         ValueError: there are fewer batches than processes.
     """
 
-    def __init__(self, examples: TrainingExamples, targets_per_batch: int, seed: int = 0, multiple_of: int = 1):
-        self._lengths, self._sizes = examples.history_lengths, examples.num_targets
+    def __init__(self, examples: Dataset, targets_per_batch: int, seed: int = 0, multiple_of: int = 1):
+        self._lengths, self._sizes = (example_array(examples, name) for name in ("history_lengths", "num_targets"))
         self._seed, self._epoch = seed, 0
         ends = np.cumsum(self._sizes[np.lexsort((self._sizes, self._lengths))])
         cuts = [0]
@@ -178,7 +203,7 @@ class LengthBatchSampler(torch.utils.data.Sampler):
         self._count = (len(cuts) - 1) // multiple_of * multiple_of
         if self._count == 0:
             raise ValueError(
-                f"{len(examples)} training examples make {len(cuts) - 1} batches for {multiple_of} processes: "
+                f"{len(self._sizes)} training examples make {len(cuts) - 1} batches for {multiple_of} processes: "
                 "use smaller batches or fewer processes"
             )
 

@@ -93,7 +93,7 @@ def _normal(rows: int, size: int) -> Iterator[torch.Tensor]:
 def _standardized(part: np.ndarray, like: torch.Tensor) -> list[Callable[[], torch.Tensor]]:
     """Vectors [n, any], centered and scaled as a whole to the standard deviation of ``like``, a few columns at a time:
     of a million items, all columns in one piece are a gigabyte for each operation."""
-    vectors = torch.from_numpy(np.asarray(part))
+    vectors = torch.from_numpy(np.asarray(part, dtype=np.float32))  # some devices have no float64
     mean = vectors.to(like).mean(dim=0)
     scale = (vectors.to(like) - mean).std().clamp(min=1e-12)
     spread = like.std()

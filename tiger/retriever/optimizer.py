@@ -41,22 +41,35 @@ class MuonAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are None afterwards."""
+        """One step; ``closure`` is passed on to AdamW. Gradients of Muon's matrices are None afterwards.
+
+        A ``GradScaler`` gives a fused optimizer ``found_inf`` and ``grad_scale`` and leaves both to it: where a
+        gradient has overflowed, no weight and no momentum moves, and gradients that are still scaled are scaled back.
+        """
+        found_inf, loss_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        # The host waits for the device here, as a GradScaler itself does for optimizers that are not fused.
+        overflowed = found_inf is not None and bool(found_inf)
         for group in self.param_groups:
             if group.get("muon"):
-                self._muon_step(group)
+                self._muon_step(group, overflowed, loss_scale)
         return super().step(closure)
 
-    def _muon_step(self, group: dict) -> None:
+    def _muon_step(self, group: dict, overflowed: bool, loss_scale: torch.Tensor | None) -> None:
         """Step all matrices of a group with a few launches for each shape; a transposed shape counts as the same."""
         weights = [weight for weight in group["params"] if weight.grad is not None]
+        if overflowed:
+            for weight in weights:
+                weight.grad = None  # so that AdamW skips it
+            return
         if not weights:
             return
         for weight in weights:
             if not self.state[weight]:
                 # AdamW expects a step in every state that it loads.
                 self.state[weight].update(step=torch.zeros(()), momentum=torch.zeros_like(weight))
-        gradients = [weight.grad for weight in weights]
+        gradients: list[Any] = [weight.grad for weight in weights]
+        if loss_scale is not None:
+            torch._foreach_div_(gradients, loss_scale)
         momenta = [self.state[weight]["momentum"] for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
         directions = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers import T5ForConditionalGeneration, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from tiger._moved import old_names
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, is_causal, reads_users, retriever_config, uses_child_softmax
+from tiger.retriever.config import check_pair, reads_users, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
-from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
+from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples, example_array
 from tiger.retriever.layer_weights import adapter_base
-from tiger.retriever.model import TigerT5, next_item_loss
+from tiger.retriever.model import next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
+from tiger.retriever.trainer_options import (
+    RETRIEVER_REFUSED,
+    check_examples,
+    check_graphs,
+    check_model,
+    tiger_t5,
+)
 from tiger.retriever.training_graph import TrainingGraphs
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 from tiger.utils.errors import DataError
+from tiger.utils.trainer import CheckedTrainer, loader_options, refuse_optimizer
 
-logger = logging.getLogger(__name__)
 
-
-class TigerTrainer(Trainer):
-    """``Trainer`` for next-item generation.
+class RetrieverTrainer(CheckedTrainer):
+    """``Trainer`` for next-item generation; :class:`tiger.TigerTrainer` saves whole recommenders as well.
 
     Training batches hold examples of one length, and about ``per_device_train_batch_size`` *targets* each. Evaluation
     decodes under the prefix trie and reports ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of items beside
@@ -41,9 +46,10 @@ class TigerTrainer(Trainer):
         model: a :class:`tiger.retriever.model.TigerT5` made from :func:`t5_config`. A plain
             ``T5ForConditionalGeneration`` is wrapped by ``TigerT5.from_t5``, which shares its weights; this is logged.
             One within adapters of PEFT's layers (``get_peft_model``) is trained and evaluated with them.
+            None: ``model_init`` makes one, for every call of ``train``.
         args: as for ``Trainer``, copied; ``metric_for_best_model="ndcg@10"`` selects the best checkpoint by decoding.
-        train_dataset: :class:`TrainingExamples`.
-        eval_dataset: :class:`EvaluationExamples`.
+        train_dataset: :class:`TrainingExamples`, or a ``Subset`` or ``ConcatDataset`` of them.
+        eval_dataset: :class:`EvaluationExamples` likewise, or a dictionary of several by name.
         processing_class: the tokenizer, saved with every checkpoint.
         num_beams: beams in evaluation.
         exclude_history: whether evaluation leaves out items of the history.
@@ -53,45 +59,54 @@ class TigerTrainer(Trainer):
             weights.
         cuda_graphs: replay forward and backward as CUDA graphs (:class:`TrainingGraphs`), several times faster where
             the model is small; ignored on other devices.
+        data_collator: makes training batches, the arguments of :func:`next_item_loss`; default:
+            :class:`TrainingCollator`. Evaluation has a collator of its own.
+        compute_metrics: of an ``EvalPrediction`` with the recommended rows, int64 [users, 10], -1 where there is none,
+            and the target rows, int64 [users]; default: recall and NDCG.
         options: other arguments of ``Trainer``.
 
     Raises:
         TypeError: the model is neither a ``TigerT5`` nor a plain T5.
         ValueError: model and tokenizer, or model and examples, don't belong together.
-        DataError: a setting is not supported.
+        DataError: an option is not supported; the message has the reason and the remedy.
     """
+
+    refused = RETRIEVER_REFUSED
+    remedy = "Lower --learning_rate / --muon_learning_rate and start again."
+    searched = ("embedding_learning_rate", "muon_learning_rate")
 
     def __init__(
         self,
-        model: T5ForConditionalGeneration,
-        args: TrainingArguments,
-        train_dataset: TrainingExamples | None = None,
-        eval_dataset: EvaluationExamples | None = None,
+        model: T5ForConditionalGeneration | None = None,
+        args: TrainingArguments | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         processing_class: SemanticIdTokenizer | None = None,
         num_beams: int = 20,
         exclude_history: bool = True,
         embedding_learning_rate: float | None = None,
         muon_learning_rate: float | None = None,
         cuda_graphs: bool = False,
+        data_collator: Callable[[list[dict]], dict] | None = None,
+        compute_metrics: Callable[..., dict] | None = None,
         **options,
     ):
         if processing_class is None:
             raise ValueError("TigerTrainer needs the SemanticIdTokenizer as processing_class")
-        model, base = _tiger_t5(model)
-        check_pair(base, processing_class)
-        if train_dataset is not None and train_dataset.num_targets.max() > 1 and not is_causal(base):
-            raise ValueError(
-                "this model's history_attention is 'full', so examples can't share a history: "
-                "use TrainingExamples(..., shared=False) or t5_config(..., history_attention='causal')"
+        if options.get("compute_loss_func") is not None:
+            raise DataError(
+                "TigerTrainer does not take compute_loss_func: the model computes its own loss; leave it out."
             )
-        _check_users(base, train_dataset, eval_dataset)
-        _check_settings(base, args)
-        if cuda_graphs:
-            _check_graphs(base, args)
-        # Trainer would drop columns of the examples that are not arguments of forward; the collators need them.
-        args = copy.copy(args)
-        args.remove_unused_columns = False
-        args.logging_nan_inf_filter = False  # it would hide a loss that is no number, and ask for it after every step
+        args = TrainingArguments("tmp_trainer") if args is None else args
+        self._chosen_optimizer = {name: options.get(name) for name in ("optimizers", "optimizer_cls_and_kwargs")}
+        self._wants_graphs = cuda_graphs
+        prefixes = processing_class.tokens == "prefixes"
+        evaluation = list(eval_dataset.values()) if isinstance(eval_dataset, Mapping) else [eval_dataset]
+        check_examples(train_dataset, TrainingExamples, "train_dataset")
+        for examples in evaluation:
+            check_examples(examples, EvaluationExamples, "eval_dataset")
+        self._tokenizer = processing_class
+        self._known_examples = (train_dataset, [examples for examples in evaluation if examples is not None])
         self.num_beams = num_beams
         self.exclude_history = exclude_history
         self.embedding_learning_rate = embedding_learning_rate
@@ -99,43 +114,52 @@ class TigerTrainer(Trainer):
         trie = SemanticIdTrie.build(processing_class.token_table)
         self._trie = trie.to(args.device)
         self._eval_collator = EvaluationCollator(processing_class)
-        self._first_bad: torch.Tensor | None = None  # float32 [2]: the first loss that is no number, and its step
-        self._reads_every_step = args.device.type == "cpu"
+        self._eval_loaders: dict[str, DataLoader] = {}  # with the workers that are kept
         self._uses_graphs = cuda_graphs and args.device.type == "cuda"
         self._graphs: TrainingGraphs | None = None
         super().__init__(
-            model=model,
+            model=None if model is None else self._checked(model),
             args=args,
-            data_collator=TrainingCollator(processing_class, trie if uses_child_softmax(base) else None),
+            data_collator=data_collator or TrainingCollator(processing_class, trie if prefixes else None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=processing_class,  # type: ignore[arg-type]  # needs save_pretrained alone
-            compute_metrics=_item_metrics,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics or ItemMetrics(),
             **options,
         )
-        self.label_names = ["labels"]
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """``Trainer``'s own, or a CUDA graph's; notes the first loss that is no number, and stops there.
+    def check_options(self, args: TrainingArguments) -> None:
+        """:meth:`CheckedTrainer.check_options`, and what makes the optimizer, CUDA graphs and several GPUs."""
+        super().check_options(args)
+        if self.embedding_learning_rate is not None or self.muon_learning_rate is not None:
+            rates = "embedding_learning_rate or muon_learning_rate, which make an optimizer (AdamW, Muon for matrices)"
+            refuse_optimizer("TigerTrainer", rates, args, self._chosen_optimizer)
+        if self._wants_graphs:
+            check_graphs(args, self._tokenizer.tokens)
+        if args.n_gpu > 1 and self._tokenizer.tokens == "prefixes":
+            raise DataError(
+                "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
+            )
 
-        On an accelerator the note stays on the device until the next log or save: to read it after every step would
-        make the host wait for each.
+    def _checked(self, model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
+        model, base = tiger_t5(model)
+        check_pair(base, self._tokenizer)
+        check_model(base, *self._known_examples)
+        return model
 
-        Raises:
-            DataError: naming the step.
-        """
+    def call_model_init(self, trial=None) -> T5ForConditionalGeneration:
+        """The model that ``model_init`` makes, checked as a given one is."""
+        return self._checked(cast(T5ForConditionalGeneration, super().call_model_init(trial)))
+
+    def train(self, *args: Any, **options: Any):
+        self._graphs = None  # of a model that may be another one now
+        return super().train(*args, **options)
+
+    def plain_step(self, model, inputs, num_items_in_batch) -> torch.Tensor:
+        """``Trainer``'s own, or a CUDA graph's."""
         if self._uses_graphs:
-            loss = self._graph_step(model, inputs, num_items_in_batch)
-        else:
-            loss = super().training_step(model, inputs, num_items_in_batch).detach()
-        noted = torch.stack([loss.float(), torch.full_like(loss, self.state.global_step + 1, dtype=torch.float32)])
-        if self._first_bad is None:
-            self._first_bad = torch.zeros_like(noted)
-        is_first = ~torch.isfinite(noted[0]) & (self._first_bad[1] == 0)
-        self._first_bad = torch.where(is_first, noted, self._first_bad)
-        if self._reads_every_step:
-            self._stop_if_diverged()
-        return loss
+            return self._graph_step(model, inputs, num_items_in_batch)
+        return super().plain_step(model, inputs, num_items_in_batch)
 
     def _graph_step(self, model, inputs, num_items_in_batch) -> torch.Tensor:
         model.train()
@@ -153,35 +177,18 @@ class TigerTrainer(Trainer):
             self._graphs = TrainingGraphs(own, loss_of)
         return self._graphs.step(inputs)
 
-    def log(self, *args, **kwargs) -> None:
-        self._stop_if_diverged()
-        super().log(*args, **kwargs)
-
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        self._stop_if_diverged()
-        super()._save_checkpoint(*args, **kwargs)
-
     def _issue_warnings_after_load(self, load_result) -> None:
         """``Trainer``'s own, but not of tied weights, which a checkpoint holds once."""
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
-    def _stop_if_diverged(self) -> None:
-        if self._first_bad is None:
-            return
-        loss, step = self._first_bad.tolist()
-        if step:
-            raise DataError(
-                f"the loss is {loss} at step {int(step)}: the training diverged. Lower "
-                "--learning_rate / --muon_learning_rate and start again."
-            )
-
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """``Trainer``'s own, unless the embeddings or the matrices have their own learning rate."""
         if self.optimizer is not None or (self.embedding_learning_rate is None and self.muon_learning_rate is None):
             return super().create_optimizer(model)
-        args, model = self.args, self.model if model is None else model
+        args = self.args
+        model = self.accelerator.unwrap_model(self.model if model is None else model)  # of several processes' wrapper
         decaying = set(self.get_decay_parameter_names(model))
         embeddings, matrices, rest = [], [], []
         for name, parameter in model.named_parameters():
@@ -214,20 +221,12 @@ class TigerTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        sampler = LengthBatchSampler(
-            cast(TrainingExamples, self.train_dataset),
-            self.args.train_batch_size,
-            seed=seed,
-            multiple_of=self.args.world_size,
-        )
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers and self.args.dataloader_num_workers > 0,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
+        # Not args.train_batch_size: auto_find_batch_size and a search change this one.
+        batch_size = self._train_batch_size
+        dataset = cast(Dataset, self.train_dataset)
+        sampler = LengthBatchSampler(dataset, batch_size, seed=seed, multiple_of=self.args.world_size)
+        loader: DataLoader = DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=self.data_collator, **loader_options(self.args)
         )
         # The sampler already gives all processes the same number of batches; in evaluation, accelerate does.
         self.accelerator.even_batches = False
@@ -238,34 +237,47 @@ class TigerTrainer(Trainer):
         return prepared
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        name = eval_dataset if isinstance(eval_dataset, str) else ""
+        own = eval_dataset is None or isinstance(eval_dataset, str)
+        if own and name in self._eval_loaders:
+            return self._eval_loaders[name]
+        examples: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):
+            examples = cast(Any, self.eval_dataset)[eval_dataset]
         if examples is None:
             raise ValueError("evaluation needs an eval_dataset")
-        examples = cast(EvaluationExamples, examples)
+        check_examples(examples, EvaluationExamples, "eval_dataset")
         # Metrics don't depend on the order: take the one with the least padding.
-        return self._evaluation_loader(examples, examples.by_length().tolist())
+        order = np.argsort(-example_array(examples, "history_lengths"), kind="stable")
+        loader = self._evaluation_loader(examples, order.tolist(), keeps_workers=own)
+        if own and self.args.dataloader_persistent_workers:
+            self._eval_loaders[name] = loader
+        return loader
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        examples = cast(EvaluationExamples, test_dataset)
-        return self._evaluation_loader(examples, range(len(examples)))
+        check_examples(test_dataset, EvaluationExamples, "test_dataset")
+        return self._evaluation_loader(test_dataset, range(len(cast(Any, test_dataset))))
 
-    def _evaluation_loader(self, examples: EvaluationExamples, order: Sequence[int]) -> DataLoader:
-        loader = DataLoader(
-            examples,
-            batch_size=self.args.eval_batch_size,
-            sampler=order,
-            collate_fn=self._eval_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+    def _evaluation_loader(self, examples: Dataset, order: Sequence[int], keeps_workers: bool = False) -> DataLoader:
+        options = loader_options(self.args)
+        options["persistent_workers"] = options["persistent_workers"] and keeps_workers
+        loader: DataLoader = DataLoader(
+            examples, batch_size=self.args.eval_batch_size, sampler=order, collate_fn=self._eval_collator, **options
         )
         return self.accelerator.prepare(loader)
 
+    def evaluation_loop(self, *args: Any, **options: Any):
+        if isinstance(self.compute_metrics, ItemMetrics):
+            self.compute_metrics.forget()  # what an evaluation that was cut short has left
+        return super().evaluation_loop(*args, **options)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Evaluate one batch: its loss, the recommended rows [B, 10] and the target rows [B]."""
+        """Evaluate one batch: its loss, the recommended rows [B, 10] and the target rows [B]; the loss alone where
+        nothing else is asked for."""
         inputs = self._prepare_inputs(inputs)
         model = adapter_base(self.accelerator.unwrap_model(model))
         targets = inputs["labels"]
-        tokenizer = cast(SemanticIdTokenizer, self.processing_class)
+        tokenizer = self._tokenizer
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
         items = inputs["input_ids"][:, int(reads_users(model)) :]
         num_visible_items = items.ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
@@ -274,6 +286,8 @@ class TigerTrainer(Trainer):
             loss = next_item_loss(
                 model, inputs["input_ids"], num_visible_items, labels.unsqueeze(1), children=children
             )
+            if prediction_loss_only:
+                return loss, None, None
             beams = beam_search(
                 model,
                 self._trie,
@@ -285,62 +299,32 @@ class TigerTrainer(Trainer):
         return loss, beams.rows.clone(), targets
 
 
-def _check_users(model: TigerT5, *datasets: TrainingExamples | EvaluationExamples | None) -> None:
-    """Raises ValueError: examples for another number of user tokens than the model has."""
-    wanted = retriever_config(model).user_tokens
-    for examples in datasets:
-        if examples is not None and examples.user_tokens != wanted:
-            raise ValueError(
-                f"the model has {wanted} user tokens, the {type(examples).__name__} are for {examples.user_tokens}: "
-                f"make them with user_tokens={wanted}"
-            )
+class ItemMetrics:
+    """Recall and NDCG of an evaluation's answers, which come at once or batch by batch (``batch_eval_metrics``)."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._batches = []
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """Metrics of all batches since the last result; none before ``compute_result``."""
+        self._batches.append((_joined(prediction.predictions), _joined(prediction.label_ids)))
+        if not compute_result:
+            return {}
+        rows, targets = (np.concatenate(parts) for parts in zip(*self._batches))
+        self.forget()
+        return next_item_metrics(rows, targets)
 
 
-def _check_settings(model: TigerT5, args: TrainingArguments) -> None:
-    """Raises DataError: a setting of ``Trainer`` that this one lacks."""
-    if args.n_gpu > 1 and uses_child_softmax(model):
-        raise DataError(
-            "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
-        )
-    if args.label_smoothing_factor or args.gradient_checkpointing:
-        raise DataError(
-            "TigerTrainer has no label smoothing and no gradient checkpointing: leave out label_smoothing_factor "
-            "and gradient_checkpointing."
-        )
+def _joined(values: Any) -> np.ndarray:
+    """Tensors or arrays, or a list of one per batch (``eval_do_concat_batches=False``), as one array."""
+    if isinstance(values, list | tuple):
+        return np.concatenate([_joined(part) for part in values])
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _check_graphs(model: TigerT5, args: TrainingArguments) -> None:
-    """Raises DataError: a setting that CUDA graphs can't replay."""
-    if uses_child_softmax(model):
-        raise DataError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off.")
-    several = args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1
-    if several or args.fp16 or args.torch_compile:
-        raise DataError(
-            "cuda_graphs works on one GPU, without gradient accumulation, fp16 (use bf16) and torch_compile: turn it "
-            "or them off."
-        )
-
-
-def _tiger_t5(model: T5ForConditionalGeneration) -> tuple[T5ForConditionalGeneration, TigerT5]:
-    """The model and, where it is wrapped by adapters, the TigerT5 within; a TigerT5 over a plain T5's weights.
-
-    A step has to pass through ``forward``: wrappers such as DistributedDataParallel see no other gradients.
-    """
-    base = adapter_base(model)
-    if isinstance(base, TigerT5):
-        return model, base
-    if type(model) is T5ForConditionalGeneration:
-        logger.warning(
-            "TigerTrainer wraps this T5ForConditionalGeneration in a TigerT5 that shares its weights; "
-            "TigerT5(t5_config(tokenizer)) makes one directly."
-        )
-        base = TigerT5.from_t5(model)
-        return base, base
-    raise TypeError(
-        f"TigerTrainer trains a TigerT5, not a {type(model).__name__}: make one by TigerT5(t5_config(tokenizer)), or "
-        "from a plain T5 by TigerT5.from_t5(model)"
-    )
-
-
-def _item_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return next_item_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+if not TYPE_CHECKING:  # to a type checker, old names are errors
+    __getattr__ = old_names(__name__)

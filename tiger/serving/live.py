@@ -23,6 +23,7 @@ from tiger.utils import devices
 from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
+from tiger.utils.model_files import check_finite
 
 LOCK_SECONDS = 10.0  # that an update waits for another process that writes the directory; not tuned
 
@@ -264,8 +265,9 @@ def _warm(recommender: TigerRecommender) -> None:
     whether the scores can be served.
 
     Raises:
-        DataError: some are NaN or infinite, or an answer is no item of the catalog.
+        DataError: weights or scores are NaN or infinite, or an answer is no item of the catalog.
     """
+    check_finite(recommender.model, "the service does not start")
     item_ids = recommender.tokenizer.item_ids
     histories = [item_ids[:1], [], item_ids[-5:]]
     k = min(10, len(item_ids))

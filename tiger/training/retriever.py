@@ -29,11 +29,11 @@ from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, 
 from tiger.quantizers.report import template_of
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
+from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
-from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
 from tiger.training.memory import add_memory

@@ -19,6 +19,8 @@ HOST_BATCH, ACCELERATOR_BATCH, ACCELERATOR_BEAMS = 64, 1024, 1024 * 50
 
 
 DEVICE_VARIABLE = "TIGER_DEVICE"
+# Apple's GPUs compute in float32 and less; torch raises an error for a float64 tensor there.
+WITHOUT_FLOAT64 = ("mps",)
 
 
 def fastest() -> torch.device:
@@ -45,6 +47,11 @@ def using_device(name: str | None) -> Iterator[None]:
 def is_host(device: torch.device) -> bool:
     """Whether tensors of a device lie in the host's memory: to read their values waits for nothing."""
     return device.type == "cpu"
+
+
+def widest_float(device: str | torch.device) -> torch.dtype:
+    """The floating-point type to sum in on a device: float64, or float32 where there is none."""
+    return torch.float32 if torch.device(device).type in WITHOUT_FLOAT64 else torch.float64
 
 
 def default_batch_size(device: torch.device, num_beams: int) -> int:

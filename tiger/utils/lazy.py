@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from tiger._moved import old_names
+
 
 def lazy_names(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
@@ -16,10 +18,12 @@ def lazy_names(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any
         homes: public names and the modules that define them.
     """
 
+    old = old_names(package, stacklevel=3)
+
     def get(name: str) -> Any:
         if name in homes:
             return getattr(import_module(homes[name]), name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return old(name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})

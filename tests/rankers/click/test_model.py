@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import Adafactor, TrainingArguments, set_seed
 
 from tests.conftest import auc_error
+from tests.processes import run_python
 from tests.rankers.click.test_dataset import make_sequences
 from tiger.data.sequences import Sequences
 from tiger.evaluation.metrics import auc
@@ -17,7 +18,7 @@ from tiger.rankers.click.dataset import (
 )
 from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import SemanticIdRanker, check_ranker, ranker_config
-from tiger.rankers.click.trainer import RankerTrainer
+from tiger.rankers.click.trainer import RANKER_REFUSED, RankerTrainer
 from tiger.utils.errors import DataError
 
 NUM_ITEMS = 60
@@ -192,3 +193,90 @@ def test_scores_rank(tmp_path):
     trainer = train(tmp_path, circle_lists(), "random_hash+dense", steps=300)
     predicted = trainer.predict(circle_lists(seed=2))
     assert auc(predicted.label_ids.ravel(), predicted.predictions.ravel()) > 0.9
+
+
+def make_trainer(folder, sparse=True, **options):
+    features = make_features("random_hash")
+    args = TrainingArguments(str(folder), report_to=[], use_cpu=True, max_steps=2, **options.pop("settings", {}))
+    ranker, rows = make_ranker(features, sparse=sparse), features.rows(IDS, CODES)
+    lists = options.pop("lists", circle_lists())
+    return RankerTrainer(ranker, args, lists, lists, item_rows=rows, **options)
+
+
+@pytest.mark.parametrize(("sparse", "max_grad_norm"), [(True, 1.0), (False, 0.0)])
+def test_two_processes_train_one_ranker(tmp_path, sparse, max_grad_norm):
+    script = f"""
+import sys
+import torch
+from tests.rankers.click.test_model import circle_lists, train
+trainer = train({str(tmp_path)!r}, circle_lists(), steps=4, sparse={sparse}, max_grad_norm={max_grad_norm},
+                ddp_backend="gloo", logging_steps=1)
+assert trainer.args.world_size == 2 and type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
+metrics = trainer.evaluate()
+table = trainer.model.table.weight.detach().contiguous()
+both = [torch.empty_like(table) for _ in range(2)]
+torch.distributed.all_gather(both, table)
+assert torch.equal(*both), "the processes hold other weights"
+assert all(row["grad_norm"] > 0 for row in trainer.state.log_history if "grad_norm" in row)
+print("AUC", metrics["eval_auc"])
+torch.distributed.destroy_process_group()
+"""
+    file = tmp_path / "train.py"
+    file.write_text(script)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    done = run_python(*launcher, file)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {line for line in done.stdout.splitlines() if line.startswith("AUC")}
+    assert len(found) == 1
+
+
+def test_sparse_gradients_are_not_summed_by_nccl(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(DataError, match="NCCL .*sparse=False"):
+        make_trainer(tmp_path)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(DataError, match="several GPUs of one process"):
+        make_trainer(tmp_path, sparse=False)
+
+
+def test_options_of_the_trainer(tmp_path):
+    def mean(prediction):
+        return {"mean": float(prediction.predictions.mean())}
+
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "dataloader_drop_last": True}
+    workers["max_grad_norm"] = 0.0  # the norm is measured all the same, without the sparse table
+    trainer = make_trainer(tmp_path, compute_metrics=mean, settings=workers)
+    trainer.eval_dataset = {"a": circle_lists(), "b": circle_lists(seed=1)}
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_a_mean"] != metrics["eval_b_mean"] and "eval_a_auc" not in metrics
+    assert len(trainer.get_train_dataloader()) == 300 // 8
+    for name, value in (("data_collator", list), ("model_init", list)):
+        with pytest.raises(DataError, match=f"RankerTrainer does not take {name}: "):
+            make_trainer(tmp_path, **{name: value})
+    with pytest.raises(DataError, match="does not take optim=adafactor beside a sparse table"):
+        make_trainer(tmp_path, settings={"optim": "adafactor"})
+    assert type(make_trainer(tmp_path, False, settings={"optim": "adafactor"}).create_optimizer()) is Adafactor
+    with pytest.raises(DataError, match="Impressions, not a list"):
+        make_trainer(tmp_path).evaluate([1])
+
+
+@pytest.mark.parametrize("refusal", RANKER_REFUSED[-2:], ids=lambda refusal: refusal.option)
+def test_an_option_is_refused_by_name(tmp_path, refusal):
+    asked = {"train_sampling_strategy": "group_by_length", "batch_eval_metrics": True}
+    with pytest.raises(DataError, match=f"^RankerTrainer does not take {refusal.option}: .*; .*[.]$"):
+        make_trainer(tmp_path, settings={refusal.option: asked[refusal.option]})
+
+
+def test_numbers_that_are_none_stop_it(tmp_path):
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at step \d+: .*Lower --learning_rate"):
+        train(tmp_path, circle_lists(), steps=20, sparse=False, weight_decay=1e30)
+    trainer = make_trainer(tmp_path)
+    with torch.no_grad():
+        trainer.model.table.weight[3] = torch.nan
+    for name in ("evaluate", "save_model"):
+        with pytest.raises(DataError, match="table.weight are NaN, infinite"):
+            getattr(trainer, name)()
+    assert not list(tmp_path.rglob("*.safetensors"))
