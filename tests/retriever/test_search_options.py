@@ -26,15 +26,27 @@ def test_the_recommender_passes_them_on():
 
 
 def test_the_command_line_has_them():
-    assert set(FLAGS) | {"exclude_history", "bf16", "progress"} == set(OPTIONS)
+    assert set(FLAGS) | {"exclude_history", "memory", "bf16", "progress"} == set(OPTIONS)
     parser = argparse.ArgumentParser()
     add_search_options(parser)
     defaults = {name: one.default for name, one in OPTIONS.items() if name not in ("bf16", "progress")}
     assert search_options(parser.parse_args([]), at_least=10) == defaults
     shown = " ".join(parser.format_help().split())
     assert all(OPTIONS[name].metadata["help"] in shown for name in FLAGS)
-    given = ["--keep_history", "--num_beams", "3", "--temperature", "2", "--seed", "1", "--batch_users", "5"]
+    given = [
+        "--keep_history",
+        "--no_memory",
+        "--num_beams",
+        "3",
+        "--temperature",
+        "2",
+        "--seed",
+        "1",
+        "--batch_users",
+        "5",
+    ]
     expected = {"num_beams": 10, "temperature": 2.0, "seed": 1, "batch_size": 5, "exclude_history": False}
+    expected["memory"] = False
     assert search_options(parser.parse_args(given), at_least=10) == expected
     with pytest.raises(DataError, match="--batch_users must be at least 1, got 0"):
         search_options(parser.parse_args(["--batch_users", "0"]), at_least=1)
@@ -45,7 +57,7 @@ def test_the_service_has_them():
     from tiger.serving.schemas import RecommendRequest
 
     asked = RecommendRequest.model_fields
-    assert set(OPTIONS) - set(asked) == {"batch_size", "bf16", "progress"}  # the service's own affair
+    assert set(OPTIONS) - set(asked) == {"batch_size", "memory", "bf16", "progress"}  # the service's own affair
     for name in set(OPTIONS) & set(asked):
         assert asked[name].default == OPTIONS[name].default
         assert asked[name].description.lower().startswith(OPTIONS[name].metadata["help"].lower())

@@ -66,6 +66,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
         bf16 = not args.no_bf16
         recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank, bf16=bf16)
+        recommend = partial(recommend, memory=not args.no_memory)
         found = evaluate(recommend, histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:

@@ -7,14 +7,14 @@ import argparse
 from tiger.retriever.search_options import SearchOptions, option_default, option_help
 from tiger.utils.errors import DataError
 
-# Of the options with a value. --keep_history is the opposite of exclude_history, and --no_bf16 of bf16, for commands
-# that have it; progress bars have no flag.
+# Of the options with a value. --keep_history is the opposite of exclude_history, --no_memory of memory, and
+# --no_bf16 of bf16, for commands that have it; progress bars have no flag.
 FLAGS = {"num_beams": "--num_beams", "temperature": "--temperature", "seed": "--seed", "batch_size": "--batch_users"}
 _TYPES = {"num_beams": int, "temperature": float, "seed": int, "batch_size": int}
 
 
 def add_search_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add a flag for each of these options (default: all), and ``--keep_history``."""
+    """Add a flag for each of these options (default: all), ``--keep_history`` and ``--no_memory``."""
     for name in names or FLAGS:
         default = option_default(name)
         shown = "" if default is None else f" (default {default})"
@@ -22,6 +22,7 @@ def add_search_options(parser: argparse.ArgumentParser, *names: str) -> None:
             FLAGS[name], dest=name, type=_TYPES[name], default=default, metavar="N", help=option_help(name) + shown
         )
     parser.add_argument("--keep_history", action="store_true", help="allow items of the history in the answer")
+    parser.add_argument("--no_memory", action="store_true", help="leave the model's memory out: the T5 alone")
 
 
 def search_options(args: argparse.Namespace, at_least: int) -> dict:
@@ -34,6 +35,7 @@ def search_options(args: argparse.Namespace, at_least: int) -> dict:
         DataError: a value is out of range; the message names the flag.
     """
     options = {name: getattr(args, name) for name in FLAGS} | {"exclude_history": not args.keep_history}
+    options["memory"] = not args.no_memory
     for name, flag in FLAGS.items():
         try:
             SearchOptions(**{name: options[name]})

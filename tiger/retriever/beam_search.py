@@ -99,8 +99,9 @@ def beam_search(
             decoder = PackedDecoder(weights, weights.encode(some, length))
             theirs = None if excluded is None else excluded[users]
             allowed = None if allowed_items is None else allowed_items.select(users)
-            known = None if prior is None else prior.select(users)
-            rows, scores = _search(decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed, known)
+            rows, scores = _search(
+                decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed, prior and prior.select(users)
+            )
             width = min(k, rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
@@ -228,7 +229,7 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
 
 
 class _Mixture:
-    """What each token adds to the score of its prefix, where a memory's prior is mixed in.
+    """Scores that tokens add to their prefixes, where a memory's prior is mixed in.
 
     Args:
         prior: of these histories.

@@ -87,7 +87,7 @@ def similar_items(texts: ItemTexts, groups: np.ndarray | None = None, count: int
 
 @dataclass(frozen=True)
 class MemoryWeights:
-    """What a memory's scores are made of.
+    """Weights of a memory's parts.
 
     Args:
         kernels: float32 [routes, ages], the weight of a route from the history's item of an age, newest first.

@@ -177,18 +177,26 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
         known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
         known |= {"run": record.identity, "data": digests}
         known["exclude_history"] = excludes_history(data.leave_one_out(args.shuffle_ties), args.exclude_history)
-        folder = Path(args.tokenizer) / "encoder"
-        encoder = load_encoder(folder) if folder.is_dir() else None
-        recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
-        if args.memory:
-            has_vectors = bool(args.embeddings) or encoder is not None
-            add_memory(recommender, data, args.shuffle_ties, encoded_texts(args, data) if has_vectors else None)
+        recommender = _with_all_parts(args, model, tokenizer, data, known)
         recommender.save_pretrained(args.model_dir)
         record.finish()
         history = " ".join(data.item_ids[:2])
         print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {history}")
     if hub_id is not None and recommender is not None:
         publish(recommender, training, hub_id)
+    return recommender
+
+
+def _with_all_parts(
+    args: RetrieverArguments, model: TigerT5, tokenizer: SemanticIdTokenizer, data: RecommendationData, known: dict
+) -> TigerRecommender:
+    """The trained T5, the tokenizer's encoder and, if the settings say so, a memory; ``known`` of the training."""
+    folder = Path(args.tokenizer) / "encoder"
+    encoder = load_encoder(folder) if folder.is_dir() else None
+    recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
+    if args.memory:
+        has_vectors = bool(args.embeddings) or encoder is not None
+        add_memory(recommender, data, args.shuffle_ties, encoded_texts(args, data) if has_vectors else None)
     return recommender
 
 
