@@ -55,7 +55,7 @@ class EvaluateArguments:
     no_timestamps: bool = field(
         default=False, metadata={"help": "measure the second stage without the times of events as well"}
     )
-    no_memory: bool = field(default=False, metadata={"help": "measure the memory and the T5 alone as well"})
+    no_memory: bool = field(default=False, metadata={"help": "measure the T5 without its memory as well"})
     baselines: bool = field(default=True, metadata={"help": "measure the training-free methods as well"})
     allow_other_log: bool = field(
         default=False, metadata={"help": "measure on another log than a model was trained on, and say so in its rows"}
@@ -126,9 +126,9 @@ def measure(
         tuple(facts.items()),
         args.command,
     )
-    rows, alone = model_results(measured, stages, split, texts)
+    rows, alone = model_results(measured, stages, split, texts, args.name)
     for row in rows:
-        if row["model"] != args.name:
+        if row["model"] not in (args.name, "memory", f"{args.name}-no-memory"):
             row["second_stage"] = getattr(ranker, "record", {})  # how many fits, and with which settings
     if args.ranks_dir is not None:
         Path(args.ranks_dir).mkdir(parents=True, exist_ok=True)

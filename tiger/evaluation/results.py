@@ -130,25 +130,26 @@ def baseline_results(
 
 
 def model_results(
-    measured: Measured, stages: Stages, split: LeaveOneOut, texts: list[str] | None = None
+    measured: Measured, stages: Stages, split: LeaveOneOut, texts: list[str] | None = None, alone: str | None = None
 ) -> tuple[list[dict], dict[str, NextItemEvaluation]]:
     """A row for each stage of a model, with the history removed and kept.
 
     Args:
         measured: what else a row says.
-        stages: the model, see :data:`tiger.evaluation.evaluator.Stages`; the first one is the T5 alone.
+        stages: the model, see :data:`tiger.evaluation.evaluator.Stages`.
         split: a leave-one-out split.
         texts: one per item: the hybrid baseline is measured too and each user's difference to it is kept.
+        alone: name of the stage that the others are compared with, the retriever; None: the first.
 
     Returns:
-        The rows, and the first stage's evaluation by setting.
+        The rows, and the retriever's evaluation by setting.
     """
     histories, targets = split.part(measured.part)
     hybrid = None if texts is None else Hybrid().fit(split.train, texts)
     rows, first_stages = [], {}
     for exclude_history in (True, False):
         found = evaluate_stages(stages, split, measured.part, exclude_history=exclude_history)
-        first = next(iter(found.values()))
+        first = next(iter(found.values())) if alone is None else found[alone]
         first_stages[measured.setting(exclude_history)] = first
         base = None if hybrid is None else evaluate(hybrid.recommend, histories, targets, (10,), exclude_history)
         for model, evaluation in found.items():

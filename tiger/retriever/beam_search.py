@@ -86,11 +86,7 @@ def beam_search(
     device = histories.device
     weights = packed(model, devices.autocast_dtype(device) or model.dtype)
     length = history_item_length(model, trie.depth)
-    k = num_beams if k is None else k
-    found = Beams(
-        rows=histories.new_full((len(histories), k), -1),
-        scores=torch.full((len(histories), k), float("-inf"), device=device),
-    )
+    found = _no_beams(histories, num_beams if k is None else k)
     if isinstance(allowed_items, torch.Tensor):
         allowed_items = AllowedItems.from_mask(trie, allowed_items)
     sampling = temperature, generator, sampled_levels
@@ -102,9 +98,14 @@ def beam_search(
             rows, scores = _search(
                 decoder, trie, some, num_beams, theirs, sampling, scored_levels, allowed, prior and prior.select(users)
             )
-            width = min(k, rows.shape[1])
+            width = min(found.rows.shape[1], rows.shape[1])
             found.rows[users, :width], found.scores[users, :width] = rows[:, :width], scores[:, :width]
     return found
+
+
+def _no_beams(histories: torch.Tensor, k: int) -> Beams:
+    shape = (len(histories), k)
+    return Beams(histories.new_full(shape, -1), torch.full(shape, float("-inf"), device=histories.device))
 
 
 def _check_ranges(num_beams: int, k: int | None, temperature: float | None) -> None:

@@ -44,7 +44,7 @@ class EvaluationArguments:
     no_timestamps: bool = field(
         default=False, metadata={"help": "measure the second stage without the times of events as well"}
     )
-    no_memory: bool = field(default=False, metadata={"help": "measure the memory and the T5 alone as well"})
+    no_memory: bool = field(default=False, metadata={"help": "measure the T5 without its memory as well"})
     exclude_history: bool | None = field(
         default=None,
         metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
@@ -130,8 +130,8 @@ def stages_of(
 
     Yields:
         Answers [n, number of beams, at least 10] of the T5 with its memory, if any, then [n, 10] of both stages;
-        with ``no_timestamps`` those that know no times of events come before, and with ``no_memory`` those of the
-        memory, [n, 10], and of the T5 before all.
+        with ``no_timestamps`` those that know no times of events come before. Before all come those of the memory,
+        [n, 10], where there is one, and with ``no_memory`` those of the T5 without it.
     """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
@@ -141,9 +141,10 @@ def stages_of(
         "bf16": args.bf16,
     }
     count = max(10, args.num_beams)
-    if tiger.memory is not None and args.no_memory:
+    if tiger.memory is not None:
         yield "memory", *memory_alone(tiger.memory, histories, exclude_history)
-        yield f"{alone}-no-memory", *tiger.recommend_rows(histories, k=count, memory=False, **search)
+        if args.no_memory:
+            yield f"{alone}-no-memory", *tiger.recommend_rows(histories, k=count, memory=False, **search)
     beams, scores = tiger.recommend_rows(histories, k=count, **search)
     yield alone, beams, scores
     ranker = tiger.ranker

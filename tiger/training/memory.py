@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_neighbors import ItemTexts
 from tiger.embeddings.item_text import item_texts
@@ -51,7 +52,8 @@ def add_memory(
         vectors: float32 [items, d], of the texts by an encoder; None: there is none.
     """
     split = data.leave_one_out(shuffle_ties)
-    exclude_history = recommender.training["exclude_history"]
+    # Models from before repeats were looked for don't say.
+    exclude_history = excludes_history(split, recommender.training.get("exclude_history"))
     print("fitting the memory: counts, neighbors and the weights of both")
     texts = item_texts(data.items, recommender.training.get("template"), required=False)
     groups = recommender.tokenizer.codes[:, 0]
