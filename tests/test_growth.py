@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy import sparse
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import make_model
@@ -22,6 +23,7 @@ from tiger.rankers.two_stage.features import DAYS, READ, RankingBatch
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever import initialization
 from tiger.retriever.initialization import init_token_embeddings
+from tiger.retriever.memory import AGES, ROUTES, ItemMemory, MemoryTables, MemoryWeights
 from tiger.semantic_ids import fitting
 from tiger.semantic_ids.fitting import Cooccurrence, fit_codes
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -57,11 +59,18 @@ def tokenizer_of(tokens: str) -> SemanticIdTokenizer:
     return SemanticIdTokenizer(codes, [f"item-{row}" for row in range(SIZE)], 256, tokens=tokens)
 
 
+def memory_of_pairs() -> ItemMemory:
+    """Of a catalog where each item follows the one before it, and is like the one after it."""
+    pairs = sparse.eye(SIZE, k=1, dtype=np.float32, format="csr")
+    tables = MemoryTables(pairs, pairs, pairs, np.full(SIZE, 5, dtype=np.float32))
+    return ItemMemory(tables, MemoryWeights(np.full((len(ROUTES), AGES), 0.1, dtype=np.float32)))
+
+
 @pytest.mark.parametrize("tokens", ["codes", "prefixes"])
 def test_one_item_comes_and_goes(tokens):
     tokenizer = tokenizer_of(tokens)
     items = pa.table({"item_id": tokenizer.item_ids.to_arrow(), "title": ["tent"] * SIZE})
-    recommender = TigerRecommender(make_model(tokenizer), tokenizer, None, items)
+    recommender = TigerRecommender(make_model(tokenizer), tokenizer, None, items, memory=memory_of_pairs())
     recommender.recommend([["item-1"]], k=5, num_beams=5)
 
     class Given:  # a quantizer that knows the codes

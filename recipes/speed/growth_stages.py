@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from made_catalog import MadeCatalog
+from scipy import sparse
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
@@ -27,12 +28,14 @@ from tiger.retriever.config import t5_config
 from tiger.retriever.data_collator import TrainingCollator
 from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.initialization import init_token_embeddings
+from tiger.retriever.memory import ItemMemory
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.code_tree import CodeTree
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.training.catalog_size import CatalogSize
+from tiger.training.memory import fit_memory
 
 Work = Callable[[], object]
 Stage = Callable[[MadeCatalog], Work | dict[str, Work]]
@@ -251,6 +254,21 @@ def app_start(catalog: MadeCatalog) -> Work:
 def app_search(catalog: MadeCatalog) -> Work:
     tree = CodeTree(catalog.tokenizer("codes"), catalog.items)
     return times(lambda: tree.search("w7342 w1"))
+
+
+@stage("memory")
+def memory(catalog: MadeCatalog) -> dict[str, Work]:
+    made: dict[str, ItemMemory] = {}
+    vectors = np.random.default_rng(3).standard_normal((catalog.size, 64), dtype=np.float32)
+    texts, groups, train = catalog.texts, catalog.codes[:, 0], catalog.train
+    one, many = some_histories(catalog, 1), some_histories(catalog, 16)
+    share = sparse.csr_matrix(([1.0], ([0], [0])), shape=(1, catalog.size), dtype=np.float32)
+    return {
+        "fit": lambda: made.setdefault("all", fit_memory(train, texts, vectors, groups, True)) and None,
+        "one request": times(lambda: made["all"].mass(one.items, one.offsets)),
+        "a batch of 16": times(lambda: made["all"].mass(many.items, many.offsets)),
+        "add one item": lambda: made["all"].extended(share),
+    }
 
 
 @stage("dataset, load")

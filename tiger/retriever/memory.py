@@ -147,20 +147,20 @@ class ItemMemory:
         tables = self.tables
         return tables.followers.nnz + tables.shared.nnz + tables.neighbors.nnz
 
-    @property
+    @cached_property
     def totals(self) -> np.ndarray:
         """float32 [items]: events of each, at least 5."""
         new = np.full(self.borrowed.shape[0], COUNT_FLOOR, dtype=np.float32)
         return np.append(self.tables.totals, new)[self.slots]
 
-    @property
+    @cached_property
     def prior(self) -> np.ndarray:
         """float32 [items]: the mass of an item after no history, ``floor * (1 + popularity * log(1 + share))``, its
         share of the events being relative to the mean."""
         share = self.totals / self.tables.totals.mean()
         return (self.weights.floor * (1 + self.weights.popularity * np.log1p(share))).astype(np.float32)
 
-    @property
+    @cached_property
     def t5_floors(self) -> np.ndarray:
         """float32 [items]: what the probability of each under the T5 is raised by."""
         return (self.weights.t5_floor * (COUNT_FLOOR / self.totals) ** 2).astype(np.float32)
@@ -184,7 +184,14 @@ class ItemMemory:
         mass = total.toarray()
         if self.borrowed.shape[0]:
             mass = np.concatenate([mass, (total @ self.borrowed.T).toarray()], axis=1)
-        return mass[:, self.slots] + self.prior
+        if not self._is_as_fitted:
+            mass = mass[:, self.slots]
+        mass += self.prior
+        return mass
+
+    @cached_property
+    def _is_as_fitted(self) -> bool:
+        return np.array_equal(self.slots, np.arange(len(self.tables)))
 
     def _reads(self, items: np.ndarray, starts: np.ndarray, kernel: np.ndarray) -> sparse.csr_matrix:
         """Weights of the tables' items in each history, float32 [B, rows of the tables]."""

@@ -19,24 +19,21 @@ def code_neighbors(before: SemanticIdTokenizer, after: SemanticIdTokenizer) -> s
 
     Returns:
         float32 [new, items so far]: equal shares of up to :data:`MOST_NEIGHBORS` items, the rows' sums being 1; empty
-        where no item shares the first code. Which of too many items are taken is a matter of their order by codes.
+        where no item shares the first code. Too many items are thinned out evenly over the catalog.
     """
     known = len(before)
     new, codes = after.codes[known:], before.codes
-    order = np.lexsort(codes.T[::-1])
     places: list[np.ndarray] = []
     for row in new:
-        first, stop = 0, known
-        for level, code in enumerate(row):
-            column = codes[order[first:stop], level]
-            inner = np.searchsorted(column, code, side="left"), np.searchsorted(column, code, side="right")
-            if inner[0] == inner[1]:
+        found = np.flatnonzero(codes[:, 0] == row[0])
+        for level, code in enumerate(row[1:], start=1):
+            inner = found[codes[found, level] == code]
+            if not len(inner):
                 break
-            first, stop = first + inner[0], first + inner[1]
-        found = order[first:stop] if stop - first < known else order[:0]
+            found = inner
         step = max(1, -(-len(found) // MOST_NEIGHBORS))
         places.append(found[::step])
     widths = np.array([len(place) for place in places])
     starts = np.concatenate([[0], np.cumsum(widths)])
     values = np.repeat(1 / np.maximum(widths, 1), widths).astype(np.float32)
-    return sparse.csr_matrix((values, np.concatenate([*places, order[:0]]), starts), shape=(len(new), known))
+    return sparse.csr_matrix((values, np.concatenate(places), starts), shape=(len(new), known))
