@@ -218,6 +218,9 @@ both = [torch.empty_like(table) for _ in range(2)]
 torch.distributed.all_gather(both, table)
 assert torch.equal(*both), "the processes hold other weights"
 assert all(row["grad_norm"] > 0 for row in trainer.state.log_history if "grad_norm" in row)
+trainer.optimizer = None
+groups = trainer.create_optimizer(trainer.model_wrapped).param_groups
+assert any(weight is trainer.model.table.weight for weight in groups[0]["params"])
 print("AUC", metrics["eval_auc"])
 torch.distributed.destroy_process_group()
 """
