@@ -28,7 +28,7 @@ def summary_table(folder: Path) -> str:
     """Markdown for the README: R@10 / N@10 of a few models, with the history removed and kept."""
     settings = {"removed": HEADLINE, "kept": OTHERS[0]}
     heads = ["R@10 / N@10, history", *(f"{name.capitalize()}, {way}" for name in PAPER for way in settings)]
-    models = ("tiger-paper", "tiger", "hybrid")
+    models = ("tiger-paper", "tiger-no-memory", "hybrid", "memory", "tiger")
     found = {name: rows_of(folder / name) for name in PAPER}
     lines = [
         [
@@ -152,6 +152,7 @@ def slices_table(folder: Path) -> str:
         for name, found in parts.items()
     ]
     heads = ["training events of the target", "users", *models]
+    heads[heads.index("tiger")] = "tiger-no-memory"  # these files are of T5s without a memory
     return markdown_table(heads, rows).replace("-without", " without T5 and codes") + "\n"
 
 

@@ -18,7 +18,7 @@ from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.evaluation import EvaluationArguments, measure, stages_of
-from tiger.training.report import Section, tie_share
+from tiger.training.report import Section, tie_share, training_section
 from tiger.training.report_page import html_of, markdown_of
 from tiger.training.stories import spread, told
 
@@ -171,3 +171,11 @@ def test_a_story_is_told():
         "user u1, the last of 9 items:\n    Tent\n    Stove\n  then came Lamp; recommended:\n"
         "  *   1.50  Lamp\n     -2.00  Rope"
     )
+
+
+def test_what_was_chosen_for_the_memory_is_told():
+    told = {"t5_weight": 0.15, "validation ndcg@10": {"0": 0.05, "0.15": 0.0612}}
+    facts = dict(training_section({"epochs": 3.0, "memory": told}, []).facts)
+    assert facts["weight of the T5 beside its memory"] == "0.15"
+    assert facts["validation ndcg@10 by that weight"] == "0.0500 at 0, 0.0612 at 0.15"
+    assert len(training_section({"epochs": 3.0}, []).facts) == 1

@@ -131,6 +131,10 @@ def training_section(training: Mapping[str, Any], curve: list[dict]) -> Section:
     named = {"epochs": "{}", "steps": "{:,}", "seconds": "{:,}", "parameters": "{:,}"}
     facts = [(name, form.format(training[name])) for name, form in named.items() if training.get(name) is not None]
     facts += [(name, str(value)) for name, value in training.items() if name.startswith("validation ") and value]
+    if memory := training.get("memory"):
+        facts.append(("weight of the T5 beside its memory", f"{memory['t5_weight']:g}"))
+        found = ", ".join(f"{ndcg:.4f} at {weight}" for weight, ndcg in memory["validation ndcg@10"].items())
+        facts.append(("validation ndcg@10 by that weight", found))
     return Section("Training of the T5", tuple(facts), picture=CURVE if curve else "")
 
 

@@ -1,0 +1,42 @@
+"""A memory is fitted after the T5's training, and its weight chosen on validation items."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.retriever.test_memory import ITEMS, make_log, make_memory
+from tiger.data.sequences import Sequences
+from tiger.training.memory import T5_WEIGHTS, Validation, fit_memory, with_chosen_weight
+
+
+def validation(memory, right):
+    """Users without history, whose target the T5 knows, or takes for the least probable of all."""
+    count = 400
+    targets = np.random.default_rng(0).integers(0, ITEMS, count)
+    rows = np.stack([targets if right else (targets + 1) % ITEMS], axis=1)
+    histories = Sequences.from_rows([np.empty(0, dtype=np.int64)] * count)
+    return Validation(histories, targets, rows, np.full((count, 1), -0.01, dtype=np.float32))
+
+
+def test_the_weight_is_the_default_unless_another_is_clearly_better():
+    memory = make_memory()
+    default = memory.weights.t5_weight
+    for right in (True, False):
+        chosen, record = with_chosen_weight(memory, validation(memory, right), exclude_history=True)
+        weight = chosen.weights.t5_weight
+        assert record["t5_weight"] == weight
+        assert set(record["validation ndcg@10"]) == {f"{one:g}" for one in {0.0, default, *T5_WEIGHTS}}
+        assert weight > default if right else weight <= default
+    # Nothing to choose by: one user says nothing of the others.
+    few = validation(memory, True)
+    one = replace(few, histories=few.histories.select(np.arange(1)), targets=few.targets[:1], rows=few.rows[:1])
+    one = replace(one, log_probs=few.log_probs[:1])
+    assert with_chosen_weight(memory, one, True)[0].weights.t5_weight in (default, *T5_WEIGHTS)
+
+
+@pytest.mark.parametrize("texts", [["tent"] * ITEMS, [""] * ITEMS])
+def test_a_memory_needs_neither_words_nor_vectors(texts):
+    memory = fit_memory(make_log(), texts, None, np.zeros(ITEMS, dtype=np.int64), True)
+    assert memory.tables.neighbors.nnz == (0 if not texts[0] else memory.tables.neighbors.nnz)
+    assert np.isfinite(memory.mass(np.array([3]), np.array([0, 1]))).all()
