@@ -25,9 +25,6 @@ from tiger.recommender.filters import CompiledFilter, is_per_user
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.serving.answer_parts import (
-    SCHEMA as SCHEMA,
-)
-from tiger.serving.answer_parts import (
     counts_of_finished,
     is_answered,
     part_bytes,
