@@ -24,20 +24,14 @@ from fastapi import FastAPI
 from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.access import AccessRules
+from tiger.serving.answers import RecommendCall, answer_rank, answer_recommend
 from tiger.serving.batcher import Batcher
 from tiger.serving.connections import Connection, Room
 from tiger.serving.edge import Edge
 from tiger.serving.graphs import graph_settings
 from tiger.serving.hosts import HostRules
 from tiger.serving.json_bodies import JsonRoute
-from tiger.serving.live import (
-    LiveRecommender,
-    RecommendCall,
-    Reloaded,
-    ReloadFailed,
-    answer_rank,
-    answer_recommend,
-)
+from tiger.serving.live import LiveRecommender, Reloaded, ReloadFailed
 from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
 from tiger.serving.rate_limit import RateLimit
