@@ -128,6 +128,7 @@ class LiveRecommender:
         bf16: bool | None = False,
     ):
         self._bf16 = bf16
+        self.behind: str | None = None  # why updates of others can't be followed
         self._warm(recommender)
         self._prepare = prepare
         if prepare is not None:
