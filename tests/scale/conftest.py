@@ -20,6 +20,8 @@ def ray_session(request) -> Iterator[Any]:
     if find_spec("moto") and find_spec("s3fs"):
         request.getfixturevalue("bucket")  # its variables have to be there when workers start
     with pytest.MonkeyPatch.context() as patched:
+        # Not a monitor that kills workers where other programs have taken the machine's memory.
+        patched.setenv("RAY_memory_monitor_refresh_ms", "0")
         patched.setattr("os.sched_getaffinity", lambda _: {0, 1})
         with session(Cluster(workers=2)):
             yield load_ray()
