@@ -17,7 +17,7 @@ class LostOnce(RayIndexWorker):
     """Is killed with its third chunk, once."""
 
     def encode(self, chunk):
-        mark = self._settings.work + ".lost"
+        mark = self._settings.work.removeprefix("file://") + ".lost"
         if chunk.number == 2 and not os.path.exists(mark):
             open(mark, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -6,13 +6,16 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import make_model
 from tests.recommender.test_recommender import fitted  # noqa: F401
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
+from tiger.utils.errors import DataError
 
 pytest.importorskip("ray", reason="needs the extra: pip install 'tiger-recommender[ray]'")
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
@@ -23,6 +26,7 @@ from tiger.scale.serve import NAME, ReplicaSettings, running_replicas  # noqa: E
 from tiger.scale.session import Cluster  # noqa: E402
 from tiger.serving.settings import AccessSettings, ServiceSettings  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 TOKEN = "t" * 32
 NEW = {"items": [{"item_id": "n0", "text": "wool socks number 90"}]}
 
@@ -94,6 +98,31 @@ def test_two_replicas_have_one_catalog(ray_session, model, tmp_path, monkeypatch
             assert client.delete("/items/i3", headers=headers).json()["catalogue"] == 2
             time.sleep(2)
             assert catalogs(client) == {"2"}
+
+
+def test_the_example_for_kubernetes_names_what_there_is(model, tmp_path, monkeypatch):
+    """Its arguments are the application's, and the cluster asks for a token."""
+    from tiger.scale.serve import application
+
+    example = yaml.safe_load((ROOT / "docs" / "deploy" / "rayservice.yaml").read_text())["spec"]
+    (served,) = yaml.safe_load(example["serveConfigV2"])["applications"]
+    assert served["import_path"] == "tiger.scale.serve:application"
+    assert [one["name"] for one in served["deployments"]] == [NAME]
+    assert example["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+    (tmp_path / "token").write_text(TOKEN)
+    args = served["args"] | {
+        "model": str(model),
+        "update_log": str(tmp_path / "log"),
+        "token_file": str(tmp_path / "token"),
+    }
+    assert application(args) is not None and (tmp_path / "log" / "log.json").exists()
+    for change, message in (
+        ({"modle": "x"}, "no argument modle"),
+        ({"update_log": None}, "give --update_log"),
+        ({"token_file": None}, "could change its catalog"),
+    ):
+        with pytest.raises(DataError, match=message):
+            application(args | change)
 
 
 def test_replicas_need_a_log_and_refuse_what_they_lack(model, capsys):

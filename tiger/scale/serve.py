@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tiger.scale.session import Cluster, session
+from tiger.serving.access import check_exposure, read_token
 from tiger.serving.model_source import ModelSource, manifest_digest, read_manifest_bytes
-from tiger.serving.settings import ServiceSettings
+from tiger.serving.settings import AccessSettings, EdgeSettings, ServiceSettings
 from tiger.serving.update_log import UpdateLog
 from tiger.utils.errors import DataError, first_line
 from tiger.utils.stores import is_url
@@ -67,6 +68,41 @@ def replica_app(told: ReplicaSettings) -> Any:
     app = create_app(settings=told.service, tracing=tracing, live=live)
     app.state.hosts = app.state.hosts.bound_to(told.host)
     return app
+
+
+def application(args: dict[str, str]) -> Any:
+    """The application for Ray Serve's own configuration files: ``import_path: tiger.scale.serve:application``.
+
+    Args:
+        args: ``model``, and if you like ``revision``, ``device``, ``update_log`` (or ``read_only: "1"``),
+            ``token_file``, ``token_for``, ``allowed_hosts`` (separated by commas), ``host`` and ``cpus``.
+
+    Raises:
+        DataError: an argument is unknown, or ``model`` is missing.
+    """
+    from ray import serve
+
+    known = {"model", "revision", "device", "update_log", "read_only", "token_file", "token_for", "allowed_hosts"}
+    if unknown := sorted(args.keys() - known - {"host", "cpus"}):
+        raise DataError(
+            f"the application has no argument {unknown[0]}: it has {', '.join(sorted(known))}, host, cpus."
+        )
+    if "model" not in args:
+        raise DataError("the application needs the argument model: a directory that all machines have.")
+    hosts = tuple(name.strip() for name in args.get("allowed_hosts", "").split(",") if name.strip())
+    service = ServiceSettings(
+        read_only=args.get("read_only") == "1",
+        update_log=args.get("update_log"),
+        edge=EdgeSettings(allowed_hosts=hosts),
+        access=AccessSettings(read_token(args.get("token_file"), os.environ), args.get("token_for", "updates")),
+    )
+    host = args.get("host", "127.0.0.1")
+    check_exposure(host, service)
+    told = ReplicaSettings(
+        args["model"], args.get("revision"), args.get("device", "cpu"), service, host, int(args.get("cpus", 1))
+    )
+    _check(told, 1)
+    return serve.deployment(name=NAME)(serve.ingress(_builder(told))()).bind()
 
 
 def serve_on_ray(told: ReplicaSettings, cluster: Cluster, port: int = 8000) -> None:
