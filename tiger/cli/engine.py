@@ -25,7 +25,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(args: argparse.Namespace, gpus: int = 0) -> Cluster | None:
-    """Where to run; None: in this process.
+    """The cluster to run on; None: this process.
 
     Args:
         gpus: of each worker.

@@ -27,7 +27,7 @@ from tiger.utils.stores import open_store, split_url
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker is told when it starts: places, not their content.
+    """Settings of a worker: places, not their content.
 
     Args:
         model, revision: of the recommender.

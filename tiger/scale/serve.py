@@ -27,7 +27,7 @@ ONGOING = 256  # requests that a replica may have at a time; its own queue says 
 
 @dataclass(frozen=True)
 class ReplicaSettings:
-    """What a replica is told when it starts.
+    """Settings of a replica.
 
     Args:
         model, revision: of the recommender: a directory that all machines have, or a name on the Hub.

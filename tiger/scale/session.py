@@ -19,7 +19,7 @@ _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where workers run, and what each of them gets.
+    """The place where workers run, and the share of it that each gets.
 
     Args:
         address: ``auto``: the cluster that this machine belongs to; ``HOST:PORT`` of its head; ``local``: a session of

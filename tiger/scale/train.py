@@ -25,6 +25,7 @@ def train_on_ray(words: Sequence[str], cluster: Cluster = Cluster(), max_failure
         DataError: there is no such cluster, it has too few cores, or a setting or the data can't be used.
     """
     words = list(words)
+    storage = f"{_output_dir(words)}.ray"  # wrong settings are told before anything starts
     with session(cluster) as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -38,11 +39,10 @@ def train_on_ray(words: Sequence[str], cluster: Cluster = Cluster(), max_failure
                 num_workers=cluster.workers,
                 use_gpu=on_gpu,
                 resources_per_worker={"CPU": cluster.cpus} | ({"GPU": cluster.gpus} if on_gpu else {}),
-                trainer_resources={"CPU": 0},
             ),
             run_config=RunConfig(
                 name="ray",
-                storage_path=f"{_output_dir(words)}.ray",
+                storage_path=storage,
                 failure_config=FailureConfig(max_failures=max_failures),
             ),
         )
@@ -68,13 +68,27 @@ def train_in_worker(config: dict[str, Any]) -> None:
 
 
 def _output_dir(words: Sequence[str]) -> str:
+    """The directory of checkpoints. ``TrainingArguments`` are the workers' to make: they join processes.
+
+    Raises:
+        DataError: a setting is unknown, a file is missing, or there is no ``output_dir``.
+    """
     from transformers import TrainingArguments
 
-    from tiger.training.arguments import parse_arguments
+    from tiger.training.arguments import checked_words, merged
     from tiger.training.retriever import RetrieverArguments
 
-    _, training = parse_arguments([RetrieverArguments, TrainingArguments], list(words))
-    return os.path.abspath(training.output_dir)
+    kinds = [RetrieverArguments, TrainingArguments]
+    files, options = checked_words(kinds, words)
+    name, found = "--output_dir", merged(kinds, *files).get("output_dir")
+    for place, word in enumerate(options):
+        if word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+        elif word == name and place + 1 < len(options):
+            found = options[place + 1]
+    if not found:
+        raise DataError("there is no output_dir: give --output_dir, a folder that all machines share.")
+    return os.path.abspath(str(found))
 
 
 def _cause(error: Exception, ray: Any) -> Exception:

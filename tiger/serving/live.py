@@ -227,7 +227,7 @@ class LiveRecommender:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """What goes on beside the answers while the service runs: here, nothing."""
+        """Work beside the answers while the service runs: here, none."""
         yield
 
     def _follow(self, successor: TigerRecommender, change: dict[str, Any]) -> None:

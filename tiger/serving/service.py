@@ -72,7 +72,7 @@ def live_recommender(
     source: ModelSource | None = None,
     manifest: bytes | None = None,
 ) -> LiveRecommender:
-    """What a service with these settings answers from; with ``settings.update_log`` it has replayed that log.
+    """The live recommender of a service with these settings; with ``settings.update_log`` it has replayed that log.
 
     Args:
         recommender, source, manifest: as for :func:`create_app`.
@@ -145,6 +145,13 @@ def create_app(
         limit=RateLimit.from_settings(settings.clients),
         tracing=tracing,
     )
+    _add_routes(app, settings, metrics, log)
+    return app
+
+
+def _add_routes(app: FastAPI, settings: ServiceSettings, metrics: Metrics, log: ServiceLog) -> None:
+    """All endpoints that a service with these settings has."""
+    recommender = app.state.live.now.recommender
     add_answer_routes(app, metrics, _batch_on(recommender, settings), settings.bf16)
     add_read_routes(app)
     if not settings.read_only:
@@ -155,7 +162,6 @@ def create_app(
     add_status_routes(app, metrics, log)
     add_docs_routes(app)
     add_error_handlers(app)
-    return app
 
 
 def _batch_on(recommender: TigerRecommender, settings: ServiceSettings) -> int:

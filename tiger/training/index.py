@@ -66,7 +66,7 @@ class IndexArguments:
 
     @property
     def work_folder(self) -> str:
-        """Where intermediate files are."""
+        """The folder of intermediate files."""
         if self.work is not None:
             return self.work if is_url(self.work) else os.path.abspath(self.work)
         out = Path(os.path.abspath(self.output_dir))

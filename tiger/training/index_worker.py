@@ -24,7 +24,7 @@ ENCODER = "encoder"
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What a worker is told: places, not their content.
+    """Settings of a worker: places, not their content.
 
     Args:
         work: folder of intermediate files, a path or URL, which all machines reach.
