@@ -112,9 +112,9 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
 def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
     """Values in which a change of the weights shows, see :func:`packed`."""
-    weights = kept.get("weights")
-    if weights is None or weights[0] is not model.shared.weight or weights[1] is not model.lm_head.weight:
-        weights = kept["weights"] = [model.shared.weight, model.lm_head.weight, *model.parameters()]  # slow to list
+    if "weights" not in kept:
+        kept["weights"] = list(model.parameters())  # slow to list
+    weights = kept["weights"]
     first = []
     if devices.is_host(model.device):
         first = torch.stack([weight.detach().view(-1)[0] for weight in weights]).tolist()
