@@ -132,7 +132,6 @@ def test_replicas_need_a_log_and_refuse_what_they_lack(model, capsys):
     for more, message in (
         ([], "give --update_log, or --read_only"),
         (["--save"], "--save belongs to --engine local"),
-        (["--read_only", "--workers", "2"], "services on Ray are --replicas"),
         (["--read_only", "--client_rate", "5"], "--client_rate belongs to --engine local"),
     ):
         with pytest.raises(SystemExit):

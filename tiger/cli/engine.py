@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from tiger.utils.errors import DataError
 
@@ -11,17 +12,26 @@ if TYPE_CHECKING:
     from tiger.scale.session import Cluster
 
 ENGINES = ("local", "ray")
-_RAY_ONLY = ("address", "workers", "worker_cpus")
+_RAY_ONLY = ("address", "workers", "replicas", "worker_cpus")
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """``--engine``, ``--address``, ``--workers`` and ``--worker_cpus``."""
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="local: this process; ray: workers on Ray")
-    parser.add_argument(
-        "--address", help="of the Ray cluster: auto (this machine's), HOST:PORT, or local: a session of this machine"
-    )
-    parser.add_argument("--workers", type=int, help="processes on Ray (default 2)")
-    parser.add_argument("--worker_cpus", type=int, help="cores of each (default 1)")
+def _add(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:
+    parser.add_argument(*names, **options)
+
+
+def add_engine_options(
+    parser: argparse.ArgumentParser, add: Callable[..., object] = _add, workers: str = "workers"
+) -> None:
+    """``--engine``, ``--address``, ``--workers`` and ``--worker_cpus``.
+
+    Args:
+        add: adds an option to the parser.
+        workers: the name of the option that says how many there are.
+    """
+    add(parser, "--engine", choices=ENGINES, default="local", help="local: this process; ray: processes on Ray")
+    add(parser, "--address", help="of the Ray cluster: auto (this machine's), HOST:PORT, or local: a session here")
+    add(parser, f"--{workers}", type=int, help="processes on Ray (default 2)")
+    add(parser, "--worker_cpus", type=int, help="cores of each (default 1)")
 
 
 def cluster_of(args: argparse.Namespace, gpus: int = 0) -> Cluster | None:
@@ -35,11 +45,12 @@ def cluster_of(args: argparse.Namespace, gpus: int = 0) -> Cluster | None:
     """
     if args.engine != "ray":
         for name in _RAY_ONLY:
-            if getattr(args, name) is not None:
+            if getattr(args, name, None) is not None:
                 raise DataError(f"--{name} belongs to --engine ray.")
         return None
     from tiger.scale.session import LOCAL, Cluster
 
-    workers = 2 if args.workers is None else args.workers
+    given = args.workers if hasattr(args, "workers") else args.replicas
+    workers = 2 if given is None else given
     cpus = 1 if args.worker_cpus is None else args.worker_cpus
     return Cluster(args.address or LOCAL, workers, cpus, gpus)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_device_option, add_model_argument, load_recommender
-from tiger.cli.engine import add_engine_options
+from tiger.cli.engine import add_engine_options, cluster_of
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.extras import extras_named
 from tiger.utils.locks import locked
 
 if TYPE_CHECKING:
+    from tiger.scale.session import Cluster
     from tiger.serving.settings import ServiceSettings
     from tiger.serving.tracing import Tracing
 
@@ -61,8 +62,7 @@ def add_serving_verbs(verbs) -> None:
         help="folder or URL of a log of updates that several services share: each update is durable there when it is "
         "confirmed, and within two seconds in all of them",
     )
-    add_engine_options(serve)
-    serve.add_argument("--replicas", type=int, help="services on Ray behind one address (default 2)")
+    add_engine_options(serve, add_option, "replicas")
     _add_edge_options(serve)
     _add_client_options(serve)
     _add_access_options(serve)
@@ -197,12 +197,9 @@ def _serve(args: argparse.Namespace) -> None:
     settings = _settings(args, used, folder if args.save else None)
     if not args.insecure:
         check_exposure(args.host, settings)
-    if args.engine == "ray":
-        _serve_on_ray(args, settings)
+    if (cluster := cluster_of(args, gpus=int(args.device.split(":")[0] == "cuda"))) is not None:
+        _serve_on_ray(args, settings, cluster)
         return
-    for name in ("replicas", "address", "workers", "worker_cpus"):
-        if getattr(args, name) is not None:
-            raise DataError(f"--{name} belongs to --engine ray.")
     tracing = _tracing(args.otel, os.environ)
     source = ModelSource(args.model, args.revision, lambda name: load_recommender(name, None, args.device))
     # Nobody may change it between reading it and noting what was read.
@@ -214,17 +211,14 @@ def _serve(args: argparse.Namespace) -> None:
     gc.freeze()  # the process ends: to look for garbage first would take as long as a second
 
 
-def _serve_on_ray(args: argparse.Namespace, settings: ServiceSettings) -> None:
+def _serve_on_ray(args: argparse.Namespace, settings: ServiceSettings, cluster: Cluster) -> None:
     """Serve by replicas until SIGTERM or SIGINT.
 
     Raises:
         DataError: an option that replicas don't have.
     """
     from tiger.scale.serve import ReplicaSettings, serve_on_ray
-    from tiger.scale.session import LOCAL, Cluster
 
-    if args.workers is not None:
-        raise DataError("--workers: services on Ray are --replicas.")
     plain: dict[str, object] = {
         "save": False,
         "max_connections": 512,
@@ -238,9 +232,6 @@ def _serve_on_ray(args: argparse.Namespace, settings: ServiceSettings) -> None:
                 f"--{name} belongs to --engine local: on Ray, its proxy holds the connections, and --update_log keeps "
                 "the updates."
             )
-    replicas = 2 if args.replicas is None else args.replicas
-    gpus = int(args.device.split(":")[0] == "cuda")
-    cluster = Cluster(args.address or LOCAL, replicas, 1 if args.worker_cpus is None else args.worker_cpus, gpus)
     told = ReplicaSettings(args.model, args.revision, args.device, settings, args.host, cluster.cpus, bool(args.otel))
     serve_on_ray(told, cluster, args.port)
 

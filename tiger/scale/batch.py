@@ -25,9 +25,8 @@ from tiger.serving.offline import SETTINGS, check_run, check_same_run, parts_of,
 from tiger.serving.run_identity import log_identity, saved_identity
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.json_files import parse_json
 from tiger.utils.locks import locked
-from tiger.utils.stores import Store, is_url, open_store, split_url
+from tiger.utils.stores import Store, is_url, open_store, read_object, split_url
 
 PLAN = "plan.json"
 # Events that a worker deals out at a time, and the most of such pieces, for each makes a file for each part.
@@ -162,20 +161,20 @@ class _Run:
 
     def _dealt(self, groups: list[int]) -> dict[str, Any]:
         """Deal the log out, unless that was done: the number of unknown events, and digests of the files."""
-        done = _read_json(self._store, SETTINGS)
+        done = read_object(self._store, SETTINGS)
         if done is not None:
             found = {name: done.pop(name, None) for name in ("unknown_events", "events_sha256")}
             check_same_run(done, self._settings, self._store.place)
             if isinstance(found["unknown_events"], int) and isinstance(found["events_sha256"], dict):
                 return found
-        plan = _read_json(self._store, PLAN)
+        plan = read_object(self._store, PLAN)
         if plan is None:
             self._store.remove()
             self._store.write(PLAN, json.dumps(self._settings).encode())
         else:
             check_same_run(plan, self._settings, self._store.place)
         deals = _deals(groups, self._parts)
-        reports = [_read_json(self._store, name_of_deal(deal.number)) for deal in deals]
+        reports = [read_object(self._store, name_of_deal(deal.number)) for deal in deals]
         for deal, report in self._pool.run("deal", [deal for deal, report in zip(deals, reports) if report is None]):
             reports[deal.number] = report
         found = {"unknown_events": 0, "events_sha256": {}}
@@ -218,13 +217,3 @@ def _deals(groups: list[int], parts: int) -> list[Deal]:
             deals.append(Deal(len(deals), piece, start, parts))
             start, piece, events = start + events, [], 0
     return deals
-
-
-def _read_json(store: Store, name: str) -> dict | None:
-    content = store.read(name)
-    if content is None:
-        return None
-    found = parse_json(content.decode("utf-8", "replace"), f"{store.place}/{name}")
-    if not isinstance(found, dict):
-        raise DataError(f"{store.place}/{name} is damaged: remove the folder.")
-    return found

@@ -7,9 +7,8 @@ import time
 from typing import Any
 
 from tiger.utils.errors import DataError
-from tiger.utils.json_files import parse_json
 from tiger.utils.schema import check_fields, list_of, optional, text, whole
-from tiger.utils.stores import open_store
+from tiger.utils.stores import open_store, read_object
 
 FORMAT = 1
 BEGINNING = "log.json"
@@ -48,7 +47,7 @@ class UpdateLog:
             DataError: it is the log of another model.
         """
         self._store.create(BEGINNING, json.dumps({"format": FORMAT, "model": model}).encode())
-        begun = self._json(BEGINNING)
+        begun = read_object(self._store, BEGINNING)
         if begun is None or begun.get("format") != FORMAT or begun.get("model") != model:
             known = "an unknown one" if begun is None else repr(begun.get("model"))
             raise DataError(
@@ -63,7 +62,7 @@ class UpdateLog:
             DataError: it is damaged.
         """
         name = _name(number)
-        found = self._json(name)
+        found = read_object(self._store, name)
         if found is not None:
             rules = {"texts": optional(list_of(text(100_000), longest=100_000)), "vectors": optional(text(1 << 28))}
             check_fields(found, _RULES, f"{self.place}/{name}", **rules)
@@ -80,15 +79,6 @@ class UpdateLog:
             return self._store.create(_name(number), json.dumps(entry).encode())
         except DataError as error:  # told to the client as every update that can't be saved
             raise OSError(str(error)) from error
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        content = self._store.read(name)
-        if content is None:
-            return None
-        found = parse_json(content.decode("utf-8", "replace"), f"{self.place}/{name}")
-        if not isinstance(found, dict):
-            raise DataError(f"{self.place}/{name} is damaged: it holds no object.")
-        return found
 
 
 def _name(number: int) -> str:

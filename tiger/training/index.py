@@ -34,8 +34,7 @@ from tiger.training.tokenizer import Encoder, TokenizerArguments, fewest_levels,
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
-from tiger.utils.json_files import parse_json
-from tiger.utils.stores import Store, is_url, open_store
+from tiger.utils.stores import Store, is_url, open_store, read_object
 
 PLAN = "plan.json"
 Run = Callable[[str, Iterable[Any]], Iterator[Any]]
@@ -141,11 +140,11 @@ def _check_plan(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store)
     """
     told = {name: value for name, value in asdict(args).items() if name not in ("files", "output_dir", "work")}
     plan = json.dumps(told | {"chunks": [asdict(chunk) for chunk in chunks]})
-    found = store.read(PLAN)
+    found = read_object(store, PLAN)
     if found is None:
         store.remove()
         store.write(PLAN, plan.encode())
-    elif parse_json(found.decode("utf-8", "replace"), f"{store.place}/{PLAN}") != json.loads(plan):
+    elif found != json.loads(plan):
         raise DataError(
             f"{store.place} holds an interrupted run of other items or settings: remove it, or go on there."
         )

@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError, first_line
 from tiger.utils.files import sync, write_atomically
+from tiger.utils.json_files import parse_json
 
 
 class Store(Protocol):
@@ -74,6 +75,21 @@ def open_store(place: str | os.PathLike) -> Store:
         DataError: no package for such URLs is installed.
     """
     return UrlStore(os.fspath(place)) if is_url(place) else DiskStore(place)
+
+
+def read_object(store: Store, name: str) -> dict[str, Any] | None:
+    """The JSON object of a file; None: there is no file.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    content = store.read(name)
+    if content is None:
+        return None
+    found = parse_json(content.decode("utf-8", "replace"), f"{store.place}/{name}")
+    if not isinstance(found, dict):
+        raise DataError(f"{store.place}/{name} is damaged: it holds no object.")
+    return found
 
 
 def split_url(url: str) -> tuple[str, str]:
