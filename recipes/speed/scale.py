@@ -69,7 +69,7 @@ def make_inputs(folder: Path, args: ScaleArguments) -> dict[int, Path]:
     return logs
 
 
-def timed(words: list[str]) -> dict[str, float]:
+def timed(words: list[str], attempts: int = 3) -> dict[str, float]:
     """CPU and wall seconds of a command and of all that it starts."""
     mark = secrets.token_hex(32)  # of the session, too: its processes are known by it
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TQDM_DISABLE": "1", "RAY_AUTH_TOKEN": mark}
@@ -80,6 +80,8 @@ def timed(words: list[str]) -> dict[str, float]:
     while process.poll() is None:
         seen |= cpu_by_process(f"RAY_AUTH_TOKEN={mark}".encode())
         time.sleep(0.5)
+    if process.returncode == 2 and attempts > 1:  # a machine that is too busy for Ray to start on
+        return timed(words, attempts - 1)
     if process.returncode:
         raise RuntimeError(f"{words} ended with {process.returncode}")
     return {"cpu_seconds": sum(seen.values()), "wall_seconds": time.perf_counter() - begin}
