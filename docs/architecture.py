@@ -33,7 +33,8 @@ INTRODUCTION = """\
 The text of an item becomes a vector (`embeddings`), the vector a few codes (`quantizers`), the codes a semantic ID and
 its tokens (`semantic_ids`). A T5 reads a user's history as tokens and proposes the next items under a prefix trie
 (`retriever`); a ranker orders them (`rankers`). A `recommender` is all of that as one object and one directory. It
-answers requests (`serving`), is made by recipes (`training`), and both have words for the command line (`cli`).
+answers requests (`serving`), is made by recipes (`training`), does both on many machines (`scale`, an extra that the
+command line alone imports), and all have words there (`cli`).
 
 **The import rule.** Data flows down and never back up: a package imports packages above it in this picture and nothing
 below; packages on one line never import each other. `tests/test_architecture.py` derives the order from the imports

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.buckets import bucket as bucket
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.config import t5_config
 from tiger.retriever.model import TigerT5, target_states

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_recommender
-from tiger.serving import offline
+from tiger.serving import log_parts, offline
 from tiger.serving.offline import recommend_users
 from tiger.utils.errors import DataError
 
@@ -80,11 +80,11 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_file(recommender, tmp_p
 
         return call
 
-    targets = {"dealing": "pd.util.hash_array", "part": "_answers", "merge": "pq.read_table"}
-    module, _, name = targets[stop].rpartition(".")
-    owner = offline
-    for part in filter(None, module.split(".")):
-        owner = getattr(owner, part)
+    owner, name = {
+        "dealing": (log_parts.pd.util, "hash_array"),
+        "part": (offline, "recommend_part"),
+        "merge": (offline, "read_answers"),
+    }[stop]
     monkeypatch.setattr(owner, name, killed_at_the_third(getattr(owner, name)))
     if stop == "dealing":
         monkeypatch.setattr("tiger.data.readers._LOG_ROWS", 40)
@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_file(recommender, tmp_p
 def test_what_belongs_to_another_run_is_left_alone(recommender, tmp_path, monkeypatch):
     log, out = tmp_path / "log.parquet", tmp_path / "out.parquet"
     write_log(log)
-    monkeypatch.setattr("tiger.serving.offline._answers", lambda *args: 1 / 0)
+    monkeypatch.setattr("tiger.serving.offline.recommend_part", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         recommend_users(recommender, log, out, **OPTIONS)
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from tiger.cli.common import friendly_errors
 from tiger.cli.completion import add_completion_verb
 from tiger.cli.evaluate import add_evaluate_verb
 from tiger.cli.importing import add_import_verb
+from tiger.cli.index import add_index_verb
 from tiger.cli.info import add_info_verb
 from tiger.cli.items import add_items_verbs
 from tiger.cli.push import add_push_verb
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-V", "--version", action="version", version=f"tiger {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
     add_import_verb(verbs)
+    add_index_verb(verbs)
     add_train_verb(verbs)
     add_recommend_verbs(verbs)
     add_info_verb(verbs)

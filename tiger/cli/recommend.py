@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from tiger.cli.common import (
     add_device_option,
@@ -14,10 +16,14 @@ from tiger.cli.common import (
     print_warnings,
     words,
 )
+from tiger.cli.engine import add_engine_options, cluster_of
 from tiger.cli.search_options import add_search_options, search_options
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import parse_json
+
+if TYPE_CHECKING:
+    from tiger.scale.session import Cluster
 
 
 def add_recommend_verbs(verbs) -> None:
@@ -29,7 +35,7 @@ def add_recommend_verbs(verbs) -> None:
     which.add_argument(
         "--histories",
         metavar="FILE",
-        help="all users of a log (parquet with user_id, item_id, timestamp), to --out; "
+        help="all users of a log (parquet with user_id, item_id, timestamp; with --engine ray, a URL too), to --out; "
         '-: from stdin, one history per line, ["ID", ...] or {"history": ["ID", ...], "timestamps": [SECONDS, ...], '
         '"at": SECONDS, "user_id": "ID", ...}, times and user if they are known; answers are JSON lines',
     )
@@ -54,6 +60,7 @@ def add_recommend_verbs(verbs) -> None:
         "--no_bf16", action="store_true", help="decode in float32, slower (default for --history and - on a CPU)"
     )
     recommend.add_argument("--json", action="store_true", help="print JSON")
+    add_engine_options(recommend)
     recommend.set_defaults(run=run_recommend)
     rank = verbs.add_parser("rank", help="order candidates by the probability that the user wants them")
     add_model_argument(rank, "a saved recommender that holds a ranker")
@@ -113,22 +120,15 @@ def run_recommend(args: argparse.Namespace) -> None:
         raise DataError("--user belongs to --history; a log names its users itself.")
     if args.histories is not None and (args.timestamps is not None or args.at is not None):
         raise DataError("--timestamps and --at belong to --history: a file of histories holds its own times.")
+    if args.out is not None:
+        _recommend_log(args, options)
+        return
+    if args.engine != "local":
+        raise DataError("--engine ray answers --histories FILE, to --out.")
     device = args.device or ("cpu" if args.histories is None else "fastest")
     tiger = load_recommender(args.model, args.revision, device)
     if args.filter is not None:
         options["filter"] = _compiled(tiger, args.filter)
-    if args.out is not None:
-        from tiger.serving.answer_files import recommend_to
-
-        settings = {"part_events": args.part_events, "bf16": not args.no_bf16, "progress": True}
-        counts = recommend_to(tiger, args.histories, args.out, **settings, **options)
-        if args.json:
-            print(json.dumps({"out": args.out} | counts))
-        else:
-            unknown = counts["unknown_events"]
-            more = f"; {unknown:,} events of items that the catalog lacks were left out" if unknown else ""
-            print(f"{args.out}: recommendations for {counts['users']:,} users{more}")
-        return
     options["bf16"] = False if args.no_bf16 else None
     if args.histories == "-":
         _answer_lines(tiger, options)
@@ -137,6 +137,63 @@ def run_recommend(args: argparse.Namespace) -> None:
         user_ids = None if args.user is None else [args.user]
         (items,), scores = tiger.recommend([words(args.history)], user_ids=user_ids, **_times(args), **options)
     _print(tiger, items, scores[0], args.json)
+
+
+def _recommend_log(args: argparse.Namespace, options: dict) -> None:
+    """Answer all users of a log, in this process or by workers, to a file."""
+    from tiger.serving.answer_files import recommend_to
+
+    on_gpu = args.device is not None and args.device.split(":")[0] == "cuda"
+    if (cluster := cluster_of(args, gpus=int(on_gpu))) is not None:
+        run = _on_ray(args, options, cluster)
+    else:
+        run = _in_this_process(args, options)
+    counts = recommend_to(run, args.out)
+    if args.json:
+        print(json.dumps({"out": args.out} | counts))
+        return
+    unknown = counts["unknown_events"]
+    more = f"; {unknown:,} events of items that the catalog lacks were left out" if unknown else ""
+    print(f"{args.out}: recommendations for {counts['users']:,} users{more}")
+
+
+def _in_this_process(args: argparse.Namespace, options: dict) -> Callable[[str], dict[str, int]]:
+    from tiger.serving.model_source import ModelSource
+    from tiger.serving.offline import recommend_users
+    from tiger.serving.run_identity import saved_identity
+
+    def read(name: str):
+        return load_recommender(name, None, args.device or "fastest")
+
+    source = ModelSource(args.model, args.revision, read)
+    tiger = source.load().recommender
+    if args.filter is not None:
+        options = options | {"filter": _compiled(tiger, args.filter)}
+    settings = {"part_events": args.part_events, "bf16": not args.no_bf16, "progress": True}
+    settings["identity"] = saved_identity(source.folder())
+    return lambda out: recommend_users(tiger, args.histories, out, **settings, **options)
+
+
+def _on_ray(args: argparse.Namespace, options: dict, cluster: Cluster) -> Callable[[str], dict[str, int]]:
+    from tiger.scale.batch import BatchJob, recommend_on_ray
+
+    device = args.device or "cpu"
+
+    def run(out: str) -> dict[str, int]:
+        job = BatchJob(
+            args.model,
+            args.histories,
+            out,
+            args.revision,
+            args.filter,
+            args.part_events,
+            not args.no_bf16,
+            "cuda" if cluster.gpus else device,
+            options,
+        )
+        return recommend_on_ray(job, cluster, progress=True)
+
+    return run
 
 
 def _answer_lines(tiger, options: dict) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_device_option, add_model_argument, load_recommender
+from tiger.cli.engine import add_engine_options, cluster_of
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.extras import extras_named
 from tiger.utils.locks import locked
 
 if TYPE_CHECKING:
+    from tiger.scale.session import Cluster
     from tiger.serving.settings import ServiceSettings
     from tiger.serving.tracing import Tracing
 
@@ -53,6 +55,14 @@ def add_serving_verbs(verbs) -> None:
     _add_choice(serve, "--cuda_graphs", "record searches at the start and replay them (default: on an NVIDIA GPU)")
     _add_switch(serve, "--read_only", "refuse to add and remove items")
     _add_switch(serve, "--save", "write the recommender back after every update")
+    add_option(
+        serve,
+        "--update_log",
+        metavar="PLACE",
+        help="folder or URL of a log of updates that several services share: each update is durable there when it is "
+        "confirmed, and within two seconds in all of them",
+    )
+    add_engine_options(serve, add_option, "replicas")
     _add_edge_options(serve)
     _add_client_options(serve)
     _add_access_options(serve)
@@ -187,6 +197,9 @@ def _serve(args: argparse.Namespace) -> None:
     settings = _settings(args, used, folder if args.save else None)
     if not args.insecure:
         check_exposure(args.host, settings)
+    if (cluster := cluster_of(args, gpus=int(args.device.split(":")[0] == "cuda"))) is not None:
+        _serve_on_ray(args, settings, cluster)
+        return
     tracing = _tracing(args.otel, os.environ)
     source = ModelSource(args.model, args.revision, lambda name: load_recommender(name, None, args.device))
     # Nobody may change it between reading it and noting what was read.
@@ -196,6 +209,31 @@ def _serve(args: argparse.Namespace) -> None:
     del loaded  # a reload lets it go
     serve(app, args.host, args.port)
     gc.freeze()  # the process ends: to look for garbage first would take as long as a second
+
+
+def _serve_on_ray(args: argparse.Namespace, settings: ServiceSettings, cluster: Cluster) -> None:
+    """Serve by replicas until SIGTERM or SIGINT.
+
+    Raises:
+        DataError: an option that replicas don't have.
+    """
+    from tiger.scale.serve import ReplicaSettings, serve_on_ray
+
+    plain: dict[str, object] = {
+        "save": False,
+        "max_connections": 512,
+        "keep_alive_seconds": 5.0,
+        "receive_seconds": 15.0,
+    }
+    plain |= {"client_rate": 0.0, "trusted_proxies": []}
+    for name, default in plain.items():
+        if getattr(args, name) != default:
+            raise DataError(
+                f"--{name} belongs to --engine local: on Ray, its proxy holds the connections, and --update_log keeps "
+                "the updates."
+            )
+    told = ReplicaSettings(args.model, args.revision, args.device, settings, args.host, cluster.cpus, bool(args.otel))
+    serve_on_ray(told, cluster, args.port)
 
 
 def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None) -> ServiceSettings:
@@ -215,6 +253,7 @@ def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None)
         cuda_graphs=args.cuda_graphs,
         read_only=args.read_only,
         save=save,
+        update_log=args.update_log,
         edge=EdgeSettings(
             allowed_hosts=tuple(args.allowed_hosts),
             allowed_origins=tuple(args.allowed_origins),

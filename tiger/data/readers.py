@@ -100,6 +100,27 @@ def read_events(file: str | os.PathLike) -> Iterator[pa.Table]:
     return _whole(batches(), file)
 
 
+def read_event_groups(file: Any, groups: list[int], start: int, name: str) -> Iterator[pa.Table]:
+    """As :func:`read_events`, of some row groups of a log.
+
+    Args:
+        file: a path, or a file that is open.
+        groups: numbers of the row groups, in order.
+        start: row of the log at which the first of them begins.
+        name: what errors call the log.
+    """
+
+    def batches() -> Iterator[pa.Table]:
+        at = start
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as source:
+            check_columns(source.schema_arrow, EVENT_COLUMNS, name)
+            for batch in source.iter_batches(_LOG_ROWS, groups, list(EVENT_COLUMNS), use_threads=False):
+                yield _checked_events(pa.Table.from_batches([batch]), name, at)
+                at += len(batch)
+
+    return _whole(batches(), Path(name))
+
+
 def parquet_batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
     """Some columns of a parquet file, so many rows at a time, in the order of the file."""
     # Without these settings it reads far ahead.

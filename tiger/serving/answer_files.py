@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from tiger.recommender.recommender import TigerRecommender
-from tiger.serving.offline import SCHEMA, recommend_users
+from tiger.serving.answer_parts import SCHEMA
 from tiger.utils.errors import DataError
 from tiger.utils.files import written_whole
+from tiger.utils.stores import is_url
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
-def recommend_to(
-    tiger: TigerRecommender, histories: str | os.PathLike, out: str | os.PathLike, **options: Any
-) -> dict[str, int]:
+def recommend_to(run: Callable[[str], dict[str, int]], out: str) -> dict[str, int]:
     """Recommend for every user of a log, to a file of the kind that its suffix names.
 
     Args:
-        histories, options: of :func:`tiger.serving.offline.recommend_users`.
+        run: writes the parquet file of a name, and returns counts, as :func:`tiger.serving.offline.recommend_users`.
         out: ``.parquet``, ``.csv`` or ``.jsonl``. The latter two are written from a parquet file beside it, which a
             killed run goes on from.
 
     Raises:
-        DataError: another suffix, a text file that is there already, or as :func:`recommend_users`.
+        DataError: another suffix, a text file that is there already, or as ``run``.
     """
-    out = Path(out)
-    if out.suffix not in SUFFIXES:
+    file = Path(out)
+    if file.suffix not in SUFFIXES:
         raise DataError(f"{out}: give a file that ends with {', '.join(SUFFIXES)}.")
-    if out.suffix == ".parquet":
-        return recommend_users(tiger, histories, out, **options)
-    if out.exists():
+    if file.suffix == ".parquet":
+        return run(out)
+    if is_url(out):
+        raise DataError(f"{out}: to a URL, answers are written as .parquet.")
+    if file.exists():
         raise DataError(f"{out} is there already: remove it, or write to another file.")
-    parquet = out.parent / f".{out.name}.parquet"
-    counts = recommend_users(tiger, histories, parquet, **options)
-    with written_whole(out) as temporary:
-        _write_text(pq.ParquetFile(parquet).iter_batches(), temporary, out.suffix)
+    parquet = file.parent / f".{file.name}.parquet"
+    counts = run(str(parquet))
+    with written_whole(file) as temporary:
+        _write_text(pq.ParquetFile(parquet).iter_batches(), temporary, file.suffix)
     parquet.unlink()
     return counts
 

@@ -34,7 +34,7 @@ class Edge:
     """Counts, times and logs requests; refuses foreign hosts and pages, clients that send too many, requests without
     the token that they need, bodies that are not JSON, and long ones, whatever length they claim.
 
-    Every answer has the headers ``X-Request-ID`` and ``X-Tiger-Model``.
+    Every answer has the headers ``X-Request-ID``, ``X-Tiger-Model`` and ``X-Tiger-Catalog``, the number of updates.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Edge:
                 if record.model is None:  # no batch has noted the catalog that answered it
                     record.note_snapshot(scope["app"].state.live.now)
                 ours = [(b"x-request-id", record.id.encode()), (b"x-tiger-model", str(record.model).encode())]
+                ours.append((b"x-tiger-catalog", str(record.catalog).encode()))
                 message["headers"] = [*message.get("headers", ()), *ours]
             await send(message)
 

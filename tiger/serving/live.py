@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,6 +129,7 @@ class LiveRecommender:
         bf16: bool | None = False,
     ):
         self._bf16 = bf16
+        self.behind: str | None = None  # why updates of others can't be followed
         self._warm(recommender)
         self._prepare = prepare
         if prepare is not None:
@@ -187,8 +190,7 @@ class LiveRecommender:
             added = [item for item, row in zip(item_ids, rows) if row < 0]
             if added:
                 successor = copy.copy(self.now.recommender)
-                successor.add_items(item_ids, texts)
-                self._follow(successor)
+                self._follow(successor, self._add_to(successor, item_ids, texts))
             return Update(len(self.now.recommender.tokenizer), self.now.catalogue, added=added, known=known)
 
     def remove(self, item_id: str) -> Update:
@@ -203,7 +205,7 @@ class LiveRecommender:
                 raise UnknownItems(unknown)
             successor = copy.copy(self.now.recommender)
             successor.remove_items([item_id])
-            self._follow(successor)
+            self._follow(successor, {"kind": "remove", "item_ids": [item_id]})
             return Update(len(self.now.recommender.tokenizer), self.now.catalogue, removed=[item_id])
 
     def add_filter(self, name: str, filter: Filter) -> int:
@@ -219,10 +221,24 @@ class LiveRecommender:
             self.now = replace(self.now, recommender=successor)
             return compiled.count
 
-    def _follow(self, successor: TigerRecommender) -> None:
+    def _add_to(self, successor: TigerRecommender, item_ids: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+        """Add items to a successor; a record of that, for who keeps one."""
+        successor.add_items(item_ids, texts)
+        return {"kind": "add"}
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Work beside the answers while the service runs: here, none."""
+        yield
+
+    def _follow(self, successor: TigerRecommender, change: dict[str, Any]) -> None:
         self._warm(successor)
         if self._save is not None:
             self._write(self._save, successor)
+        self._serve(successor)
+
+    def _serve(self, successor: TigerRecommender) -> None:
+        """Let a successor answer."""
         model, unsaved = self.now.model, self.now.unsaved + 1
         if self._saved is not None:
             model, unsaved = manifest_digest(self._saved), 0

@@ -206,6 +206,7 @@ class Health(BaseModel):
     ranker: bool
     can_add: bool
     queued: int = Field(description="Number of waiting histories")
+    behind: str | None = Field(None, description="Why updates of other services can't be followed, if that is so")
     versions: dict[str, str]
 
 

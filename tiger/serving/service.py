@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import uvicorn
@@ -35,6 +35,7 @@ from tiger.serving.live import LiveRecommender, Reloaded, ReloadFailed
 from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
 from tiger.serving.rate_limit import RateLimit
+from tiger.serving.replicated import ReplicatedRecommender
 from tiger.serving.routes import (
     add_answer_routes,
     add_error_handlers,
@@ -46,6 +47,7 @@ from tiger.serving.schemas import Problem
 from tiger.serving.service_log import ServiceLog
 from tiger.serving.settings import EdgeSettings, ServiceSettings
 from tiger.serving.status_routes import add_docs_routes, add_probe_routes, add_status_routes
+from tiger.serving.update_log import UpdateLog
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 
@@ -64,12 +66,40 @@ CPU_BATCH, GPU_BATCH = 16, 256
 OTHER_FILES = 64  # that the process may have open besides connections
 
 
-def create_app(
+def live_recommender(
     recommender: TigerRecommender,
     settings: ServiceSettings = ServiceSettings(),
     source: ModelSource | None = None,
     manifest: bytes | None = None,
+) -> LiveRecommender:
+    """The live recommender of a service with these settings; with ``settings.update_log`` it has replayed that log.
+
+    Args:
+        recommender, source, manifest: as for :func:`create_app`.
+
+    Raises:
+        DataError: the model's scores are not finite, or the log is another model's.
+    """
+    size = _batch_on(recommender, settings)
+    options: dict[str, Any] = {
+        "source": source,
+        "manifest": manifest,
+        "updatable": not settings.read_only,
+        "prepare": graph_settings(recommender.device, settings.cuda_graphs, size, settings.bf16),
+        "bf16": settings.bf16,
+    }
+    if settings.update_log is None:
+        return LiveRecommender(recommender, settings.save, **options)
+    return ReplicatedRecommender(recommender, UpdateLog(settings.update_log), **options)
+
+
+def create_app(
+    recommender: TigerRecommender | None = None,
+    settings: ServiceSettings = ServiceSettings(),
+    source: ModelSource | None = None,
+    manifest: bytes | None = None,
     tracing: Tracing | None = None,
+    live: LiveRecommender | None = None,
 ) -> FastAPI:
     """The service as an ASGI application; its threads run from start-up to shutdown.
 
@@ -78,10 +108,18 @@ def create_app(
         source: where it comes from, so that it can be loaded again; None: it can't.
         manifest: of the directory that it was read from.
         tracing: makes spans of requests and batches; None: there are none.
+        live: in place of a recommender, what answers and makes updates, see :func:`live_recommender`.
 
     Raises:
         DataError: the model's scores are not finite.
+        ValueError: neither or both of ``recommender`` and ``live`` are given.
     """
+    if (recommender is None) == (live is None):
+        raise ValueError("create_app needs a recommender, or what makes its updates (live), not both")
+    if live is None:
+        assert recommender is not None
+        live = live_recommender(recommender, settings, source, manifest)
+    recommender = live.now.recommender
     metrics, log = Metrics(), ServiceLog(settings.log)
     app = FastAPI(
         title="tiger",
@@ -94,7 +132,7 @@ def create_app(
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
-    app.state.live = _live(recommender, settings, source, manifest)
+    app.state.live = live
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
     app.state.proxies = settings.clients.trusted_proxies
@@ -107,6 +145,13 @@ def create_app(
         limit=RateLimit.from_settings(settings.clients),
         tracing=tracing,
     )
+    _add_routes(app, settings, metrics, log)
+    return app
+
+
+def _add_routes(app: FastAPI, settings: ServiceSettings, metrics: Metrics, log: ServiceLog) -> None:
+    """All endpoints that a service with these settings has."""
+    recommender = app.state.live.now.recommender
     add_answer_routes(app, metrics, _batch_on(recommender, settings), settings.bf16)
     add_read_routes(app)
     if not settings.read_only:
@@ -117,22 +162,6 @@ def create_app(
     add_status_routes(app, metrics, log)
     add_docs_routes(app)
     add_error_handlers(app)
-    return app
-
-
-def _live(
-    recommender: TigerRecommender, settings: ServiceSettings, source: ModelSource | None, manifest: bytes | None
-) -> LiveRecommender:
-    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
-    return LiveRecommender(
-        recommender,
-        settings.save,
-        source=source,
-        manifest=manifest,
-        updatable=not settings.read_only,
-        prepare=prepare,
-        bf16=settings.bf16,
-    )
 
 
 def _batch_on(recommender: TigerRecommender, settings: ServiceSettings) -> int:
@@ -191,7 +220,7 @@ def _lifespan(settings: ServiceSettings, metrics: Metrics, log: ServiceLog, trac
         # One thread: parsing takes the interpreter's lock, which several would only take from the event loop.
         app.state.parsers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         log.start()
-        with _reload_on_hangup(app):
+        with _reload_on_hangup(app), live.following():
             yield
         await asyncio.to_thread(app.state.batcher.close)
         await asyncio.to_thread(app.state.updates.shutdown, cancel_futures=True)

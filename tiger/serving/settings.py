@@ -154,6 +154,8 @@ class ServiceSettings:
         save: directory to which each update is written before it takes effect; None: updates last as long as the
             process. It has to hold what the recommender was read from, or nothing: see
             :class:`tiger.serving.live.LiveRecommender`.
+        update_log: folder, or URL of object storage, of the log that several services share: see
+            :class:`tiger.serving.update_log.UpdateLog`; None: updates are this service's alone.
         edge: limits of connections, and who may ask.
         access: the token, and what needs it.
         clients: requests that one client may send.
@@ -170,6 +172,7 @@ class ServiceSettings:
     cuda_graphs: bool | None = None
     read_only: bool = False
     save: Path | None = None
+    update_log: str | None = None
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     clients: ClientSettings = field(default_factory=ClientSettings)
@@ -180,3 +183,5 @@ class ServiceSettings:
             raise DataError("max_batch must be at least 1 and max_delay_ms at least 0.")
         if self.max_queue < MAX_HISTORIES:
             raise DataError(f"max_queue must be at least {MAX_HISTORIES}: a request may hold as many histories.")
+        if self.save is not None and self.update_log is not None:
+            raise DataError("save and update_log both keep updates: give one of them.")

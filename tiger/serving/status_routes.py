@@ -61,6 +61,7 @@ def add_status_routes(app: FastAPI, metrics: Metrics, log: ServiceLog) -> None:
             ranker=snapshot.recommender.ranker is not None,
             can_add=snapshot.cannot_add is None,
             queued=app.state.batcher.queued,
+            behind=app.state.live.behind,
             versions={"tiger": __version__, "torch": torch.__version__},
         )
 

@@ -41,8 +41,17 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) ->
     Raises:
         DataError: a file is missing or no mapping, a key is unknown, a value is of the wrong type, or one is missing.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    files = []
+    files, argv = checked_words(kinds, sys.argv[1:] if argv is None else argv)
+    return _filled(kinds, merged(kinds, *files), argv)
+
+
+def checked_words(kinds: Sequence[type], argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files and options of a command line, the options by their present names; nothing is filled in.
+
+    Raises:
+        DataError: a key is unknown.
+    """
+    argv, files = list(argv), []
     while argv and not argv[0].startswith("-"):
         files.append(argv.pop(0))
     known = known_keys(kinds)
@@ -52,7 +61,7 @@ def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) ->
             key = _current(given.replace("-", "_"), known)
             _check_key(key, known, "command line")
             argv[place] = f"--{key}{equals}{value}"
-    return _filled(kinds, merged(kinds, *files), argv)
+    return files, argv
 
 
 def read_arguments(kinds: Sequence[type], *sources: Source) -> tuple:

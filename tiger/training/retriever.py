@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import (
     EarlyStoppingCallback,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
     set_seed,
@@ -223,14 +224,22 @@ def _check_model_of_run(args: RetrieverArguments, training: TrainingArguments, r
         )
 
 
-def _trained(
+def retriever_trainer(
     args: RetrieverArguments,
     training: TrainingArguments,
     tokenizer: SemanticIdTokenizer,
     data: RecommendationData,
-    record: RunRecord,
-) -> tuple[TigerT5, TrainerState]:
-    """Run the training; return the last T5, or the best if the settings say so, and the Trainer's log."""
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TigerTrainer:
+    """Make the trainer of an untrained T5, in each of the processes that train one model together.
+
+    Args:
+        training: made in that process, for it reads the process's rank; its number of epochs may be raised.
+        callbacks: of the trainer, beside that of ``args.patience``.
+
+    Raises:
+        DataError: there is nothing to train on, or a setting can't be used.
+    """
     split = data.leave_one_out(args.shuffle_ties)
     if not (split.train.lengths > 1).any():
         raise DataError(
@@ -258,7 +267,7 @@ def _trained(
             f"{train.num_targets.sum():,} training targets, {model.num_parameters():,} parameters"
         )
         print(repeats_in_words(split, exclude_history))
-    trainer = TigerTrainer(
+    return TigerTrainer(
         model=model,
         args=training,
         train_dataset=train,
@@ -269,14 +278,25 @@ def _trained(
         embedding_learning_rate=args.embedding_learning_rate,
         muon_learning_rate=args.muon_learning_rate or None,
         cuda_graphs=args.cuda_graphs,
-        callbacks=[record] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
+        callbacks=[*callbacks, *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
     )
+
+
+def _trained(
+    args: RetrieverArguments,
+    training: TrainingArguments,
+    tokenizer: SemanticIdTokenizer,
+    data: RecommendationData,
+    record: RunRecord,
+) -> tuple[TigerT5, TrainerState]:
+    """Run the training; return the last T5, or the best if the settings say so, and the Trainer's log."""
+    trainer = retriever_trainer(args, training, tokenizer, data, [record])
     bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
     assert training.output_dir is not None  # TrainingArguments fills it in
     with disk_errors(training.output_dir), closing(bar):
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
         trainer.save_state()  # the curve, which a report draws
-    return model, trainer.state
+    return cast(TigerT5, trainer.model), trainer.state
 
 
 def some_users(train: Sequences, share: float, seed: int) -> Sequences:
@@ -391,9 +411,6 @@ def _training_record(
 def publish(recommender: TigerRecommender, training: TrainingArguments, repo_id: str) -> None:
     """Push as TrainingArguments say."""
     commit = recommender.push_to_hub(
-        repo_id,
-        private=training.hub_private_repo,
-        token=training.hub_token,
-        revision=training.hub_revision,
+        repo_id, private=training.hub_private_repo, token=training.hub_token, revision=training.hub_revision
     )
     print(f"pushed: {commit.commit_url}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -110,19 +110,31 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
         **codes_in_log(args, data, tokenizer.codes),
     }
-    with replaced_folder(args.output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
+    write_tokenizer(args.output_dir, tokenizer, encoder, report)
+    return tokenizer
+
+
+def write_tokenizer(
+    output_dir: str | os.PathLike, tokenizer: SemanticIdTokenizer, encoder: Encoder, report: dict
+) -> None:
+    """Write a tokenizer's directory, whole, and print a line of its codes.
+
+    Args:
+        report: of :func:`quantization_report`, with what else is known of the fit.
+    """
+    size = tokenizer.codebook_size
+    with replaced_folder(output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         tokenizer.save_pretrained(folder)
         encoder.save_pretrained(folder / "encoder")
-        note_place(folder / "encoder", Path(args.output_dir) / "encoder")
+        note_place(folder / "encoder", Path(output_dir) / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         plot_code_usage(tokenizer.codes, size, folder / CODE_USAGE)
         write_digests(folder)
     used = ", ".join(str(len(np.unique(level))) for level in tokenizer.codes.T)
     print(
         f"{len(tokenizer):,} items; codes in use per level, of {size}: {used}; {report['collision_share']:.1%} of the "
-        f"items share all codes with another, see {Path(args.output_dir) / CODE_USAGE}"
+        f"items share all codes with another, see {Path(output_dir) / CODE_USAGE}"
     )
-    return tokenizer
 
 
 def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
@@ -134,21 +146,36 @@ def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
 def fitted_tokenizer(
     args: TokenizerArguments, embeddings: np.ndarray, item_ids: list[str], cooccurrence: Cooccurrence | None
 ) -> SemanticIdTokenizer:
-    """Fit codes. Where the settings leave the levels open and items of a large catalog still share all codes too
-    often, a level more is tried, and a second one."""
-    sizes, best, shared = sized(args, len(item_ids)), None, 1.0
-    is_open = not args.num_codebooks and len(item_ids) > TWO_LEVELS
-    for levels in range(sizes.num_codebooks, sizes.num_codebooks + (3 if is_open else 1)):
-        tokenizer = SemanticIdTokenizer.fit(
+    """Fit codes to embeddings, float [items, dimensions], with as many levels as :func:`fewest_levels` says."""
+
+    def fitted(levels: int, size: int) -> SemanticIdTokenizer:
+        return SemanticIdTokenizer.fit(
             embeddings,
             item_ids,
             num_codebooks=levels,
-            codebook_size=sizes.codebook_size or 1,
+            codebook_size=size,
             quantizer=args.quantizer,
             cooccurrence=cooccurrence,
             seed=args.seed,
             device=str(devices.fastest()),
         )
+
+    return fewest_levels(args, len(item_ids), fitted)
+
+
+def fewest_levels(
+    args: TokenizerArguments, num_items: int, fitted: Callable[[int, int], SemanticIdTokenizer]
+) -> SemanticIdTokenizer:
+    """A tokenizer of the settings' sizes. Where they leave the levels open and items of a large catalog still share
+    all codes too often, a level more is tried, and a second one.
+
+    Args:
+        fitted: makes a tokenizer of so many levels and codes per level.
+    """
+    sizes, best, shared = sized(args, num_items), None, 1.0
+    is_open = not args.num_codebooks and num_items > TWO_LEVELS
+    for levels in range(sizes.num_codebooks, sizes.num_codebooks + (3 if is_open else 1)):
+        tokenizer = fitted(levels, sizes.codebook_size or 1)
         found = float((tokenizer.semantic_ids[:, -1] > 0).mean())
         if best is not None and found > 0.9 * shared:  # equal texts: no level tells them apart
             break

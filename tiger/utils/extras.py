@@ -14,6 +14,7 @@ EXTRAS = {
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "app": ("gradio",),
     "otel": ("opentelemetry",),
+    "ray": ("ray",),
 }
 
 

@@ -1,0 +1,120 @@
+"""Files of items to semantic IDs: those of a tokenizer's recipe, whatever the files, and after a killed run."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import write_tables
+from tiger.cli.main import main
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training import index, item_chunks
+from tiger.training.index import IndexArguments, index_items
+from tiger.training.index_worker import IndexWorker
+from tiger.training.tokenizer import TokenizerArguments, train_tokenizer
+from tiger.utils.digests import check_digests
+from tiger.utils.errors import DataError
+
+WORDS = "soap rose tent lamp wool boat green small large paper".split()
+SETTINGS = {"encoder": "lsa", "embedding_dim": 8, "num_codebooks": 2, "codebook_size": 8}
+
+
+def write_items(folder, count: int = 300, shards: int = 3) -> list[str]:
+    """Shards of a catalog, with several row groups each, and the same as one dataset."""
+    random = np.random.default_rng(0)
+    columns = {
+        "item_id": [f"i{row}" for row in range(count)],
+        "title": [" ".join(random.choice(WORDS, 4)) + f" {row % 50}" for row in range(count)],
+    }
+    events = [(f"u{user}", f"i{random.integers(count)}", time) for user in range(5) for time in range(4)]
+    write_tables(folder / "dataset", columns, events)
+    (folder / "items").mkdir()
+    files = []
+    for shard in range(shards):
+        part = pa.table(columns).slice(shard * count // shards, count // shards)
+        files.append(str(folder / "items" / f"{shard}.parquet"))
+        pq.write_table(part, files[-1], row_group_size=30)
+    return files
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> list[str]:
+    monkeypatch.setattr(item_chunks, "CHUNK_ITEMS", 50)
+    return write_items(tmp_path)
+
+
+def test_the_semantic_ids_are_those_of_a_recipe(files, tmp_path, capsys):
+    pytest.importorskip("datasets", reason="needs the extra: pip install 'tiger-recommender[train]'")
+    known = train_tokenizer(
+        TokenizerArguments(str(tmp_path / "dataset"), str(tmp_path / "known"), quantizer="residual-kmeans", **SETTINGS)
+    )
+    words = ["--embedding_dim", "8", "--num_codebooks", "2", "--codebook_size", "8", "--json"]
+    main(["index", *files, "--out", str(tmp_path / "out"), *words])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == {"out": str(tmp_path / "out"), "items": 300, "fingerprint": known.fingerprint}
+    found = SemanticIdTokenizer.from_pretrained(tmp_path / "out")
+    assert found.item_ids == known.item_ids and check_digests(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["num_items"] == 300
+    assert sorted(os.listdir(tmp_path)) == ["dataset", "items", "known", "out"]
+
+
+def test_a_large_catalog_is_fitted_to_a_sample(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "MAX_ROWS", 120)
+    monkeypatch.setattr(index, "MAX_TEXTS", 100)
+    tokenizer = index_items(IndexArguments(tuple(files), str(tmp_path / "out"), **SETTINGS))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (len(tokenizer), report["items"], report["num_items"]) == (300, 300, 120)
+    again = index_items(IndexArguments(tuple(files), str(tmp_path / "again"), **SETTINGS))
+    assert again.fingerprint == tokenizer.fingerprint
+
+
+def test_a_run_that_was_killed_goes_on(files, tmp_path, monkeypatch):
+    whole = index_items(IndexArguments(tuple(files), str(tmp_path / "whole"), **SETTINGS))
+    calls: list[str] = []
+
+    def stopping(method):
+        original = getattr(IndexWorker, method)
+
+        def call(self, task):
+            calls.append(method)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            return original(self, task)
+
+        monkeypatch.setattr(IndexWorker, method, call)
+
+    stopping("encode")
+    stopping("quantize")
+    args = IndexArguments(tuple(files), str(tmp_path / "out"), **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        index_items(args)
+    work = tmp_path / ".out.parts"
+    before = {file: file.stat().st_mtime_ns for file in (work / "vectors").iterdir()}
+    assert len(before) == 6 and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="holds an interrupted run of other items or settings"):
+        index_items(IndexArguments(tuple(files[:2]), str(tmp_path / "out"), **SETTINGS))
+    monkeypatch.setattr(index, "write_tokenizer", lambda *_: None)
+    monkeypatch.setattr("tiger.utils.stores.DiskStore.remove", lambda self: None)
+    assert index_items(args).fingerprint == whole.fingerprint
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_bad_files_are_named(files, tmp_path):
+    def refused(names, message):
+        with pytest.raises(DataError, match=message):
+            index_items(IndexArguments(tuple(names), str(tmp_path / "out"), **SETTINGS))
+
+    refused([], "no files")
+    refused([str(tmp_path / "nothing.parquet")], "nothing.parquet can't be read")
+    (tmp_path / "text.parquet").write_text("text")
+    refused([str(tmp_path / "text.parquet")], "is not a whole parquet file")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    refused([str(tmp_path / "other.parquet")], "has no column 'item_id'")
+    pq.write_table(pa.table({"item_id": ["a"], "name": ["x"]}), tmp_path / "other.parquet")
+    refused([files[0], str(tmp_path / "other.parquet")], "differ in their columns")
+    refused([files[0], files[0]], "i0")

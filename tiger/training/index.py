@@ -1,0 +1,207 @@
+"""Files of items to a tokenizer's directory, without a log, in one process or many: the same semantic IDs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tiger.embeddings.lsa_encoder import MAX_TEXTS, LSAEncoder
+from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.quantizers.auto import fit_quantizer, save_quantizer
+from tiger.quantizers.report import REPORT, quantization_report
+from tiger.semantic_ids.fitting import MAX_ROWS
+from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.index_worker import (
+    ENCODER,
+    IndexSettings,
+    IndexWorker,
+    QuantizeTask,
+    codes_file,
+    read_array,
+    vectors_file,
+)
+from tiger.training.item_chunks import ItemChunk, item_chunks, texts_of_rows
+from tiger.training.tokenizer import Encoder, TokenizerArguments, fewest_levels, write_tokenizer
+from tiger.utils import devices
+from tiger.utils.errors import DataError
+from tiger.utils.files import refuse_other_files
+from tiger.utils.stores import Store, is_url, open_store, read_object
+
+PLAN = "plan.json"
+Run = Callable[[str, Iterable[Any]], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class IndexArguments:
+    """Files of items and how to index them.
+
+    Args:
+        files: parquet files with ``item_id``, paths or URLs; their order is that of the rows.
+        output_dir: gets the tokenizer, as :func:`tiger.train_tokenizer` writes it.
+        encoder, template, embedding_dim, quantizer, num_codebooks, codebook_size, seed: as in
+            :class:`tiger.TokenizerArguments`, but for ``num_codebooks``, which the number of items decides if it is 0.
+        work: folder of intermediate files, a path or URL that all machines reach; None: beside ``output_dir``.
+    """
+
+    files: tuple[str, ...]
+    output_dir: str
+    encoder: str = "sentence-transformers/sentence-t5-base"
+    template: str | None = None
+    embedding_dim: int = 256
+    quantizer: str = "residual-kmeans"
+    num_codebooks: int = 0
+    codebook_size: int | None = None
+    seed: int = 0
+    work: str | None = None
+
+    @property
+    def work_folder(self) -> str:
+        """The folder of intermediate files."""
+        if self.work is not None:
+            return self.work if is_url(self.work) else os.path.abspath(self.work)
+        out = Path(os.path.abspath(self.output_dir))
+        return str(out.with_name(f".{out.name}.parts"))
+
+
+def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | None = None) -> SemanticIdTokenizer:
+    """Give every item of some files its semantic ID, and write the tokenizer. A run that was killed goes on.
+
+    Up to 200,000 items, these are the semantic IDs of :func:`tiger.train_tokenizer`; beyond that, encoder and
+    quantizer are fitted to a random sample of as many.
+
+    Args:
+        started: what runs the methods of :class:`tiger.training.index_worker.IndexWorker`, once the settings are
+            known: a function of a method's name and its tasks, which yields as they are done. None: this process.
+
+    Raises:
+        DataError: the files or the settings can't be used, or ``work`` holds another run.
+        FileExistsError: ``output_dir`` holds something else than a tokenizer.
+    """
+    refuse_other_files(args.output_dir, REPORT)
+    chunks, store = item_chunks(args.files), open_store(args.work_folder)
+    begin = time.perf_counter()
+    _check_plan(args, chunks, store)
+    encoder = _encoder(args, chunks, store)
+    settings = IndexSettings(args.work_folder, _encoder_name(args), args.template)
+    run = _in_this_process(settings) if started is None else started(settings)
+    for _ in run("encode", chunks):
+        pass
+    item_ids = [item for chunk in chunks for item in chunk.read()["item_id"].cast("string").to_pylist()]
+    sample = _sample(len(item_ids), MAX_ROWS, args.seed)
+    vectors = _rows_of(store, chunks, sample)
+    told = TokenizerArguments(
+        dataset=args.files[0],
+        output_dir=args.output_dir,
+        encoder=args.encoder,
+        quantizer=args.quantizer,
+        num_codebooks=args.num_codebooks,
+        codebook_size=args.codebook_size,
+        seed=args.seed,
+    )
+
+    def fitted(levels: int, size: int) -> SemanticIdTokenizer:
+        options = {"seed": args.seed, "device": str(devices.fastest())}
+        quantizer: Any = fit_quantizer(args.quantizer, vectors, levels, size, **options)
+        if isinstance(quantizer, torch.nn.Module):
+            quantizer.to("cpu")
+        name = f"quantizer-{levels}x{size}"
+        _put_folder(store, name, lambda folder: save_quantizer(quantizer, folder))
+        for _ in run("quantize", [QuantizeTask(chunk.number, name) for chunk in chunks]):
+            pass
+        codes = np.concatenate([read_array(store, codes_file(name, chunk.number)) for chunk in chunks])
+        return SemanticIdTokenizer(codes, item_ids, size, quantizer=quantizer)
+
+    tokenizer = fewest_levels(told, len(item_ids), fitted)
+    seconds = round(time.perf_counter() - begin, 1)
+    write_tokenizer(args.output_dir, tokenizer, encoder, _report(args, tokenizer, vectors, sample, seconds))
+    store.remove()
+    return tokenizer
+
+
+def _in_this_process(settings: IndexSettings) -> Run:
+    worker = IndexWorker(settings)
+    return lambda method, tasks: map(getattr(worker, method), tasks)
+
+
+def _check_plan(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store) -> None:
+    """Begin a run, or go on with the one that was killed.
+
+    Raises:
+        DataError: the folder holds another one.
+    """
+    told = {name: value for name, value in asdict(args).items() if name not in ("files", "output_dir", "work")}
+    plan = json.dumps(told | {"chunks": [asdict(chunk) for chunk in chunks]})
+    found = read_object(store, PLAN)
+    if found is None:
+        store.remove()
+        store.write(PLAN, plan.encode())
+    elif found != json.loads(plan):
+        raise DataError(
+            f"{store.place} holds an interrupted run of other items or settings: remove it, or go on there."
+        )
+
+
+def _encoder_name(args: IndexArguments) -> str:
+    return os.path.abspath(args.encoder) if Path(args.encoder).is_dir() else args.encoder
+
+
+def _encoder(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store) -> Encoder:
+    """The encoder, fitted where it has to be; its files are for the workers."""
+    if args.encoder != "lsa":
+        return SentenceEncoder(args.encoder)
+    count = sum(chunk.rows for chunk in chunks)
+    rows = _sample(count, MAX_TEXTS, 0)  # as LSAEncoder.fit draws it
+    encoder = LSAEncoder.fit(texts_of_rows(chunks, rows, args.template), args.embedding_dim)
+    _put_folder(store, ENCODER, encoder.save_pretrained)
+    return encoder
+
+
+def _sample(count: int, most: int, seed: int) -> np.ndarray:
+    """Rows of a random sample, in order; all where there are no more."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _rows_of(store: Store, chunks: Sequence[ItemChunk], rows: np.ndarray) -> np.ndarray:
+    """Vectors of these rows, float32 [n, d]."""
+    parts = []
+    for chunk in chunks:
+        low, high = np.searchsorted(rows, [chunk.start, chunk.start + chunk.rows])
+        if low < high:
+            parts.append(read_array(store, vectors_file(chunk.number))[rows[low:high] - chunk.start])
+    return np.concatenate(parts)
+
+
+def _put_folder(store: Store, name: str, save: Callable[[Path], Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="tiger.") as scratch:
+        folder = Path(scratch) / name
+        folder.mkdir()
+        save(folder)
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            store.put(f"{name}/{file.relative_to(folder).as_posix()}", file)
+
+
+def _report(
+    args: IndexArguments, tokenizer: SemanticIdTokenizer, vectors: np.ndarray, sample: np.ndarray, seconds: float
+) -> dict[str, Any]:
+    """As :func:`tiger.train_tokenizer` reports; errors and collisions are of the sample where there is one."""
+    codes, quantizer = tokenizer.codes[sample], tokenizer.quantizer
+    assert quantizer is not None  # it has just been fitted
+    return {
+        "files": list(args.files),
+        "encoder": args.encoder if args.encoder != "lsa" else f"lsa-{vectors.shape[1]}",
+        "template": args.template,
+        "seconds": seconds,
+        "items": len(tokenizer),
+        **quantization_report(codes, vectors, quantizer.decode(codes), tokenizer.codebook_size),
+    }
