@@ -17,17 +17,18 @@ import pyarrow.compute as pc
 
 from tiger.data.columns import is_bytes, is_list, is_text
 from tiger.data.dataset import RecommendationData
-from tiger.data.sequences import Sequences
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.utils.errors import DataError
 
 # Names of digests in the files that keep them, and what error messages call the data.
-ITEMS, INTERACTIONS, TRAIN, EMBEDDINGS = "items", "interactions", "train", "embeddings"
+ITEMS, INTERACTIONS, TRAIN, EMBEDDINGS, PARENT = "items", "interactions", "train", "embeddings", "parent"
 _CALLED = {
     ITEMS: "items.parquet",
     INTERACTIONS: "interactions.parquet",
     TRAIN: "the training part of interactions.parquet",
     EMBEDDINGS: "the file of embeddings",
+    PARENT: "the model that init_from names",
 }
 
 
@@ -144,3 +145,44 @@ def _add_bytes(digest: Any, array: pa.Array) -> None:
     digest.update((ends - ends[0]).tobytes())
     if values is not None:
         digest.update(memoryview(values)[ends[0] : ends[-1]])
+
+
+def log_summary(data: RecommendationData) -> dict[str, Any]:
+    """Facts of a log by which a longer one is recognized: ``events``, ``users``, ``last_day`` (days since 1970) and
+    ``before``, SHA-256 of the events before that day in any order. Events of the last day itself may come late."""
+    last = int(data.sequences.timestamps.max() // SECONDS_PER_DAY)
+    facts = {"events": len(data.sequences.items), "users": len(data.sequences), "last_day": last}
+    return facts | {"before": _digest_before(data, last)}
+
+
+def lacks_events_of(data: RecommendationData, summary: Mapping[str, Any]) -> str:
+    """Say, in half a sentence, how a log fails to go on from the one that ``summary`` describes; empty: it does.
+
+    Args:
+        summary: of :func:`log_summary`.
+    """
+    day = int(summary["last_day"])
+    until = int((data.sequences.timestamps < (day + 1) * SECONDS_PER_DAY).sum())
+    date = np.datetime64(day, "D")
+    if until < summary["events"]:
+        return f"up to {date} it holds {until:,} events, the parent's log {summary['events']:,}"
+    if _digest_before(data, day) != summary["before"]:
+        return f"its events before {date} are not those of the parent's log"
+    return ""
+
+
+def _digest_before(data: RecommendationData, day: int) -> str:
+    """SHA-256 of the events before a day, whatever their order."""
+    events = data.sequences
+    some = np.flatnonzero(events.timestamps < day * SECONDS_PER_DAY)
+    table = pa.table(
+        {
+            "user": data.user_ids.take(pa.array(events.users[some])).cast(pa.large_string()),
+            "item": data.items["item_id"].combine_chunks().take(pa.array(events.items[some])).cast(pa.large_string()),
+            "time": events.timestamps[some],
+        }
+    ).sort_by([("user", "ascending"), ("time", "ascending"), ("item", "ascending")])
+    digest = hashlib.sha256()
+    for column in table.columns:
+        _add_array(digest, column)
+    return digest.hexdigest()
