@@ -47,8 +47,8 @@ def split_of_model(
     seen_all = training.get("split") == ALL
     if seen_all and not allow_other_log:
         raise DataError(
-            f"the model was trained on all events of its log (split all): it has seen the targets of {source}. Measure "
-            "a model that was trained without --split all"
+            f"the model was trained on all events of its log (split all): it may have seen the targets of {source}. "
+            "Measure a model that was trained without --split all"
             + (", or give --allow-other-log to measure all the same." if tuple(tables) == (TRAIN,) else ".")
         )
     if (rows < 0).any():

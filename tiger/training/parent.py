@@ -210,12 +210,11 @@ def check_log_goes_on(parent: Parent, data: RecommendationData, dataset: str) ->
         )
 
 
-def check_weights_go_on(parent: Parent, args: Any, tokenizer: SemanticIdTokenizer, data: RecommendationData) -> None:
-    """Refuse a parent whose weights are not of this tokenizer and these settings, or have seen what is held out here.
+def check_settings_go_on(parent: Parent, args: Any) -> None:
+    """Refuse a parent whose weights are not of these settings, or have seen what is held out here.
 
     Args:
         args: :class:`tiger.training.retriever_arguments.RetrieverArguments`.
-        tokenizer: the parent's, with the new items.
 
     Raises:
         DataError: naming what differs.
@@ -229,12 +228,6 @@ def check_weights_go_on(parent: Parent, args: Any, tokenizer: SemanticIdTokenize
         if isinstance(recorded, dict) and name in recorded:
             pairs[name] = (getattr(args, name), recorded[name])
     _refuse_other(parent, pairs | {"tokens": (args.tokens, own.tokens)})
-    same = tokenizer.item_ids[: len(own)] == own.item_ids and len(tokenizer) >= len(own)
-    if not same or not np.array_equal(tokenizer.token_table[: len(own)], own.token_table):
-        raise DataError(
-            f"{args.tokenizer} gives the items of {parent.name} other semantic IDs: codes name other things there. "
-            "Extend the parent's tokenizer (tokenizer.init_from), or train without --init_from."
-        )
     if args.split != ALL and parent.training.get("split") == ALL:
         raise DataError(
             f"{parent.name} was trained on all events of its log, those that would validate and test among them: give "
@@ -244,6 +237,26 @@ def check_weights_go_on(parent: Parent, args: Any, tokenizer: SemanticIdTokenize
         raise DataError(
             "shuffle_ties and --init_from don't go together: events of one day stood in another order in the parent's "
             "log, so that it may have seen what is held out now. Leave out one of them, or give --split all."
+        )
+
+
+def check_weights_go_on(parent: Parent, args: Any, tokenizer: SemanticIdTokenizer, data: RecommendationData) -> None:
+    """Refuse a parent whose weights are not of this tokenizer, these settings or this log.
+
+    Args:
+        args: :class:`tiger.training.retriever_arguments.RetrieverArguments`.
+        tokenizer: the parent's, with the new items.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    check_settings_go_on(parent, args)
+    own = parent.tiger.tokenizer
+    same = tokenizer.item_ids[: len(own)] == own.item_ids and len(tokenizer) >= len(own)
+    if not same or not np.array_equal(tokenizer.token_table[: len(own)], own.token_table):
+        raise DataError(
+            f"{args.tokenizer} gives the items of {parent.name} other semantic IDs: codes name other things there. "
+            "Extend the parent's tokenizer (tokenizer.init_from), or train without --init_from."
         )
     check_log_goes_on(parent, data, args.dataset)
 

@@ -147,13 +147,11 @@ def parent_section(training: Mapping[str, Any], codes: Mapping[str, Any]) -> Sec
     facts += [(f"digest of the {whose} log", digest[:16]) for whose, digest in logs_of(training).items()]
     if not drift:
         return Section("Parent", tuple(facts), ("No item has come since the quantizer was fitted: no drift.",))
+    shared = [drift[part]["collision_share"] for part in ("new", "old")]
     facts += [
         ("items since the quantizer was fitted", f"{drift['new']['num_items']:,}"),
         ("badly fitted", f"{drift['badly_fitted']:.1%} of these (5% to 14% is no drift)"),
-        (
-            "share all codes",
-            f"{drift['new']['collision_share']:.1%} of these, {drift['old']['collision_share']:.1%} before",
-        ),
+        ("share all codes", f"{shared[0]:.1%} of these, {shared[1]:.1%} of those before"),
     ]
     advice = "Drift: the quantizer still fits; go on from this model."
     if drift["refit"]:
