@@ -77,7 +77,7 @@ def _training(training: dict) -> dict[str, Any]:
 
 
 def _parent(training: dict) -> dict[str, Any]:
-    """What the training went on from, and digests of both logs; empty where it started from nothing."""
+    """The parent that training went on from, and digests of both logs; empty where it started from nothing."""
     parent = training.get("parent")
     if not isinstance(parent, dict):
         return {}

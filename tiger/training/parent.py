@@ -53,7 +53,7 @@ class Parent:
 
     @property
     def encoder(self) -> ItemEncoder:
-        """What embeds texts.
+        """The encoder of texts.
 
         Raises:
             DataError: it was saved without an encoder.
@@ -122,7 +122,7 @@ def parent_digest(name: str | None) -> dict[str, str]:
 
 
 def lineage_of(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training record says of its parent; empty where it started from nothing."""
+    """The parent that a training record names; empty where it started from nothing."""
     found = training.get("parent")
     return found if isinstance(found, dict) else {}
 

@@ -82,11 +82,9 @@ def train(
             and, if you like, ``two_stage.yaml`` and ``evaluate.yaml``.
         embeddings: a safetensors file of the items' vectors, in place of running the encoder.
         processes: that train the T5 and share its batch (one per GPU).
-        steps: only these, of ``tokenizer``, ``retriever``, ``two_stage`` and ``evaluate``; None: all that the recipe
-            has.
+        steps: only these, of ``tokenizer``, ``retriever``, ``two_stage`` and ``evaluate``; None: the recipe's.
         init_from: directory of a recommender to go on from, on a log that holds its log and more: items keep their
-            IDs, new ones get theirs by its quantizer, and training goes on from its weights, for
-            :data:`tiger.training.plan.GOING_ON` of the recipe's epochs and learning rates.
+            IDs, training goes on from its weights, for less, see :data:`tiger.training.plan.GOING_ON`.
         split: ``leave_one_out``, or ``all``: train on all events, for deployment; there are no test results then.
         overrides: other settings than the recipe's, a mapping per step.
 
@@ -117,12 +115,15 @@ def train(
         print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
         run_step(plan, step)
         clock.done()
-    if "evaluate" in steps:
-        page = write_report(plan.out, plan.model, plan.dataset, read_json(plan.out / RESULTS))
-        print(f"report: {page}")
-    elif not plan.held_out and "retriever" in steps:
-        print(f"report: {write_report(plan.out, plan.model, plan.dataset, {})}")
+    _report(plan, steps)
     return TigerRecommender.from_pretrained(plan.model, torch.accelerator.current_accelerator() or "cpu")
+
+
+def _report(plan: Plan, steps: Sequence[str]) -> None:
+    """Write the report of a run that was evaluated, or of one that holds nothing back to evaluate on."""
+    if "evaluate" in steps or (not plan.held_out and "retriever" in steps):
+        results = read_json(plan.out / RESULTS) if "evaluate" in steps else {}
+        print(f"report: {write_report(plan.out, plan.model, plan.dataset, results)}")
 
 
 def run_step(plan: Plan, step: str) -> None:

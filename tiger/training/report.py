@@ -137,7 +137,7 @@ def codes_section(codes: Mapping[str, Any], drawn: bool) -> Section:
 
 
 def parent_section(training: Mapping[str, Any], codes: Mapping[str, Any]) -> Section:
-    """What the training went on from, and whether the parent's quantizer still fits the items."""
+    """The parent that training went on from, and whether its quantizer still fits the items."""
     parent, drift = training["parent"], codes.get("drift")
     facts = [
         ("parent", f"{parent['model']}, fingerprint {parent['fingerprint'][:16]}"),

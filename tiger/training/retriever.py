@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,6 @@ from transformers import (
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import PARENT, log_summary
 from tiger.data.repeats import excludes_history, repeats_in_words
-from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
@@ -37,6 +36,8 @@ from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbo
 from tiger.retriever.model import TigerT5
 from tiger.retriever.trainer import TigerTrainer
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.training.learning import Learning, check_no_validation
+from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, still_unseen
 from tiger.training.progress import TrainingBar
 from tiger.training.retriever_arguments import RetrieverArguments as RetrieverArguments  # also known by this module
@@ -76,16 +77,14 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     assert training.output_dir is not None  # TrainingArguments fills it in
     refuse_other_files(args.model_dir, MANIFEST)  # named first: these would be lost
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
-    parent = load_parent(args.init_from) if args.init_from else None
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings)
-    facts: dict[str, Any] = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
-    if parent is not None:
-        check_weights_go_on(parent, args, tokenizer, data)
-        digests[PARENT] = parent.fingerprint
-        facts["parent"] = lineage(parent, len(tokenizer))
-    record = RunRecord(training.output_dir, run_settings(args, training, **facts), training.world_size, digests)
+    facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
+    parent, origin = _parent_of(args, tokenizer, data)
+    digests |= {} if parent is None else {PARENT: parent.fingerprint}
+    settings = run_settings(args, training, **facts, **origin)
+    record = RunRecord(training.output_dir, settings, training.world_size, digests)
     before = _model_before(args.model_dir)
     if record.finished and before is not None:
         _check_model_of_run(args, training, record, before)
@@ -101,22 +100,41 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
         model, state = _trained(args, training, tokenizer, learning, record)
         if not first:
             return None
-        known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
-        known |= {"run": record.identity, "data": digests, "log": log_summary(data)}
-        known |= {name: facts[name] for name in ("parent",) if name in facts}
-        known["exclude_history"] = excludes_history(learning.split, args.exclude_history)
-        folder = Path(args.tokenizer) / "encoder"
-        encoder = load_encoder(folder) if folder.is_dir() else None
-        recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
-        if parent is not None:
-            counts = np.bincount(learning.train.items, minlength=data.num_items)
-            recommender.unseen = still_unseen(parent, counts)
+        known = _training_record(args, training, state, record.seconds)
+        known |= {"run": record.identity, "data": digests} | origin
+        recommender = _recommender(args, model, tokenizer, learning, known)
         recommender.save_pretrained(args.model_dir)
         record.finish()
         history = " ".join(data.item_ids[:2])
         print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {history}")
     if hub_id is not None and recommender is not None:
         publish(recommender, training, hub_id)
+    return recommender
+
+
+def _parent_of(
+    args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
+) -> tuple[Parent | None, dict[str, Any]]:
+    """The parent that training goes on from, checked, and its record under ``parent``; None and nothing: none."""
+    if not args.init_from:
+        return None, {}
+    parent = load_parent(args.init_from)
+    check_weights_go_on(parent, args, tokenizer, data)
+    return parent, {"parent": lineage(parent, len(tokenizer))}
+
+
+def _recommender(
+    args: RetrieverArguments, model: TigerT5, tokenizer: SemanticIdTokenizer, learning: Learning, known: dict
+) -> TigerRecommender:
+    """The recommender of a trained T5; ``known`` is recorded with it, and facts of the data."""
+    data, parent = learning.data, learning.parent
+    known |= {"log": log_summary(data), "parameters": model.num_parameters()}
+    known["exclude_history"] = excludes_history(learning.split, args.exclude_history)
+    folder = Path(args.tokenizer) / "encoder"
+    encoder = load_encoder(folder) if folder.is_dir() else None
+    recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
+    if parent is not None:
+        recommender.unseen = still_unseen(parent, np.bincount(learning.train.items, minlength=data.num_items))
     return recommender
 
 
@@ -143,34 +161,6 @@ def _check_model_of_run(args: RetrieverArguments, training: TrainingArguments, r
         )
 
 
-@dataclass(frozen=True)
-class Learning:
-    """The data of a training, in the tokenizer's order.
-
-    Args:
-        data: all of it.
-        split: of the data.
-        train: the split's training part, of the users to learn from.
-        parent: whose weights it goes on from; None: none.
-    """
-
-    data: RecommendationData
-    split: LeaveOneOut
-    train: Sequences
-    parent: Parent | None
-
-    @classmethod
-    def of(cls, args: RetrieverArguments, seed: int, data: RecommendationData, parent: Parent | None) -> Learning:
-        """With the users that ``args.train_share`` asks for; those with events since the parent's log come first."""
-        split = data.split(args.split, args.shuffle_ties)
-        first = np.zeros(len(split.train), dtype=bool)
-        if parent is not None and parent.log is not None:
-            events = data.sequences
-            new = events.timestamps >= (parent.log["last_day"] + 1) * SECONDS_PER_DAY
-            first = np.isin(split.users, np.unique(events.users[new]))
-        return cls(data, split, some_users(split.train, args.train_share, seed, first), parent)
-
-
 def _trained(
     args: RetrieverArguments,
     training: TrainingArguments,
@@ -191,11 +181,7 @@ def _trained(
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
-    if learning.parent is None:
-        model = untrained_model(args, tokenizer, data, replace(split, train=learning.train))
-    else:
-        model = cast(TigerT5, learning.parent.tiger.model)
-        grow_vocabulary(model, tokenizer)
+    model = _first_model(args, tokenizer, learning)
     users = args.user_tokens
     train = TrainingExamples(learning.train, args.max_history, is_causal(model), users)
     if args.min_steps:
@@ -234,45 +220,13 @@ def _trained(
     return model, trainer.state
 
 
-def check_no_validation(args: RetrieverArguments, training: TrainingArguments) -> None:
-    """Refuse settings that ask for validation where nothing is held out.
-
-    Raises:
-        DataError: naming them.
-    """
-    asked = {
-        "eval_strategy": getattr(training.eval_strategy, "value", training.eval_strategy) != "no",
-        "load_best_model_at_end": training.load_best_model_at_end,
-        "patience": args.patience,
-    }
-    if wrong := [name for name, value in asked.items() if value]:
-        raise DataError(
-            f"split all leaves nothing to validate on: leave out {', '.join(wrong)}. It trains for num_train_epochs, "
-            "as chosen without it."
-        )
-
-
-def some_users(train: Sequences, share: float, seed: int, first: np.ndarray | None = None) -> Sequences:
-    """Draw a share of the users who have something to learn from, in the order that they have.
-
-    Args:
-        train: sequences of all users; those of one item hold no target.
-        share: above 0, to 1: all. With the same seed, a larger share holds a smaller one.
-        seed: of the draw.
-        first: bool [users], who is taken before others are drawn, and even where they are more than the share; None:
-            nobody.
-
-    Raises:
-        DataError: ``share`` is out of range.
-    """
-    if not 0 < share <= 1:
-        raise DataError(f"train_share must be above 0 and at most 1, got {share}.")
-    if share == 1:
-        return train
-    useful = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths > 1))
-    ahead = np.zeros(len(useful), dtype=bool) if first is None else first[useful]
-    useful = useful[np.argsort(~ahead, kind="stable")]
-    return train.select(np.sort(useful[: max(math.ceil(share * len(useful)), int(ahead.sum()))]))
+def _first_model(args: RetrieverArguments, tokenizer: SemanticIdTokenizer, learning: Learning) -> TigerT5:
+    """The T5 before its first step: the parent's, with tokens for new items, or an untrained one."""
+    if learning.parent is None:
+        return untrained_model(args, tokenizer, learning.data, replace(learning.split, train=learning.train))
+    model = cast(TigerT5, learning.parent.tiger.model)
+    grow_vocabulary(model, tokenizer)
+    return model
 
 
 def untrained_model(
