@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 import tiger
-from tests.processes import Started, run_python
+from tests.processes import kill_at_checkpoint, run_python
 from tests.recipes.test_ranking_experiment import DAY, write_dataset
 from tests.training.test_pipeline import SIZES, SMALL
 from tiger.cli.main import main
@@ -260,12 +258,7 @@ def test_a_killed_run_goes_on_and_another_parent_is_refused(work, tmp_path):
     words = [f"{step}.{key}={value}" for step, values in settings.items() for key, value in values.items()]
     command = ["-m", "tiger.cli", "train", str(work / "today"), "--init_from", str(model), "--out", str(out), "--json"]
     command += ["--set", *words]
-    with Started(command, tmp_path) as process:
-        began, run = time.monotonic(), out / "training"
-        while not list(run.glob("checkpoint-*/trainer_state.json")) or not (run / "run.json").exists():
-            assert process.poll(0.02) is None and time.monotonic() - began < 300
-        process.send_signal(signal.SIGKILL)
-        assert process.finished().returncode == -signal.SIGKILL
+    kill_at_checkpoint(command, out / "training", tmp_path)
     assert not (out / "model").exists()
     kept = files(out / "tokenizer")
     # Another parent in the same place.
