@@ -14,6 +14,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from tiger import __version__
+from tiger.data.splits import ALL
 from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.card_block import BEGIN, END, LIBRARY
@@ -29,7 +30,7 @@ CARD_FILES = (CARD, PLOT)
 BASELINES = ("popularity", "transition", "content", "hybrid")
 _NEEDED = ("dataset", "model", "setting", "metrics")
 # Described in words elsewhere, or of no use to a reader: folders of the machine that trained.
-_UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
+_UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir", "init_from")
 
 
 def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
@@ -230,6 +231,9 @@ def _data(state: RecommenderState) -> str:
         seed = training["shuffle_ties"]
         order = "stand as in the file" if seed is None else f"were put in random order (seed {seed})"
         lines.append(f"Events of one user and one day {order}.")
+    if training.get("split") == ALL:
+        lines.append("All events were trained on, none were held out: no part of this log can measure the model.")
+    lines += _lineage(training)
     lines.append(f"The model reads the last {state.max_history} items of a history.")
     if state.items is None:
         lines.append("Texts of the items are not part of this repository: answers are item ids.")
@@ -237,6 +241,25 @@ def _data(state: RecommenderState) -> str:
         columns = ", ".join(f"`{column}`" for column in state.items.column_names)
         lines.append(f"`items.parquet` holds the items' {columns}.")
     return " ".join(lines)
+
+
+def _lineage(training: dict) -> list[str]:
+    """Sentences on the parent; none where training started from nothing."""
+    parent = training.get("parent")
+    if not isinstance(parent, dict):
+        return []
+    logs = {"the parent's log": parent.get("data"), "this log": training.get("data")}
+    digests = [
+        f"`{_cell(found['interactions'])}` ({whose})"
+        for whose, found in logs.items()
+        if isinstance(found, dict) and "interactions" in found
+    ]
+    known = f" SHA-256 of the logs: {', '.join(digests)}." if digests else ""
+    return [
+        f"Training went on from the parent with the fingerprint `{_cell(parent.get('fingerprint'))}`, number "
+        f"{_cell(parent.get('generation'))} since the first; {_cell(parent.get('new_items'))} items are new and got "
+        f"their semantic IDs by its quantizer.{known}"
+    ]
 
 
 def _training(state: RecommenderState) -> str:
