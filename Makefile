@@ -83,6 +83,7 @@ speed: setup
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/training.py --dataset $(DATASET)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/catalogue.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/indexing.py
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/growth.py
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/speed/ranker.py
 	$(BIN)/python recipes/speed/evaluation.py --dataset $(DATASET)
 	$(BIN)/python recipes/speed/service.py --dataset $(DATASET)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tiger.retriever.dataset import EvaluationExamples as EvaluationExamples
     from tiger.retriever.dataset import TrainingExamples as TrainingExamples
     from tiger.retriever.model import TigerT5 as TigerT5
+    from tiger.retriever.repository_generation import generate_items as generate_items
     from tiger.retriever.search import SearchOptions as SearchOptions
     from tiger.retriever.trainer import TigerTrainer as TigerTrainer
     from tiger.semantic_ids.drift import drift_report as drift_report
@@ -78,6 +79,7 @@ else:
             "beam_search": "tiger.retriever.beam_search",
             "drift_report": "tiger.semantic_ids.drift",
             "evaluate": "tiger.evaluation.evaluator",
+            "generate_items": "tiger.retriever.repository_generation",
             "item_texts": "tiger.embeddings.item_text",
             "load_encoder": "tiger.embeddings.auto",
             "load_quantizer": "tiger.quantizers.auto",

@@ -41,6 +41,7 @@ from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
+from tiger.utils.growing import Growing
 
 AHEAD = 180  # days after a history's end
 FACTORS = {"tiger.embeddings.item_vectors._directions": lambda vectors, seed: vectors / np.abs(vectors).max()}
@@ -51,11 +52,15 @@ def whole_totals(features: CandidateFeatures, rows: np.ndarray, days: np.ndarray
     return features.totals[rows] * np.ones(days.shape, dtype=np.float32)
 
 
+def as_they_are(cooccurrence: np.ndarray) -> tuple[Growing[np.ndarray], np.ndarray]:
+    """Vectors of any length, zeros among them: stands in for ``candidates._directions``."""
+    return Growing(cooccurrence), np.zeros(cooccurrence.shape[1], dtype=np.float32)
+
+
 # What must not be read, by what stands in for the code that keeps it out.
 LEAKS: dict[str, dict[str, object]] = {
     "totals of the whole log": {"tiger.rankers.two_stage.features.CandidateFeatures.totals_until": whole_totals},
-    "lengths of co-occurrence vectors": FACTORS
-    | {"tiger.rankers.two_stage.candidates._directions": lambda vectors: vectors},
+    "lengths of co-occurrence vectors": FACTORS | {"tiger.rankers.two_stage.candidates._directions": as_they_are},
     "counts as they are": {
         f"tiger.{module}.COUNT_FLOOR": 1
         for module in (

@@ -31,6 +31,7 @@ from tiger.embeddings.base import load_embeddings
 from tiger.evaluation.results import Measured, mean_over_seeds, model_results, results_table, write_results
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.search import CatalogPart, beams_of_users
 from tiger.retriever.search_options import SearchOptions
 from tiger.utils.errors import DataError
@@ -139,7 +140,8 @@ def part_of(data: RecommendationData, split: LeaveOneOut, name: str) -> tuple[Le
 
 def measure(tiger: TigerRecommender, split: LeaveOneOut, chosen: np.ndarray, name: str, num_beams: int) -> list[dict]:
     """Rows of results on a set's users: the whole catalog, and the set's items alone."""
-    parts = {NAME: CatalogPart(), f"{NAME}-restricted": CatalogPart(chosen)}
+    allowed = AllowedItems.from_mask(tiger.trie, torch.from_numpy(chosen))
+    parts = {NAME: CatalogPart(), f"{NAME}-restricted": CatalogPart((allowed,))}
 
     def stages(histories: Sequences, exclude_history: bool) -> Iterator[tuple[str, np.ndarray]]:
         options = SearchOptions(num_beams=num_beams, exclude_history=exclude_history, progress=True)

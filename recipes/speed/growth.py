@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def in_a_process(name: str, size: int) -> dict[str, dict]:
-    """What :func:`measured` found in a process of its own, by step, or why there is nothing."""
+    """Results of :func:`measured` in a process of its own, by step, or why there are none."""
     command = [sys.executable, str(Path(__file__).resolve()), "--one", f"{name}:{size}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -174,11 +174,8 @@ def encode_lsa(catalog: MadeCatalog) -> Work:
 
 @stage("codes fitted to texts and log")
 def fit_codes(catalog: MadeCatalog) -> Work:
-    random = np.random.default_rng(8)
-    centers = random.standard_normal((2000, 128), dtype=np.float32)
-    vectors = centers[random.integers(0, 2000, catalog.size)]
-    vectors += 0.7 * random.standard_normal((catalog.size, 128), dtype=np.float32)
-    log = random.standard_normal((catalog.size, 128), dtype=np.float32)
+    vectors = LSAEncoder.fit(catalog.texts[:30_000], 128).encode(catalog.texts)
+    log = cooccurrence_vectors(catalog.train, catalog.size)
     sizes = CatalogSize.of(catalog.size)
 
     def fit() -> dict:

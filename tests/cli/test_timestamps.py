@@ -15,6 +15,7 @@ from tests.rankers.two_stage.test_ranker import seasonal, seasons, tokenizer  # 
 from tests.recommender.test_histories import as_given
 from tests.recommender.test_histories import tiger as recommender  # noqa: F401
 from tiger.evaluation.metrics import next_item_metrics
+from tiger.recommender.recommender import TigerRecommender
 
 TIMES = (125 * DAY, 126 * DAY)  # in the season of item 2
 
@@ -86,8 +87,9 @@ def test_evaluation_with_and_without(tiger, folder, recommender, tmp_path):  # n
     pq.write_table(recommender.items, tmp_path / "data" / "items.parquet")
     options = ("evaluate", folder, tmp_path / "data", "--num_beams", 10, "--no_bf16", "--json")
     known, unknown = json.loads(tiger(*options).out), json.loads(tiger(*options, "--no_timestamps").out)
+    saved = TigerRecommender.from_pretrained(folder)  # whose content vectors are rounded to float16
     for found, given in ((known, times), (unknown, None)):
-        answers, _ = recommender.recommend(items, num_beams=10, timestamps=given)
+        answers, _ = saved.recommend(items, num_beams=10, timestamps=given)
         ranked = np.array([[int(item[5:]) for item in answer] for answer in answers])
         for name, value in next_item_metrics(ranked, targets).items():
             assert found[name] == pytest.approx(value), name

@@ -20,6 +20,7 @@ FILES = ["README.md", "interactions.parquet", "items.parquet"]
 
 
 def digests(directory: Path) -> list[str]:
+    """Of all files; the README has the directory's name."""
     return [hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in FILES]
 
 
@@ -125,21 +126,30 @@ def test_histories_and_texts_tell_more_than_popularity(shop):
 
 
 def test_the_same_bytes_on_every_run(tmp_path):
-    write_demo(tmp_path / "a", num_items=200, num_users=150, seed=3)
-    write_demo(tmp_path / "b", num_items=200, num_users=150, seed=3)
-    write_demo(tmp_path / "c", num_items=200, num_users=150, seed=4)
-    assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+    write_demo(tmp_path / "a" / "demo", num_items=200, num_users=150, seed=3)
+    write_demo(tmp_path / "b" / "demo", num_items=200, num_users=150, seed=3)
+    write_demo(tmp_path / "c" / "demo", num_items=200, num_users=150, seed=4)
+    assert digests(tmp_path / "a" / "demo") == digests(tmp_path / "b" / "demo")
+    assert digests(tmp_path / "a" / "demo") != digests(tmp_path / "c" / "demo")
 
 
 def test_script_in_another_process_writes_the_same_bytes(tmp_path):
-    write_demo(tmp_path / "here", num_items=200, num_users=150, seed=3)
+    write_demo(tmp_path / "here" / "demo", num_items=200, num_users=150, seed=3)
     script = Path(demo.__file__)
     environment = {**os.environ, "PYTHONPATH": str(script.parent.parent), "PYTHONHASHSEED": "7"}
-    command = [sys.executable, script, "--out", tmp_path / "there", "--num-items", "200", "--num-users", "150"]
+    command = [
+        sys.executable,
+        script,
+        "--out",
+        tmp_path / "there" / "demo",
+        "--num-items",
+        "200",
+        "--num-users",
+        "150",
+    ]
     done = subprocess.run([*command, "--seed", "3"], capture_output=True, text=True, env=environment, check=True)
     assert "200 items, 150 users" in done.stdout
-    assert digests(tmp_path / "here") == digests(tmp_path / "there")
+    assert digests(tmp_path / "here" / "demo") == digests(tmp_path / "there" / "demo")
 
 
 def test_values_of_a_seed_stay_what_they_are(tmp_path):

@@ -106,7 +106,7 @@ def _interrupted_batch(tiger: TigerRecommender, folder: Path) -> None:
 
 def answers(tiger: TigerRecommender) -> str:
     """All that a recommender says, exactly."""
-    ids = tiger.tokenizer.item_ids
+    ids = list(tiger.tokenizer.item_ids)
     histories = [ids[:3], ids[5:6], [], ids[7:20]]
     told: list[Any] = [ids, tiger.tokenizer.fingerprint, tiger.max_history, tiger.training, tiger.titles(ids)]
     told += _plain(tiger.recommend(histories, k=5, num_beams=8))
@@ -133,7 +133,7 @@ def tokenizer_answers(folder: Path) -> str:
     tokenizer = read_tokenizer(folder)
     quantizer = tokenizer.quantizer
     vectors = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    told = [tokenizer.item_ids, tokenizer.semantic_ids.tolist(), tokenizer.token_table.tolist()]
+    told = [list(tokenizer.item_ids), tokenizer.semantic_ids.tolist(), tokenizer.token_table.tolist()]
     told += [tokenizer.fingerprint, tokenizer.learned_split, tokenizer.vocab_size]
     told += [None if quantizer is None else quantizer.encode(vectors).tolist()]
     if (folder / "encoder").is_dir():

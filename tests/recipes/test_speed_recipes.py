@@ -86,6 +86,26 @@ def test_catalogue(run):
     assert all(row["bytes_an_item"] > 0 and row["trie_ms_a_step"] > 0 for row in result["rows"])
 
 
+def test_growth_of_stages(run, work, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    growth, stages = (importlib.import_module(name) for name in ("growth", "growth_stages"))
+    asked = []
+    monkeypatch.setattr(growth, "in_a_process", lambda *given: asked.append(given) or growth.measured(*given))
+    names = ["add one item, codes", "trie", "app, one search"]
+    result = run("growth", "--sizes", 300, 400, "--largest", 500, "--stages", *names)
+    assert {size for name, size in asked if name in stages.AT_ANY_SIZE} == {300, 400, 500}
+    rows = {row["stage"]: row for row in result["rows"]}
+    assert set(rows) == set(names)
+    assert all("failed" not in one and one["cpu_seconds"] >= 0 for row in result["rows"] for one in row["sizes"])
+    again = run("growth", "--sizes", 300, "--stages", "trie")  # what else was measured stays
+    assert len(again["rows"]) == len(rows) and (work / "results" / "growth.png").exists()
+    assert "second stage, an item more" in growth.measured("second stage", 300)
+    found = [{"items": size, "cpu_seconds": size * 1e-3, "peak_mib": 50} for size in (10, 100, 1000)]
+    assert growth.exponents(found) == {"exponent of cpu_seconds": 1.0, "exponent of peak_mib": 0.0}
+    page = "\n".join(importlib.import_module("report").growth_lines(result))
+    assert "| trie |" in page and "500 items" in page
+
+
 def test_without_a_gpu_the_result_says_so(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert run("gpu")["could_not_run"] == ["no GPU on this machine"]

@@ -21,10 +21,11 @@ from tiger.quantizers.kmeans import kmeans
 from tiger.quantizers.rqvae import RQVAE, RQVAEConfig
 from tiger.retriever import inference_model
 from tiger.retriever.beam_search import beam_search
+from tiger.retriever.child_softmax import ChildTargets
 from tiger.retriever.data_collator import TrainingCollator
 from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.inference_model import packed, vectors_at_once
-from tiger.retriever.model import ChildTargets, fuses_attention, next_item_loss
+from tiger.retriever.model import fuses_attention, next_item_loss
 from tiger.retriever.optimizer import MuonAdamW
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.training.retriever import RetrieverArguments

@@ -28,7 +28,8 @@ from tiger.retriever.search_options import SearchOptions
 from tiger.retriever.trainer import TigerTrainer
 from tiger.retriever.user_tokens import UNKNOWN_SHARE, forget_some_users
 from tiger.semantic_ids.trie import SemanticIdTrie
-from tiger.serving.live import LiveRecommender, RecommendCall, answer_recommend
+from tiger.serving.answers import RecommendCall, answer_recommend
+from tiger.serving.live import LiveRecommender
 from tiger.serving.offline import recommend_users
 from tiger.serving.query import Query
 from tiger.utils.errors import DataError

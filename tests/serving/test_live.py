@@ -13,7 +13,8 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever import inference_model
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
-from tiger.serving.live import LiveRecommender, NonFiniteScores, RecommendCall, SaveConflict, answer_recommend
+from tiger.serving.answers import NonFiniteScores, RecommendCall, answer_recommend
+from tiger.serving.live import LiveRecommender, SaveConflict
 from tiger.serving.model_source import ModelSource
 from tiger.serving.query import Query
 from tiger.utils.errors import DataError

@@ -18,7 +18,8 @@ from tests.recommender.test_recommender import fitted, recommender  # noqa: F401
 from tiger.cli.main import main
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import SearchOptions
-from tiger.serving.live import LiveRecommender, RecommendCall, answer_recommend
+from tiger.serving.answers import RecommendCall, answer_recommend
+from tiger.serving.live import LiveRecommender
 from tiger.serving.query import Query
 from tiger.utils.errors import DataError
 

@@ -8,7 +8,8 @@ from tests.rankers.two_stage.test_ranker import seasonal, tokenizer  # noqa: F40
 from tests.recommender.test_histories import tiger  # noqa: F401
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.search_options import SearchOptions
-from tiger.serving.live import LiveRecommender, RecommendCall, UnknownItems, answer_rank, answer_recommend
+from tiger.serving.answers import RecommendCall, answer_rank, answer_recommend
+from tiger.serving.live import LiveRecommender, UnknownItems
 from tiger.serving.query import Query, QueryBatch
 
 HISTORY = ["item-11", "item-12"]

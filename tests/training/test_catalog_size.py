@@ -1,10 +1,12 @@
 """Sizes of codes by the number of items: small catalogs keep theirs, large ones get room."""
 
+import numpy as np
 import pytest
 
+from tiger.training import tokenizer as module
 from tiger.training.catalog_size import MOST_PREFIXES, CatalogSize
 from tiger.training.plan import check_settings, make_plan
-from tiger.training.tokenizer import TokenizerArguments, sized
+from tiger.training.tokenizer import TokenizerArguments, fitted_tokenizer, sized
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,21 @@ def test_the_default_recipe_leaves_them_open():
     found = check_settings(plan, plan.steps)
     assert found["tokenizer"][0].num_codebooks == 0 and found["tokenizer"][0].codebook_size is None
     assert found["retriever"][0].tokens == "auto"
+
+
+def test_levels_are_added_while_they_tell_items_apart(monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    vectors, ids = random.standard_normal((300, 6), dtype=np.float32), [f"i{row}" for row in range(300)]
+
+    def levels(vectors, **given):
+        args = TokenizerArguments("d", "o", quantizer="residual-kmeans", codebook_size=4, **given)
+        return fitted_tokenizer(args, vectors, ids, None).num_codebooks
+
+    assert levels(vectors, num_codebooks=0) == 2  # a small catalog keeps what it had
+    monkeypatch.setattr(module, "TWO_LEVELS", 100)
+    assert levels(vectors, num_codebooks=0) == 4 and "have all 2 codes of another one" in capsys.readouterr().out
+    assert levels(vectors, num_codebooks=3) == 3
+    monkeypatch.setattr(module, "MOST_SHARED", 0.95)
+    assert levels(vectors, num_codebooks=0) == 2
+    monkeypatch.setattr(module, "MOST_SHARED", 0.05)
+    assert levels(vectors[:8].repeat(38, axis=0)[:300], num_codebooks=0) == 2  # eight texts

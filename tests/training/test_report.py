@@ -110,7 +110,8 @@ def test_a_stage_that_learned_from_a_part_is_not_measured_on_it():
     (alone, beams, _), (name, ranked, _) = stages_of(model, histories, args, False)
     assert (alone, name) == ("tiger", "two-stage") and (beams == 3).all() and (ranked == 7).all()
     assert beams.shape == (2, 12) and ranked.shape == (2, 10)
-    assert asked == [{"k": 12, "num_beams": 12, "exclude_history": False, "progress": True, "rank": False}]
+    asked_for = {"k": 12, "num_beams": 12, "exclude_history": False, "progress": True, "rank": False, "bf16": False}
+    assert asked == [asked_for]
     assert [stage[0] for stage in stages_of(model, histories, args, True, part="valid")] == ["tiger"]
     ranker.proposes_items, args.num_beams = False, 4
     found = list(stages_of(model, histories, args, True, alone="mine"))

@@ -23,7 +23,6 @@ _OPERATORS = {
     ">=": pc.greater_equal,
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_NOTHING = pa.scalar(None, pa.bool_())
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def one_of(column: Column, values: Sequence[Value]) -> pc.Expression:
     else:
         found = column.values.isin(pa.array([_scalar(column, value).as_py() for value in values], column.type))
     # Arrow finds nulls in no set; as in other comparisons, nothing is known of them.
-    return pc.if_else(column.values.is_valid(), found, _NOTHING)
+    return pc.if_else(column.values.is_valid(), found, _nothing())
 
 
 def _number_set(kind: pa.DataType, values: list) -> pa.Array:
@@ -224,3 +223,8 @@ def alone(side: Column | Value) -> pc.Expression:
 def has_comparable(schema: pa.Schema) -> bool:
     """Whether there is a column besides ``item_id`` that a filter can read."""
     return any(field.name != "item_id" and (Column(field.name, field.type).kind != "other") for field in schema)
+
+
+def _nothing() -> pa.Scalar:
+    """Neither true nor false. Made on use: the first scalar of a process imports pandas, where it is installed."""
+    return pa.scalar(None, pa.bool_())

@@ -110,9 +110,8 @@ class _Answering:
         # Collision tokens, or whole IDs as tokens, of items that training never saw mean nothing.
         levels = self.state.tokenizer.num_codebooks if part == "unseen" else None
         some = np.flatnonzero(np.array(counts)[of] > 0)  # a filter that allows nothing needs no search
-        rows, scores = self._ordered(
-            histories.select(some), of[some], CatalogPart(None, levels, prepared, of[some]), part
-        )
+        searched = CatalogPart(prepared, levels, of[some])
+        rows, scores = self._ordered(histories.select(some), of[some], searched, part)
         if len(some) == len(of):
             return rows, scores
         everybody = np.full((len(of), *rows.shape[1:]), -1, dtype=np.int64)

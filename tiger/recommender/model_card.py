@@ -189,8 +189,8 @@ def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
             *_transformers_lines(state, source, ids),
             "```",
             "",
-            "`trust_remote_code=True` runs this repository's `custom_generate/generate.py`, a few lines that call the "
-            "library. `generate` with `prefix_allowed_tokens_fn` gives the same. " + _plain_text(state),
+            "No code of this repository is run. `model.generate` with `prefix_allowed_tokens_fn` gives the same. "
+            + _plain_text(state),
         ]
     )
 
@@ -211,8 +211,7 @@ def _transformers_lines(state: RecommenderState, source: str, ids: list[str]) ->
         )
     return [
         *lines,
-        f"tokens = model.generate(histories, custom_generate={source}, trust_remote_code=True, "
-        "num_beams=50, num_return_sequences=10)",
+        "tokens = tiger.generate_items(model, histories, num_beams=50, num_return_sequences=10)",
         "found = [tokenizer.item_ids[row] for row in tokenizer.decode(tokens[:, 1:].numpy()) if row >= 0]",
     ]
 
@@ -375,7 +374,7 @@ def _contents(state: RecommenderState) -> str:
         rows.append(["`items.parquet`", "the item table"])
     if state.ranker is not None:
         rows.append(["`ranker/`", "the ranker, how it reads items, and their content vectors where it reads those"])
-    rows.append(["`custom_generate/generate.py`", "for transformers' `generate`; never run by the library"])
+    rows.append(["`custom_generate/generate.py`", "a few lines that call the library; never run by it"])
     rows.append(
         ["`tiger.json`", "versions, what is known of the training, and a SHA-256 of every file that is loaded"]
     )

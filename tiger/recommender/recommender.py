@@ -123,11 +123,10 @@ class TigerRecommender(RecommenderParts):
                 ``temperature``, ``seed``, ``batch_size``, ``progress``.
 
         Returns:
-            Item ids, one list per user (shorter than ``k`` only where the catalog,
-            or what the filter allows of it, is), and scores, float32 [users, k],
-            ``-inf`` where there is no item: the ranker's where it has ordered them (a click model's logits, with the
-            T5's log-probabilities in them by its ``t5_weight``), else the T5's log-probabilities; with
-            ``both_scores`` [users, k, 2], the T5's first.
+            Item ids, one list per user (shorter than ``k`` only where the catalog, or what a filter allows of it,
+            is), and scores, float32 [users, k], ``-inf`` where there is no item: the ranker's where it has ordered
+            them (a click model's logits, with the T5's log-probabilities in them by its ``t5_weight``), else the T5's
+            log-probabilities; with ``both_scores`` [users, k, 2], the T5's first.
 
         Raises:
             DataError: times, users or filters that don't fit the histories, or a filter that can't be read.

@@ -9,7 +9,7 @@ import torch
 
 from tiger._moved import old_names
 from tiger.data.sequences import pad_rows
-from tiger.retriever.model import ChildTargets
+from tiger.retriever.child_softmax import ChildTargets
 from tiger.retriever.user_tokens import with_users
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie

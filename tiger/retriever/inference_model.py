@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import T5ForConditionalGeneration
 
+from tiger.retriever.child_softmax import choice_logits
 from tiger.retriever.config import (
     history_places,
     is_causal,
@@ -28,7 +29,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.layer_weights import LayerList, adapter_base, embedding_weight, linear_weight, norm_weight
-from tiger.retriever.model import TokenLayout, choice_logits
+from tiger.retriever.model import TokenLayout
 from tiger.utils import devices
 from tiger.utils.growing import Growing
 
@@ -110,7 +111,7 @@ def packed(model: T5ForConditionalGeneration, dtype: torch.dtype) -> PackedT5:
 
 
 def _weights_now(model: T5ForConditionalGeneration, kept: dict) -> tuple:
-    """What shows a change of the weights, see :func:`packed`."""
+    """Values in which a change of the weights shows, see :func:`packed`."""
     if "weights" not in kept:
         kept["weights"] = list(model.parameters())  # slow to list
     weights = kept["weights"]

@@ -13,7 +13,6 @@ Under autocast in bfloat16, only matrix products are bfloat16; residuals, norms 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tiger._moved import old_arguments, old_names
+from tiger.retriever.child_softmax import ChildTargets, child_loss
 from tiger.retriever.config import (
     TigerT5Config,
     history_item_length,
@@ -149,7 +149,7 @@ def next_item_loss(
         logits = item_logits(model, states).flatten(0, -2)
         total = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction="sum")
     else:
-        total = _child_loss(model, states, children)
+        total = child_loss(model, states, children)
     return total / count
 
 
@@ -158,59 +158,6 @@ def item_logits(model: T5ForConditionalGeneration, states: torch.Tensor) -> torc
     if not reads_users(model):
         return model.lm_head(states)
     return F.linear(states, model.lm_head.weight[: item_vocabulary(model)])
-
-
-@dataclass
-class ChildTargets:
-    """Targets of a batch on one level, each with the tokens that may follow its prefix.
-
-    Args:
-        places: int64 [Q], positions among the batch's B * T targets; those with a single child are left out.
-        choices: int64 [Q or 1, W], the children of each prefix; padded with the pad token.
-        answers: int64 [Q], position in ``choices`` of the right one.
-    """
-
-    places: torch.Tensor
-    choices: torch.Tensor
-    answers: torch.Tensor
-
-    def to(self, *args, **kwargs) -> ChildTargets:
-        """Like ``Tensor.to``."""
-        return ChildTargets(*(part.to(*args, **kwargs) for part in (self.places, self.choices, self.answers)))
-
-    def pin_memory(self) -> ChildTargets:
-        """A copy in pinned memory, which a ``DataLoader`` asks for: a GPU reads it while the host goes on."""
-        return ChildTargets(*(part.pin_memory() for part in (self.places, self.choices, self.answers)))
-
-
-def _child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets]) -> torch.Tensor:
-    """Sum over levels of the cross-entropy of states [B * T, L, d] over their children."""
-    # One look-up for all levels: its gradient is as large as the vocabulary.
-    vectors = model.shared(torch.cat([level.choices.flatten() for level in children]))
-    vectors = vectors.split([level.choices.numel() for level in children])
-    total = states.new_zeros((), dtype=torch.float32)
-    for at, (level, candidates) in enumerate(zip(children, vectors)):
-        if len(level.places):
-            candidates = candidates.view(*level.choices.shape, -1)
-            logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token(model))
-            total = total + F.cross_entropy(logits, level.answers, reduction="sum")
-    return total
-
-
-def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad: int) -> torch.Tensor:
-    """Logits of some tokens: float32, the shape of ``choices``, -inf at padding.
-
-    Args:
-        states: input of the output layer, [..., d].
-        choices: int64 [..., W], or [1, W] or [W] where all states have the same.
-        vectors: rows of the output layer for ``choices``, [..., W, d].
-        pad: the token that pads ``choices``.
-    """
-    if choices.numel() == choices.shape[-1]:
-        logits = states @ vectors.view(-1, vectors.shape[-1]).to(states.dtype).T
-    else:
-        logits = (vectors.to(states.dtype) @ states.unsqueeze(-1)).squeeze(-1)
-    return logits.float().masked_fill(choices.eq(pad), float("-inf"))
 
 
 def target_states(

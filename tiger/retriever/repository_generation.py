@@ -1,4 +1,4 @@
-"""``generate`` under the prefix trie of a model's repository: what ``custom_generate/generate.py`` in it calls."""
+"""``generate`` under the prefix trie of a model's repository."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 from tiger.utils.hub import DownloadOptions
 
-# Arguments of ``generate`` that say from where the code comes.
-_OF_THE_CODE = {field.name for field in fields(DownloadOptions)}
+# Arguments of ``generate`` that say from where a repository's code comes.
+OF_THE_CODE = {field.name for field in fields(DownloadOptions)}
 _tries: weakref.WeakKeyDictionary[T5ForConditionalGeneration, SemanticIdTrie] = weakref.WeakKeyDictionary()
 
 
@@ -27,18 +27,22 @@ def generate_items(
     trie: SemanticIdTrie | None = None,
     **options: Any,
 ) -> Any:
-    """``generate`` under the prefix trie of the repository that a model was loaded from.
+    """Generate the most probable items under the prefix trie of the repository that a model was loaded from.
 
     Args:
         model: a :class:`tiger.retriever.model.TigerT5`, or its weights in a plain T5.
         inputs: int64 [B, S], histories, see :meth:`SemanticIdTokenizer.encode_history`.
         trie: on the model's device; None: that of the repository, read once.
-        options: of ``generate``, see :func:`tiger.retriever.beam_search.trie_generate`.
+        options: of ``generate``: ``num_beams``, ``num_return_sequences``, and those of
+            :func:`tiger.retriever.beam_search.trie_generate`.
+
+    Returns:
+        Tokens, int64 [B * num_return_sequences, 1 + depth], see :func:`tiger.retriever.beam_search.trie_generate`.
 
     Raises:
         DataError: it is not known where the model was loaded from, or what lies there is another catalog's.
     """
-    known = {name: value for name, value in options.items() if value is not None and name not in _OF_THE_CODE}
+    known = {name: value for name, value in options.items() if value is not None}
     trie = _repository_trie(model) if trie is None else trie
     known.setdefault("max_new_tokens", trie.depth)
     return model.generate(inputs, custom_generate=trie_generate, trie=trie, **known)

@@ -38,15 +38,13 @@ class CatalogPart:
     """The items that a search may return.
 
     Args:
-        chosen: bool [n], which rows of the catalog; None: all, or what ``filters`` say.
+        filters: one filter each, prepared for the trie; none: all items.
         scored_levels: number of levels that the model scores, see :func:`beam_search`; None: all.
-        filters: the same, prepared for the trie, one filter each; in place of ``chosen``.
         of: int [users], which of the filters each history has; None: all have the first.
     """
 
-    chosen: np.ndarray | None = None
-    scored_levels: int | None = None
     filters: Sequence[AllowedItems] = ()
+    scored_levels: int | None = None
     of: np.ndarray | None = None
 
     def allowed(self, trie: SemanticIdTrie, users: np.ndarray) -> AllowedItems | None:
@@ -58,12 +56,6 @@ class CatalogPart:
                 return AllowedItems.together([self.filters[number] for number in used], of)
             return self.filters[used[0]]
         return self.filters[0] if self.filters else None
-
-    def prepared(self, trie: SemanticIdTrie) -> CatalogPart:
-        """The same with ``filters`` in place of ``chosen``."""
-        if self.chosen is None:
-            return self
-        return CatalogPart(None, self.scored_levels, (AllowedItems.from_mask(trie, torch.from_numpy(self.chosen)),))
 
 
 def merge_with_quota(
@@ -162,7 +154,7 @@ class _BatchSearch:
         part: CatalogPart,
     ):
         self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
-        self._k, self._options, self._part = k, options, part.prepared(trie)
+        self._k, self._options, self._part = k, options, part
         device = self._device = model.device
         self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
         # Graphs are of the plain search: neither sampled nor of a part of the catalog.

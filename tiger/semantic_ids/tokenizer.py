@@ -25,7 +25,7 @@ from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.numbering import check_codes, check_ids, either_of, number_within_groups
 from tiger.semantic_ids.packing import PackedIds, Packing
 from tiger.semantic_ids.storage import PREFIX_TABLE
-from tiger.semantic_ids.vocabulary import PAD_TOKEN, VOCABULARIES, CodeVocabulary, PrefixVocabulary
+from tiger.semantic_ids.vocabulary import PAD_TOKEN, CodeVocabulary, PrefixVocabulary, empty_vocabulary
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.growing import Growing
@@ -89,15 +89,8 @@ class SemanticIdTokenizer(HubTokenizer):
 
     def _number_tokens(self, kind: str) -> None:
         """Number the tokens of the present semantic IDs, as a new vocabulary."""
-        if kind not in VOCABULARIES:
-            raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
         packing = self._ids.packing
-        empty: CodeVocabulary | PrefixVocabulary
-        if kind == PrefixVocabulary.kind:
-            empty = PrefixVocabulary()
-        else:
-            size = self._collision_size
-            empty = CodeVocabulary(packing, self.codebook_size if size is None else size)
+        empty = empty_vocabulary(kind, packing, self._collision_size)
         nobody = np.zeros((0, self.depth), dtype=np.int32)
         table, vocabulary = empty.extended(self.semantic_ids, PackedIds(packing, nobody), nobody)
         self._set_tokens(table, vocabulary)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from tiger.semantic_ids.packing import PackedIds, Packing
+from tiger.utils.errors import DataError
 
 PAD_TOKEN = 0
 
@@ -126,3 +127,23 @@ class PrefixVocabulary:
 
 
 VOCABULARIES = (CodeVocabulary.kind, PrefixVocabulary.kind)
+
+
+def empty_vocabulary(
+    kind: str, packing: Packing, collision_size: int | None = None
+) -> CodeVocabulary | PrefixVocabulary:
+    """A vocabulary without items, to be extended by those of a catalog.
+
+    Args:
+        kind: one of :data:`VOCABULARIES`.
+        packing: how many levels and codes there are.
+        collision_size: values that the collision token has room for (default: as many as there are codes per level).
+
+    Raises:
+        DataError: there is no such kind.
+    """
+    if kind not in VOCABULARIES:
+        raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
+    if kind == PrefixVocabulary.kind:
+        return PrefixVocabulary()
+    return CodeVocabulary(packing, packing.codebook_size if collision_size is None else collision_size)

@@ -10,18 +10,15 @@ import copy
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from tiger.recommender.filters import CompiledFilter, Filter
+from tiger.recommender.filters import Filter
 from tiger.recommender.recommender import TigerRecommender
-from tiger.retriever.search import SearchOptions
 from tiger.serving.model_source import LoadedModel, ModelSource, manifest_digest, read_manifest_bytes
-from tiger.serving.query import FILTER_LIMITS, Query, QueryBatch
 from tiger.utils import devices
 from tiger.utils.disk import DiskError
 from tiger.utils.errors import DataError
@@ -44,10 +41,6 @@ class SaveConflict(DataError):
 
 class ReloadFailed(DataError):
     """The model could not be loaded again; that of before still answers."""
-
-
-class NonFiniteScores(RuntimeError):
-    """The model has scored items NaN or infinite: there is no order to serve."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +198,7 @@ class LiveRecommender:
             DataError: it is the last item.
         """
         with self._updating:
-            if unknown := _unknown(self.now.recommender, [item_id]):
+            if unknown := unknown_items(self.now.recommender, [item_id]):
                 raise UnknownItems(unknown)
             successor = copy.copy(self.now.recommender)
             successor.remove_items([item_id])
@@ -278,7 +271,7 @@ def _warm(recommender: TigerRecommender) -> None:
     k = min(10, len(item_ids))
     for rank in {False, recommender.ranker is not None}:
         items, scores = recommender.recommend(histories, k=k, num_beams=k, rank=rank, exclude_history=False)
-        if not all(_finite(values[: len(found)]) for found, values in zip(items, scores)):
+        if not all(all_finite(values[: len(found)]) for found, values in zip(items, scores)):
             raise DataError(
                 f"the {'ranker' if rank else 'model'} scores items NaN or infinite: its weights are damaged or its "
                 "training diverged. Train it again."
@@ -288,121 +281,12 @@ def _warm(recommender: TigerRecommender) -> None:
             raise DataError("the model answers what its catalog does not hold. Save it again.")
 
 
-def _finite(scores: Sequence[float] | np.ndarray) -> bool:
+def all_finite(scores: Sequence[float] | np.ndarray) -> bool:
+    """Whether no score is NaN or infinite."""
     return bool(np.isfinite(scores).all())
 
 
-@dataclass(frozen=True)
-class RecommendCall:
-    """Settings of a request; requests with equal settings may share a batch.
-
-    Args:
-        alone: unique for a request with a seed, because random numbers are drawn for a whole batch; else None.
-    """
-
-    k: int
-    rank: bool
-    search: SearchOptions
-    alone: int | None
-    unseen_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Answer to one request, with one entry per history in each list.
-
-    Args:
-        snapshot: what answered.
-        items: item ids, best first.
-        scores: one per item.
-        unknown: items of the history that the catalog lacks; they were left out.
-        batch: histories that were answered together.
-        span: OpenTelemetry's context of the batch's span; None: it has none.
-        filter: what the request's filter allows; None: it has none.
-    """
-
-    snapshot: Snapshot = field(repr=False)
-    items: list[list[str]]
-    scores: list[list[float]]
-    unknown: list[list[str]]
-    batch: int
-    span: Any = field(default=None, repr=False)
-    filter: CompiledFilter | None = field(default=None, repr=False)
-
-
-def answer_recommend(
-    snapshot: Snapshot, call: RecommendCall, queries: Sequence[Query]
-) -> list[Answer | DataError | NonFiniteScores]:
-    """Answer requests in one batch; those of which nobody knows the times, too."""
-    read = [_read(snapshot.recommender, query) for query in queries]
-    together = _together(read)
-    if not together.histories:
-        return _divided(snapshot, read, [], [])
-    items, scores = snapshot.recommender.recommend(
-        together.histories,
-        call.k,
-        timestamps=together.timestamps,
-        at=together.at,
-        rank=call.rank,
-        unseen_share=call.unseen_share,
-        user_ids=together.users if any(user is not None for user in together.users) else None,
-        filter=together.filters if any(one is not None for one in together.filters) else None,
-        **asdict(call.search),
-    )
-    filled = [values[: len(found)] for values, found in zip(scores.tolist(), items)]  # the rest is -inf
-    return _divided(snapshot, read, items, filled)
-
-
-def answer_rank(snapshot: Snapshot, queries: Sequence[Query]) -> list[Answer | DataError | NonFiniteScores]:
-    """Order candidates of requests in one batch; an unknown candidate is an error."""
-    read = [_read(snapshot.recommender, query) for query in queries]
-    together = _together(read)
-    if not together.candidates:
-        return _divided(snapshot, read, [], [])
-    items, scores = snapshot.recommender.rank(
-        together.histories, together.candidates, timestamps=together.timestamps, at=together.at
-    )
-    return _divided(snapshot, read, items, [values.tolist() for values in scores])
-
-
-def _together(read: list) -> QueryBatch:
-    return QueryBatch.of(one[0] for one in read if not isinstance(one, DataError))
-
-
-def _divided(snapshot: Snapshot, read: list, items: list[list[str]], scores: list[list[float]]) -> list:
-    """Split the answers by request; one with a score that is not finite becomes an error."""
-    answers, start = [], 0
-    for one in read:
-        if not isinstance(one, DataError):
-            part = slice(start, start + len(one[0].histories))
-            start = part.stop
-            if all(map(_finite, scores[part])):
-                one = Answer(snapshot, items[part], scores[part], one[1], len(items), filter=one[0].filter)
-            else:
-                one = NonFiniteScores("scores of a request are NaN or infinite: the model or the ranker is damaged")
-        answers.append(one)
-    return answers
-
-
-def _read(recommender: TigerRecommender, query: Query) -> DataError | tuple[Query, list[list[str]]]:
-    """The query without the histories' unknown items and their times, with its filter compiled, and those items; or an
-    error."""
-    if unknown := _unknown(recommender, [item for wanted in query.candidates for item in wanted]):
-        return UnknownItems(unknown)
-    if query.filter is not None:
-        try:
-            compiled = recommender.state.filters.compile(query.filter, FILTER_LIMITS)
-        except DataError as error:
-            return error
-        if query.strict and compiled.unknown:
-            return UnknownItems(compiled.unknown)
-        query = replace(query, filter=compiled)
-    found = [_unknown(recommender, history) for history in query.histories]
-    if query.strict and any(found):
-        return UnknownItems([item for one in found for item in one])
-    return query.without(found) if any(found) else query, found
-
-
-def _unknown(recommender: TigerRecommender, item_ids: list[str]) -> list[str]:
+def unknown_items(recommender: TigerRecommender, item_ids: list[str]) -> list[str]:
+    """Items that the catalog lacks, each once, in their order."""
     rows = recommender.tokenizer.rows(item_ids, missing=-1)
     return list(dict.fromkeys(item_ids[place] for place in np.flatnonzero(rows < 0)))

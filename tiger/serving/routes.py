@@ -21,10 +21,11 @@ from starlette.exceptions import HTTPException  # FastAPI's own is one of these,
 
 from tiger.retriever.config import reads_users
 from tiger.retriever.search_options import SearchOptions
+from tiger.serving.answers import RecommendCall
 from tiger.serving.batcher import QueueFull, Stopped
 from tiger.serving.edge import FAILED, RECORD
 from tiger.serving.item_columns import TooMuch, UnknownColumn, item_columns
-from tiger.serving.live import RecommendCall, Reloaded, ReloadFailed, SaveConflict, UnknownItems, Update
+from tiger.serving.live import Reloaded, ReloadFailed, SaveConflict, UnknownItems, Update
 from tiger.serving.monitoring import Metrics
 from tiger.serving.query import Query
 from tiger.serving.responses import json_response, problem

@@ -24,20 +24,14 @@ from fastapi import FastAPI
 from tiger import __version__
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.access import AccessRules
+from tiger.serving.answers import RecommendCall, answer_rank, answer_recommend
 from tiger.serving.batcher import Batcher
 from tiger.serving.connections import Connection, Room
 from tiger.serving.edge import Edge
 from tiger.serving.graphs import graph_settings
 from tiger.serving.hosts import HostRules
 from tiger.serving.json_bodies import JsonRoute
-from tiger.serving.live import (
-    LiveRecommender,
-    RecommendCall,
-    Reloaded,
-    ReloadFailed,
-    answer_rank,
-    answer_recommend,
-)
+from tiger.serving.live import LiveRecommender, Reloaded, ReloadFailed
 from tiger.serving.model_source import ModelSource
 from tiger.serving.monitoring import Metrics
 from tiger.serving.rate_limit import RateLimit
@@ -100,16 +94,7 @@ def create_app(
         redirect_slashes=False,  # POST /items of a read-only service would lead to an item without a name
     )
     app.router.route_class = JsonRoute
-    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
-    app.state.live = LiveRecommender(
-        recommender,
-        settings.save,
-        source=source,
-        manifest=manifest,
-        updatable=not settings.read_only,
-        prepare=prepare,
-        bf16=settings.bf16,
-    )
+    app.state.live = _live(recommender, settings, source, manifest)
     app.state.reload = partial(_reload, app.state.live, metrics)
     app.state.edge, app.state.hosts = settings.edge, HostRules.from_settings(settings.edge)
     app.state.proxies = settings.clients.trusted_proxies
@@ -133,6 +118,21 @@ def create_app(
     add_docs_routes(app)
     add_error_handlers(app)
     return app
+
+
+def _live(
+    recommender: TigerRecommender, settings: ServiceSettings, source: ModelSource | None, manifest: bytes | None
+) -> LiveRecommender:
+    prepare = graph_settings(recommender.device, settings.cuda_graphs, _batch_on(recommender, settings), settings.bf16)
+    return LiveRecommender(
+        recommender,
+        settings.save,
+        source=source,
+        manifest=manifest,
+        updatable=not settings.read_only,
+        prepare=prepare,
+        bf16=settings.bf16,
+    )
 
 
 def _batch_on(recommender: TigerRecommender, settings: ServiceSettings) -> int:

@@ -15,7 +15,8 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tiger import __version__
-from tiger.serving.live import Answer, Snapshot
+from tiger.serving.answers import Answer
+from tiger.serving.live import Snapshot
 from tiger.serving.query import Query
 from tiger.serving.service_log import QUIET, RequestRecord
 

@@ -1,4 +1,4 @@
-"""Sizes of codes by the size of a catalog: what a recipe that leaves them out gets."""
+"""Sizes of codes by the size of a catalog, for recipes that leave them open."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ MAX_CODES = 256
 # the codes that their results were measured with.
 TWO_LEVELS = MAX_CODES**2 // 3
 TUPLES = 16  # for each item beyond that, so that few share one
+MOST_SHARED = 0.05  # share of the items beyond the first of their tuple: with more of them there are more levels
 # Prefixes are more than one token an item, whose embeddings and their moments in training take 4 kB at 256 dimensions.
 MOST_PREFIXES = 300_000
 _MAX_LEVELS = 16
@@ -39,7 +40,7 @@ class CatalogSize:
 
 
 def _tuples(num_items: int) -> int:
-    """How many tuples of codes there are to be."""
+    """Tuples of codes that are wanted."""
     return TUPLES * num_items if num_items > TWO_LEVELS else 0
 
 

@@ -28,7 +28,7 @@ from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report
 from tiger.semantic_ids.drift import drift_report
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.training.catalog_size import CatalogSize
+from tiger.training.catalog_size import MOST_SHARED, TWO_LEVELS, CatalogSize
 from tiger.training.parent import FITTED_BY, check_ids_go_on, load_parent, parent_digest
 from tiger.utils import devices
 from tiger.utils.digests import check_digests, sha256, write_digests
@@ -109,20 +109,8 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         learned = {"shuffle_ties": args.shuffle_ties} | ({} if split.held_out else {"all": 1})
         vectors = cooccurrence_vectors(split.train, data.num_items)
         cooccurrence = Cooccurrence(vectors, learned, args.cooccurrence_weight)
-    args = sized(args, data.num_items)
-    size = args.codebook_size
-    assert size is not None  # it has just been filled in
     start = time.perf_counter()
-    tokenizer = SemanticIdTokenizer.fit(
-        embeddings,
-        data.item_ids,
-        num_codebooks=args.num_codebooks,
-        codebook_size=size,
-        quantizer=args.quantizer,
-        cooccurrence=cooccurrence,
-        seed=args.seed,
-        device=str(devices.fastest()),
-    )
+    tokenizer = fitted_tokenizer(args, embeddings, data.item_ids, cooccurrence)
     quantizer = tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted
     if isinstance(quantizer, torch.nn.Module):
@@ -219,6 +207,36 @@ def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
     """The settings with the sizes that a catalog of so many items asks for, where they leave them open."""
     size = CatalogSize.of(num_items, args.codebook_size)
     return replace(args, num_codebooks=args.num_codebooks or size.num_codebooks, codebook_size=size.codebook_size)
+
+
+def fitted_tokenizer(
+    args: TokenizerArguments, embeddings: np.ndarray, item_ids: list[str], cooccurrence: Cooccurrence | None
+) -> SemanticIdTokenizer:
+    """Fit codes. Where the settings leave the levels open and items of a large catalog still share all codes too
+    often, a level more is tried, and a second one."""
+    sizes, best, shared = sized(args, len(item_ids)), None, 1.0
+    is_open = not args.num_codebooks and len(item_ids) > TWO_LEVELS
+    for levels in range(sizes.num_codebooks, sizes.num_codebooks + (3 if is_open else 1)):
+        tokenizer = SemanticIdTokenizer.fit(
+            embeddings,
+            item_ids,
+            num_codebooks=levels,
+            codebook_size=sizes.codebook_size or 1,
+            quantizer=args.quantizer,
+            cooccurrence=cooccurrence,
+            seed=args.seed,
+            device=str(devices.fastest()),
+        )
+        found = float((tokenizer.semantic_ids[:, -1] > 0).mean())
+        if best is not None and found > 0.9 * shared:  # equal texts: no level tells them apart
+            break
+        best, shared = tokenizer, found
+        if shared <= MOST_SHARED:
+            break
+        if is_open:
+            print(f"{shared:.0%} of the items have all {levels} codes of another one.")
+    assert best is not None  # the first is better than none
+    return best
 
 
 def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[Encoder, np.ndarray]:

@@ -33,6 +33,14 @@ class Growing(Generic[Array]):
         self.values: Array = values
         self._buffer: _Buffer[Array] = _Buffer(values, len(values))
 
+    @classmethod
+    def empty_like(cls, values: np.ndarray) -> Growing[np.ndarray]:
+        """Rows of the shape and type of ``values``, yet to be written, with room behind them from the start."""
+        grown: Growing[np.ndarray] = object.__new__(Growing)
+        grown._buffer = _Buffer(_with_room(values, len(values)), len(values))
+        grown.values = grown._buffer.array[: len(values)]
+        return grown
+
     def append(self, rows: Array) -> Growing[Array]:
         """The values and rows [m, ...] of their type behind them."""
         known, count = len(self.values), len(self.values) + len(rows)

@@ -86,17 +86,16 @@ class Candidates:
     ):
         self.items, self.pairs, self.events, self.num_proposed = items, pairs, events, num_proposed
         self.codes = None if codes is None else np.asarray(codes, dtype=np.int32)
-        self._vectors = None if vectors is None else Growing(_unit(np.asarray(vectors, dtype=np.float32)))
-        self._cooccurrence = Growing(np.asarray(cooccurrence, dtype=np.float32))
-        directions, self._elsewhere = _directions(self.cooccurrence)
-        self._known_directions = Growing(directions)
+        self._vectors = None if vectors is None else _unit(np.asarray(vectors, dtype=np.float32))
+        self._cooccurrence = np.asarray(cooccurrence, dtype=np.float32)
+        self._known_directions, self._elsewhere = _directions(self._cooccurrence)
         size, rows = items.num_rows, events // DAYS
         self._fitted = size
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
         # Items that were added by their vectors, or by texts that are in no table, have no words.
         self._content = Content().fit(log, item_texts(items, required=False))
         known = self._content, self.codes, self.vectors
-        self._features = CandidateFeatures(items, pairs, events, directions, *known)
+        self._features = CandidateFeatures(items, pairs, events, self._known_directions.values, *known)
         popularity = self._content.popularity
         soon, together = pairs.matrix("soon"), pairs.matrix("together")
         self._transition = Transition().from_counts(soon, popularity)
@@ -112,7 +111,8 @@ class Candidates:
     @property
     def cooccurrence(self) -> np.ndarray:
         """float32 [items, D], co-occurrence vectors; of items that came after the fit, zeros."""
-        return self._cooccurrence.values
+        later = len(self) - len(self._cooccurrence)
+        return np.pad(self._cooccurrence, ((0, later), (0, 0))) if later else self._cooccurrence
 
     @classmethod
     def fit(cls, train: Sequences, items: pa.Table, **options) -> Candidates:
@@ -236,8 +236,7 @@ class Candidates:
         grown, added = copy.copy(self), items.slice(known)
         grown.items, grown.codes = items, None if codes is None else np.asarray(codes, dtype=np.int32)
         if self._vectors is not None:
-            grown._vectors = self._vectors.append(_unit(np.asarray(new_vectors, dtype=np.float32)))
-        grown._cooccurrence = self._cooccurrence.append(np.zeros_like(self.cooccurrence[:1]).repeat(new, axis=0))
+            grown._vectors = self._vectors.append(_unit(np.asarray(new_vectors, dtype=np.float32)).values)
         grown._known_directions = self._known_directions.append(self._elsewhere[None].repeat(new, axis=0))
         grown._content = self._content.extended(item_texts(added, required=False))
         known_of_all = grown._content, grown._known_directions.values, grown.codes, grown.vectors
@@ -320,27 +319,27 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     return again
 
 
-def _directions(cooccurrence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _directions(cooccurrence: np.ndarray) -> tuple[Growing[np.ndarray], np.ndarray]:
     """Scale vectors to unit length; zero vectors become the mean direction of the others, which is returned as well.
 
     A vector's length, or zeros, would reveal that an item has few training events, which on 5-core data means that
     the others are held out.
     """
     total = np.zeros((1, cooccurrence.shape[1]), dtype=np.float32)
+    directions = _unit(cooccurrence)
     parts = [slice(start, start + _ROWS) for start in range(0, len(cooccurrence), _ROWS)]
     for part in parts:
-        total = np.concatenate([total, _unit(cooccurrence[part])]).sum(axis=0, keepdims=True)
-    directions = np.empty_like(cooccurrence)
+        total = np.concatenate([total, directions.values[part]]).sum(axis=0, keepdims=True)
     for part in parts:
-        vectors = _unit(cooccurrence[part])
-        directions[part] = _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, total))
-    return directions, _unit(total)[0]
+        vectors = directions.values[part]
+        vectors[:] = _unit(np.where(vectors.any(axis=1, keepdims=True), vectors, total)).values
+    return directions, _unit(total).values[0]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _unit(vectors: np.ndarray) -> Growing[np.ndarray]:
     """Rows [n, D] of length 1, but for zeros."""
-    scaled = np.empty_like(vectors)
+    scaled = Growing.empty_like(vectors)
     for start in range(0, len(vectors), _ROWS):
         part = vectors[start : start + _ROWS]
-        scaled[start : start + _ROWS] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        scaled.values[start : start + _ROWS] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
     return scaled

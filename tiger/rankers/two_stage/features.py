@@ -34,6 +34,7 @@ from tiger.data.cooccurrence import COUNT_FLOOR, PairTable
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences, pad_rows
 from tiger.evaluation.baselines import TRANSITION_WEIGHT, Content
 from tiger.rankers.two_stage.prefixes import PrefixGroups
+from tiger.utils.growing import Growing
 
 READ = 20  # items of a history that features are made of: as many as the T5 reads
 DECAY = 0.8  # weight of an item relative to the next newer one, as the transition baseline has it
@@ -42,6 +43,8 @@ WINDOWS = ((-365, -90), (-90, -30), (-30, -7), (-7, 0), (0, 1))
 # Besides the stage ``time``, these read the day on which a history ends.
 TOTALS = ("log: soon a total, 5", f"log: together a root of totals, {READ}", "item: total")
 DAYS = 2_000_000  # more than the days that a log may have: an event is item row * DAYS + day
+
+LABELS = {"same brand": "brand", "same category": "categories"}  # features, and the columns that they compare
 
 Feature = tuple[str, np.ndarray]
 
@@ -137,15 +140,15 @@ class CandidateFeatures:
         counts = np.bincount(rows, minlength=self._size)
         self.totals = np.maximum(counts, COUNT_FLOOR).astype(np.float32)
         self._has_days = counts > COUNT_FLOOR
-        self._starts = np.searchsorted(rows, np.arange(self._size))
+        self._starts = Growing(np.searchsorted(rows, np.arange(self._size)))
         # The shortest two say where users go, the longest how many share all codes.
         lengths = [] if codes is None else sorted({1, min(2, codes.shape[1]), codes.shape[1]})
         self._prefixes = [] if codes is None else [PrefixGroups(codes, length) for length in lengths]
         soon = pairs.only("soon") if self._prefixes else pairs
         self._moves = [soon.grouped(prefixes.groups) for prefixes in self._prefixes[:2]]
-        self._labels = {"same brand": _labels(items, "brand"), "same category": _labels(items, "categories")}
-        self._branches = _branches(items, "categories")
-        self._price = _logarithms(items, "price")
+        self._labels = {name: Growing(_labels(items, column)) for name, column in LABELS.items()}
+        self._branches = Growing(_branches(items, "categories"))
+        self._price = Growing(_logarithms(items, "price"))
 
     def extended(
         self,
@@ -162,15 +165,12 @@ class CandidateFeatures:
         grown._codes, grown._vectors = codes, vectors
         grown.totals = np.append(self.totals, np.full(new, COUNT_FLOOR, dtype=np.float32))
         grown._has_days = np.append(self._has_days, np.zeros(new, dtype=bool))
-        grown._starts = np.append(self._starts, np.full(new, len(self._events)))
+        grown._starts = self._starts.append(np.full(new, len(self._events)))
         if codes is not None:
             grown._prefixes = [prefixes.extended(codes[known:]) for prefixes in self._prefixes]
-        grown._labels = {
-            name: np.append(labels, _labels(items, column))
-            for (name, labels), column in zip(self._labels.items(), ("brand", "categories"))
-        }
-        grown._branches = np.append(self._branches, _branches(items, "categories"), axis=0)
-        grown._price = np.append(self._price, _logarithms(items, "price"))
+        grown._labels = {name: old.append(_labels(items, LABELS[name])) for name, old in self._labels.items()}
+        grown._branches = self._branches.append(_branches(items, "categories"))
+        grown._price = self._price.append(_logarithms(items, "price"))
         return grown
 
     def days(self, batch: RankingBatch) -> np.ndarray:
@@ -180,7 +180,7 @@ class CandidateFeatures:
     def totals_until(self, rows: np.ndarray, days: np.ndarray) -> np.ndarray:
         """float32 of the broadcast shape: events of items ``rows`` up to and on ``days``, at least 5."""
         end = np.searchsorted(self._events, rows * np.int64(DAYS) + days + 1)
-        return np.maximum(end - self._starts[rows], COUNT_FLOOR).astype(np.float32)
+        return np.maximum(end - self._starts.values[rows], COUNT_FLOOR).astype(np.float32)
 
     @cached_property
     def names(self) -> list[str]:
@@ -228,19 +228,19 @@ class CandidateFeatures:
             yield from _alike("vectors", self._vectors, batch)
 
     def _of_item(self, batch: RankingBatch) -> Iterator[Feature]:
-        wanted, last = batch.wanted, batch.last
+        wanted, last, price = batch.wanted, batch.last, self._price.values
         yield "total", np.log(self.totals_until(wanted, self.days(batch)))
-        for name, labels in self._labels.items():
+        for name, labels in ((name, column.values) for name, column in self._labels.items()):
             known = np.where(last < 0, -1, labels[last])[:, None]
             yield name, (labels[wanted] == known) & (known >= 0)
-        yield "price", self._price[wanted]
-        yield "price to last", self._price[wanted] - np.where(last < 0, np.float32(np.nan), self._price[last])[:, None]
-        for name, labels in self._labels.items():
+        yield "price", price[wanted]
+        yield "price to last", price[wanted] - np.where(last < 0, np.float32(np.nan), price[last])[:, None]
+        for name, labels in ((name, column.values) for name, column in self._labels.items()):
             own = labels[batch.read.items][:, None]
             same = (labels[wanted][batch.users] == own) & (own >= 0)
             yield f"{name}, {READ}", batch.aggregate(same.astype(np.float32), f"{READ}")
-        branches = self._branches[wanted][batch.users]
-        same = (branches == self._branches[batch.read.items][:, None]) & (branches >= 0)
+        branches = self._branches.values[wanted][batch.users]
+        same = (branches == self._branches.values[batch.read.items][:, None]) & (branches >= 0)
         shared = np.cumprod(same, axis=-1).sum(-1)
         yield "branches shared with last", batch.aggregate(shared, "last")
         lengths = np.maximum(batch.read.lengths, 1)[:, None]
@@ -272,7 +272,7 @@ class CandidateFeatures:
         for start, end in WINDOWS:
             yield f"events from day {start} to {end}", np.where(known, np.log1p(until[end] - until[start]), np.nan)
         # Among the events up to the history's end, if there are any.
-        first, last = self._starts[wanted], until[1] - 1
+        first, last = self._starts.values[wanted], until[1] - 1
         known &= first <= last
         for name, place in (("first", first), ("last", last)):
             ago = days - self._events[np.where(known, place, 0)] % DAYS if len(self._events) else days

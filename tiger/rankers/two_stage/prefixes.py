@@ -35,10 +35,12 @@ class PrefixGroups:
     def extended(self, codes: np.ndarray) -> PrefixGroups:
         """With more items, int [m, levels] codes; prefixes that none has had become groups behind the others."""
         keys, grown = _packed(codes, self._length), copy.copy(self)
-        fresh = np.setdiff1d(keys, self._keys)
-        at = np.searchsorted(self._keys, fresh)
-        grown._keys = np.insert(self._keys, at, fresh)
-        grown._numbers = np.insert(self._numbers, at, len(self.counts) + np.arange(len(fresh)))
+        near = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        fresh = np.unique(keys[self._keys[near] != keys])
+        if len(fresh):
+            at = np.searchsorted(self._keys, fresh)
+            grown._keys = np.insert(self._keys, at, fresh)
+            grown._numbers = np.insert(self._numbers, at, len(self.counts) + np.arange(len(fresh)))
         groups = grown._numbers[np.searchsorted(grown._keys, keys)]
         grown._groups = self._groups.append(groups)
         grown.counts = np.append(self.counts, np.zeros(len(fresh), dtype=np.int64))
