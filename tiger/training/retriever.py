@@ -79,12 +79,12 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     refuse_other_files(args.model_dir, MANIFEST)  # named first: these would be lost
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
-    if args.tokens == "auto":  # a parent's, however large the catalog has become
-        args = replace(args, tokens=tokenizer.tokens if args.init_from else CatalogSize.of(data.num_items).tokens)
+    parent = load_parent(args.init_from) if args.init_from else None
+    args = replace(args, tokens=_tokens(args, data, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
-    parent, origin = _parent_of(args, tokenizer, data)
+    origin = {} if parent is None else _checked_origin(parent, args, tokenizer, data)
     digests |= {} if parent is None else {PARENT: parent.fingerprint}
     settings = run_settings(args, training, **facts, **origin)
     record = RunRecord(training.output_dir, settings, training.world_size, digests)
@@ -115,15 +115,19 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     return recommender
 
 
-def _parent_of(
-    args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
-) -> tuple[Parent | None, dict[str, Any]]:
-    """The parent that training goes on from, checked, and its record under ``parent``; None and nothing: none."""
-    if not args.init_from:
-        return None, {}
-    parent = load_parent(args.init_from)
+def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str:
+    """The kind of tokens; where that is left open, a parent's, however large the catalog has become."""
+    if args.tokens != "auto":
+        return args.tokens
+    return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
+
+
+def _checked_origin(
+    parent: Parent, args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
+) -> dict[str, Any]:
+    """The record of a parent that training can go on from, under ``parent``."""
     check_weights_go_on(parent, args, tokenizer, data)
-    return parent, {"parent": lineage(parent, len(tokenizer))}
+    return {"parent": lineage(parent, len(tokenizer))}
 
 
 def _recommender(
