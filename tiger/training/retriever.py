@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import PARENT, log_summary
+from tiger.data.identity import log_summary
 from tiger.data.repeats import excludes_history, repeats_in_words
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
@@ -38,7 +38,7 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
 from tiger.training.learning import Learning, check_no_validation
 from tiger.training.learning import some_users as some_users  # also known by this module
-from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, still_unseen
+from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, parent_digest, still_unseen
 from tiger.training.progress import TrainingBar
 from tiger.training.retriever_arguments import RetrieverArguments as RetrieverArguments  # also known by this module
 from tiger.training.run_record import RunRecord
@@ -82,10 +82,9 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     parent = load_parent(args.init_from) if args.init_from else None
     args = replace(args, tokens=_tokens(args, data, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
-    digests |= embeddings_digest(args.embeddings)
+    digests |= embeddings_digest(args.embeddings) | parent_digest(args.init_from)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
     origin = {} if parent is None else _checked_origin(parent, args, tokenizer, data)
-    digests |= {} if parent is None else {PARENT: parent.fingerprint}
     settings = run_settings(args, training, **facts, **origin)
     record = RunRecord(training.output_dir, settings, training.world_size, digests)
     before = _model_before(args.model_dir)
