@@ -169,13 +169,15 @@ def warm_start_table(folder: Path) -> str:
             cells.append("" if row["model"] == "stale" else f"{row['cpu_seconds']:,.0f}")
             ratios, changed = compared.get(row["cut"]), refits.get(row["cut"])
             own = row["model"] not in ("stale", "scratch") and ratios is not None
-            cells.append(f"{ratios['ndcg@10 ratio']:.2f} at {ratios['cost ratio']:.0%}" if own and ratios else "")
+            shares = [ratios["cost ratio"], ratios["steps ratio"]] if own and ratios else []
+            cells.append(f"{ratios['ndcg@10 ratio']:.2f}" if own and ratios else "")
+            cells.append(" / ".join(f"{share:.0%}" for share in shares))
             cells.append(f"{changed['changed_ids']:.0%}" if row["model"] == "scratch" and changed else "")
             lines.append(cells)
     if not lines:
         return "It was not measured yet.\n"
     heads = ["data set", "trained up to", "model", "users asked", "N@10", "R@10", "CPU seconds"]
-    heads += ["N@10 and cost, of scratch", "IDs that the refit changed"]
+    heads += ["N@10 of scratch's", "CPU seconds / steps of scratch's", "IDs that the refit changed"]
     return f"{markdown_table(heads, lines, left=3)}\n\nBy {', '.join(commands)}.\n"
 
 

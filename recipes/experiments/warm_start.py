@@ -225,13 +225,14 @@ def asked(args: WarmStartArguments, data: RecommendationData, vectors: np.ndarra
 
 
 def comparison(number: int, values: dict[str, np.ndarray], rows: list[dict], variant: str) -> dict[str, Any]:
-    """Going on against scratch at one cut: ratios of NDCG@10 and of CPU seconds, and the difference over users."""
+    """Going on against scratch at one cut: ratios of NDCG@10, CPU seconds and steps, and the difference over users."""
     own = {row["model"]: row for row in rows if row["cut"] == number}
     low, high = bootstrap_interval(values[variant] - values["scratch"])
     return {
         "cut": number,
         "ndcg@10 ratio": round(own[variant]["ndcg@10"] / max(own["scratch"]["ndcg@10"], 1e-9), 4),
         "cost ratio": round(own[variant]["cpu_seconds"] / own["scratch"]["cpu_seconds"], 4),
+        "steps ratio": round(own[variant]["steps"] / own["scratch"]["steps"], 4),
         "difference": round(float((values[variant] - values["scratch"]).mean()), 5),
         "interval": [round(low, 5), round(high, 5)],
     }

@@ -18,6 +18,7 @@ from tiger.data.splits import ALL
 from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.card_block import BEGIN, END, LIBRARY
+from tiger.recommender.card_lineage import cell, lineage_sentences
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.config import reads_users
 from tiger.retriever.plain_t5 import unlike_t5
@@ -232,7 +233,7 @@ def _data(state: RecommenderState) -> str:
         lines.append(f"Events of one user and one day {order}.")
     if training.get("split") == ALL:
         lines.append("All events were trained on, none were held out: no part of this log can measure the model.")
-    lines += _lineage(training)
+    lines += lineage_sentences(training)
     lines.append(f"The model reads the last {state.max_history} items of a history.")
     if state.items is None:
         lines.append("Texts of the items are not part of this repository: answers are item ids.")
@@ -242,32 +243,13 @@ def _data(state: RecommenderState) -> str:
     return " ".join(lines)
 
 
-def _lineage(training: dict) -> list[str]:
-    """Sentences on the parent; none where training started from nothing."""
-    parent = training.get("parent")
-    if not isinstance(parent, dict):
-        return []
-    logs = {"the parent's log": parent.get("data"), "this log": training.get("data")}
-    digests = [
-        f"`{_cell(found['interactions'])}` ({whose})"
-        for whose, found in logs.items()
-        if isinstance(found, dict) and "interactions" in found
-    ]
-    known = f" SHA-256 of the logs: {', '.join(digests)}." if digests else ""
-    return [
-        f"Training went on from the parent with the fingerprint `{_cell(parent.get('fingerprint'))}`, number "
-        f"{_cell(parent.get('generation'))} since the first; {_cell(parent.get('new_items'))} items are new and got "
-        f"their semantic IDs by its quantizer.{known}"
-    ]
-
-
 def _training(state: RecommenderState) -> str:
     training = _as_saved(state.training)
     settings = training.get("arguments")
     known = [(key, value) for key, value in training.items() if key not in _UNLISTED]
     known += list(settings.items()) if isinstance(settings, dict) else []
     rows = [
-        [f"`{_cell(key)}`", _cell(value)]
+        [f"`{cell(key)}`", cell(value)]
         for key, value in dict(known).items()
         if key not in _UNLISTED and isinstance(value, str | int | float | bool)
     ]
@@ -283,7 +265,7 @@ def _results(own: list[dict], results: Sequence[dict]) -> str:
         metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
         rows.sort(key=lambda row: row["metrics"].get(metrics[-1], -math.inf))
         cells = [
-            [f"**{_cell(row['model'])}**" if row in own else _cell(row["model"])]
+            [f"**{cell(row['model'])}**" if row in own else cell(row["model"])]
             + [_measured(row, metric) for metric in metrics]
             for row in rows
         ]
@@ -401,7 +383,3 @@ def _as_saved(training: dict) -> dict:
 def _metric_name(metric: str) -> str:
     name, _, k = metric.partition("@")
     return {"recall": "Recall", "ndcg": "NDCG"}.get(name, name) + (f"@{k}" if k else "")
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")

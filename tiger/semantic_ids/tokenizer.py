@@ -244,11 +244,8 @@ class SemanticIdTokenizer(HubTokenizer):
         return known
 
     def check_split(self, shuffle_ties: int | None, held_out: bool = True) -> None:
-        """Raise an error for codes learned from another split's training events, some of which are held out here.
-
-        Args:
-            shuffle_ties: seed of the split.
-            held_out: False: it trains on all events.
+        """Raise an error for codes learned from another split's training events, some of which are held out here, if
+        any are (``held_out``).
 
         Raises:
             DataError: they were.
