@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.embeddings.base import load_embeddings
 from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 from tiger.training.memory import add_memory
@@ -42,7 +45,8 @@ def main() -> None:
         vectors = load_embeddings(args.embeddings, data.num_items)
     elif recommender.encoder is not None:
         vectors = recommender.encoder.encode(item_texts(data.items, recommender.training.get("template")))
-    add_memory(recommender, data, recommender.training.get("shuffle_ties"), vectors)
+    split, _ = split_of_model(data, np.arange(data.num_items), recommender.training, args.dataset)
+    add_memory(recommender, data, split, vectors)
     recommender.save_pretrained(args.recommender)
     print(f"{args.recommender} has a memory of {recommender.memory.size:,} pairs of items")
 

@@ -156,6 +156,32 @@ def slices_table(folder: Path) -> str:
     return markdown_table(heads, rows).replace("-without", " without T5 and codes") + "\n"
 
 
+def warm_start_table(folder: Path) -> str:
+    """Markdown: going on from a parent against training from scratch, by data set and cut."""
+    lines, commands = [], []
+    for file in sorted(folder.glob("warm_start/*.json")):
+        content = json.loads(file.read_text())
+        commands.append(f"`{content['command']}`")
+        compared = {row["cut"]: row for row in content["compared"]}
+        refits = {row["cut"]: row for row in content["refit"]}
+        for row in content["rows"]:
+            cells = [content["dataset"].capitalize(), row["day"], row["model"], f"{row['users']:,}"]
+            cells += [f"{row['ndcg@10']:.4f}", f"{row['recall@10']:.4f}"]
+            cells.append("" if row["model"] == "stale" else f"{row['cpu_seconds']:,.0f}")
+            ratios, changed = compared.get(row["cut"]), refits.get(row["cut"])
+            own = row["model"] not in ("stale", "scratch") and ratios is not None
+            shares = [ratios["cost ratio"], ratios["steps ratio"]] if own and ratios else []
+            cells.append(f"{ratios['ndcg@10 ratio']:.2f}" if own and ratios else "")
+            cells.append(" / ".join(f"{share:.0%}" for share in shares))
+            cells.append(f"{changed['changed_ids']:.0%}" if row["model"] == "scratch" and changed else "")
+            lines.append(cells)
+    if not lines:
+        return "It was not measured yet.\n"
+    heads = ["data set", "trained up to", "model", "users asked", "N@10", "R@10", "CPU seconds"]
+    heads += ["N@10 of scratch's", "CPU seconds / steps of scratch's", "IDs that the refit changed"]
+    return f"{markdown_table(heads, lines, left=3)}\n\nBy {', '.join(commands)}.\n"
+
+
 def pair(metrics: dict | None, k: int = 10) -> str:
     """Recall and NDCG as the tables show them."""
     return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
@@ -180,6 +206,8 @@ def main() -> None:
     readme.write_text(updated(readme.read_text(), "summary", summary_table(results)))
     text = updated(updated(page.read_text(), "results", tables), "ranking", ranking_summary(results))
     page.write_text(updated(text, "slices", slices_table(results)))
+    updates = ROOT / "docs" / "catalog_updates.md"
+    updates.write_text(updated(updates.read_text(), "warm start", warm_start_table(results)))
     print(tables)
 
 

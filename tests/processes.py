@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -133,3 +134,17 @@ if __name__ == "__main__":
     gc.freeze()  # else each process, as it ends, visits and so copies all that was imported: two seconds
     if (found := _next_request()) is not None:
         _become(found)
+
+
+def kill_at_checkpoint(command: list[str], run: Path, cwd: Path) -> None:
+    """Start a training and kill it when its first checkpoint is whole.
+
+    Args:
+        run: the folder of its checkpoints.
+    """
+    with Started(command, cwd) as process:
+        began = time.monotonic()
+        while not list(run.glob("checkpoint-*/trainer_state.json")) or not (run / "run.json").exists():
+            assert process.poll(0.02) is None and time.monotonic() - began < 300
+        process.send_signal(signal.SIGKILL)
+        assert process.finished().returncode == -signal.SIGKILL

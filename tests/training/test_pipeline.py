@@ -1,8 +1,6 @@
 """All of a recommender by one call or one command, and the recipes that come with the library."""
 
 import json
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from transformers import TrainingArguments
 
 import tiger
 from tests.conftest import make_tokenizer
-from tests.processes import Started, run_python
+from tests.processes import kill_at_checkpoint, run_python
 from tests.recipes.test_ranking_experiment import write_dataset
 from tiger.data.dataset import RecommendationData
 from tiger.quantizers.rqvae import RQVAEConfig
@@ -214,12 +212,7 @@ def test_a_killed_command_goes_on_where_it_was(dataset, tmp_path):
     options["evaluate"] = SMALL["evaluate"]
     words = [f"{step}.{key}={value}" for step, settings in options.items() for key, value in settings.items()]
     command = ["-m", "tiger.cli", "train", str(dataset), "--out", str(out), "--json", "--set", *words]
-    with Started(command, tmp_path) as process:
-        began, run = time.monotonic(), out / "training"
-        while not list(run.glob("checkpoint-*/trainer_state.json")) or not (run / "run.json").exists():
-            assert process.poll(0.02) is None and time.monotonic() - began < 300
-        process.send_signal(signal.SIGKILL)
-        assert process.finished().returncode == -signal.SIGKILL
+    kill_at_checkpoint(command, out / "training", tmp_path)
     assert not (out / "model").exists()
     before = changes(out / "tokenizer")
     steps = [int(path.name.split("-")[1]) for path in out.glob("training/checkpoint-*")]

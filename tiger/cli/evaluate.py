@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from functools import partial
+from typing import Any
 
 from tiger.cli.common import add_device_option, load_recommender, print_warnings, spellings
 from tiger.cli.search_options import add_search_options
@@ -43,8 +44,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     import torch
 
     from tiger.data.dataset import RecommendationData
+    from tiger.data.splits import ALL
     from tiger.evaluation.evaluator import evaluate
-    from tiger.evaluation.training_split import OTHER_LOG, split_of_model
+    from tiger.evaluation.training_split import OTHER_LOG, SEEN_ALL, split_of_model
     from tiger.retriever.dataset import EvaluationExamples
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
@@ -55,6 +57,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
+    seen_all = tiger.training.get("split") == ALL
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
     histories = examples.histories.without_timestamps() if args.no_timestamps else examples.histories
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
@@ -70,12 +73,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
         found = evaluate(recommend, histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:
-        facts = ({"other_log": True} if same is False else {}) | ({"timestamps": False} if args.no_timestamps else {})
+        facts: dict[str, Any] = {"split": ALL} if seen_all else {}
+        facts |= ({"other_log": True} if same is False else {}) | ({"timestamps": False} if args.no_timestamps else {})
         print(json.dumps(metrics | facts))
         return
     if args.no_timestamps:
         print("measured without timestamps")
     if same is False:
-        print(f"measured on {OTHER_LOG}")
+        print(f"measured on {SEEN_ALL if seen_all else OTHER_LOG}")
     for name, value in metrics.items():
         print(f"{name:>9}  {value:{'d' if name == 'users' else '.4f'}}")

@@ -54,6 +54,7 @@ def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
         "ranker": "none" if tiger.ranker is None else _ranker(tiger.ranker),
         "encoder": "none" if tiger.encoder is None else tiger.encoder.name,
         "training": _training(tiger.training),
+        **_parent(tiger.training),
         "size": f"{sum(file.stat().st_size for file in files):,} bytes",
         "digest": manifest_digest(read_bytes(folder / MANIFEST)),
         "saved": time.strftime("%Y-%m-%d %H:%M", time.localtime(saved)),
@@ -70,9 +71,20 @@ def _ranker(ranker) -> str:
 
 def _training(training: dict) -> dict[str, Any]:
     """The main entries of a training record."""
-    names = ("dataset", "epochs", "steps", "seconds", "seed", "exclude_history")
+    names = ("dataset", "split", "epochs", "steps", "seconds", "seed", "exclude_history")
     found = {name: training[name] for name in names if training.get(name) is not None}
     return found | {name: value for name, value in training.items() if name.startswith("validation ") and value}
+
+
+def _parent(training: dict) -> dict[str, Any]:
+    """The parent that training went on from, and digests of both logs; empty where it started from nothing."""
+    parent = training.get("parent")
+    if not isinstance(parent, dict):
+        return {}
+    names = ("model", "fingerprint", "generation", "new_items")
+    logs = {"its log": parent.get("data"), "log": training.get("data")}
+    digests = {name: found["interactions"] for name, found in logs.items() if found and "interactions" in found}
+    return {"parent": {name.replace("_", " "): parent[name] for name in names if name in parent} | digests}
 
 
 def _short(value: Any) -> str:

@@ -46,6 +46,18 @@ def add_train_verb(verbs) -> None:
         help="a first look: 2 epochs, few users, one fit of the trees",
     )
     train.add_argument("--embeddings", metavar="FILE", help="safetensors of the items' vectors; runs no encoder then")
+    train.add_argument(
+        "--init_from",
+        metavar="RUN_DIR",
+        help="go on from this recommender, on a log that holds its log and more: items keep their semantic IDs, "
+        "training is shorter",
+    )
+    train.add_argument(
+        "--split",
+        choices=("leave_one_out", "all"),
+        default="leave_one_out",
+        help="all: train on all events, for deployment; no test results (default: leave_one_out)",
+    )
     train.add_argument("--processes", type=int, default=1, help="that train the T5, one per GPU (default 1)")
     train.add_argument(
         "--device",
@@ -78,6 +90,8 @@ def run_train(args: argparse.Namespace) -> None:
                 args.recipe,
                 embeddings=args.embeddings,
                 processes=args.processes,
+                init_from=args.init_from,
+                split=args.split,
                 **overrides,
             )
     except subprocess.CalledProcessError as error:

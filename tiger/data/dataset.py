@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tiger.data.readers import (
     refuse_nulls,
 )
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
-from tiger.data.splits import LeaveOneOut, TemporalSplit
+from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS, LeaveOneOut, TemporalSplit
 from tiger.utils.errors import DataError
 
 
@@ -43,12 +43,14 @@ class RecommendationData:
         user_ids: string array [users]; users in order of first appearance.
         sequences: all events.
         extras: ``rating`` or ``label`` where the file has them, aligned with ``sequences.items``.
+        file_rows: int64 [items], each item's row of the table that was read; None: the same.
     """
 
     items: pa.Table
     user_ids: pa.Array
     sequences: Sequences
     extras: dict[str, np.ndarray]
+    file_rows: np.ndarray | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -121,6 +123,42 @@ class RecommendationData:
         extras = {name: values[order] for name, values in columns.items()}
         items = items.select(["item_id"] + [name for name in items.column_names if name != "item_id"])
         return cls(items, user_ids, Sequences(offsets, event_items[order], timestamps[order], user_ids), extras)
+
+    def in_order(self, item_ids: Sequence[str]) -> RecommendationData:
+        """The same data with its items in this order.
+
+        Args:
+            item_ids: of all its items.
+
+        Raises:
+            DataError: they are other items.
+        """
+        own = self.item_ids
+        if item_ids == own:
+            return self
+        place = {item: row for row, item in enumerate(item_ids)}
+        if len(place) != len(own) or any(item not in place for item in own):
+            raise DataError("an order of items needs the same items.")
+        moved = np.array([place[item] for item in own], dtype=np.int64)
+        rows = np.argsort(moved)
+        events = replace(self.sequences, items=moved[self.sequences.items].astype(np.int32))
+        file_rows = rows if self.file_rows is None else self.file_rows[rows]
+        return replace(self, items=self.items.take(pa.array(rows)), sequences=events, file_rows=file_rows)
+
+    def split(self, name: str = LEAVE_ONE_OUT, shuffle_ties: int | None = None) -> LeaveOneOut:
+        """Split as a setting says: ``leave_one_out``, see :meth:`leave_one_out`, or ``all``: all events of all users
+        to train, nothing to validate and test.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in SPLITS:
+            raise DataError(f"split must be {' or '.join(SPLITS)}, got {name!r}.")
+        if name != ALL:
+            return self.leave_one_out(shuffle_ties)
+        events = self.sequences if shuffle_ties is None else self.sequences.shuffle_ties(shuffle_ties)
+        nothing = np.empty(0, dtype=np.int32)
+        return LeaveOneOut(np.arange(len(events)), events, nothing, events, nothing, num_left_out=0, held_out=False)
 
     def leave_one_out(self, shuffle_ties: int | None = None) -> LeaveOneOut:
         """Last item to test, the one before to validate, the rest to train.

@@ -17,17 +17,18 @@ import pyarrow.compute as pc
 
 from tiger.data.columns import is_bytes, is_list, is_text
 from tiger.data.dataset import RecommendationData
-from tiger.data.sequences import Sequences
+from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.utils.errors import DataError
 
 # Names of digests in the files that keep them, and what error messages call the data.
-ITEMS, INTERACTIONS, TRAIN, EMBEDDINGS = "items", "interactions", "train", "embeddings"
+ITEMS, INTERACTIONS, TRAIN, EMBEDDINGS, PARENT = "items", "interactions", "train", "embeddings", "parent"
 _CALLED = {
     ITEMS: "items.parquet",
     INTERACTIONS: "interactions.parquet",
     TRAIN: "the training part of interactions.parquet",
     EMBEDDINGS: "the file of embeddings",
+    PARENT: "the model that init_from names",
 }
 
 
@@ -144,3 +145,67 @@ def _add_bytes(digest: Any, array: pa.Array) -> None:
     digest.update((ends - ends[0]).tobytes())
     if values is not None:
         digest.update(memoryview(values)[ends[0] : ends[-1]])
+
+
+def log_summary(data: RecommendationData) -> dict[str, Any]:
+    """Facts of a log by which a longer one is recognized: ``events``, ``users``, ``last_day`` (days since 1970), and
+    SHA-256 of events: ``before`` that day in any order, since events of the last day itself may come late;
+    ``sequences_before`` and ``sequences``, before it and all, in the order of each user's."""
+    last = int(data.sequences.timestamps.max() // SECONDS_PER_DAY)
+    facts: dict[str, Any] = {"events": len(data.sequences.items), "users": len(data.sequences), "last_day": last}
+    facts |= {"sequences": _digest_before(data, last + 1, True), "sequences_before": _digest_before(data, last, True)}
+    return facts | {"before": _digest_before(data, last)}
+
+
+def lacks_events_of(data: RecommendationData, summary: Mapping[str, Any], held_out: bool = False) -> str:
+    """Say, in half a sentence, how a log fails to go on from the one that ``summary`` describes; empty: it does.
+
+    Args:
+        summary: of :func:`log_summary`.
+        held_out: the last two events of each user are held out of either log, so that those of one day must stand in
+            the same order: else some of what is held out here may have been trained on there.
+    """
+    day = int(summary["last_day"])
+    until = int((data.sequences.timestamps < (day + 1) * SECONDS_PER_DAY).sum())
+    date = np.datetime64(day, "D")
+    if until < summary["events"]:
+        return f"up to {date} it holds {until:,} events, the parent's log {summary['events']:,}"
+    if _digest_before(data, day) != summary["before"]:
+        return f"its events before {date} are not those of the parent's log"
+    if not held_out or "sequences" not in summary:
+        return ""
+    late = until > summary["events"]
+    order = "sequences_before" if late else "sequences"
+    if _digest_before(data, day + (not late), True) != summary[order]:
+        return "events of one day stand in another order, so that the parent may have seen what is held out now"
+    if late and _may_hold_out_seen(data, day):
+        return f"some events of {date} came after the parent's, which may have seen what is held out of that day now"
+    return ""
+
+
+def _may_hold_out_seen(data: RecommendationData, day: int) -> bool:
+    """Whether a user has three events on a day, so that one of them may have been trained on, and one of the last two
+    of all on it too."""
+    events = data.sequences
+    counts = np.bincount(events.users[events.timestamps // SECONDS_PER_DAY == day], minlength=len(events))
+    some = np.flatnonzero(counts >= 3)
+    return bool((events.timestamps[events.offsets[1:][some] - 2] // SECONDS_PER_DAY <= day).any())
+
+
+def _digest_before(data: RecommendationData, day: int, ordered: bool = False) -> str:
+    """SHA-256 of the events before a day, whatever their order, or each user's in the order of the log."""
+    events = data.sequences
+    some = np.flatnonzero(events.timestamps < day * SECONDS_PER_DAY)
+    table = pa.table(
+        {
+            "user": data.user_ids.take(pa.array(events.users[some])).cast(pa.large_string()),
+            "item": data.items["item_id"].combine_chunks().take(pa.array(events.items[some])).cast(pa.large_string()),
+            "time": events.timestamps[some],
+            "place": some,
+        }
+    ).sort_by([(name, "ascending") for name in ("user", "time", "place" if ordered else "item")])
+    table = table.drop_columns(["place"])
+    digest = hashlib.sha256()
+    for column in table.columns:
+        _add_array(digest, column)
+    return digest.hexdigest()

@@ -34,11 +34,11 @@ def excludes_history(split: LeaveOneOut, wanted: bool | None = None) -> bool:
         wanted: what the caller asks for; None: leave them out where fewer than one validation item in twenty stands in
             its own history.
     """
-    return repeat_share(*split.part("valid")) < KEEP_FROM if wanted is None else wanted
+    return repeat_share(*split.next_items) < KEEP_FROM if wanted is None else wanted
 
 
 def repeats_in_words(split: LeaveOneOut, exclude_history: bool) -> str:
     """Say how much of a log repeats, and what is made of it, in one line."""
-    share = repeat_share(*split.part("valid"))
+    share = repeat_share(*split.next_items)
     done = "left out of" if exclude_history else "kept in"
     return f"{share:.1%} of the next items are in the history already: items of the history are {done} the answers"

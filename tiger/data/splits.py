@@ -9,6 +9,11 @@ import numpy as np
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
 
+# Values of the setting ``split``.
+LEAVE_ONE_OUT, ALL = "leave_one_out", "all"
+SPLITS = (LEAVE_ONE_OUT, ALL)
+SPLIT_HELP = "leave_one_out, or all: nothing is held back, for deployment; the model can't be evaluated on this log"
+
 
 @dataclass(frozen=True)
 class LeaveOneOut:
@@ -21,6 +26,7 @@ class LeaveOneOut:
         test_histories: ``train`` followed by the validation target.
         test_targets: int32 [n].
         num_left_out: users with fewer than three events.
+        held_out: False: ``train`` is all events of all users, and nothing validates or tests.
     """
 
     users: np.ndarray
@@ -29,6 +35,15 @@ class LeaveOneOut:
     test_histories: Sequences
     test_targets: np.ndarray
     num_left_out: int
+    held_out: bool = True
+
+    @property
+    def next_items(self) -> tuple[Sequences, np.ndarray]:
+        """Histories and targets that say how users go on: those of validation, or where none is held out, the last
+        item of each user after those before it. For facts of the log, such as how much of it repeats."""
+        if self.held_out:
+            return self.part("valid")
+        return self.train.drop_last(1), self.train.items[self.train.offsets[1:] - 1]
 
     @property
     def valid_histories(self) -> Sequences:
@@ -39,6 +54,8 @@ class LeaveOneOut:
         """Histories and targets of ``valid`` or ``test``."""
         if name not in ("valid", "test"):
             raise DataError(f"part must be valid or test, got {name!r}.")
+        if not self.held_out:
+            raise DataError("nothing of this log is held out (split all): there is no part to validate or test on.")
         if name == "valid":
             return self.valid_histories, self.valid_targets
         return self.test_histories, self.test_targets

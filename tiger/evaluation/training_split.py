@@ -12,9 +12,10 @@ import numpy as np
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import ITEMS, TRAIN, check_same_data, differing, items_digest, train_digest
 from tiger.data.sequences import Sequences
-from tiger.data.splits import LeaveOneOut
+from tiger.data.splits import ALL, LeaveOneOut
 from tiger.utils.errors import DataError
 
+SEEN_ALL = "events that may be those the model was trained on: it held none back (split all)"
 OTHER_LOG = "another log than the model was trained on: targets may be what it has seen"
 
 
@@ -41,15 +42,22 @@ def split_of_model(
         than digests of the data, which is told in a warning.
 
     Raises:
-        DataError: the model lacks items, or the data is other than it was trained on.
+        DataError: the model lacks items, has held nothing back, or the data is other than it was trained on.
     """
+    seen_all = training.get("split") == ALL
+    if seen_all and not allow_other_log:
+        raise DataError(
+            f"the model was trained on all events of its log (split all): it may have seen the targets of {source}. "
+            "Measure a model that was trained without --split all"
+            + (", or give --allow-other-log to measure all the same." if tuple(tables) == (TRAIN,) else ".")
+        )
     if (rows < 0).any():
         raise DataError(f"the model lacks {(rows < 0).sum()} items of {source}: it was trained on another dataset.")
     split = data.leave_one_out(training.get("shuffle_ties"))
     recorded, found = known_digests(training), {TRAIN: train_digest(data, split)}
     if ITEMS in tables:
         found[ITEMS] = items_digest(data.items)
-    same = None if TRAIN not in recorded else not differing(recorded, found)
+    same = False if seen_all else None if TRAIN not in recorded else not differing(recorded, found)
     if same is None:
         warnings.warn(
             f"the model doesn't say what it was trained on (it is older than digests of the data): where {source} "

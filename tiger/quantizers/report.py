@@ -11,7 +11,7 @@ import numpy as np
 from tiger._moved import old_names
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import read_json
-from tiger.utils.schema import check_fields, optional, text
+from tiger.utils.schema import check_fields, dict_of, optional, text
 
 REPORT = "report.json"
 
@@ -108,6 +108,14 @@ def template_of(folder: str | os.PathLike) -> str | None:
     saved = read_json(report)
     check_fields(saved, {}, report, template=optional(text(10_000)))
     return saved.get("template")
+
+
+def settings_of(folder: str | os.PathLike) -> dict:
+    """Return the settings that a tokenizer was fitted with, from the report beside it; empty: it is older."""
+    report = Path(folder) / REPORT
+    saved = read_json(report) if report.exists() else {}
+    check_fields(saved, {}, report, settings=dict_of(lambda value: True, 100))
+    return saved.get("settings", {})
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

@@ -114,6 +114,7 @@ class Ranker(Protocol):
 
     def to(self, device: str | torch.device) -> None:
         """Compute on another device from now on, where the ranker has a choice."""
+        return None
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write files into a directory, in formats that run no code when they are read (JSON, safetensors)."""

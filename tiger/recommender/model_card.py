@@ -14,9 +14,11 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from tiger import __version__
+from tiger.data.splits import ALL
 from tiger.embeddings.base import is_local_folder
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.card_block import BEGIN, END, LIBRARY
+from tiger.recommender.card_lineage import cell, lineage_sentences
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.config import reads_users
 from tiger.retriever.plain_t5 import unlike_t5
@@ -29,7 +31,7 @@ CARD_FILES = (CARD, PLOT)
 BASELINES = ("popularity", "transition", "content", "hybrid")
 _NEEDED = ("dataset", "model", "setting", "metrics")
 # Described in words elsewhere, or of no use to a reader: folders of the machine that trained.
-_UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir")
+_UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir", "init_from")
 
 
 def read_results(files: Iterable[str | os.PathLike]) -> list[dict]:
@@ -229,6 +231,9 @@ def _data(state: RecommenderState) -> str:
         seed = training["shuffle_ties"]
         order = "stand as in the file" if seed is None else f"were put in random order (seed {seed})"
         lines.append(f"Events of one user and one day {order}.")
+    if training.get("split") == ALL:
+        lines.append("All events were trained on, none were held out: no part of this log can measure the model.")
+    lines += lineage_sentences(training)
     lines.append(f"The model reads the last {state.max_history} items of a history.")
     if state.items is None:
         lines.append("Texts of the items are not part of this repository: answers are item ids.")
@@ -244,7 +249,7 @@ def _training(state: RecommenderState) -> str:
     known = [(key, value) for key, value in training.items() if key not in _UNLISTED]
     known += list(settings.items()) if isinstance(settings, dict) else []
     rows = [
-        [f"`{_cell(key)}`", _cell(value)]
+        [f"`{cell(key)}`", cell(value)]
         for key, value in dict(known).items()
         if key not in _UNLISTED and isinstance(value, str | int | float | bool)
     ]
@@ -260,7 +265,7 @@ def _results(own: list[dict], results: Sequence[dict]) -> str:
         metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
         rows.sort(key=lambda row: row["metrics"].get(metrics[-1], -math.inf))
         cells = [
-            [f"**{_cell(row['model'])}**" if row in own else _cell(row["model"])]
+            [f"**{cell(row['model'])}**" if row in own else cell(row["model"])]
             + [_measured(row, metric) for metric in metrics]
             for row in rows
         ]
@@ -378,7 +383,3 @@ def _as_saved(training: dict) -> dict:
 def _metric_name(metric: str) -> str:
     name, _, k = metric.partition("@")
     return {"recall": "Recall", "ndcg": "NDCG"}.get(name, name) + (f"@{k}" if k else "")
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")

@@ -243,12 +243,17 @@ class SemanticIdTokenizer(HubTokenizer):
         known[new] = np.arange(len(self) - len(new), len(self))
         return known
 
-    def check_split(self, shuffle_ties: int | None) -> None:
-        """Raise an error for codes learned from another split's training events, some of which are held out here.
+    def check_split(self, shuffle_ties: int | None, held_out: bool = True) -> None:
+        """Raise an error for codes learned from another split's training events, some of which are held out here, if
+        any are (``held_out``).
 
         Raises:
             DataError: they were.
         """
+        if not held_out:
+            return
+        if self.learned_split is not None and self.learned_split.get("all"):
+            raise DataError("these codes were learned from all events, held-out ones among them: give split all.")
         if self.learned_split is not None and self.learned_split["shuffle_ties"] != shuffle_ties:
             raise DataError(
                 f"these codes were learned from the log with shuffle_ties {self.learned_split['shuffle_ties']}, which "

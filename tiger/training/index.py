@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from tiger.embeddings.base import ItemEncoder
 from tiger.embeddings.lsa_encoder import MAX_TEXTS, LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.auto import fit_quantizer, save_quantizer
@@ -122,7 +123,8 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
 
     tokenizer = fewest_levels(told, len(item_ids), fitted)
     seconds = round(time.perf_counter() - begin, 1)
-    write_tokenizer(args.output_dir, tokenizer, encoder, _report(args, tokenizer, vectors, sample, seconds))
+    report = _report(args, tokenizer, vectors, sample, seconds)
+    write_tokenizer(args.output_dir, tokenizer, cast(ItemEncoder, encoder), report)
     store.remove()
     return tokenizer
 

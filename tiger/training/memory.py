@@ -12,6 +12,7 @@ import numpy as np
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
+from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_neighbors import ItemTexts
 from tiger.embeddings.item_text import item_texts
 from tiger.recommender.recommender import TigerRecommender
@@ -42,22 +43,25 @@ class Validation:
 
 
 def add_memory(
-    recommender: TigerRecommender, data: RecommendationData, shuffle_ties: int | None, vectors: np.ndarray | None
+    recommender: TigerRecommender, data: RecommendationData, split: LeaveOneOut, vectors: np.ndarray | None
 ) -> None:
     """Give a recommender a memory of the training log and the items' texts; record what validation items chose.
 
     Args:
-        recommender: of all items of the dataset, in its order.
-        shuffle_ties: as the T5 was trained.
+        recommender: of all items of the dataset.
+        data: in the order of the recommender's items.
+        split: that the T5 was trained on; where it holds nothing out, the T5's weight is the default.
         vectors: float32 [items, d], of the texts by an encoder; None: there is none.
     """
-    split = data.leave_one_out(shuffle_ties)
     # Models from before repeats were looked for don't say.
     exclude_history = excludes_history(split, recommender.training.get("exclude_history"))
     print("fitting the memory: counts, neighbors and the weights of both")
     texts = item_texts(data.items, recommender.training.get("template"), required=False)
     groups = recommender.tokenizer.codes[:, 0]
     memory = fit_memory(split.train, texts, vectors, groups, exclude_history)
+    if not split.held_out:
+        recommender.memory = memory
+        return
     valid = EvaluationExamples(*split.part("valid")).sample(VALIDATION_USERS)
     search: dict[str, Any] = {"num_beams": 50, "exclude_history": exclude_history, "rank": False, "progress": True}
     beams = recommender.recommend_rows(valid.histories, 50, **search)

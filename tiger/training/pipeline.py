@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import yaml
 from tiger.data.dataset import RecommendationData
 from tiger.data.hub_data import pair_of_tables
 from tiger.data.identity import data_digests, differing
+from tiger.data.splits import LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
 from tiger.recommender.checkpoint import RANKER
@@ -25,10 +27,12 @@ from tiger.recommender.manifest import MANIFEST
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import as_words, merged, read_arguments
 from tiger.training.evaluation import EvaluationArguments, measure
+from tiger.training.parent import parent_digest
 from tiger.training.plan import (
     KINDS,
     STEPS,
     Plan,
+    Start,
     check_settings,
     make_plan,
 )
@@ -63,6 +67,8 @@ def train(
     embeddings: str | os.PathLike | None = None,
     processes: int = 1,
     steps: Sequence[str] | None = None,
+    init_from: str | os.PathLike | None = None,
+    split: str = LEAVE_ONE_OUT,
     **overrides: Mapping,
 ) -> TigerRecommender:
     """Train a recommender on a dataset; the recipe contains nothing that depends on the data.
@@ -78,8 +84,10 @@ def train(
             and, if you like, ``two_stage.yaml`` and ``evaluate.yaml``.
         embeddings: a safetensors file of the items' vectors, in place of running the encoder.
         processes: that train the T5 and share its batch (one per GPU).
-        steps: only these, of ``tokenizer``, ``retriever``, ``two_stage`` and ``evaluate``; None: all that the recipe
-            has.
+        steps: only these, of ``tokenizer``, ``retriever``, ``two_stage`` and ``evaluate``; None: the recipe's.
+        init_from: directory of a recommender to go on from, on a log that holds its log and more: items keep their
+            IDs, training goes on from its weights, for less, see :data:`tiger.training.plan.GOING_ON`.
+        split: ``leave_one_out``, or ``all``: train on all events, for deployment; there are no test results then.
         overrides: other settings than the recipe's, a mapping per step.
 
     Returns:
@@ -97,7 +105,9 @@ def train(
     """
     folder = dataset if isinstance(dataset, str | os.PathLike) else Path(output_dir) / "dataset"
     merged([EvaluationArguments], overrides.get("evaluate", {}))
-    plan = make_plan(folder, output_dir, recipe, embeddings=embeddings, processes=processes, overrides=overrides)
+    start = Start(None if init_from is None else str(init_from), split)
+    more: dict[str, Any] = {"embeddings": embeddings, "processes": processes, "start": start}
+    plan = make_plan(folder, output_dir, recipe, **more, overrides=overrides)
     steps = plan.steps if steps is None else list(steps)
     settings = check_settings(plan, steps)  # of the last step too, before hours of training
     if not isinstance(dataset, str | os.PathLike):
@@ -107,10 +117,15 @@ def train(
         print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
         run_step(plan, step)
         clock.done()
-    if "evaluate" in steps:
-        page = write_report(plan.out, plan.model, plan.dataset, read_json(plan.out / RESULTS))
-        print(f"report: {page}")
+    _report(plan, steps)
     return TigerRecommender.from_pretrained(plan.model, devices.fastest())
+
+
+def _report(plan: Plan, steps: Sequence[str]) -> None:
+    """Write the report of a run that was evaluated, or of one that holds nothing back to evaluate on."""
+    if "evaluate" in steps or (not plan.held_out and "retriever" in steps):
+        results = read_json(plan.out / RESULTS) if "evaluate" in steps else {}
+        print(f"report: {write_report(plan.out, plan.model, plan.dataset, results)}")
 
 
 def run_step(plan: Plan, step: str) -> None:
@@ -187,6 +202,7 @@ def _run_two_stage(plan: Plan) -> None:
     (args,) = plan.arguments("two_stage")
     file = plan.out / "two_stage.json"
     digests = data_digests(RecommendationData.load(args.dataset)) | embeddings_digest(args.embeddings)
+    digests |= parent_digest(args.init_from)
     record = {"settings": asdict(args), "data": digests}
     there = (Path(args.recommender) / RANKER / SETTINGS).exists()
     before = json.loads(file.read_text()) if there and file.exists() else {}

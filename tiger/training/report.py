@@ -13,8 +13,10 @@ import numpy as np
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import KEEP_FROM, repeat_share
 from tiger.data.sequences import SECONDS_PER_DAY
+from tiger.data.splits import LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
 from tiger.recommender.manifest import read_manifest
+from tiger.training.parent import logs_of
 from tiger.training.tokenizer import CODE_USAGE
 from tiger.utils.json_files import read_json
 
@@ -58,12 +60,18 @@ def sections_of(out: str | os.PathLike, model: str, dataset: str, results: Mappi
     """
     out, data = Path(out), RecommendationData.load(dataset)
     training = read_manifest(model)["training"]
+    # Where nothing was held out there are none.
+    results = {"exclude_history": training.get("exclude_history", True), "models": {}, "examples": []} | dict(results)
     codes = read_json(out / "tokenizer" / REPORT) if (out / "tokenizer" / REPORT).exists() else {}
     curve = history_of(out / "training" / HISTORY)
     sections = [data_section(data, training, results)]
     if codes:
         sections.append(codes_section(codes, (out / "tokenizer" / CODE_USAGE).exists()))
-    sections += [training_section(training, curve), results_section(results)]
+    if training.get("parent"):
+        sections.append(parent_section(training, codes))
+    sections.append(training_section(training, curve))
+    if results["models"]:
+        sections.append(results_section(results))
     if results["examples"]:
         sections.append(
             Section("Five users" if len(results["examples"]) == 5 else "Users", stories=results["examples"])
@@ -78,10 +86,10 @@ def history_of(file: Path) -> list[dict]:
 
 def data_section(data: RecommendationData, training: Mapping[str, Any], results: Mapping[str, Any]) -> Section:
     """The data in numbers."""
-    events, split = data.sequences, data.leave_one_out(training.get("shuffle_ties"))
+    events, split = data.sequences, data.split(training.get("split", LEAVE_ONE_OUT), training.get("shuffle_ties"))
     days = events.timestamps // SECONDS_PER_DAY
     counted = np.bincount(split.train.items, minlength=data.num_items)
-    share = repeat_share(*split.part("valid"))
+    share = repeat_share(*split.next_items)
     facts = [
         ("users", f"{len(events):,}" + (f", {split.num_left_out:,} left out" if split.num_left_out else "")),
         ("items", f"{data.num_items:,}"),
@@ -97,6 +105,8 @@ def data_section(data: RecommendationData, training: Mapping[str, Any], results:
     if excluded != (share < KEEP_FROM):
         reason = "a setting (exclude_history) says so"
     notes = [f"Items of the history are {done} the answers, in validation, second stage and test: {reason}."]
+    if not split.held_out:
+        notes.append("All events were trained on (split all): nothing was held out, so there are no test results.")
     removed, kept = (results.get(f"hybrid, history {way}") for way in ("removed", "kept"))
     if removed and kept:
         notes.append(
@@ -124,6 +134,29 @@ def codes_section(codes: Mapping[str, Any], drawn: bool) -> Section:
         ("encoder", str(codes.get("encoder"))),
     ]
     return Section("Semantic IDs", tuple(facts), picture=f"tokenizer/{CODE_USAGE}" if drawn else "")
+
+
+def parent_section(training: Mapping[str, Any], codes: Mapping[str, Any]) -> Section:
+    """The parent that training went on from, and whether its quantizer still fits the items."""
+    parent, drift = training["parent"], codes.get("drift")
+    facts = [
+        ("parent", f"{parent['model']}, fingerprint {parent['fingerprint'][:16]}"),
+        ("trainings since the first", str(parent["generation"])),
+        ("new items", f"{parent['new_items']:,}, their IDs by the parent's quantizer"),
+    ]
+    facts += [(f"digest of the {whose} log", digest[:16]) for whose, digest in logs_of(training).items()]
+    if not drift:
+        return Section("Parent", tuple(facts), ("No item has come since the quantizer was fitted: no drift.",))
+    shared = [drift[part]["collision_share"] for part in ("new", "old")]
+    facts += [
+        ("items since the quantizer was fitted", f"{drift['new']['num_items']:,}"),
+        ("badly fitted", f"{drift['badly_fitted']:.1%} of these (5% to 14% is no drift)"),
+        ("share all codes", f"{shared[0]:.1%} of these, {shared[1]:.1%} of those before"),
+    ]
+    advice = "Drift: the quantizer still fits; go on from this model."
+    if drift["refit"]:
+        advice = f"Drift: refit the quantizer, by training without --init_from. {' '.join(drift['reasons'])}"
+    return Section("Parent", tuple(facts), (advice,))
 
 
 def training_section(training: Mapping[str, Any], curve: list[dict]) -> Section:
@@ -159,7 +192,7 @@ def next_section(
 ) -> Section:
     """Advice by what the numbers show, and commands to go on with."""
     notes, models = [], results["models"]
-    last = list(models)[-1]
+    last = list(models)[-1] if models else ""
     if "hybrid" in models and models[last]["ndcg@10"] < models["hybrid"]["ndcg@10"]:
         notes.append(
             f"The training-free hybrid is better than {last}: train longer (without --fast, or with a higher "

@@ -142,9 +142,12 @@ def curve_picture(history: Sequence[dict]) -> bytes:
     losses, metric = figure.subplots(1, 2)
     for name, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(row["epoch"], float(row[name])) for row in history if name in row]
+        if not points:  # a short training, or one that does not validate
+            continue
         losses.plot(*zip(*points), label=label, linewidth=2, marker="o" if len(points) < 30 else "")
     losses.set(xlabel="epoch", ylabel="loss per item", title="Loss")
-    losses.legend(frameon=False)
+    if losses.has_data():
+        losses.legend(frameon=False)
     points = [(row["epoch"], row["eval_ndcg@10"]) for row in history if "eval_ndcg@10" in row]
     metric.plot(*zip(*points), color="#0f766e", linewidth=2, marker="o")
     metric.set(xlabel="epoch", ylabel="NDCG@10", title="Validation, the T5 alone", ylim=(0, None))

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,24 +21,28 @@ from transformers import (
 )
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.identity import log_summary
 from tiger.data.repeats import excludes_history, repeats_in_words
-from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
-from tiger.quantizers.report import template_of
+from tiger.quantizers.report import settings_of, template_of
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.recommender.trainer import TigerTrainer
 from tiger.retriever.config import is_causal, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
-from tiger.retriever.initialization import init_nearest_neighbor, init_token_embeddings
+from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
+from tiger.training.learning import Learning, check_no_validation
+from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.memory import add_memory
+from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, parent_digest, still_unseen
 from tiger.training.progress import TrainingBar
+from tiger.training.retriever_arguments import RetrieverArguments as RetrieverArguments  # also known by this module
 from tiger.training.run_record import RunRecord
 from tiger.training.run_settings import check_folders, recorded_settings, run_settings
 from tiger.training.tokenizer import embeddings_digest, load_data_and_tokenizer, saved_vectors
@@ -48,84 +52,6 @@ from tiger.utils.files import refuse_other_files
 from tiger.utils.hub import create_repository
 
 SOURCES = ("codes", "texts", "words", "log")  # of start_from
-
-
-@dataclass
-class RetrieverArguments:
-    """Settings of :func:`train_retriever` beside ``TrainingArguments``; the keys of a recipe's ``retriever.yaml``."""
-
-    dataset: str = field(metadata={"help": "dataset directory, or owner/name on the Hub"})
-    tokenizer: str = field(metadata={"help": "directory of a fitted tokenizer"})
-    model_dir: str = field(metadata={"help": "output directory for the recommender"})
-    shuffle_ties: int | None = field(
-        default=None, metadata={"help": "seed: events of one day in random order; default: as published"}
-    )
-    max_history: int = field(default=20, metadata={"help": "maximum number of history items that the model reads"})
-    history_attention: str = field(default="causal", metadata={"help": "causal (fast) or full (as in the paper)"})
-    tokens: str = field(
-        default="codes",
-        metadata={
-            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), or auto: prefixes in a "
-            "catalog of up to 300,000 items, else codes"
-        },
-    )
-    user_tokens: int = field(
-        default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
-    )
-    d_model: int = field(default=128, metadata={"help": "dimensions of a token"})
-    d_kv: int = field(default=64, metadata={"help": "dimensions of an attention head"})
-    d_ff: int = field(default=1024, metadata={"help": "hidden units of a feed-forward layer"})
-    num_heads: int = field(default=6, metadata={"help": "attention heads of a layer"})
-    num_layers: int = field(default=4, metadata={"help": "layers of the encoder"})
-    num_decoder_layers: int | None = field(
-        default=None, metadata={"help": "layers of the decoder; default: as many as the encoder has"}
-    )
-    dropout_rate: float = field(default=0.1, metadata={"help": "dropout of all layers"})
-    start_from: str = field(
-        default="",
-        metadata={
-            "help": "embedding initialization: sources and their shares of the dimensions, such as log:3, words:3, "
-            "texts:2 (or codes); default: random"
-        },
-    )
-    start_share: float = field(
-        default=1.0, metadata={"help": "share of the embeddings' variance that comes from start_from"}
-    )
-    embeddings: str | None = field(
-        default=None, metadata={"help": "safetensors with the tokenizer's encoder's vectors, in place of running it"}
-    )
-    embedding_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of the token embeddings; default: learning_rate"}
-    )
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "step matrices by Muon, at this rate; default, and 0: AdamW for all"}
-    )
-    memory: bool = field(
-        default=False,
-        metadata={"help": "store what followed each item in the log, and mix it with the T5's probabilities"},
-    )
-    cuda_graphs: bool = field(
-        default=False, metadata={"help": "on one GPU: replay training steps as CUDA graphs; code tokens only"}
-    )
-    train_share: float = field(
-        default=1.0,
-        metadata={"help": "train on this share of the users, drawn by the seed; a larger share holds a smaller one"},
-    )
-    min_steps: int = field(
-        default=0,
-        metadata={"help": "minimum number of steps: small datasets train for more epochs than num_train_epochs"},
-    )
-    eval_users: int | None = field(default=None, metadata={"help": "number of validation users; default: all"})
-    eval_beams: int = field(default=20, metadata={"help": "beams while validating"})
-    patience: int | None = field(
-        default=None, metadata={"help": "stop after this number of evaluations without improvement"}
-    )
-    exclude_history: bool | None = field(
-        default=None,
-        metadata={
-            "help": "leave out items of the history while validating; default: unless 1 in 20 next items repeats it"
-        },
-    )
 
 
 def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> TigerRecommender | None:
@@ -154,13 +80,15 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     assert training.output_dir is not None  # TrainingArguments fills it in
     refuse_other_files(args.model_dir, MANIFEST)  # named first: these would be lost
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
-    data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties)
-    if args.tokens == "auto":
-        args = replace(args, tokens=CatalogSize.of(data.num_items).tokens)
+    data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
+    parent = load_parent(args.init_from) if args.init_from else None
+    args = replace(args, tokens=_tokens(args, data, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
-    digests |= embeddings_digest(args.embeddings)
+    digests |= embeddings_digest(args.embeddings) | parent_digest(args.init_from)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
-    record = RunRecord(training.output_dir, run_settings(args, training, **facts), training.world_size, digests)
+    origin = {} if parent is None else _checked_origin(parent, args, tokenizer, data)
+    settings = run_settings(args, training, **facts, **origin)
+    record = RunRecord(training.output_dir, settings, training.world_size, digests)
     before = _model_before(args.model_dir)
     if record.finished and before is not None:
         _check_model_of_run(args, training, record, before)
@@ -172,13 +100,13 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
             create_repository(hub_id, training.hub_private_repo, training.hub_token)
         if first and before is not None and before.get("run") != record.identity:
             print(f"{args.model_dir} holds the model of another run, which this training will replace.")
-        model, state = _trained(args, training, tokenizer, data, record)
+        learning = Learning.of(args, training.seed, data, parent)
+        model, state = _trained(args, training, tokenizer, learning, record)
         if not first:
             return None
-        known = _training_record(args, training, state, record.seconds) | {"parameters": model.num_parameters()}
-        known |= {"run": record.identity, "data": digests}
-        known["exclude_history"] = excludes_history(data.leave_one_out(args.shuffle_ties), args.exclude_history)
-        recommender = _with_all_parts(args, model, tokenizer, data, known)
+        known = _training_record(args, training, state, record.seconds)
+        known |= {"run": record.identity, "data": digests} | origin
+        recommender = _recommender(args, model, tokenizer, learning, known)
         recommender.save_pretrained(args.model_dir)
         record.finish()
         history = " ".join(data.item_ids[:2])
@@ -188,16 +116,36 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     return recommender
 
 
-def _with_all_parts(
-    args: RetrieverArguments, model: TigerT5, tokenizer: SemanticIdTokenizer, data: RecommendationData, known: dict
+def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str:
+    """The kind of tokens; where that is left open, a parent's, however large the catalog has become."""
+    if args.tokens != "auto":
+        return args.tokens
+    return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
+
+
+def _checked_origin(
+    parent: Parent, args: RetrieverArguments, tokenizer: SemanticIdTokenizer, data: RecommendationData
+) -> dict[str, Any]:
+    """The record of a parent that training can go on from, under ``parent``."""
+    check_weights_go_on(parent, args, tokenizer, data)
+    return {"parent": lineage(parent, len(tokenizer))}
+
+
+def _recommender(
+    args: RetrieverArguments, model: TigerT5, tokenizer: SemanticIdTokenizer, learning: Learning, known: dict
 ) -> TigerRecommender:
-    """The trained T5, the tokenizer's encoder and, if the settings say so, a memory; ``known`` of the training."""
+    """The recommender of a trained T5; ``known`` is recorded with it, and facts of the data."""
+    data, parent = learning.data, learning.parent
+    known |= {"log": log_summary(data), "parameters": model.num_parameters()}
+    known["exclude_history"] = excludes_history(learning.split, args.exclude_history)
     folder = Path(args.tokenizer) / "encoder"
     encoder = load_encoder(folder) if folder.is_dir() else None
     recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
     if args.memory:
         has_vectors = bool(args.embeddings) or encoder is not None
-        add_memory(recommender, data, args.shuffle_ties, encoded_texts(args, data) if has_vectors else None)
+        add_memory(recommender, data, learning.split, encoded_texts(args, data) if has_vectors else None)
+    if parent is not None:
+        recommender.unseen = still_unseen(parent, np.bincount(learning.train.items, minlength=data.num_items))
     return recommender
 
 
@@ -224,23 +172,43 @@ def _check_model_of_run(args: RetrieverArguments, training: TrainingArguments, r
         )
 
 
+def _trained(
+    args: RetrieverArguments,
+    training: TrainingArguments,
+    tokenizer: SemanticIdTokenizer,
+    learning: Learning,
+    record: RunRecord,
+) -> tuple[TigerT5, TrainerState]:
+    """Run the training; return the last T5, or the best if the settings say so, and the Trainer's log."""
+    trainer = retriever_trainer(args, training, tokenizer, learning, [record])
+    bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
+    assert training.output_dir is not None  # TrainingArguments fills it in
+    with disk_errors(training.output_dir), closing(bar):
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
+        trainer.save_state()  # the curve, which a report draws
+    return cast(TigerT5, trainer.model), trainer.state
+
+
 def retriever_trainer(
     args: RetrieverArguments,
     training: TrainingArguments,
     tokenizer: SemanticIdTokenizer,
-    data: RecommendationData,
+    learning: Learning,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TigerTrainer:
-    """Make the trainer of an untrained T5, in each of the processes that train one model together.
+    """Make the trainer of a T5 before its first step, in each of the processes that train one model together.
 
     Args:
-        training: made in that process, for it reads the process's rank; its number of epochs may be raised.
-        callbacks: of the trainer, beside that of ``args.patience``.
+        training: made in that process, for it reads the process's rank; its number of epochs is set here.
+        learning: the data.
+        callbacks: beside those that the settings ask for.
 
     Raises:
-        DataError: there is nothing to train on, or a setting can't be used.
+        DataError: there is nothing to train on, or to validate on.
     """
-    split = data.leave_one_out(args.shuffle_ties)
+    data, split = learning.data, learning.split
+    if not split.held_out:
+        check_no_validation(args, training)
     if not (split.train.lengths > 1).any():
         raise DataError(
             f"{args.dataset} leaves nothing to train on: a user's last two events test and validate, and of "
@@ -250,15 +218,17 @@ def retriever_trainer(
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     set_seed(training.seed)
-    learned = replace(split, train=some_users(split.train, args.train_share, training.seed))
-    model = untrained_model(args, tokenizer, data, learned)
+    model = _first_model(args, tokenizer, learning)
     users = args.user_tokens
-    train = TrainingExamples(learned.train, args.max_history, is_causal(model), users)
+    train = TrainingExamples(learning.train, args.max_history, is_causal(model), users)
+    training.num_train_epochs *= learning.epochs
     if args.min_steps:
         batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         epochs = math.ceil(args.min_steps * batch / int(train.num_targets.sum()))
         training.num_train_epochs = max(training.num_train_epochs, epochs)
-    valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
+    valid = None
+    if split.held_out:
+        valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
     exclude_history = excludes_history(split, args.exclude_history)
     if training.process_index == 0:
         left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
@@ -278,44 +248,17 @@ def retriever_trainer(
         embedding_learning_rate=args.embedding_learning_rate,
         muon_learning_rate=args.muon_learning_rate or None,
         cuda_graphs=args.cuda_graphs,
-        callbacks=[*callbacks, *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
+        callbacks=[*callbacks] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
     )
 
 
-def _trained(
-    args: RetrieverArguments,
-    training: TrainingArguments,
-    tokenizer: SemanticIdTokenizer,
-    data: RecommendationData,
-    record: RunRecord,
-) -> tuple[TigerT5, TrainerState]:
-    """Run the training; return the last T5, or the best if the settings say so, and the Trainer's log."""
-    trainer = retriever_trainer(args, training, tokenizer, data, [record])
-    bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
-    assert training.output_dir is not None  # TrainingArguments fills it in
-    with disk_errors(training.output_dir), closing(bar):
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
-        trainer.save_state()  # the curve, which a report draws
-    return cast(TigerT5, trainer.model), trainer.state
-
-
-def some_users(train: Sequences, share: float, seed: int) -> Sequences:
-    """Draw a share of the users who have something to learn from, in the order that they have.
-
-    Args:
-        train: sequences of all users; those of one item hold no target.
-        share: above 0, to 1: all. With the same seed, a larger share holds a smaller one.
-        seed: of the draw.
-
-    Raises:
-        DataError: ``share`` is out of range.
-    """
-    if not 0 < share <= 1:
-        raise DataError(f"train_share must be above 0 and at most 1, got {share}.")
-    if share == 1:
-        return train
-    useful = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths > 1))
-    return train.select(np.sort(useful[: math.ceil(share * len(useful))]))
+def _first_model(args: RetrieverArguments, tokenizer: SemanticIdTokenizer, learning: Learning) -> TigerT5:
+    """The T5 before its first step: the parent's, with tokens for new items, or an untrained one."""
+    if learning.parent is None:
+        return untrained_model(args, tokenizer, learning.data, replace(learning.split, train=learning.train))
+    model = cast(TigerT5, learning.parent.tiger.model)
+    grow_vocabulary(model, tokenizer)
+    return model
 
 
 def untrained_model(
@@ -403,14 +346,19 @@ def _training_record(
         "best_step": state.best_global_step,
         "seconds": round(seconds),
         f"validation {training.metric_for_best_model}": None if best is None else round(float(best), 5),
+        "split": args.split,
         "arguments": asdict(args) | recorded_settings(training),
         "template": template_of(args.tokenizer),  # for the texts of new items
+        "tokenizer_settings": settings_of(args.tokenizer),  # for those who go on from it
     }
 
 
 def publish(recommender: TigerRecommender, training: TrainingArguments, repo_id: str) -> None:
     """Push as TrainingArguments say."""
     commit = recommender.push_to_hub(
-        repo_id, private=training.hub_private_repo, token=training.hub_token, revision=training.hub_revision
+        repo_id,
+        private=training.hub_private_repo,
+        token=training.hub_token,
+        revision=training.hub_revision,
     )
     print(f"pushed: {commit.commit_url}")

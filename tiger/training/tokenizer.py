@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import EMBEDDINGS, ITEMS, TRAIN, check_same_data, data_digests
+from tiger.data.identity import EMBEDDINGS, ITEMS, PARENT, TRAIN, check_same_data, data_digests
+from tiger.data.splits import LEAVE_ONE_OUT, SPLIT_HELP
 from tiger.embeddings.auto import load_encoder
-from tiger.embeddings.base import load_embeddings, note_place
-from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.base import ItemEncoder, load_embeddings, note_place
+from tiger.embeddings.item_text import check_texts, item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.log_report import log_report
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
+from tiger.semantic_ids.drift import drift_report
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import MOST_SHARED, TWO_LEVELS, CatalogSize
+from tiger.training.parent import FITTED_BY, check_ids_go_on, load_parent, parent_digest
 from tiger.utils import devices
 from tiger.utils.digests import check_digests, sha256, write_digests
 from tiger.utils.errors import DataError
@@ -73,6 +78,14 @@ class TokenizerArguments:
         default=None, metadata={"help": "the split for cooccurrence_weight, as for the retriever"}
     )
     seed: int = field(default=0, metadata={"help": "seed of the quantizer's initialization"})
+    split: str = field(default=LEAVE_ONE_OUT, metadata={"help": SPLIT_HELP})
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "directory of a recommender whose semantic IDs stay: new items get theirs by its quantizer, which "
+            "is not fitted anew"
+        },
+    )
 
 
 def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
@@ -87,14 +100,18 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     """
     refuse_other_files(args.output_dir, REPORT)
     data = RecommendationData.load(args.dataset)
+    if args.init_from:
+        return _extended(args, data)
     encoder, embeddings = embedded_items(args, data)
     cooccurrence = None
     if args.cooccurrence_weight:
-        vectors = cooccurrence_vectors(data.leave_one_out(args.shuffle_ties).train, data.num_items)
-        cooccurrence = Cooccurrence(vectors, {"shuffle_ties": args.shuffle_ties}, args.cooccurrence_weight)
+        split = data.split(args.split, args.shuffle_ties)
+        learned = {"shuffle_ties": args.shuffle_ties} | ({} if split.held_out else {"all": 1})
+        vectors = cooccurrence_vectors(split.train, data.num_items)
+        cooccurrence = Cooccurrence(vectors, learned, args.cooccurrence_weight)
     start = time.perf_counter()
     tokenizer = fitted_tokenizer(args, embeddings, data.item_ids, cooccurrence)
-    size, quantizer = tokenizer.codebook_size, tokenizer.quantizer
+    quantizer = tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted
     if isinstance(quantizer, torch.nn.Module):
         quantizer.to("cpu")
@@ -103,19 +120,81 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
         "dataset": args.dataset,
         "encoder": encoder.name,
         "template": args.template,
+        "settings": {name: getattr(args, name) for name in FITTED_BY},
         "cooccurrence_weight": args.cooccurrence_weight,
         "shuffle_ties": args.shuffle_ties,
         "seconds": round(seconds, 1),
         "data": digests_of(args, data),
-        **quantization_report(tokenizer.codes, embeddings, quantizer.decode(tokenizer.codes), size),
-        **codes_in_log(args, data, tokenizer.codes),
     }
-    write_tokenizer(args.output_dir, tokenizer, encoder, report)
+    _write(args, data, Fitted(tokenizer, cast(ItemEncoder, encoder), embeddings), report)
     return tokenizer
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A tokenizer, the encoder of its texts (None: there is none) and the items' vectors, float32 [items, d]."""
+
+    tokenizer: SemanticIdTokenizer
+    encoder: ItemEncoder | None
+    vectors: np.ndarray
+
+
+def _extended(args: TokenizerArguments, data: RecommendationData) -> SemanticIdTokenizer:
+    """Give new items their semantic IDs by the quantizer of the recommender that ``args.init_from`` names.
+
+    Rows of the tokenizer are those of the parent's, then the new items in the order of the item table.
+    """
+    parent = load_parent(str(args.init_from))
+    check_ids_go_on(parent, args, data)
+    start = time.perf_counter()
+    tokenizer, old = copy.copy(parent.tiger.tokenizer), parent.tiger.tokenizer
+    known = set(old.item_ids)
+    order = [*old.item_ids, *(item for item in data.item_ids if item not in known)]
+    ordered = data.in_order(order)
+    if args.embeddings:
+        vectors = vectors_of(args.embeddings, ordered)
+    else:
+        texts = item_texts(ordered.items, args.template, required=False)
+        check_texts(order[len(old) :], texts[len(old) :])
+        vectors = parent.encoder.encode(texts)
+    parent.check_width(vectors, args.embeddings)
+    if len(order) > len(old):
+        tokenizer.add_items(order[len(old) :], vectors[len(old) :])
+    fitted = parent.fitted_rows
+    new = np.setdiff1d(np.arange(len(order)), fitted)
+    quantizer = tokenizer.quantizer
+    assert quantizer is not None  # checked above
+    drift = drift_report(quantizer, vectors[fitted], vectors[new]) if len(new) and len(fitted) else None
+    report = {
+        "dataset": args.dataset,
+        "encoder": getattr(parent.tiger.encoder, "name", None),
+        "template": args.template,
+        "settings": {name: getattr(args, name) for name in FITTED_BY},
+        "cooccurrence_weight": args.cooccurrence_weight,
+        "shuffle_ties": args.shuffle_ties,
+        "seconds": round(time.perf_counter() - start, 1),
+        "data": digests_of(args, data),
+        "parent": {"fingerprint": parent.fingerprint, "items": len(old), "new_items": len(order) - len(old)},
+        "drift": drift,
+    }
+    _write(args, ordered, Fitted(tokenizer, parent.tiger.encoder, vectors), report)
+    return tokenizer
+
+
+def _write(args: TokenizerArguments, data: RecommendationData, made: Fitted, report: dict) -> None:
+    """Write a tokenizer's directory; ``data`` is in the order of its items."""
+    tokenizer = made.tokenizer
+    quantizer = tokenizer.quantizer
+    assert quantizer is not None  # it was fitted, or the parent would have been refused
+    report |= quantization_report(
+        tokenizer.codes, made.vectors, quantizer.decode(tokenizer.codes), tokenizer.codebook_size
+    )
+    report |= codes_in_log(args, data, tokenizer.codes)
+    write_tokenizer(args.output_dir, tokenizer, made.encoder, report)
+
+
 def write_tokenizer(
-    output_dir: str | os.PathLike, tokenizer: SemanticIdTokenizer, encoder: Encoder, report: dict
+    output_dir: str | os.PathLike, tokenizer: SemanticIdTokenizer, encoder: ItemEncoder | None, report: dict
 ) -> None:
     """Write a tokenizer's directory, whole, and print a line of its codes.
 
@@ -125,8 +204,9 @@ def write_tokenizer(
     size = tokenizer.codebook_size
     with replaced_folder(output_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         tokenizer.save_pretrained(folder)
-        encoder.save_pretrained(folder / "encoder")
-        note_place(folder / "encoder", Path(output_dir) / "encoder")
+        if encoder is not None:
+            encoder.save_pretrained(folder / "encoder")
+            note_place(folder / "encoder", Path(output_dir) / "encoder")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         plot_code_usage(tokenizer.codes, size, folder / CODE_USAGE)
         write_digests(folder)
@@ -209,13 +289,14 @@ def codes_in_log(args: TokenizerArguments, data: RecommendationData, codes: np.n
     """
     if not (data.sequences.lengths >= 3).any():
         return {}
-    return log_report(codes, data.leave_one_out(args.shuffle_ties).train)
+    return log_report(codes, data.split(args.split, args.shuffle_ties).train)
 
 
 def digests_of(args: TokenizerArguments, data: RecommendationData) -> dict[str, str]:
     """Digests of both tables and of all else that a tokenizer is fitted on: kept in its report, compared later."""
-    split = data.leave_one_out(args.shuffle_ties) if args.cooccurrence_weight else None
-    return data_digests(data, split) | embeddings_digest(args.embeddings)
+    learned = args.cooccurrence_weight and not args.init_from
+    split = data.split(args.split, args.shuffle_ties) if learned else None
+    return data_digests(data, split) | embeddings_digest(args.embeddings) | parent_digest(args.init_from)
 
 
 def embeddings_digest(file: str | None) -> dict[str, str]:
@@ -240,15 +321,17 @@ def check_fitted_on(tokenizer: str | os.PathLike, found: Mapping[str, str], data
     report = Path(tokenizer) / REPORT
     saved = read_json(report) if report.exists() else {}
     check_fields(saved, {}, report, data=dict_of(text(64), 100))
-    counting = {name: found[name] for name in (ITEMS, TRAIN, EMBEDDINGS) if name in found}
+    counting = {name: found[name] for name in (ITEMS, TRAIN, EMBEDDINGS, PARENT) if name in found}
     remedy = "put back what it was, or fit a tokenizer on this data, into another folder"
     check_same_data(saved.get("data", {}), counting, dataset, f"the tokenizer in {tokenizer}", remedy)
 
 
 def load_data_and_tokenizer(
-    dataset: str, tokenizer: str, shuffle_ties: int | None
+    dataset: str, tokenizer: str, shuffle_ties: int | None, split: str = LEAVE_ONE_OUT
 ) -> tuple[RecommendationData, SemanticIdTokenizer, dict[str, str]]:
     """Read a dataset and the tokenizer that was fitted on it; also return digests of both tables and of the split.
+
+    The data's items are in the tokenizer's order.
 
     Raises:
         DataError: either is damaged, the tokenizer is of other items or other texts, or its codes were learned from
@@ -257,12 +340,13 @@ def load_data_and_tokenizer(
     data = RecommendationData.load(dataset)
     check_digests(tokenizer)
     fitted = SemanticIdTokenizer.from_pretrained(tokenizer)
-    if fitted.item_ids != data.item_ids:
+    if len(fitted) != data.num_items or set(fitted.item_ids) != set(data.item_ids):
         raise DataError(f"{tokenizer} has other items than {dataset} holds: fit it on this dataset.")
-    fitted.check_split(shuffle_ties)
-    found = data_digests(data, data.leave_one_out(shuffle_ties))
+    parts = data.split(split, shuffle_ties)
+    fitted.check_split(shuffle_ties, parts.held_out)
+    found = data_digests(data, parts)
     check_fitted_on(tokenizer, found, dataset)
-    return data, fitted, found
+    return data.in_order(fitted.item_ids), fitted, found
 
 
 def saved_vectors(
@@ -276,6 +360,12 @@ def saved_vectors(
         required: refuse items without text.
     """
     if embeddings:
-        return load_embeddings(embeddings, data.num_items)
+        return vectors_of(embeddings, data)
     texts = item_texts(data.items, template_of(tokenizer), required=required)
     return load_encoder(Path(tokenizer) / "encoder").encode(texts)
+
+
+def vectors_of(file: str, data: RecommendationData) -> np.ndarray:
+    """Vectors of a file in the order of the item table that was read, in the present order of the data's items."""
+    vectors = load_embeddings(file, data.num_items)
+    return vectors if data.file_rows is None else vectors[data.file_rows]

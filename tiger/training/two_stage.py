@@ -10,17 +10,23 @@ import numpy as np
 import torch
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import ITEMS, TRAIN
+from tiger.data.identity import ITEMS, TRAIN, check_same_data, items_digest, train_digest
 from tiger.data.repeats import excludes_history
-from tiger.embeddings.base import load_embeddings
+from tiger.data.sequences import Sequences
+from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.training_split import split_of_model
+from tiger.evaluation.training_split import known_digests, split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.training.parent import Parent, load_parent, refuse_other
+from tiger.training.tokenizer import vectors_of
 from tiger.utils import devices
 from tiger.utils.errors import DataError
+
+# Settings that trees which are kept can't follow any more.
+_FITTED_BY = ("num_beams", "users", "max_trees", "learning_rate", "num_leaves", "seed", "num_seeds", "time_dropout")
 
 
 @dataclass
@@ -53,10 +59,17 @@ class TwoStageArguments:
         default=None,
         metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
     )
+    split: str = field(default=LEAVE_ONE_OUT, metadata={"help": SPLIT_HELP + "; the trees are those of init_from"})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "directory of a recommender whose trees are kept with split all; else they are fitted anew"},
+    )
 
 
 def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     """Fit trees to the validation items, which the T5 must not have seen, and save them with the recommender.
+
+    With split all the T5 has seen every item: then the trees of ``init_from`` stay, over counts of all events.
 
     Returns:
         The ranker; None if no validation item is among its candidates; the recommender is then unchanged.
@@ -66,20 +79,16 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     """
     tiger = TigerRecommender.from_pretrained(args.recommender, devices.fastest(), rank=False)
     data = RecommendationData.load(args.dataset)
-    if tiger.tokenizer.item_ids != data.item_ids:
+    if len(tiger.tokenizer) != data.num_items or set(tiger.tokenizer.item_ids) != set(data.item_ids):
         raise DataError(f"{args.recommender} has other items than {args.dataset} holds.")
+    if args.split != tiger.training.get("split", LEAVE_ONE_OUT):
+        raise DataError(f"{args.recommender} was not trained with split {args.split}: give both the same.")
+    if args.split == ALL:
+        return _with_kept_trees(args, tiger, data)
     rows = tiger.tokenizer.rows(data.item_ids)
     split, _ = split_of_model(data, rows, tiger.training, args.dataset, tables=(TRAIN, ITEMS))
     start = time.perf_counter()
-    if tiger.items is None:  # which the second stage reads
-        tiger.items = data.items
-    candidates = Candidates.fit(
-        split.train,
-        data.items,
-        codes=tiger.tokenizer.codes,
-        vectors=_content_vectors(args, tiger, data),
-        num_proposed=args.num_proposed,
-    )
+    candidates = _candidates(args, tiger, data, split.train)
     learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
     exclude = excludes_history(split, args.exclude_history)
     search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
@@ -110,6 +119,65 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
         f"{trees} trees, chosen on {ranker.record['users held out']:,} users held out: "
         f"ndcg@10 {ranker.record['held out ndcg@10']:.4f}"
     )
+    return _saved(args, tiger, ranker)
+
+
+def _candidates(
+    args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData, events: Sequences
+) -> Candidates:
+    """Counts of these events, in the recommender's rows, and what else the second stage reads of the items."""
+    ordered = data.in_order(tiger.tokenizer.item_ids)
+    if tiger.items is None:  # which the second stage reads
+        tiger.items = ordered.items
+    return Candidates.fit(
+        events,
+        ordered.items,
+        codes=tiger.tokenizer.codes,
+        vectors=_content_vectors(args, tiger, ordered),
+        num_proposed=args.num_proposed,
+    )
+
+
+def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker]:
+    """The parent whose trees are kept where nothing is held out, and its second stage.
+
+    Raises:
+        DataError: there is no parent, it has no second stage, or its trees were fitted with other settings.
+    """
+    init_from = args.init_from
+    remedy = "the T5 has seen all targets, so that no trees can learn how far to trust it. "
+    remedy += (
+        "Train without --split all first and give that model as --init_from (its trees are kept), or give a recipe "
+    )
+    remedy += "without two_stage.yaml"
+    if init_from is None:
+        raise DataError(f"--split all has no second stage of its own: {remedy}.")
+    parent = load_parent(init_from, rank=True)
+    ranker = parent.tiger.ranker
+    if not isinstance(ranker, TwoStageRanker):
+        raise DataError(f"{init_from} has no second stage whose trees could be kept with --split all: {remedy}.")
+    recorded = ranker.record.get("arguments")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    known = [name for name in _FITTED_BY if name in recorded]
+    refuse_other(parent, {f"two_stage.{name}": (getattr(args, name), recorded[name]) for name in known})
+    return parent, ranker
+
+
+def _with_kept_trees(args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData) -> TwoStageRanker:
+    """Count all events anew under the trees of the parent, which learned from a T5 that had not seen their targets."""
+    parent, before = trees_of(args)
+    start, split = time.perf_counter(), data.split(ALL, tiger.training.get("shuffle_ties"))
+    found = {TRAIN: train_digest(data, split), ITEMS: items_digest(data.items)}
+    check_same_data(known_digests(tiger.training), found, args.dataset, args.recommender, "give the same dataset")
+    ordered = data.in_order(tiger.tokenizer.item_ids)
+    candidates = _candidates(args, tiger, data, ordered.split(ALL, tiger.training.get("shuffle_ties")).train)
+    record = before.record | {"trees of": parent.fingerprint, "seconds": round(time.perf_counter() - start)}
+    names = before.trees, before.columns, tiger.tokenizer.fingerprint, record, before.assume_last_day
+    print(f"the trees of {args.init_from} stay, over counts of all events")
+    return _saved(args, tiger, TwoStageRanker(candidates, *names))
+
+
+def _saved(args: TwoStageArguments, tiger: TigerRecommender, ranker: TwoStageRanker) -> TwoStageRanker:
     tiger.ranker = ranker
     tiger.save_pretrained(args.recommender)
     print(f"{args.recommender} now ranks with it")
@@ -121,7 +189,7 @@ def _content_vectors(args: TwoStageArguments, tiger: TigerRecommender, data: Rec
     if not args.embeddings:
         texts = item_texts(data.items, tiger.training.get("template"), required=False)
         return None if tiger.encoder is None else tiger.encoder.encode(texts)
-    vectors = load_embeddings(args.embeddings, data.num_items)
+    vectors = vectors_of(args.embeddings, data)
     quantizer = tiger.tokenizer.quantizer
     if quantizer is not None and vectors.shape[1] != quantizer.input_dim:
         raise DataError(
