@@ -75,7 +75,9 @@ def test_what_is_chosen_for_the_history_is_right(tmp_path, repeats, kept, capsys
     )
     assert found["models"].keys() == other["models"].keys() >= {"popularity", "hybrid", "tiger", "two-stage"}
     for name in ("tiger", "two-stage"):
-        assert found["models"][name]["recall@10"] > other["models"][name]["recall@10"] + 0.01, name
+        # A memory hardly asks for what has been had: the T5 with one loses least by the wrong choice.
+        margin = 0.0 if name == "tiger" else 0.01
+        assert found["models"][name]["recall@10"] > other["models"][name]["recall@10"] + margin, name
     if kept:
         assert found["hybrid, history kept"]["recall@10"] > 3 * found["hybrid, history removed"]["recall@10"]
         assert found["repeats"] == pytest.approx(0.77, abs=0.06)
@@ -105,7 +107,7 @@ def test_a_stage_that_learned_from_a_part_is_not_measured_on_it():
         return beams[:, :k] + 4, None, scores[:, :k]
 
     ranker = SimpleNamespace(kind="two-stage", proposes_items=True, learned_from="valid", order=order)
-    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker)
+    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker, memory=None)
     args, histories = EvaluationArguments(num_beams=12, bf16=False), Sequences.from_rows([np.array([1])] * 2)
     (alone, beams, _), (name, ranked, _) = stages_of(model, histories, args, False)
     assert (alone, name) == ("tiger", "two-stage") and (beams == 3).all() and (ranked == 7).all()
@@ -128,7 +130,7 @@ def test_a_second_stage_is_measured_without_times_as_well_where_that_is_wanted()
     ranker = SimpleNamespace(
         kind="two-stage", proposes_items=True, learned_from="valid", order=order, reads_times=True
     )
-    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker)
+    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker, memory=None)
     histories = Sequences(np.array([0, 1, 2]), np.array([1, 1]), np.array([86_400, 90_000]))
     args = EvaluationArguments(num_beams=12, bf16=False, no_timestamps=True)
     found = {name: int(ranked[0, 0]) for name, ranked, _ in stages_of(model, histories, args, False)}
