@@ -1,4 +1,4 @@
-"""The prior of a memory while a search goes down the trie: what is known of a prefix, before and beside the T5."""
+"""The prior of a memory while a search goes down the trie: the best that is known of a prefix, beside the T5."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 class MemoryPrior:
     """Mixes the T5's log-probabilities of prefixes with a memory's masses.
 
-    A prefix scores ``log M + weight * log(p + F)``: ``M`` is the sum of the masses of the items beneath, ``p`` the
-    prefix's probability under the T5, ``F`` the sum of the items' floors. Of a whole item this is its own score, so a
-    search that keeps every beam is exact.
+    A prefix scores ``log M + weight * log(p + F)``: ``M`` is the largest mass of the items beneath, ``p`` the prefix's
+    probability under the T5, ``F`` the largest of the items' floors. Of a whole item this is its own score, and of a
+    prefix no less than that of any item beneath: so an item is not given up because its neighbors are not asked for,
+    and a search that keeps every beam is exact.
 
     Args:
         trie: of the items.
@@ -22,17 +23,18 @@ class MemoryPrior:
     """
 
     def __init__(self, trie: SemanticIdTrie, mass: torch.Tensor, floors: torch.Tensor, weight: float):
-        self._trie, self.weight = trie, weight
+        self.weight = weight
         order = trie.rows.long()
-        # Sums of neighbors in leaf order are differences of these; in float32, small ones would drown.
-        self._mass = _running_sums(mass[:, order])
-        self._floors = _running_sums(floors[order])
+        self._log_mass, self._floors = (
+            _largest_beneath(trie, mass[:, order].log()),
+            _largest_beneath(trie, floors[order]),
+        )
 
     def select(self, users: torch.Tensor | slice) -> MemoryPrior:
         """The prior of some of the histories."""
         some = object.__new__(MemoryPrior)
-        some._trie, some.weight, some._floors = self._trie, self.weight, self._floors
-        some._mass = self._mass[users]
+        some.weight, some._floors = self.weight, self._floors
+        some._log_mass = [values[users] for values in self._log_mass]
         return some
 
     def mixed(self, level: int, nodes: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
@@ -45,13 +47,18 @@ class MemoryPrior:
         Returns:
             float32 [B, N, W], finite.
         """
-        first, stop = self._trie.leaf_ranges(level, nodes)
-        flat_first, flat_stop = first.flatten(1), stop.flatten(1)
-        mass = (self._mass.gather(1, flat_stop) - self._mass.gather(1, flat_first)).view(nodes.shape).float()
-        floors = (self._floors[stop] - self._floors[first]).float()
-        return mass.log() + self.weight * torch.log(log_probs.exp() + floors)
+        mass = self._log_mass[level].gather(1, nodes.flatten(1)).view(nodes.shape)
+        return mass + self.weight * torch.log(log_probs.exp() + self._floors[level][nodes])
 
 
-def _running_sums(values: torch.Tensor) -> torch.Tensor:
-    """Sums of the values before each place, and of all: float64 [..., n + 1]."""
-    return torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
+def _largest_beneath(trie: SemanticIdTrie, values: torch.Tensor) -> list[torch.Tensor]:
+    """For each level, the largest value of the leaves under each node: [..., nodes], of values [..., leaves]."""
+    levels = [values]
+    for starts in reversed(trie.children):
+        counts = starts.diff()
+        parents = torch.repeat_interleave(
+            torch.arange(len(counts), device=values.device), counts, output_size=levels[0].shape[-1]
+        )
+        largest = values.new_full((*values.shape[:-1], len(counts)), float("-inf"))
+        levels.insert(0, largest.scatter_reduce_(-1, parents.expand(levels[0].shape), levels[0], "amax"))
+    return levels
