@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict] = {
     "retriever": {
         **{"d_model": 48, "d_kv": 24, "num_heads": 2, "d_ff": 96, "num_layers": 2, "dropout_rate": 0.05},
         **{"num_train_epochs": 12, "min_steps": 0, "eval_users": 1000, "report_to": "none", "logging_steps": 20},
+        "memory": False,  # larger than the T5
     },
 }
 
