@@ -43,7 +43,10 @@ def bars(axis, values: dict[str, float], unit: str, title: str) -> None:
 def page(folder: Path) -> str:
     """``README.md`` of the results: what was measured beside its bar."""
     found = {name: read(folder, name) for name in ("decoding", "training", "catalogue", "indexing", "evaluation")}
-    found |= {name: read(folder, name) for name in ("sharing", "ranker", "service", "gpu", "load", "growth", "scale")}
+    found |= {
+        name: read(folder, name)
+        for name in ("sharing", "ranker", "service", "gpu", "load", "growth", "scale", "memory")
+    }
     parts = ["# Speed", "", "![CPU time, ours and others'](speed.png)"]
 
     def section(title: str, name: str, lines: list[str]) -> None:
@@ -123,8 +126,8 @@ def page(folder: Path) -> str:
         found["gpu"] = None
     if found_load := found["load"]:
         section("Service under offered load", "load", load_lines(found_load))
-    rest = ("Evaluation", "Ranker", "Service", "GPU", "Many machines")
-    for title, name in zip(rest, ("evaluation", "ranker", "service", "gpu", "scale")):
+    rest = ("Evaluation", "Memory", "Ranker", "Service", "GPU", "Many machines")
+    for title, name in zip(rest, ("evaluation", "memory", "ranker", "service", "gpu", "scale")):
         if result := found[name]:
             result.setdefault("what", "not measured")
             skip = ("benchmark", "dataset", "what", "bars", "hardware", "versions", "command", "could_not_run", "runs")
