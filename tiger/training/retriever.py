@@ -206,7 +206,7 @@ def retriever_trainer(
     Raises:
         DataError: there is nothing to train on, or to validate on.
     """
-    data, split = learning.data, learning.split
+    split = learning.split
     if not split.held_out:
         check_no_validation(args, training)
     if not (split.train.lengths > 1).any():
@@ -231,11 +231,7 @@ def retriever_trainer(
         valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
     exclude_history = excludes_history(split, args.exclude_history)
     if training.process_index == 0:
-        left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
-        print(
-            f"{len(split.users):,} users{left_out}, {data.num_items:,} items, "
-            f"{train.num_targets.sum():,} training targets, {model.num_parameters():,} parameters"
-        )
+        print(_in_numbers(learning, train, model))
         print(repeats_in_words(split, exclude_history))
     return TigerTrainer(
         model=model,
@@ -249,6 +245,16 @@ def retriever_trainer(
         muon_learning_rate=args.muon_learning_rate or None,
         cuda_graphs=args.cuda_graphs,
         callbacks=[*callbacks] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
+    )
+
+
+def _in_numbers(learning: Learning, train: TrainingExamples, model: TigerT5) -> str:
+    """The data and the model in a line."""
+    split = learning.split
+    left_out = f" ({split.num_left_out:,} with fewer than 3 events left out)" if split.num_left_out else ""
+    return (
+        f"{len(split.users):,} users{left_out}, {learning.data.num_items:,} items, "
+        f"{train.num_targets.sum():,} training targets, {model.num_parameters():,} parameters"
     )
 
 
