@@ -212,7 +212,8 @@ class Candidates:
             for values in (hybrid, kin):
                 values[histories.users, place[histories.items]] = -np.inf
         if without is not None:
-            hybrid[:, place[without]] = kin[:, place[without]] = -np.inf
+            columns = place[without]
+            hybrid[:, columns] = kin[:, columns] = -np.inf
         count, found = min(self.num_proposed, len(self)), []
         first = int(count * HYBRID_SHARE)
         for values, wanted in ((hybrid, first), (kin, count - first)):

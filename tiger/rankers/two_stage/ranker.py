@@ -234,7 +234,11 @@ class TwoStageRanker(Ranker):
         t5, trees = (np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in range(2))
         if not self.reads_t5 and k <= self.candidates.num_proposed:  # else the beams fill up what is too few
             beams, scores = beams[:, :0], scores[:, :0]
-        without = None if allowed is None else np.setdiff1d(np.arange(len(self)), allowed)
+        without = None
+        if allowed is not None:
+            gone = np.ones(len(self), dtype=bool)
+            gone[allowed] = False
+            without = np.flatnonzero(gone)
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
             proposals = self.candidates.propose(
