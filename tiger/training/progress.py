@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from tiger.training.evaluation import users_to_ask
+from tiger.utils import devices
 
 # CPU seconds, measured with the demo shop (recipes/results/speed/demo.json); of encoders, a rough guess.
 SECONDS = {
@@ -132,7 +132,7 @@ def estimated_seconds(settings: Mapping[str, Mapping], sizes: Sequence[int], ste
     multiplications = layers * t5.get("d_model", 128) * width / 1e6
     epochs = max(t5.get("num_train_epochs", 3), t5.get("min_steps", 0) * t5.get("batch", 512) / max(targets, 1))
     per_beam = SECONDS["per user, beam and million multiplications"]
-    fast = ACCELERATED if torch.accelerator.is_available() else 1
+    fast = 1 if devices.is_host(devices.fastest()) else ACCELERATED
 
     def decoded(count: int | None, beams: int) -> float:
         return min(users, count or users) * beams * multiplications * per_beam / fast
