@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tiger.data.splits import ALL
 from tiger.embeddings.base import ItemEncoder
 from tiger.evaluation.training_split import known_digests
 from tiger.quantizers.auto import quantizer_class
+from tiger.recommender.card_lineage import lineage_of
 from tiger.recommender.manifest import MANIFEST, find_folder
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -123,18 +124,6 @@ def parent_digest(name: str | None) -> dict[str, str]:
     return {PARENT: sha256(folder / MANIFEST)}
 
 
-def lineage_of(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The parent that a training record names; empty where it started from nothing."""
-    found = training.get("parent")
-    return found if isinstance(found, dict) else {}
-
-
-def logs_of(training: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the parent's log and of the present one, where they are recorded."""
-    digests = {"parent's": lineage_of(training).get("data"), "present": training.get("data")}
-    return {whose: str(found[INTERACTIONS]) for whose, found in digests.items() if found and INTERACTIONS in found}
-
-
 def lineage(parent: Parent, count: int) -> dict[str, Any]:
     """The record of a parent, as ``run.json`` and ``tiger.json`` keep it.
 
@@ -184,8 +173,7 @@ def check_ids_go_on(parent: Parent, args: Any, data: RecommendationData) -> None
     recorded = tiger.training.get("tokenizer_settings")
     recorded = recorded if isinstance(recorded, dict) else {}
     for name in FITTED_BY:
-        default = next(one.default for one in fields(args) if one.name == name)
-        pairs[name] = (getattr(args, name), recorded.get(name, default))
+        pairs[name] = (getattr(args, name), recorded.get(name, getattr(type(args), name)))
     if not recorded:  # only that there is some is known
         del pairs["cooccurrence_weight"]
     refuse_other(parent, pairs)

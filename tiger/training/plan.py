@@ -19,7 +19,7 @@ from tiger.quantizers.auto import quantizer_class
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
 from tiger.training.evaluation import EvaluationArguments
-from tiger.training.parent import check_settings_go_on, load_parent
+from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
 from tiger.training.retriever import RetrieverArguments, sources_of
 from tiger.training.tokenizer import TokenizerArguments
 from tiger.training.two_stage import TwoStageArguments, trees_of
@@ -240,9 +240,10 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
     if "two_stage" in steps and found["two_stage"][0].split == ALL:
         trees_of(found["two_stage"][0])
     if init_from := plan.settings["retriever"].get("init_from"):
-        parent = load_parent(init_from)
         if "retriever" in found:
-            check_settings_go_on(parent, found["retriever"][0])
+            check_settings_go_on(load_parent(init_from), found["retriever"][0])
+        else:
+            parent_digest(init_from)  # a step that reads it all comes later; that there is one is checked now
     for step, parts in found.items():
         for name, (least, most) in _RANGES[step].items():
             value = getattr(next(part for part in parts if hasattr(part, name)), name)

@@ -15,8 +15,8 @@ from tiger.data.repeats import KEEP_FROM, repeat_share
 from tiger.data.sequences import SECONDS_PER_DAY
 from tiger.data.splits import LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
+from tiger.recommender.card_lineage import logs_of
 from tiger.recommender.manifest import read_manifest
-from tiger.training.parent import logs_of
 from tiger.training.tokenizer import CODE_USAGE
 from tiger.utils.json_files import read_json
 
