@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import ITEMS, TRAIN, check_same_data, items_digest, train_digest
@@ -92,8 +91,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
     exclude = excludes_history(split, args.exclude_history)
     search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
-    with torch.autocast(tiger.device.type, torch.bfloat16):
-        beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, **search)
+    beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, bf16=True, **search)
     try:
         ranker = TwoStageRanker.fit(
             candidates,
