@@ -13,8 +13,6 @@ import numpy as np
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
-from tiger.embeddings.base import load_embeddings
-from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -40,13 +38,8 @@ def main() -> None:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     if recommender.ranker is not None:
         raise DataError(f"{args.recommender} has a ranker that learned from its T5 alone: train it again afterwards.")
-    vectors = None
-    if args.embeddings:
-        vectors = load_embeddings(args.embeddings, data.num_items)
-    elif recommender.encoder is not None:
-        vectors = recommender.encoder.encode(item_texts(data.items, recommender.training.get("template")))
     split, _ = split_of_model(data, np.arange(data.num_items), recommender.training, args.dataset)
-    add_memory(recommender, data, split, vectors)
+    add_memory(recommender, data, split, args.embeddings)
     recommender.save_pretrained(args.recommender)
     print(f"{args.recommender} has a memory of {recommender.memory.size:,} pairs of items")
 

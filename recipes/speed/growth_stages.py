@@ -265,8 +265,8 @@ def memory(catalog: MadeCatalog) -> dict[str, Work]:
     share = sparse.csr_matrix(([1.0], ([0], [0])), shape=(1, catalog.size), dtype=np.float32)
     return {
         "fit": lambda: made.setdefault("all", fit_memory(train, texts, vectors, groups, True)) and None,
-        "one request": times(lambda: made["all"].mass(one.items, one.offsets)),
-        "a batch of 16": times(lambda: made["all"].mass(many.items, many.offsets)),
+        "one request": times(lambda: made["all"].mass(one)),
+        "a batch of 16": times(lambda: made["all"].mass(many)),
         "add one item": lambda: made["all"].extended(share),
     }
 

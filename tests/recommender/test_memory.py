@@ -8,7 +8,7 @@ from scipy import sparse
 
 from tests.conftest import make_model, make_recommender
 from tests.recommender.test_recommender import fitted  # noqa: F401
-from tests.retriever.test_memory import make_log, make_memory, make_texts, make_weights
+from tests.retriever.test_memory import make_log, make_memory, make_texts, make_weights, one_history
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.memory import ItemMemory, MemoryTables
 from tiger.semantic_ids.neighbors import code_neighbors
@@ -30,8 +30,8 @@ def expected_order(tiger, history):
     items, log_probs = tiger.recommend([[ids[row] for row in history]], memory=False, **EVERY)
     known = np.zeros(len(ids))
     known[tiger.tokenizer.rows(items[0])] = np.exp(log_probs[0, : len(items[0])])
-    memory, starts = tiger.memory, np.array([0, len(history)])
-    mass = memory.mass(np.array(history, dtype=np.int64), starts)[0]
+    memory = tiger.memory
+    mass = memory.mass(one_history(*history))[0]
     scores = np.log(mass) + memory.weights.t5_weight * np.log(known + memory.t5_floors)
     order = np.argsort(-scores, kind="stable")
     return [ids[row] for row in order if row not in history], scores[[row for row in order if row not in history]]

@@ -43,6 +43,10 @@ def make_memory(seed=0):
     return ItemMemory(MemoryTables.fit(make_log(), make_texts(), width=None), make_weights(seed))
 
 
+def one_history(*rows):
+    return Sequences.from_rows([np.array(rows, dtype=np.int64)])
+
+
 def dense_mass(memory, history):
     """The masses after one history, route by route."""
     tables, kernels = memory.tables, memory.weights.kernels
@@ -59,7 +63,7 @@ def test_masses_are_those_of_their_formula():
     memory = make_memory()
     histories = [[], [3], [5, 1, 5, 30], list(range(AGES + 5))]
     sequences = Sequences.from_rows([np.array(one, dtype=np.int64) for one in histories])
-    found = memory.mass(sequences.items, sequences.offsets)
+    found = memory.mass(sequences)
     for mass, history in zip(found, histories):
         np.testing.assert_allclose(mass, dense_mass(memory, history), rtol=2e-5)
     assert memory.prior.min() > 0
@@ -124,7 +128,7 @@ def test_weights_find_the_route_that_a_log_follows():
     follows, _, similar, *_ = weights.kernels[:, 0]
     assert follows > 5 * similar
     memory = ItemMemory(tables, weights)
-    mass = memory.mass(np.array([7, 8, 9]), np.array([0, 3]))
+    mass = memory.mass(one_history(7, 8, 9))
     assert mass[0].argmax() == 10
     assert fit_weights(tables, log, steps=5).kernels.tolist() == fit_weights(tables, log, steps=5).kernels.tolist()
 
@@ -203,18 +207,16 @@ def test_new_items_borrow_from_their_nearest():
     shares = sparse.csr_matrix(([0.5, 0.5, 1.0], ([0, 0, 1], [3, 8, 4])), shape=(3, ITEMS), dtype=np.float32)
     grown = memory.extended(shares)
     assert len(grown) == ITEMS + 3 and len(memory) == ITEMS
-    history, one = np.array([7, 4]), np.array([0, 2])
-    before, after = memory.mass(history, one)[0] - memory.prior, grown.mass(history, one)[0] - grown.prior
+    history = one_history(7, 4)
+    before, after = memory.mass(history)[0] - memory.prior, grown.mass(history)[0] - grown.prior
     np.testing.assert_allclose(after[:ITEMS], before, rtol=1e-5)
     np.testing.assert_allclose(after[ITEMS:], [(before[3] + before[8]) / 2, before[4], 0], rtol=1e-4, atol=1e-7)
     # In a history, a new item counts as those that it borrows from.
-    mixed = grown.mass(np.array([7, ITEMS + 1]), one)
-    np.testing.assert_allclose(mixed, grown.mass(history, one), rtol=1e-5)
+    mixed = grown.mass(one_history(7, ITEMS + 1))
+    np.testing.assert_allclose(mixed, grown.mass(history), rtol=1e-5)
     # Rows that go leave the others' masses as they are; new items of new items borrow from known ones alone.
     kept = grown.keep(np.array([8, ITEMS, 3]))
-    np.testing.assert_allclose(
-        kept.mass(np.array([2]), np.array([0, 1])), grown.mass(np.array([3]), np.array([0, 1]))[:, [8, ITEMS, 3]]
-    )
+    np.testing.assert_allclose(kept.mass(one_history(2)), grown.mass(one_history(3))[:, [8, ITEMS, 3]])
     again = grown.extended(sparse.csr_matrix(([1.0], ([0], [ITEMS])), shape=(1, ITEMS + 3), dtype=np.float32))
     assert again.borrowed[3].nnz == 0
 
@@ -225,8 +227,8 @@ def test_a_memory_comes_back_from_its_file(tmp_path):
     file = tmp_path / "memory.safetensors"
     write_memory(memory, file)
     again = read_memory(file, ITEMS - 1)
-    history = np.array([1, 2, ITEMS - 2]), np.array([0, 1, 3])
-    assert again.mass(*history).tolist() == memory.mass(*history).tolist()
+    history = Sequences.from_rows([np.array([1]), np.array([2, ITEMS - 2])])
+    assert again.mass(history).tolist() == memory.mass(history).tolist()
     assert again.weights.t5_floor == pytest.approx(memory.weights.t5_floor)
     with pytest.raises(DataError, match="slots"):
         read_memory(file, ITEMS)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.retriever.test_memory import ITEMS, make_log, make_memory
+from tests.retriever.test_memory import ITEMS, make_log, make_memory, one_history
 from tiger.data.sequences import Sequences
 from tiger.training.memory import T5_WEIGHTS, Validation, fit_memory, with_chosen_weight
 
@@ -39,4 +39,4 @@ def test_the_weight_is_the_default_unless_another_is_clearly_better():
 def test_a_memory_needs_neither_words_nor_vectors(texts):
     memory = fit_memory(make_log(), texts, None, np.zeros(ITEMS, dtype=np.int64), True)
     assert memory.tables.neighbors.nnz == (0 if not texts[0] else memory.tables.neighbors.nnz)
-    assert np.isfinite(memory.mass(np.array([3]), np.array([0, 1]))).all()
+    assert np.isfinite(memory.mass(one_history(3))).all()

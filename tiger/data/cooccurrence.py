@@ -16,6 +16,11 @@ NEAR = 3  # steps within which an item counts as a follower, with weight 1 / ste
 _PAIRS_AT_ONCE = 1 << 23  # pairs that are sorted at a time: some 500 MB
 
 
+def floored_totals(train: Sequences, num_items: int) -> np.ndarray:
+    """Events of each item in the log, those below :data:`COUNT_FLOOR` being alike: float32 [num_items]."""
+    return np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+
+
 def pairs_by_gap(train: Sequences, max_gap: int) -> Iterator[tuple[int, np.ndarray]]:
     """For each gap from 1 to ``max_gap``, the events that have one of the same user so many places later: int64 [m],
     places in ``train.items``. Ends with the first gap that no pair of events has."""

@@ -65,6 +65,11 @@ class Sequences:
         """int64 [events]: whose event it is."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    @property
+    def ages(self) -> np.ndarray:
+        """int64 [events]: how many events of the user came after it, 0 for the newest."""
+        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.items))
+
     def select(self, users: np.ndarray) -> Sequences:
         """The sequences of these users (int [n] or bool [users]) alone, in the order given."""
         users = np.flatnonzero(users) if users.dtype == bool else np.asarray(users, dtype=np.int64)

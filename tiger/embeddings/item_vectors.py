@@ -20,7 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from tiger._moved import old_names
-from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
+from tiger.data.cooccurrence import floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.utils.errors import DataError
 
@@ -56,7 +56,7 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
     from threadpoolctl import threadpool_limits
 
     counts = follower_counts(train, num_items)
-    totals = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+    totals = floored_totals(train, num_items)
     with threadpool_limits(1):  # several share out sums, and their number would show in the last bits
         factors = _factors if num_items <= _LARGE else _factors_in_place
         vectors = factors(counts, totals**-DAMPING, min(dim, num_items - 1), seed)

@@ -24,7 +24,7 @@ import torch
 from scipy import sparse
 
 from tiger._moved import old_names
-from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts
+from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.evaluator import evaluate
@@ -46,7 +46,7 @@ class Popularity:
 
     def fit(self, train: Sequences, num_items: int) -> Popularity:
         """Count the events of each item, all counts up to 5 being alike."""
-        self.counts = np.maximum(np.bincount(train.items, minlength=num_items), COUNT_FLOOR).astype(np.float32)
+        self.counts = floored_totals(train, num_items)
         shuffled = np.random.default_rng(self.seed).permutation(num_items)
         # Columns of every score matrix lie in this order: most popular first, at random among the equally popular.
         self.order = shuffled[np.argsort(-self.counts[shuffled], kind="stable")]
@@ -76,7 +76,7 @@ class Popularity:
             items int32 [n, k], best first, -1 where the catalog holds too few, and scores float32 [n, k]: counts,
             ``-inf`` beside -1.
         """
-        return _recommend(
+        return recommend_by_score(
             lambda part: np.tile(self.counts[self.order], (len(part), 1)), self.order, histories, k, exclude_history
         )
 
@@ -120,7 +120,7 @@ class Transition:
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; where fewer than ``k`` items ever followed, popular ones come last, at 0."""
-        return _recommend(self.scores, self.popularity.order, histories, k, exclude_history)
+        return recommend_by_score(self.scores, self.popularity.order, histories, k, exclude_history)
 
     def scores(self, histories: Sequences) -> np.ndarray:
         """float32 [n, items], columns in popularity's order."""
@@ -181,7 +181,7 @@ class Content:
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; where fewer than ``k`` items share a word, popular ones come last, at 0."""
-        return _recommend(self.scores, self.popularity.order, histories, k, exclude_history)
+        return recommend_by_score(self.scores, self.popularity.order, histories, k, exclude_history)
 
     def scores(self, histories: Sequences) -> np.ndarray:
         """float32 [n, items], columns in popularity's order."""
@@ -253,12 +253,11 @@ class Hybrid:
         self, histories: Sequences, k: int = 10, exclude_history: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``Popularity.recommend``; an empty history gets the popular items, with score 0."""
-        return _recommend(self.scores, self.content.popularity.order, histories, k, exclude_history)
+        return recommend_by_score(self.scores, self.content.popularity.order, histories, k, exclude_history)
 
-    def scores(self, histories: Sequences, content: np.ndarray | None = None) -> np.ndarray:
-        """float32 [n, items], columns in popularity's order; ``content``: those of the content part, where at hand."""
-        content = self.content.scores(histories) if content is None else content
-        return content + self.transition_weight * self.transition.scores(histories)
+    def scores(self, histories: Sequences) -> np.ndarray:
+        """float32 [n, items], columns in popularity's order."""
+        return self.content.scores(histories) + self.transition_weight * self.transition.scores(histories)
 
 
 class GrowingRows:
@@ -331,17 +330,24 @@ def evaluate_baselines(
 def recency(histories: Sequences, last: int, decay: float, num_items: int) -> sparse.csr_matrix:
     """decay^age at each of the ``last`` newest items of a history, summed where one recurs: float32 [n, num_items]."""
     recent = histories.keep_last(last)
-    ages = np.repeat(recent.offsets[1:], recent.lengths) - 1 - np.arange(len(recent.items))
-    weights = np.power(decay, ages, dtype=np.float32)
+    weights = np.power(decay, recent.ages, dtype=np.float32)
     matrix = sparse.csr_matrix((weights, recent.items, recent.offsets), shape=(len(recent), num_items))
     matrix.sum_duplicates()
     return matrix
 
 
-def _recommend(
+def recommend_by_score(
     score: Callable[[Sequences], np.ndarray], order: np.ndarray, histories: Sequences, k: int, exclude_history: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Top ``k`` by ``score``, whose columns lie in ``order``, in chunks of users that bound memory."""
+    """Top ``k`` by ``score``, in chunks of users that bound memory.
+
+    Args:
+        score: of n histories: float32 [n, items], written to; 0 where nothing is known.
+        order: int [items], the item of each column of ``score``. Of equal scores, the first column's comes first.
+
+    Returns:
+        See :meth:`Popularity.recommend`.
+    """
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}")
     items = np.full((len(histories), k), -1, dtype=np.int32)
@@ -358,14 +364,19 @@ def _recommend(
         np.copyto(values, queue, where=values == 0)
         if exclude_history:
             values[part.users, column[part.items]] = -np.inf
-        # torch's selection is six times faster than numpy's argpartition.
-        best = np.sort(torch.topk(torch.from_numpy(values), kept, dim=1, sorted=False).indices.numpy(), axis=1)
-        found = np.take_along_axis(values, best, axis=1)
-        ranking = np.argsort(-found, axis=1, kind="stable")
-        best, found = np.take_along_axis(best, ranking, axis=1), np.take_along_axis(found, ranking, axis=1)
+        best, found = best_columns(values, kept)
         items[users, :kept] = np.where(found == -np.inf, -1, order[best])
         scores[users, :kept] = np.where((found < 0) & (found > -np.inf), 0, found)
     return items, scores
+
+
+def best_columns(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` columns of the largest values of each row, best first, and these values: both [n, k]."""
+    # torch's selection is six times faster than numpy's argpartition.
+    best = np.sort(torch.topk(torch.from_numpy(values), k, dim=1, sorted=False).indices.numpy(), axis=1)
+    found = np.take_along_axis(values, best, axis=1)
+    ranking = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(best, ranking, axis=1), np.take_along_axis(found, ranking, axis=1)
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors

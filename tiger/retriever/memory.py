@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from tiger.data.cooccurrence import COUNT_FLOOR, follower_counts, shared_counts
+from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts, shared_counts
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 
@@ -61,7 +61,7 @@ class MemoryTables:
             width: entries that are kept for an item in either table of the log; None: all.
         """
         size = len(texts)
-        totals = np.maximum(np.bincount(train.items, minlength=size), COUNT_FLOOR).astype(np.float32)
+        totals = floored_totals(train, size)
         followers, shared = follower_counts(train, size), shared_counts(train, size)
         root = sparse.diags(1 / np.sqrt(totals)).astype(np.float32)
         shared = (root @ shared @ root).tocsr()
@@ -72,11 +72,16 @@ class MemoryTables:
     def __len__(self) -> int:
         return len(self.totals)
 
-    @property
+    @cached_property
     def near(self) -> sparse.csr_matrix:
         """The nearest of ``neighbors``, squared, so that the nearest count most; each row divided by its sum."""
         nearest = truncated(self.neighbors, _NEAREST)
         return _shares(nearest.power(2))
+
+    @cached_property
+    def near_to(self) -> sparse.csr_matrix:
+        """:attr:`near`, transposed: of each item, the items that it is near to."""
+        return self.near.T.tocsr()
 
 
 def similar_items(texts: ItemTexts, groups: np.ndarray | None = None, count: int = 50) -> sparse.csr_matrix:
@@ -108,7 +113,7 @@ class MemoryWeights:
 
 @dataclass(frozen=True)
 class ItemMemory:
-    """Score every item after a history: a mass above 0, that adds up over the items of a prefix.
+    """Score every item after a history: a mass above 0.
 
     Items that the tables don't know borrow from others: one has the mean of its nearest items' masses, and counts in a
     history as they do. So a change of the catalog leaves the tables as they are.
@@ -136,11 +141,6 @@ class ItemMemory:
     def __len__(self) -> int:
         return len(self.slots)
 
-    @cached_property
-    def _near(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        near = self.tables.near
-        return near, near.T.tocsr()
-
     @property
     def size(self) -> int:
         """Number of pairs of items that are stored."""
@@ -165,22 +165,13 @@ class ItemMemory:
         """float32 [items]: what the probability of each under the T5 is raised by."""
         return (self.weights.t5_floor * (COUNT_FLOOR / self.totals) ** 2).astype(np.float32)
 
-    def mass(self, items: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Mass of every item after each history.
-
-        Args:
-            items: int [events], rows of all histories, oldest first.
-            starts: int [B + 1], where each history begins in ``items``, and the end.
-
-        Returns:
-            float32 [B, items].
-        """
-        (near, near_to), tables = self._near, self.tables
-        reads = [self._reads(items, starts, kernel) for kernel in self.weights.kernels]
-        follows, together, similar, of_similar, to_follower = reads
-        total = (follows + of_similar @ near) @ tables.followers
+    def mass(self, histories: Sequences) -> np.ndarray:
+        """Mass of every item after each of n histories of rows: float32 [n, items]."""
+        tables = self.tables
+        follows, together, similar, of_similar, to_follower = self._reads(histories)
+        total = (follows + of_similar @ tables.near) @ tables.followers
         total = total + together @ tables.shared + similar @ tables.neighbors
-        total = total + (to_follower @ tables.followers) @ near_to
+        total = total + (to_follower @ tables.followers) @ tables.near_to
         mass = total.toarray()
         if self.borrowed.shape[0]:
             mass = np.concatenate([mass, (total @ self.borrowed.T).toarray()], axis=1)
@@ -193,14 +184,16 @@ class ItemMemory:
     def _is_as_fitted(self) -> bool:
         return np.array_equal(self.slots, np.arange(len(self.tables)))
 
-    def _reads(self, items: np.ndarray, starts: np.ndarray, kernel: np.ndarray) -> sparse.csr_matrix:
-        """Weights of the tables' items in each history, float32 [B, rows of the tables]."""
-        ends = np.repeat(starts[1:], np.diff(starts))
-        age = ends - 1 - np.arange(len(items))
-        weight = np.where(age < AGES, kernel[np.minimum(age, AGES - 1)], 0).astype(np.float32)
+    def _reads(self, histories: Sequences) -> list[sparse.csr_matrix]:
+        """Weights of the tables' items in each history, float32 [n, rows of the tables], by route."""
+        recent = histories.keep_last(AGES)
+        slots, ages = self.slots[recent.items], recent.ages
         known, new = len(self.tables), self.borrowed.shape[0]
-        read = sparse.csr_matrix((weight, self.slots[items], starts), shape=(len(starts) - 1, known + new))
-        return read[:, :known] + read[:, known:] @ self.borrowed if new else read
+        reads = []
+        for kernel in self.weights.kernels:
+            read = sparse.csr_matrix((kernel[ages], slots, recent.offsets), shape=(len(recent), known + new))
+            reads.append(read[:, :known] + read[:, known:] @ self.borrowed if new else read)
+        return reads
 
     def extended(self, borrowed: sparse.csr_matrix) -> ItemMemory:
         """With new items at the catalog's end.

@@ -34,6 +34,7 @@ class LeftOut:
         targets: int64 [B].
         totals: float32 [B], the targets' totals without the event.
         history: int64 [2, h], the users and the items of their histories.
+        repeated: bool [B], whether the target stands in the history as well.
     """
 
     users: np.ndarray
@@ -43,6 +44,7 @@ class LeftOut:
     targets: np.ndarray
     totals: np.ndarray
     history: np.ndarray
+    repeated: np.ndarray
 
 
 def leave_last_out(tables: MemoryTables, some: Sequences) -> LeftOut:
@@ -52,7 +54,7 @@ def leave_last_out(tables: MemoryTables, some: Sequences) -> LeftOut:
     """
     targets = some.items[some.offsets[1:] - 1].astype(np.int64)
     before = some.drop_last(1).keep_last(AGES)
-    users, items, ages = before.users, before.items.astype(np.int64), _ages(before)
+    users, items, ages = before.users, before.items.astype(np.int64), before.ages
     events = np.arange(len(items))
     size = len(tables)
     one = sparse.csr_matrix((np.ones(len(items), np.float32), (events, items)), shape=(len(items), size))
@@ -62,16 +64,16 @@ def leave_last_out(tables: MemoryTables, some: Sequences) -> LeftOut:
     keys, place = np.unique(users * size + items, return_inverse=True)
     own = np.bincount(place, step, len(keys)).astype(np.float32)[place]
     follows = _without(one @ tables.followers, own, target)
-    near = tables.near
-    to_near = (one @ near).tocsr()
+    to_near = (one @ tables.near).tocsr()
     same = sparse.csr_matrix((step, (users, events)), shape=(len(before), len(items)))
     reached = np.asarray(to_near.multiply((same @ one)[users]).sum(axis=1), dtype=np.float32).ravel()
+    repeated = np.bincount(users, items == target, len(before)) > 0
     routes = [
         follows,
-        _shared(tables, one, items, target, _repeats(before, targets)[users]),
+        _shared(tables, one, items, target, repeated[users]),
         one @ tables.neighbors,
         _without(to_near @ tables.followers, reached, target),
-        follows @ near.T.tocsr(),
+        follows @ tables.near_to,
     ]
     found = [matrix.tocoo() for matrix in routes]
     reads = [number * AGES + ages[matrix.row] for number, matrix in enumerate(found)]
@@ -84,17 +86,8 @@ def leave_last_out(tables: MemoryTables, some: Sequences) -> LeftOut:
         targets,
         totals,
         np.stack([users, items]),
+        repeated,
     )
-
-
-def _ages(histories: Sequences) -> np.ndarray:
-    """int64 [events]: 0 for the newest event of each history."""
-    return histories.offsets[1:][histories.users] - 1 - np.arange(len(histories.items))
-
-
-def _repeats(before: Sequences, targets: np.ndarray) -> np.ndarray:
-    """bool [B]: whether the target stands in the history as well."""
-    return np.bincount(before.users, before.items == targets[before.users], len(before)) > 0
 
 
 def _without(matrix: sparse.csr_matrix, own: np.ndarray, target: np.ndarray) -> sparse.csr_matrix:
@@ -174,7 +167,7 @@ def fit_weights(
             logits, targets = model.log_mass(batch, totals, mean), torch.from_numpy(batch.targets)
             if exclude_history:
                 history = torch.from_numpy(batch.history)
-                repeated = torch.from_numpy(_in_history(batch))
+                repeated = torch.from_numpy(batch.repeated)
                 logits = logits.index_put((history[0], history[1]), torch.tensor(float("-inf")))[~repeated]
                 targets = targets[~repeated]
             if not len(targets):
@@ -215,8 +208,3 @@ def _drawn(users: np.ndarray, num_items: int, seed: int) -> Iterator[np.ndarray]
         order = random.permutation(users)
         for start in range(0, len(order), size):
             yield np.sort(order[start : start + size])
-
-
-def _in_history(batch: LeftOut) -> np.ndarray:
-    users, items = batch.history
-    return np.bincount(users, items == batch.targets[users], len(batch.targets)) > 0

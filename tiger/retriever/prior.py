@@ -25,10 +25,9 @@ class MemoryPrior:
     def __init__(self, trie: SemanticIdTrie, mass: torch.Tensor, floors: torch.Tensor, weight: float):
         self.weight = weight
         order = trie.rows.long()
-        self._log_mass, self._floors = (
-            _largest_beneath(trie, mass[:, order].log()),
-            _largest_beneath(trie, floors[order]),
-        )
+        above = [(nodes, len(tokens)) for nodes, tokens in zip(_parents(trie), trie.tokens)]
+        self._log_mass = _largest_beneath(above, mass[:, order].log())
+        self._floors = _largest_beneath(above, floors[order])
 
     def select(self, users: torch.Tensor | slice) -> MemoryPrior:
         """The prior of some of the histories."""
@@ -51,14 +50,27 @@ class MemoryPrior:
         return mass + self.weight * torch.log(log_probs.exp() + self._floors[level][nodes])
 
 
-def _largest_beneath(trie: SemanticIdTrie, values: torch.Tensor) -> list[torch.Tensor]:
-    """For each level, the largest value of the leaves under each node: [..., nodes], of values [..., leaves]."""
+def _parents(trie: SemanticIdTrie) -> list[torch.Tensor]:
+    """For each level but the last: of each node of the next one, the node above it, int64 [nodes of the next]."""
+    parents = []
+    for starts, tokens in zip(trie.children, trie.tokens[1:]):
+        nodes = torch.arange(len(starts) - 1, device=starts.device)
+        parents.append(torch.repeat_interleave(nodes, starts.diff(), output_size=len(tokens)))
+    return parents
+
+
+def _largest_beneath(above: list[tuple[torch.Tensor, int]], values: torch.Tensor) -> list[torch.Tensor]:
+    """The largest value of the leaves under each node.
+
+    Args:
+        above: for each level but the last, the parents of the next one's nodes, and its number of nodes.
+        values: [..., leaves].
+
+    Returns:
+        For each level, [..., nodes].
+    """
     levels = [values]
-    for starts in reversed(trie.children):
-        counts = starts.diff()
-        parents = torch.repeat_interleave(
-            torch.arange(len(counts), device=values.device), counts, output_size=levels[0].shape[-1]
-        )
-        largest = values.new_full((*values.shape[:-1], len(counts)), float("-inf"))
+    for parents, count in reversed(above):
+        largest = values.new_full((*values.shape[:-1], count), float("-inf"))
         levels.insert(0, largest.scatter_reduce_(-1, parents.expand(levels[0].shape), levels[0], "amax"))
     return levels

@@ -114,8 +114,7 @@ def beams_of_users(
     device = model.device
     nothing = np.zeros(len(histories), dtype=np.int64)
     examples = EvaluationExamples(histories, nothing, max_history, retriever_config(model).user_tokens)
-    search = _BatchSearch(model, trie, examples, EvaluationCollator(tokenizer), k, options, part)
-    search.use_memory(memory)
+    search = _BatchSearch(model, trie, examples, EvaluationCollator(tokenizer), k, options, part, memory)
     answers = np.full((len(examples), k), -1, dtype=np.int64)
     scores = np.full((len(examples), k), -np.inf, dtype=np.float32)
     # Histories of equal length share a batch: little padding.
@@ -146,67 +145,65 @@ def beams_of_users(
     return answers, scores
 
 
+@dataclass
 class _BatchSearch:
-    """The search of one batch, in two parts: what the host does before, and what the device does."""
+    """The search of one batch, in two parts: what the host does before, and what the device does.
 
-    def __init__(
-        self,
-        model: T5ForConditionalGeneration,
-        trie: SemanticIdTrie,
-        examples: EvaluationExamples,
-        collator: EvaluationCollator,
-        k: int,
-        options: SearchOptions,
-        part: CatalogPart,
-    ):
-        self._model, self._trie, self._examples, self._collator = model, trie, examples, collator
-        self._k, self._options, self._part = k, options, part
-        device = self._device = model.device
+    Args:
+        model, trie, k, options, part, memory: see :func:`beams_of_users`.
+        examples: of all users.
+        collator: of the model's tokens.
+    """
+
+    model: T5ForConditionalGeneration
+    trie: SemanticIdTrie
+    examples: EvaluationExamples
+    collator: EvaluationCollator
+    k: int
+    options: SearchOptions
+    part: CatalogPart
+    memory: ItemMemory | None
+
+    def __post_init__(self) -> None:
+        device, options = self.model.device, self.options
         self._generator = None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
-        # Graphs are of the plain search: neither sampled nor of a part of the catalog.
-        is_plain = options.temperature is None and not self._part.filters and part.scored_levels is None
-        self._graphs = graphs_of(model) if is_plain else None
-
-    def use_memory(self, memory: ItemMemory | None) -> None:
-        """Mix a memory in, where there is one."""
-        self._memory = memory
-        if memory is not None:
-            self._graphs = None
+        # Graphs are of the plain search: neither sampled, nor of a part of the catalog, nor with a memory.
+        is_plain = options.temperature is None and not self.part.filters and self.part.scored_levels is None
+        self._graphs = graphs_of(self.model) if is_plain and self.memory is None else None
+        self._floors = None if self.memory is None else torch.from_numpy(self.memory.t5_floors).to(device)
 
     def collate(self, users: np.ndarray) -> dict[str, torch.Tensor]:
         """The batch of these users, in the host's memory."""
-        batch = self._collator([self._examples[user] for user in users])
+        batch = self.collator([self.examples[user] for user in users])
         wanted = {name: batch[name] for name in ("input_ids", "seen")}
-        if self._memory is not None:
-            histories = self._examples.histories.select(users)
-            wanted["mass"] = torch.from_numpy(self._memory.mass(histories.items, histories.offsets))
-        return {name: devices.pinned(part, self._device) for name, part in wanted.items()}
+        if self.memory is not None:
+            wanted["mass"] = torch.from_numpy(self.memory.mass(self.examples.histories.select(users)))
+        return {name: devices.pinned(part, self.model.device) for name, part in wanted.items()}
 
     def run(self, users: np.ndarray, batch: dict[str, torch.Tensor]) -> HostCopy:
         """Rows and scores of the batch of these users, on their way."""
-        options = self._options
-        tokens = devices.sent(batch["input_ids"], self._device)
-        excluded = devices.sent(batch["seen"], self._device) if options.exclude_history else None
+        options = self.options
+        tokens = devices.sent(batch["input_ids"], self.model.device)
+        excluded = devices.sent(batch["seen"], self.model.device) if options.exclude_history else None
         prior: MemoryPrior | None = None
-        if self._memory is not None:
-            floors = torch.from_numpy(self._memory.t5_floors).to(self._device)
-            mass = devices.sent(batch["mass"], self._device)
-            prior = MemoryPrior(self._trie, mass, floors, self._memory.weights.t5_weight)
+        if self.memory is not None and self._floors is not None:
+            mass = devices.sent(batch["mass"], self.model.device)
+            prior = MemoryPrior(self.trie, mass, self._floors, self.memory.weights.t5_weight)
         beams: Beams | None = None
         if self._graphs is not None:
-            beams = self._graphs.search(self._trie, tokens, options.num_beams, self._k, excluded)
+            beams = self._graphs.search(self.trie, tokens, options.num_beams, self.k, excluded)
         if beams is None:
             beams = beam_search(
-                self._model,
-                self._trie,
+                self.model,
+                self.trie,
                 tokens,
                 num_beams=options.num_beams,
-                k=self._k,
+                k=self.k,
                 excluded=excluded,
                 temperature=options.temperature,
                 generator=self._generator,
-                scored_levels=self._part.scored_levels,
-                allowed_items=self._part.allowed(self._trie, users),
+                scored_levels=self.part.scored_levels,
+                allowed_items=self.part.allowed(self.trie, users),
                 prior=prior,
             )
         return HostCopy(beams.rows, beams.scores)

@@ -21,19 +21,11 @@ def code_neighbors(before: SemanticIdTokenizer, after: SemanticIdTokenizer) -> s
         float32 [new, items so far]: equal shares of up to :data:`MOST_NEIGHBORS` items, the rows' sums being 1; empty
         where no item shares the first code. Too many items are thinned out evenly over the catalog.
     """
-    known = len(before)
-    new, codes = after.codes[known:], before.codes
-    places: list[np.ndarray] = []
-    for row in new:
-        found = np.flatnonzero(codes[:, 0] == row[0])
-        for level, code in enumerate(row[1:], start=1):
-            inner = found[codes[found, level] == code]
-            if not len(inner):
-                break
-            found = inner
+    known, places = len(before), []
+    for found in before._ids.sharing(after.codes[known:]):
         step = max(1, -(-len(found) // MOST_NEIGHBORS))
         places.append(found[::step])
     widths = np.array([len(place) for place in places])
     starts = np.concatenate([[0], np.cumsum(widths)])
     values = np.repeat(1 / np.maximum(widths, 1), widths).astype(np.float32)
-    return sparse.csr_matrix((values, np.concatenate(places), starts), shape=(len(new), known))
+    return sparse.csr_matrix((values, np.concatenate(places), starts), shape=(len(places), known))

@@ -122,6 +122,20 @@ class PackedIds:
         at = np.minimum(np.searchsorted(self._keys, prefixes << below), len(self) - 1)
         return np.where(self._keys[at] >> below == prefixes, self._rows[at], -1)
 
+    def sharing(self, codes: np.ndarray) -> list[np.ndarray]:
+        """For each tuple of codes, int [m, num_codebooks], the rows that share its longest prefix that any has, in
+        ascending order; none where no row has its first code."""
+        packing = self.packing
+        keys, found = packing.pack_codes(codes), [np.zeros(0, dtype=np.int64)] * len(codes)
+        for level in range(packing.num_codebooks):
+            below = packing.bits_below(level)
+            rest = (np.uint64(1) << below) - np.uint64(1)
+            first = np.searchsorted(self._keys, keys & ~rest)
+            stop = np.searchsorted(self._keys, keys | rest, side="right")
+            for place in np.flatnonzero(first < stop):
+                found[place] = self._rows[first[place] : stop[place]]
+        return [np.sort(rows) for rows in found]
+
     def next_collisions(self, codes: np.ndarray) -> np.ndarray:
         """int64 [m]: for each tuple of codes, one more than the highest collision token that it has."""
         if not len(self):

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Hybrid, Transition
+from tiger.evaluation.baselines import Hybrid, Transition, recommend_by_score
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
@@ -26,7 +25,6 @@ from tiger.utils import devices
 # The largest of the published sets has 7e8; fifty million scores take a CPU about a second.
 MOST_SCORES = 4_000_000_000
 SAMPLED_USERS = 20_000
-_SCORES_AT_ONCE = 1 << 23
 ALONE = "tiger"  # what the T5's own order is called in tables
 
 
@@ -159,17 +157,9 @@ def stages_of(
 
 
 def memory_alone(memory: ItemMemory, histories: Sequences, exclude_history: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The ten items of the largest mass, int64 [n, 10], -1 where there are fewer, and its logarithms."""
-    step = max(1, _SCORES_AT_ONCE // len(memory))
-    found = []
-    for start in range(0, len(histories), step):
-        some = histories.select(np.arange(start, min(start + step, len(histories))))
-        scores = torch.from_numpy(memory.mass(some.items, some.offsets)).log()
-        if exclude_history:
-            scores[torch.from_numpy(some.users), torch.from_numpy(some.items).long()] = -torch.inf
-        found.append(scores.topk(min(10, len(memory))))
-    best, rows = (torch.cat(parts) for parts in zip(*found))
-    return rows.masked_fill(best.isneginf(), -1).numpy(), best.numpy()
+    """The ten items of the largest mass, int32 [n, 10], -1 where there are fewer, and their masses."""
+    order = np.random.default_rng(0).permutation(len(memory))  # no order of rows decides between equal masses
+    return recommend_by_score(lambda some: memory.mass(some)[:, order], order, histories, 10, exclude_history)
 
 
 def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:

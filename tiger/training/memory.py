@@ -13,12 +13,16 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
+from tiger.embeddings.base import encode_items
 from tiger.embeddings.item_neighbors import ItemTexts
 from tiger.embeddings.item_text import item_texts
+from tiger.evaluation.baselines import best_columns
+from tiger.evaluation.metrics import next_item_metrics_per_user
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.memory import ItemMemory, MemoryTables
 from tiger.retriever.memory_fitting import fit_weights
+from tiger.training.tokenizer import vectors_of
 
 T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 VALIDATION_USERS = 2000
@@ -43,7 +47,7 @@ class Validation:
 
 
 def add_memory(
-    recommender: TigerRecommender, data: RecommendationData, split: LeaveOneOut, vectors: np.ndarray | None
+    recommender: TigerRecommender, data: RecommendationData, split: LeaveOneOut, embeddings: str | None
 ) -> None:
     """Give a recommender a memory of the training log and the items' texts; record what validation items chose.
 
@@ -51,12 +55,17 @@ def add_memory(
         recommender: of all items of the dataset.
         data: in the order of the recommender's items.
         split: that the T5 was trained on; where it holds nothing out, the T5's weight is the default.
-        vectors: float32 [items, d], of the texts by an encoder; None: there is none.
+        embeddings: a safetensors file of the texts' vectors; None: the recommender's encoder, where it has one.
     """
     # Models from before repeats were looked for don't say.
     exclude_history = excludes_history(split, recommender.training.get("exclude_history"))
     print("fitting the memory: counts, neighbors and the weights of both")
     texts = item_texts(data.items, recommender.training.get("template"), required=False)
+    vectors = None
+    if embeddings:
+        vectors = vectors_of(embeddings, data)
+    elif recommender.encoder is not None:
+        vectors = encode_items(recommender.encoder, texts)
     groups = recommender.tokenizer.codes[:, 0]
     memory = fit_memory(split.train, texts, vectors, groups, exclude_history)
     if not split.held_out:
@@ -108,7 +117,7 @@ def with_chosen_weight(
     """
     start = time.perf_counter()
     default = memory.weights.t5_weight
-    found = {weight: _ndcg(memory, valid, exclude_history, weight) for weight in sorted({0.0, default, *T5_WEIGHTS})}
+    found = _ndcg(memory, valid, exclude_history, sorted({0.0, default, *T5_WEIGHTS}))
     best = max(found, key=lambda weight: found[weight].mean())
     gain = found[best] - found[default]
     error = gain.std() / max(len(gain), 1) ** 0.5
@@ -129,24 +138,28 @@ def _words(texts: Sequence[str]):
         return None
 
 
-def _ndcg(memory: ItemMemory, valid: Validation, exclude_history: bool, weight: float) -> np.ndarray:
-    """NDCG@10 of each validation user, float [n]."""
+def _ndcg(
+    memory: ItemMemory, valid: Validation, exclude_history: bool, weights: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """NDCG@10 of each validation user, float [n], by the T5's weight."""
     floors, count = memory.t5_floors, len(memory)
+    order = np.random.default_rng(0).permutation(count)  # no order of rows decides between equal scores
     step = max(1, _SCORES_AT_ONCE // count)
-    answers = []
+    answers: dict[float, list[np.ndarray]] = {weight: [] for weight in weights}
     for start in range(0, len(valid.targets), step):
         users = np.arange(start, min(start + step, len(valid.targets)))
         histories = valid.histories.select(users)
-        scores = np.log(memory.mass(histories.items, histories.offsets))
-        if weight:
-            probs = np.tile(floors, (len(users), 1))
-            row, beam = np.nonzero(valid.rows[users] >= 0)
-            probs[row, valid.rows[users][row, beam]] += np.exp(valid.log_probs[users][row, beam])
-            scores += weight * np.log(probs)
+        scores, probs = np.log(memory.mass(histories)), np.tile(floors, (len(users), 1))
+        row, beam = np.nonzero(valid.rows[users] >= 0)
+        probs[row, valid.rows[users][row, beam]] += np.exp(valid.log_probs[users][row, beam])
         if exclude_history:
             scores[histories.users, histories.items] = -np.inf
-        best = np.argpartition(-scores, min(10, count - 1), axis=1)[:, :10]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        answers.append(np.take_along_axis(best, order, axis=1))
-    hits = np.concatenate(answers) == valid.targets[:, None]
-    return (hits / np.log2(np.arange(2, hits.shape[1] + 2))).sum(axis=1)
+        log_probs = np.log(probs)
+        for weight in weights:
+            values = (scores + np.float32(weight) * log_probs)[:, order]
+            answers[weight].append(order[best_columns(values, min(10, count))[0]])
+    k = min(10, count)
+    return {
+        weight: next_item_metrics_per_user(np.concatenate(found), valid.targets, (k,))[f"ndcg@{k}"]
+        for weight, found in answers.items()
+    }

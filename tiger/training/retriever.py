@@ -142,8 +142,7 @@ def _recommender(
     encoder = load_encoder(folder) if folder.is_dir() else None
     recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
     if args.memory:
-        has_vectors = bool(args.embeddings) or encoder is not None
-        add_memory(recommender, data, learning.split, encoded_texts(args, data) if has_vectors else None)
+        add_memory(recommender, data, learning.split, args.embeddings)
     if parent is not None:
         recommender.unseen = still_unseen(parent, np.bincount(learning.train.items, minlength=data.num_items))
     return recommender

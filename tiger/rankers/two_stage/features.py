@@ -73,7 +73,7 @@ class RankingBatch:
         self.users, self.empty = self.read.users, self.read.lengths == 0
         # An empty history has no last item: row -1, of which nothing is known.
         self.last = np.where(self.empty, -1, np.append(self.read.items, -1)[self.read.offsets[1:] - 1])
-        self.ages = np.repeat(self.read.offsets[1:], self.read.lengths) - 1 - np.arange(len(self.read.items))
+        self.ages = self.read.ages
         weights = {"last": self.ages == 0, "5": (self.ages < 5) * DECAY**self.ages, f"{READ}": np.ones(len(self.ages))}
         self.weights = {span: weight.astype(np.float32) for span, weight in weights.items()}
 

@@ -6,9 +6,10 @@ import copy
 
 import numpy as np
 
+from tiger.semantic_ids.packing import Packing
 from tiger.utils.growing import Growing
 
-_BITS = 60  # of all codes of an item together: more than a semantic ID may have, see tiger.semantic_ids.packing
+_BITS = 60  # of all codes of an item together, as many as a semantic ID may have
 
 
 class PrefixGroups:
@@ -49,8 +50,7 @@ class PrefixGroups:
 
 
 def _packed(codes: np.ndarray, length: int) -> np.ndarray:
-    """int64 [items]: the first ``length`` codes as one number, in the order of the tuples."""
-    keys, bits = np.zeros(len(codes), dtype=np.int64), _BITS // codes.shape[1]
-    for column in codes[:, :length].T:
-        keys = keys << bits | column
-    return keys
+    """uint64 [items]: the first ``length`` codes as one number, in the order of the tuples."""
+    levels = codes.shape[1]
+    packing = Packing(levels, 1 << _BITS // levels)
+    return packing.pack_codes(codes) >> packing.bits_below(length - 1)
