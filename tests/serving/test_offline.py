@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import make_recommender
 from tiger.serving import log_parts, offline
-from tiger.serving.offline import recommend_users
+from tiger.serving.offline import parts_of, recommend_users
 from tiger.utils.errors import DataError
 
 
@@ -184,6 +184,13 @@ def test_an_empty_log_gives_an_empty_answer(recommender, tmp_path):
     counts = recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", **OPTIONS)
     assert counts["users"] == 0 and pq.read_table(tmp_path / "out.parquet").num_rows == 0
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"tiger"])["counts"] == counts
+
+
+def test_intermediate_files_lie_beside_the_output():
+    assert parts_of("out.parquet") == ".out.parquet.parts"
+    assert parts_of("/out.parquet") == "/.out.parquet.parts"
+    assert parts_of("/a/out.parquet") == "/a/.out.parquet.parts"
+    assert parts_of("s3://bucket/out.parquet") == "s3://bucket/.out.parquet.parts"
 
 
 def remove_settings_last(folder):

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.files import sync, write_atomically
+from tiger.utils.files import sync, write_atomically, written_whole
 from tiger.utils.json_files import parse_json
 
 
@@ -92,10 +92,12 @@ def read_object(store: Store, name: str) -> dict[str, Any] | None:
     return found
 
 
-def split_url(url: str) -> tuple[str, str]:
+def split_url(place: str) -> tuple[str, str]:
     """The folder of a file's URL or path, and its name in it."""
-    folder, _, name = url.rpartition("/")
-    return folder or ".", name
+    if not is_url(place):
+        return str(Path(place).parent), Path(place).name
+    folder, _, name = place.rpartition("/")
+    return folder, name
 
 
 class DiskStore:
@@ -117,7 +119,10 @@ class DiskStore:
         write_atomically(file, content)
 
     def put(self, name: str, file: Path) -> None:
-        self.write(name, file.read_bytes())
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(target, file.stat().st_size) as temporary:
+            shutil.copyfile(file, temporary)
 
     def create(self, name: str, content: bytes) -> bool:
         file = self._folder / name
