@@ -181,6 +181,21 @@ def test_strangers_are_refused(ray_session):
     assert done.returncode and "in" not in done.stdout.split() and "oken" in done.stderr
 
 
+def test_bad_logs_are_named(run, tmp_path):
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "text.parquet").write_text("some text")
+    pq.write_table(pq.read_table(run / "log.parquet").drop_columns("timestamp"), tmp_path / "untimed.parquet")
+    for name, message in (
+        ("nothing", r"is missing: give a log in parquet"),
+        ("empty", r"is empty \(0 bytes\): give a log in parquet"),
+        ("text", r"is not a whole parquet file \(.*\): write it again"),
+        ("untimed", "has no column 'timestamp'"),
+    ):
+        log = str(tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=f"{name}.parquet {message}"):
+            recommend_on_ray(BatchJob(str(run / "model"), log, str(tmp_path / "out.parquet")))
+
+
 def test_options_of_another_engine_are_refused(run, tmp_path, capsys):
     words = [
         "recommend",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiger.utils.errors import DataError
-from tiger.utils.stores import DiskStore, UrlStore, is_url, open_store, split_url
+from tiger.utils.stores import DiskStore, UrlStore, absolute, is_url, open_store, split_url, store_of
 
 
 @pytest.fixture(params=["disk", "file", "memory", "s3"])
@@ -73,5 +73,8 @@ def test_places():
     assert split_url("b.parquet") == (".", "b.parquet")
     assert split_url("/b.parquet") == ("/", "b.parquet")
     assert split_url("/a/b.parquet") == ("/a", "b.parquet")
+    store, name = store_of("/a/b.parquet")
+    assert (type(store), store.place, name) == (DiskStore, "/a", "b.parquet")
+    assert absolute("s3://bucket/a") == "s3://bucket/a" and absolute("a/b") == os.path.join(os.getcwd(), "a", "b")
     with pytest.raises(DataError, match="nowhere://x can't be reached"):
         UrlStore("nowhere://x")

@@ -19,7 +19,7 @@ from tiger.serving.model_source import ModelSource, manifest_digest, read_manife
 from tiger.serving.settings import AccessSettings, EdgeSettings, ServiceSettings
 from tiger.serving.update_log import UpdateLog
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.stores import is_url
+from tiger.utils.stores import absolute, is_url
 
 NAME = "tiger"
 ONGOING = 256  # requests that a replica may have at a time; its own queue says when that is too much. Not tuned.
@@ -192,4 +192,4 @@ def _absolute(model: str) -> str:
 
 def _with_absolute_log(settings: ServiceSettings) -> ServiceSettings:
     log = settings.update_log
-    return settings if log is None or is_url(log) else replace(settings, update_log=os.path.abspath(log))
+    return settings if log is None else replace(settings, update_log=absolute(log))

@@ -35,7 +35,7 @@ from tiger.training.tokenizer import Encoder, TokenizerArguments, fewest_levels,
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
-from tiger.utils.stores import Store, is_url, open_store, read_object
+from tiger.utils.stores import Store, absolute, open_store, read_object
 
 PLAN = "plan.json"
 Run = Callable[[str, Iterable[Any]], Iterator[Any]]
@@ -68,7 +68,7 @@ class IndexArguments:
     def work_folder(self) -> str:
         """The folder of intermediate files."""
         if self.work is not None:
-            return self.work if is_url(self.work) else os.path.abspath(self.work)
+            return absolute(self.work)
         out = Path(os.path.abspath(self.output_dir))
         return str(out.with_name(f".{out.name}.parts"))
 

@@ -100,6 +100,21 @@ def split_url(place: str) -> tuple[str, str]:
     return folder, name
 
 
+def store_of(place: str) -> tuple[Store, str]:
+    """The folder of a file's URL or path, opened, and its name in it.
+
+    Raises:
+        DataError: no package for such URLs is installed.
+    """
+    folder, name = split_url(place)
+    return open_store(folder), name
+
+
+def absolute(place: str | os.PathLike) -> str:
+    """A path from the root of the disk, which means the same to processes that work elsewhere; a URL as it is."""
+    return os.fspath(place) if is_url(place) else os.path.abspath(place)
+
+
 class DiskStore:
     """A folder of a disk, which may be shared by machines."""
 
