@@ -36,14 +36,17 @@ class ItemChunk:
     start: int
     rows: int
 
-    def read(self) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows, with ``item_id``.
+
+        Args:
+            columns: that are read, ``item_id`` among them; None: all.
 
         Raises:
             DataError: the file is damaged, or an id is null.
         """
         with opened_parquet(self.file) as source:
-            table = source.read_row_groups(list(self.groups))
+            table = source.read_row_groups(list(self.groups), columns=None if columns is None else list(columns))
         refuse_nulls(table["item_id"], self.file, "item_id")
         return table
 
