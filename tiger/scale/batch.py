@@ -44,7 +44,7 @@ class BatchJob:
         revision: branch, tag or commit on the Hub.
         filter: what may be recommended, in words; None: everything.
         part_events, bf16, options: as for :func:`tiger.serving.offline.recommend_users`.
-        device: of the workers.
+        device: of the workers; where they have GPUs, see :meth:`tiger.scale.session.Cluster.device`.
     """
 
     model: str
@@ -84,7 +84,7 @@ def recommend_on_ray(job: BatchJob, cluster: Cluster = Cluster(), progress: bool
         if job.filter is None and store.size(name) is not None:
             return _finished(store, name, settings, job)
         worker = WorkerSettings(
-            model, job.revision, identity, job.histories, parts_of(job.out), job.device, job.filter
+            model, job.revision, identity, job.histories, parts_of(job.out), cluster.device(job.device), job.filter
         )
         with session(cluster) as ray, WorkerPool(ray, cluster, BatchWorker, worker, cluster.cpus) as pool:
             if job.filter is not None:

@@ -41,6 +41,11 @@ class Cluster:
         if self.workers < 1 or self.cpus < 1 or self.gpus < 0:
             raise DataError("workers and worker_cpus must be at least 1.")
 
+    def device(self, wanted: str) -> str:
+        """The device that a worker computes on. Ray gives it its GPUs, and shows it no others: whatever their numbers
+        are on the machine, here they begin with 0."""
+        return "cuda" if self.gpus else wanted
+
 
 def load_ray() -> Any:
     """Import Ray, with its token authentication on unless the environment says otherwise, and without its reports of
