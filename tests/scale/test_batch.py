@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -179,6 +180,33 @@ def test_strangers_are_refused(ray_session):
         [sys.executable, "-c", code, address], env=without | stranger, capture_output=True, text=True, timeout=60
     )
     assert done.returncode and "in" not in done.stdout.split() and "oken" in done.stderr
+
+
+@pytest.mark.parametrize("gpus, device", [(1, "cuda"), (0, "cuda:1")])
+def test_a_worker_with_a_gpu_sees_no_other(run, tmp_path, monkeypatch, gpus, device):
+    def pool(ray, cluster, kind, settings, threads):
+        assert settings.device == device
+        raise DataError("seen")
+
+    monkeypatch.setattr(batch, "session", nullcontext)
+    monkeypatch.setattr(batch, "WorkerPool", pool)
+    with pytest.raises(DataError, match="seen"):
+        recommend_on_ray(job(run, str(tmp_path / "out.parquet"), device="cuda:1"), Cluster(gpus=gpus))
+
+
+def test_bad_logs_are_named(run, tmp_path):
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "text.parquet").write_text("some text")
+    pq.write_table(pq.read_table(run / "log.parquet").drop_columns("timestamp"), tmp_path / "untimed.parquet")
+    for name, message in (
+        ("nothing", r"is missing: give a log in parquet"),
+        ("empty", r"is empty \(0 bytes\): give a log in parquet"),
+        ("text", r"is not a whole parquet file \(.*\): write it again"),
+        ("untimed", "has no column 'timestamp'"),
+    ):
+        log = str(tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=f"{name}.parquet {message}"):
+            recommend_on_ray(BatchJob(str(run / "model"), log, str(tmp_path / "out.parquet")))
 
 
 def test_options_of_another_engine_are_refused(run, tmp_path, capsys):

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recom
 
 import httpx2  # noqa: E402
 
-from tiger.scale.serve import NAME, ReplicaSettings, running_replicas  # noqa: E402
+from tiger.scale.serve import NAME, ReplicaSettings, replica_app, running_replicas  # noqa: E402
 from tiger.scale.session import Cluster  # noqa: E402
 from tiger.serving.settings import AccessSettings, EdgeSettings, ServiceSettings  # noqa: E402
 
@@ -126,6 +126,45 @@ def test_the_example_for_kubernetes_names_what_there_is(model, tmp_path, monkeyp
     ):
         with pytest.raises(DataError, match=message):
             application(args | change)
+
+
+def test_the_command_gives_replicas_a_gpu_and_the_collector(model, monkeypatch):
+    started = []
+    monkeypatch.setattr("tiger.scale.serve.serve_on_ray", lambda *what: started.append(what))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    for more in ([], ["--no-otel"]):
+        main(["serve", str(model), "--engine", "ray", "--read_only", "--device", "cuda:1", *more])
+    (told, cluster, _), (without, _, _) = started
+    assert (cluster.workers, cluster.gpus, told.otel, without.otel) == (2, 1, None, False)
+    assert told.variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+
+    def builder(told):
+        assert told.device == "cuda"
+        raise DataError("seen")
+
+    monkeypatch.setattr("tiger.scale.serve.session", nullcontext)
+    monkeypatch.setattr("tiger.scale.serve._builder", builder)
+    with pytest.raises(DataError, match="seen"), running_replicas(told, cluster, 0):
+        pass
+
+
+def test_a_replica_makes_spans_where_a_collector_is_named(model, monkeypatch):
+    def asked(wanted, environment):
+        seen = {name: environment[name] for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME")}
+        assert wanted is None and seen == {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+            "OTEL_SERVICE_NAME": "of this machine",
+        }
+        raise DataError("asked")
+
+    monkeypatch.setattr("tiger.scale.serve.tracing_of", asked)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")  # it is put back, whoever sets it
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "of this machine")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SERVICE_NAME": "of the start"}
+    told = ReplicaSettings(str(model), None, "cpu", ServiceSettings(read_only=True), otel=None, variables=variables)
+    with pytest.raises(DataError, match="asked"):
+        replica_app(told)
 
 
 def test_replicas_need_a_log_and_refuse_what_they_lack(model, capsys):

@@ -14,7 +14,7 @@ from tiger.retriever import inference_model
 from tiger.retriever.search_options import SearchOptions
 from tiger.serving import live
 from tiger.serving.answers import NonFiniteScores, RecommendCall, answer_recommend
-from tiger.serving.live import LiveRecommender, SaveConflict
+from tiger.serving.live import LiveRecommender, ReloadFailed, SaveConflict
 from tiger.serving.model_source import ModelSource
 from tiger.serving.query import Query
 from tiger.utils.errors import DataError
@@ -120,6 +120,29 @@ def test_weights_that_are_no_numbers_are_refused_at_the_start(recommender):
         recommender.model.shared.weight[-1, 2] = torch.nan
     with pytest.raises(DataError, match="the service does not start: weights of .* are NaN, infinite"):
         LiveRecommender(recommender)
+
+
+def test_weights_that_are_no_numbers_are_refused_at_a_reload(tmp_path):
+    make_recommender(30).save_pretrained(tmp_path / "model")
+
+    def read(name):
+        loaded = TigerRecommender.from_pretrained(name)
+        with torch.no_grad():
+            loaded.model.shared.weight[-1, 2] = torch.nan
+        return loaded
+
+    served = LiveRecommender(make_recommender(30), source=ModelSource(str(tmp_path / "model"), None, read))
+    before = served.now
+    with pytest.raises(ReloadFailed, match=r"still answers: \S*model: weights of .* are NaN, infinite"):
+        served.reload()
+    assert served.now is before
+
+
+def test_an_update_does_not_look_at_all_weights(recommender, monkeypatch):
+    """It leaves them as they are, and a large model has many."""
+    served = LiveRecommender(recommender)
+    monkeypatch.setattr(live, "check_finite", lambda *_: pytest.fail("weights were looked at"))
+    assert served.remove("item-1").items == 29
 
 
 def test_one_answer_with_such_scores_is_an_error_and_the_others_are_not(recommender, monkeypatch):

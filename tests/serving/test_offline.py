@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_recommender
+from tests.retriever.test_memory import ITEMS, make_memory
 from tiger.serving import log_parts, offline
-from tiger.serving.offline import recommend_users
+from tiger.serving.offline import parts_of, recommend_users
+from tiger.serving.run_identity import identity_in_memory
 from tiger.utils.errors import DataError
 
 
@@ -184,6 +186,24 @@ def test_an_empty_log_gives_an_empty_answer(recommender, tmp_path):
     counts = recommend_users(recommender, tmp_path / "log.parquet", tmp_path / "out.parquet", **OPTIONS)
     assert counts["users"] == 0 and pq.read_table(tmp_path / "out.parquet").num_rows == 0
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"tiger"])["counts"] == counts
+
+
+def test_intermediate_files_lie_beside_the_output():
+    assert parts_of("out.parquet") == ".out.parquet.parts"
+    assert parts_of("/out.parquet") == "/.out.parquet.parts"
+    assert parts_of("/a/out.parquet") == "/a/.out.parquet.parts"
+    assert parts_of("s3://bucket/out.parquet") == "s3://bucket/.out.parquet.parts"
+
+
+def test_a_run_with_another_memory_is_another(tmp_path):
+    write_log(tmp_path / "log.parquet", 3)
+    first, second, same = (make_recommender(ITEMS, memory=make_memory(seed)) for seed in (0, 1, 0))
+    identities = [identity_in_memory(tiger) for tiger in (first, second, same, make_recommender(ITEMS))]
+    assert identities[0] == identities[2] and len(set(identities)) == 3
+    recommend_users(first, tmp_path / "log.parquet", tmp_path / "out.parquet", k=3)
+    recommend_users(same, tmp_path / "log.parquet", tmp_path / "out.parquet", k=3)
+    with pytest.raises(DataError, match="of another log or with other settings"):
+        recommend_users(second, tmp_path / "log.parquet", tmp_path / "out.parquet", k=3)
 
 
 def remove_settings_last(folder):

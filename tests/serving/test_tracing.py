@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.conftest import make_recommender
-from tiger.cli.serving import _tracing
+from tiger.serving.collector import tracing_of
 from tiger.utils.errors import DataError
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
@@ -111,7 +111,7 @@ def test_spans_reach_a_collector(monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Collector) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        tracing = _tracing(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "set"})
+        tracing = tracing_of(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "set"})
         with TestClient(create_app(make_recommender(20), tracing=tracing), "http://localhost") as client:
             client.get("/items/item-1")
         server.shutdown()
@@ -127,7 +127,7 @@ def test_a_collector_that_is_away_does_not_hold_the_service(monkeypatch):
     tracing_module = pytest.importorskip("tiger.serving.tracing", reason="needs the extra otel")
     monkeypatch.setattr(tracing_module, "FLUSH_SECONDS", 0.2)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    tracing = _tracing(True, {})
+    tracing = tracing_of(True, {})
     with TestClient(create_app(make_recommender(20), tracing=tracing), "http://localhost") as client:
         assert client.post("/recommend", json=BODY).status_code == 200
         stopped = time.monotonic()
@@ -139,8 +139,8 @@ def test_without_the_packages(monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)  # as if it was not installed
     with pytest.raises(DataError, match=r"opentelemetry is missing: pip install 'tiger-recommender\[otel\]'"):
-        _tracing(True, {})
-    assert _tracing(None, COLLECTOR) is None
+        tracing_of(True, {})
+    assert tracing_of(None, COLLECTOR) is None
     warning = capsys.readouterr().err
     assert warning.startswith(
         "warning: OTEL_EXPORTER_OTLP_ENDPOINT is set, but there will be no traces: opentelemetry"
@@ -150,6 +150,6 @@ def test_without_the_packages(monkeypatch, capsys):
 
 def test_nothing_is_loaded_where_nobody_asks(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tiger.serving.tracing", None)  # to import it would fail
-    assert _tracing(None, {}) is None and _tracing(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}) is None
-    assert _tracing(False, COLLECTOR) is None
+    assert tracing_of(None, {}) is None and tracing_of(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}) is None
+    assert tracing_of(False, COLLECTOR) is None
     assert capsys.readouterr().err == ""

@@ -69,6 +69,7 @@ def test_a_large_catalog_is_fitted_to_a_sample(files, tmp_path, monkeypatch):
     tokenizer = index_items(IndexArguments(tuple(files), str(tmp_path / "out"), **SETTINGS))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (len(tokenizer), report["items"], report["num_items"]) == (300, 300, 120)
+    assert report["encoder"] == "lsa-8"
     again = index_items(IndexArguments(tuple(files), str(tmp_path / "again"), **SETTINGS))
     assert again.fingerprint == tokenizer.fingerprint
 
@@ -118,3 +119,18 @@ def test_bad_files_are_named(files, tmp_path):
     pq.write_table(pa.table({"item_id": ["a"], "name": ["x"]}), tmp_path / "other.parquet")
     refused([files[0], str(tmp_path / "other.parquet")], "differ in their columns")
     refused([files[0], files[0]], "i0")
+    pq.write_table(pa.table({"item_id": ["a", None], "title": ["x", "y"]}), tmp_path / "other.parquet")
+    refused([str(tmp_path / "other.parquet")], "other.parquet")
+
+
+def test_ids_are_checked_before_the_work(files, tmp_path, monkeypatch):
+    """By their column alone: texts of a large catalog are read once, by who encodes them."""
+    monkeypatch.setattr(IndexWorker, "encode", lambda self, chunk: pytest.fail("work has started"))
+    read, columns = item_chunks.ItemChunk.read, []
+    monkeypatch.setattr(
+        item_chunks.ItemChunk, "read", lambda self, *names: columns.append(read(self, *names)) or columns[-1]
+    )
+    with pytest.raises(DataError, match="item id 'i0' occurs more than once"):
+        index_items(IndexArguments((files[0], files[0]), str(tmp_path / "out"), **SETTINGS))
+    assert len(columns) == 4 and all(table.column_names == ["item_id"] for table in columns)
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.parts").exists()

@@ -2,11 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tiger.utils.errors import DataError
-from tiger.utils.stores import DiskStore, UrlStore, is_url, open_store, split_url
+from tiger.utils.stores import DiskStore, UrlStore, absolute, is_url, open_store, split_url, store_of
 
 
 @pytest.fixture(params=["disk", "file", "memory", "s3"])
@@ -51,11 +52,29 @@ def test_a_file_of_this_machine_is_put(store, tmp_path):
     (tmp_path / "here").write_bytes(b"content")
     store.put("x/there", tmp_path / "here")
     assert store.read("x/there") == b"content"
+    (tmp_path / "here").write_bytes(b"other")
+    store.put("x/there", tmp_path / "here")
+    assert store.read("x/there") == b"other" and store.names() == ["x/there"]
+
+
+def test_a_file_is_put_on_a_disk_without_reading_all_of_it(tmp_path, monkeypatch):
+    """It may be larger than the memory."""
+    (tmp_path / "here").write_bytes(b"content")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read whole"))
+        DiskStore(tmp_path / "folder").put("x/there", tmp_path / "here")
+    assert (tmp_path / "folder" / "x" / "there").read_bytes() == b"content"
+    assert os.listdir(tmp_path / "folder" / "x") == ["there"]
 
 
 def test_places():
     assert is_url("s3://bucket/x") and not is_url("/disk/x") and not is_url("runs/x")
     assert split_url("s3://bucket/a/b.parquet") == ("s3://bucket/a", "b.parquet")
     assert split_url("b.parquet") == (".", "b.parquet")
+    assert split_url("/b.parquet") == ("/", "b.parquet")
+    assert split_url("/a/b.parquet") == ("/a", "b.parquet")
+    store, name = store_of("/a/b.parquet")
+    assert (type(store), store.place, name) == (DiskStore, "/a", "b.parquet")
+    assert absolute("s3://bucket/a") == "s3://bucket/a" and absolute("a/b") == os.path.join(os.getcwd(), "a", "b")
     with pytest.raises(DataError, match="nowhere://x can't be reached"):
         UrlStore("nowhere://x")

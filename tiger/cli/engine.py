@@ -34,11 +34,8 @@ def add_engine_options(
     add(parser, "--worker_cpus", type=int, help="cores of each (default 1)")
 
 
-def cluster_of(args: argparse.Namespace, gpus: int = 0) -> Cluster | None:
-    """The cluster to run on; None: this process.
-
-    Args:
-        gpus: of each worker.
+def cluster_of(args: argparse.Namespace) -> Cluster | None:
+    """The cluster to run on, with a GPU for each worker where ``--device`` is one; None: this process.
 
     Raises:
         DataError: an option of Ray for another engine, or a number out of range.
@@ -53,4 +50,5 @@ def cluster_of(args: argparse.Namespace, gpus: int = 0) -> Cluster | None:
     given = args.workers if hasattr(args, "workers") else args.replicas
     workers = 2 if given is None else given
     cpus = 1 if args.worker_cpus is None else args.worker_cpus
-    return Cluster(args.address or LOCAL, workers, cpus, gpus)
+    on_gpu = (getattr(args, "device", None) or "cpu").split(":")[0] == "cuda"
+    return Cluster(args.address or LOCAL, workers, cpus, int(on_gpu))

@@ -143,8 +143,7 @@ def _recommend_log(args: argparse.Namespace, options: dict) -> None:
     """Answer all users of a log, in this process or by workers, to a file."""
     from tiger.serving.answer_files import recommend_to
 
-    on_gpu = args.device is not None and args.device.split(":")[0] == "cuda"
-    if (cluster := cluster_of(args, gpus=int(on_gpu))) is not None:
+    if (cluster := cluster_of(args)) is not None:
         run = _on_ray(args, options, cluster)
     else:
         run = _in_this_process(args, options)
@@ -177,8 +176,6 @@ def _in_this_process(args: argparse.Namespace, options: dict) -> Callable[[str],
 def _on_ray(args: argparse.Namespace, options: dict, cluster: Cluster) -> Callable[[str], dict[str, int]]:
     from tiger.scale.batch import BatchJob, recommend_on_ray
 
-    device = args.device or "cpu"
-
     def run(out: str) -> dict[str, int]:
         job = BatchJob(
             args.model,
@@ -188,7 +185,7 @@ def _on_ray(args: argparse.Namespace, options: dict, cluster: Cluster) -> Callab
             args.filter,
             args.part_events,
             not args.no_bf16,
-            "cuda" if cluster.gpus else device,
+            args.device or "cpu",
             options,
         )
         return recommend_on_ray(job, cluster, progress=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +13,17 @@ from tiger.cli.common import MODEL_HELP, REVISION_HELP, add_device_option, add_m
 from tiger.cli.engine import add_engine_options, cluster_of
 from tiger.cli.environment import add_option, check_settings, read_settings
 from tiger.utils.errors import DataError
-from tiger.utils.extras import extras_named
 from tiger.utils.locks import locked
 
 if TYPE_CHECKING:
     from tiger.scale.session import Cluster
     from tiger.serving.settings import ServiceSettings
-    from tiger.serving.tracing import Tracing
 
-COLLECTOR_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+# Settings that replicas don't have, by the part of the service's settings that they are in.
+_LOCAL_ONLY = {
+    "edge": ("max_connections", "keep_alive_seconds", "receive_seconds"),
+    "clients": ("client_rate", "trusted_proxies"),
+}
 EPILOG = (
     "Each option can be given by the environment variable in brackets, too; the command line wins. The token is read "
     "from --token_file or $TIGER_TOKEN only. SIGHUP loads the model again from its directory."
@@ -153,28 +153,6 @@ def _add_access_options(serve: argparse.ArgumentParser) -> None:
     )
 
 
-def _tracing(wanted: bool | None, environment: Mapping[str, str]) -> Tracing | None:
-    """Return what makes spans; None: nobody has asked for them.
-
-    Raises:
-        DataError: the option asks, and the packages are missing. Where only a variable does, that is a warning: it may
-            be meant for all programs of a machine.
-    """
-    named = [name for name in COLLECTOR_VARIABLES if environment.get(name, "").strip()]
-    if not (bool(named) if wanted is None else wanted):
-        return None
-    try:
-        with extras_named():
-            from tiger.serving.tracing import Tracing
-
-            return Tracing.from_environment()
-    except DataError as error:
-        if wanted:
-            raise
-        print(f"warning: {named[0]} is set, but there will be no traces: {error}", file=sys.stderr)
-        return None
-
-
 def _app(args: argparse.Namespace) -> None:
     from tiger.serving.gradio_app import launch
 
@@ -188,6 +166,7 @@ def _serve(args: argparse.Namespace) -> None:
     # What it imports takes seconds: not needed for --help, nor for a wrong variable.
     from tiger.recommender.manifest import writable_folder
     from tiger.serving.access import check_exposure
+    from tiger.serving.collector import tracing_of
     from tiger.serving.model_source import ModelSource
     from tiger.serving.service import create_app, serve
 
@@ -197,10 +176,10 @@ def _serve(args: argparse.Namespace) -> None:
     settings = _settings(args, used, folder if args.save else None)
     if not args.insecure:
         check_exposure(args.host, settings)
-    if (cluster := cluster_of(args, gpus=int(args.device.split(":")[0] == "cuda"))) is not None:
+    if (cluster := cluster_of(args)) is not None:
         _serve_on_ray(args, settings, cluster)
         return
-    tracing = _tracing(args.otel, os.environ)
+    tracing = tracing_of(args.otel, os.environ)
     source = ModelSource(args.model, args.revision, lambda name: load_recommender(name, None, args.device))
     # Nobody may change it between reading it and noting what was read.
     with locked(folder) if args.save else nullcontext():
@@ -219,21 +198,29 @@ def _serve_on_ray(args: argparse.Namespace, settings: ServiceSettings, cluster: 
     """
     from tiger.scale.serve import ReplicaSettings, serve_on_ray
 
-    plain: dict[str, object] = {
-        "save": False,
-        "max_connections": 512,
-        "keep_alive_seconds": 5.0,
-        "receive_seconds": 15.0,
-    }
-    plain |= {"client_rate": 0.0, "trusted_proxies": []}
-    for name, default in plain.items():
-        if getattr(args, name) != default:
-            raise DataError(
-                f"--{name} belongs to --engine local: on Ray, its proxy holds the connections, and --update_log keeps "
-                "the updates."
-            )
-    told = ReplicaSettings(args.model, args.revision, args.device, settings, args.host, cluster.cpus, bool(args.otel))
-    serve_on_ray(told, cluster, args.port)
+    given = ["save"] if settings.save is not None else []
+    for part, names in _LOCAL_ONLY.items():
+        ours, plain = getattr(settings, part), getattr(type(settings)(), part)
+        given += [name for name in names if getattr(ours, name) != getattr(plain, name)]
+    if given:
+        raise DataError(
+            f"--{given[0]} belongs to --engine local: on Ray, its proxy holds the connections, and --update_log keeps "
+            "the updates."
+        )
+    serve_on_ray(
+        ReplicaSettings(
+            args.model,
+            args.revision,
+            args.device,
+            settings,
+            args.host,
+            cluster.cpus,
+            args.otel,
+            {name: value for name, value in os.environ.items() if name.startswith("OTEL_")},
+        ),
+        cluster,
+        args.port,
+    )
 
 
 def _settings(args: argparse.Namespace, used: dict[str, str], save: Path | None) -> ServiceSettings:

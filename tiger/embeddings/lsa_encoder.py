@@ -15,6 +15,7 @@ from scipy import sparse
 from tiger.embeddings.base import CHUNK, read_json, write_json
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
+from tiger.utils.sampling import sampled_rows
 from tiger.utils.schema import check_fields, list_of, text
 from tiger.utils.tensor_files import read_arrays
 
@@ -161,9 +162,7 @@ class LSAEncoder:
 def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
     """At most so many of the texts, in their order."""
     texts = list(texts)
-    if len(texts) <= count:
-        return texts
-    return [texts[row] for row in np.sort(np.random.default_rng(seed).choice(len(texts), count, replace=False))]
+    return [texts[row] for row in sampled_rows(len(texts), count, seed)]
 
 
 def _vectorizer(**settings) -> TfidfVectorizer:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from tiger.utils import devices
+from tiger.utils.sampling import sampled_rows
 
 CHUNK = 16_384
 # Columns of a full block: up to 96 threads gave equal bits at multiples of it (torch 2.13 with MKL, AVX-512), and not
@@ -140,5 +141,4 @@ def sample_rows(embeddings: np.ndarray, max_rows: int, seed: int) -> torch.Tenso
     """At most ``max_rows`` of the rows, in their order, as a float32 tensor of its own."""
     if len(embeddings) <= max_rows:
         return torch.tensor(embeddings)
-    rows = np.random.default_rng(seed).choice(len(embeddings), size=max_rows, replace=False)
-    return torch.from_numpy(embeddings[np.sort(rows)])
+    return torch.from_numpy(embeddings[sampled_rows(len(embeddings), max_rows, seed)])

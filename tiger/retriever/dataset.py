@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from tiger.data.sequences import Sequences
 from tiger.data.users import user_numbers
 from tiger.utils.errors import DataError
+from tiger.utils.sampling import sampled_rows
 
 
 class TrainingExamples(Dataset):
@@ -139,9 +140,7 @@ class EvaluationExamples(Dataset):
 
     def drawn(self, count: int | None, seed: int = 0) -> np.ndarray:
         """Which users :meth:`sample` takes: int64 [at most ``count``], ascending."""
-        if count is None or count >= len(self):
-            return np.arange(len(self))
-        return np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return sampled_rows(len(self), len(self) if count is None else count, seed)
 
     def select(self, users: np.ndarray) -> EvaluationExamples:
         """These users (int [n]) alone."""

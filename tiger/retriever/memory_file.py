@@ -24,6 +24,11 @@ def write_memory(memory: ItemMemory, file: str | os.PathLike) -> None:
     Raises:
         DiskError: the disk is full, read-only or denied.
     """
+    write_atomically(file, memory_bytes(memory))
+
+
+def memory_bytes(memory: ItemMemory) -> bytes:
+    """Content of the file of a memory; of equal memories, the same."""
     weights = memory.weights
     settings = [weights.floor, weights.popularity, weights.t5_weight, weights.t5_floor]
     arrays = {"totals": memory.tables.totals, "slots": memory.slots}
@@ -32,7 +37,7 @@ def write_memory(memory: ItemMemory, file: str | os.PathLike) -> None:
         table = getattr(memory if name == _BORROWED else memory.tables, name)
         arrays |= {f"{name}.values": table.data, f"{name}.columns": table.indices.astype(np.int32)}
         arrays[f"{name}.starts"] = table.indptr.astype(np.int64)
-    write_atomically(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def read_memory(file: str | os.PathLike, num_items: int) -> ItemMemory:

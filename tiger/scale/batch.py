@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from tiger.data.parquet import opened_parquet, row_group_sizes
 from tiger.data.readers import EVENT_COLUMNS, check_columns
 from tiger.scale.batch_worker import BatchWorker, Deal, Part, WorkerSettings, name_of_deal
 from tiger.scale.pool import WorkerPool
@@ -24,9 +23,9 @@ from tiger.serving.model_source import ModelSource
 from tiger.serving.offline import SETTINGS, check_run, check_same_run, parts_of, run_settings
 from tiger.serving.run_identity import log_identity, saved_identity
 from tiger.utils.disk import disk_errors
-from tiger.utils.errors import DataError, first_line
+from tiger.utils.errors import DataError
 from tiger.utils.locks import locked
-from tiger.utils.stores import Store, is_url, open_store, read_object, split_url
+from tiger.utils.stores import Store, absolute, is_url, open_store, read_object, store_of
 
 PLAN = "plan.json"
 # Events that a worker deals out at a time, and the most of such pieces, for each makes a file for each part.
@@ -45,7 +44,7 @@ class BatchJob:
         revision: branch, tag or commit on the Hub.
         filter: what may be recommended, in words; None: everything.
         part_events, bf16, options: as for :func:`tiger.serving.offline.recommend_users`.
-        device: of the workers.
+        device: of the workers; where they have GPUs, see :meth:`tiger.scale.session.Cluster.device`.
     """
 
     model: str
@@ -71,7 +70,7 @@ def recommend_on_ray(job: BatchJob, cluster: Cluster = Cluster(), progress: bool
         DataError: as :func:`tiger.serving.offline.recommend_users`, or there is no such cluster, or it has too few
             cores.
     """
-    job = BatchJob(**(asdict(job) | {name: _absolute(getattr(job, name)) for name in ("histories", "out")}))
+    job = BatchJob(**(asdict(job) | {name: absolute(getattr(job, name)) for name in ("histories", "out")}))
     on_disk = not is_url(job.out)
     check_run(Path(job.out) if on_disk else None, job.part_events, job.options)
     log, groups = _log(job.histories)
@@ -80,12 +79,12 @@ def recommend_on_ray(job: BatchJob, cluster: Cluster = Cluster(), progress: bool
     model = str(folder.resolve()) if Path(job.model).exists() else job.model
     held = locked(Path(job.out), wait=0) if on_disk else nullcontext()
     with disk_errors(job.out), held:
-        store, name = (open_store(split_url(job.out)[0]), split_url(job.out)[1])
+        store, name = store_of(job.out)
         settings = run_settings(log, identity, job.part_events, job.bf16, None, job.options)
         if job.filter is None and store.size(name) is not None:
             return _finished(store, name, settings, job)
         worker = WorkerSettings(
-            model, job.revision, identity, job.histories, parts_of(job.out), job.device, job.filter
+            model, job.revision, identity, job.histories, parts_of(job.out), cluster.device(job.device), job.filter
         )
         with session(cluster) as ray, WorkerPool(ray, cluster, BatchWorker, worker, cluster.cpus) as pool:
             if job.filter is not None:
@@ -96,33 +95,22 @@ def recommend_on_ray(job: BatchJob, cluster: Cluster = Cluster(), progress: bool
             return _Run(job, settings, pool, open_store(parts_of(job.out))).finish(groups, progress)
 
 
-def _absolute(place: str) -> str:
-    return place if is_url(place) else os.path.abspath(place)
-
-
 def _log(place: str) -> tuple[dict, list[int]]:
     """Identity of a log, and the numbers of events of its row groups.
 
     Raises:
         DataError: it is missing, no parquet file, or lacks a column.
     """
-    store, name = (open_store(split_url(place)[0]), split_url(place)[1])
+    store, name = store_of(place)
     size = store.size(name)
     if not size:
         raise DataError(f"{place} is {'missing' if size is None else 'empty (0 bytes)'}: give a log in parquet.")
-    try:
-        with store.open(name) as file, pq.ParquetFile(file) as opened:
-            check_columns(opened.schema_arrow, EVENT_COLUMNS, place)
-            known = opened.metadata
-            groups = [known.row_group(number).num_rows for number in range(known.num_row_groups)]
-            events = known.num_rows
-    except DataError:
-        raise
-    except Exception as error:  # of Arrow, or of the storage's own package
-        raise DataError(f"{place} is not a whole parquet file ({first_line(error)}): write it again.") from error
+    with opened_parquet(place) as opened:
+        check_columns(opened.schema_arrow, EVENT_COLUMNS, place)
+        groups = row_group_sizes(opened)
     if not is_url(place):
         return log_identity(Path(place)), groups
-    return {"file": name, "bytes": size, "changed": None, "events": events}, groups
+    return {"file": name, "bytes": size, "changed": None, "events": sum(groups)}, groups
 
 
 def _finished(store: Store, name: str, settings: dict, job: BatchJob) -> dict[str, int]:
@@ -186,7 +174,7 @@ class _Run:
         return found
 
     def _join(self, settings: dict[str, Any]) -> None:
-        store, name = (open_store(split_url(self._job.out)[0]), split_url(self._job.out)[1])
+        store, name = store_of(self._job.out)
 
         def tables() -> Iterator:
             for number in range(self._parts):

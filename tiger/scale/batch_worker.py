@@ -21,8 +21,9 @@ from tiger.serving.log_parts import deal_out, part_of
 from tiger.serving.model_source import ModelSource
 from tiger.serving.offline import EVENTS, filter_digest, one_filter
 from tiger.serving.run_identity import saved_identity
+from tiger.utils.digests import file_digests
 from tiger.utils.errors import DataError
-from tiger.utils.stores import open_store, split_url
+from tiger.utils.stores import open_store, store_of
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class BatchWorker(Worker):
         """Deal a piece of the log out; the number of its unknown events, and the digests of the files."""
         rows_of = partial(self._recommender().tokenizer.rows, missing=-1)
         place = self._settings.histories
-        log, name = (open_store(split_url(place)[0]), split_url(place)[1])
-        report: dict[str, Any] = {"events_sha256": {}}
+        log, name = store_of(place)
+        report: dict[str, Any] = {}
         with tempfile.TemporaryDirectory(prefix="tiger.") as scratch, log.open(name) as file:
             tables = read_event_groups(file, deal.groups, deal.start, place)
             report["unknown_events"] = deal_out(
@@ -137,10 +138,9 @@ class BatchWorker(Worker):
                 start=deal.start,
                 name=f"{deal.number}-{{i}}.arrow",
             )
-            for made in sorted(Path(scratch).rglob("*.arrow")):
-                within = made.relative_to(scratch).as_posix()
-                report["events_sha256"][within] = hashlib.sha256(made.read_bytes()).hexdigest()
-                self._store.put(f"{EVENTS}/{within}", made)
+            report["events_sha256"] = file_digests(scratch)
+            for within in report["events_sha256"]:
+                self._store.put(f"{EVENTS}/{within}", Path(scratch, within))
         self._store.write(name_of_deal(deal.number), json.dumps(report).encode())
         return report
 

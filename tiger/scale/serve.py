@@ -6,20 +6,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tiger.scale.session import Cluster, session
 from tiger.serving.access import check_exposure, read_token
+from tiger.serving.collector import tracing_of
 from tiger.serving.model_source import ModelSource, manifest_digest, read_manifest_bytes
 from tiger.serving.settings import AccessSettings, EdgeSettings, ServiceSettings
 from tiger.serving.update_log import UpdateLog
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.stores import is_url
+from tiger.utils.stores import absolute, is_url
 
 NAME = "tiger"
 ONGOING = 256  # requests that a replica may have at a time; its own queue says when that is too much. Not tuned.
@@ -35,7 +36,8 @@ class ReplicaSettings:
         service: settings of the service.
         host: on which the proxy listens.
         cpus: threads.
-        otel: make OpenTelemetry spans.
+        otel: make OpenTelemetry spans; None: if a variable names a collector.
+        variables: ``OTEL_*`` of where the service was started; those of a replica's own machine win.
     """
 
     model: str
@@ -44,7 +46,8 @@ class ReplicaSettings:
     service: ServiceSettings
     host: str = "127.0.0.1"
     cpus: int = 1
-    otel: bool = False
+    otel: bool | None = False
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # headers may hold a token
 
 
 def replica_app(told: ReplicaSettings) -> Any:
@@ -57,11 +60,9 @@ def replica_app(told: ReplicaSettings) -> Any:
 
     torch.set_num_threads(told.cpus)
     disable_progress_bar()
-    tracing = None
-    if told.otel:
-        from tiger.serving.tracing import Tracing
-
-        tracing = Tracing.from_environment()
+    for name, value in told.variables.items():
+        os.environ.setdefault(name, value)
+    tracing = tracing_of(told.otel, os.environ)
     source = ModelSource(told.model, told.revision, partial(TigerRecommender.from_pretrained, device=told.device))
     loaded = source.load()
     live = live_recommender(loaded.recommender, told.service, source, loaded.manifest)
@@ -128,6 +129,7 @@ def serve_on_ray(told: ReplicaSettings, cluster: Cluster, port: int = 8000) -> N
 @contextmanager
 def running_replicas(told: ReplicaSettings, cluster: Cluster, port: int):
     """Replicas that answer while the block runs."""
+    told = replace(told, device=cluster.device(told.device))
     with session(cluster) as ray:
         from ray import serve
 
@@ -192,4 +194,4 @@ def _absolute(model: str) -> str:
 
 def _with_absolute_log(settings: ServiceSettings) -> ServiceSettings:
     log = settings.update_log
-    return settings if log is None or is_url(log) else replace(settings, update_log=os.path.abspath(log))
+    return settings if log is None else replace(settings, update_log=absolute(log))

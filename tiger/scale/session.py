@@ -41,6 +41,11 @@ class Cluster:
         if self.workers < 1 or self.cpus < 1 or self.gpus < 0:
             raise DataError("workers and worker_cpus must be at least 1.")
 
+    def device(self, wanted: str) -> str:
+        """The device that a worker computes on. Ray gives it its GPUs, and shows it no others: whatever their numbers
+        are on the machine, here they begin with 0."""
+        return "cuda" if self.gpus else wanted
+
 
 def load_ray() -> Any:
     """Import Ray, with its token authentication on unless the environment says otherwise, and without its reports of
@@ -61,11 +66,8 @@ def load_ray() -> Any:
 
 
 @contextmanager
-def session(cluster: Cluster, log_to_driver: bool = False) -> Iterator[Any]:
+def session(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected; a session of this machine ends with the block. One that the process has already is used.
-
-    Args:
-        log_to_driver: whether workers print here.
 
     Raises:
         DataError: there is no such cluster, its token is missing or wrong, or it has too few cores.
@@ -75,7 +77,7 @@ def session(cluster: Cluster, log_to_driver: bool = False) -> Iterator[Any]:
         check_cores(ray, cluster)
         yield ray
         return
-    _connect(ray, cluster, log_to_driver)
+    _connect(ray, cluster)
     try:
         check_cores(ray, cluster)
         yield ray
@@ -83,8 +85,8 @@ def session(cluster: Cluster, log_to_driver: bool = False) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _connect(ray: Any, cluster: Cluster, log_to_driver: bool) -> None:
-    options: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.ERROR}
+def _connect(ray: Any, cluster: Cluster) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address == LOCAL:
         if not any(os.environ.get(name) for name in (_TOKEN, _TOKEN_FILE)):
             os.environ[_TOKEN] = secrets.token_hex(32)  # of this session: no file keeps it

@@ -26,7 +26,7 @@ def train_on_ray(words: Sequence[str], cluster: Cluster = Cluster(), max_failure
     """
     words = list(words)
     storage = f"{_output_dir(words)}.ray"  # wrong settings are told before anything starts
-    with session(cluster) as ray:
+    with session(cluster):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -49,7 +49,7 @@ def train_on_ray(words: Sequence[str], cluster: Cluster = Cluster(), max_failure
         try:
             trainer.fit()
         except Exception as error:
-            raise _cause(error, ray) from error
+            raise _cause(error) from error
 
 
 def train_in_worker(config: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def _output_dir(words: Sequence[str]) -> str:
     return os.path.abspath(str(found))
 
 
-def _cause(error: Exception, ray: Any) -> Exception:
+def _cause(error: Exception) -> Exception:
     """The error of a setting or of the data within what Ray makes of it."""
     seen: list[BaseException] = [error, *getattr(error, "worker_failures", {}).values()]
     for one in seen:

@@ -11,6 +11,7 @@ import numpy as np
 from tiger.quantizers.auto import fit_quantizer, quantizer_class
 from tiger.quantizers.base import Quantizer
 from tiger.utils.errors import DataError
+from tiger.utils.sampling import sampled_rows
 
 # Rows that codes are fitted to where text and log are joined, a random sample where there are more; those of the
 # k-means of tiger.quantizers are fewer in any case.
@@ -90,7 +91,7 @@ def fit_codes(
     joined, count = cooccurrence.joiner(embeddings), len(embeddings)
     learn: slice | np.ndarray = slice(None)
     if count > MAX_ROWS:
-        learn = np.sort(np.random.default_rng(options.get("seed", 0)).choice(count, MAX_ROWS, replace=False))
+        learn = sampled_rows(count, MAX_ROWS, options.get("seed", 0))
     fitted = fit_quantizer(quantizer, joined(learn), num_codebooks, codebook_size, **options)
     parts = [fitted.encode(joined(slice(start, start + _ROWS))) for start in range(0, count, _ROWS)]
     return np.concatenate(parts), fitted.truncate(embeddings.shape[1])

@@ -130,6 +130,8 @@ class LiveRecommender:
     ):
         self._bf16 = bf16
         self.behind: str | None = None  # why updates of others can't be followed
+        # Not at updates: all that these add is weights of new tokens, which are like those of the others.
+        check_finite(recommender.model, "the service does not start")
         self._warm(recommender)
         self._prepare = prepare
         if prepare is not None:
@@ -177,6 +179,7 @@ class LiveRecommender:
         loaded = self._source.load()
         if loaded.recommender.device.type != self.now.recommender.device.type:
             raise DataError(f"it was loaded on {loaded.recommender.device}. Restart the service.")
+        check_finite(loaded.recommender.model, self._source.name)
         self._warm(loaded.recommender)
         if self._prepare is not None:
             self._prepare(loaded.recommender)
@@ -281,9 +284,8 @@ def _warm(recommender: TigerRecommender) -> None:
     whether the scores can be served.
 
     Raises:
-        DataError: weights or scores are NaN or infinite, or an answer is no item of the catalog.
+        DataError: scores are NaN or infinite, or an answer is no item of the catalog.
     """
-    check_finite(recommender.model, "the service does not start")
     item_ids = recommender.tokenizer.item_ids
     histories = [item_ids[:1], [], item_ids[-5:]]
     k = min(10, len(item_ids))

@@ -41,6 +41,7 @@ from tiger.utils.errors import DataError
 from tiger.utils.files import sync, write_atomically, written_whole
 from tiger.utils.json_files import read_json
 from tiger.utils.locks import locked
+from tiger.utils.stores import is_url, split_url
 
 SETTINGS, EVENTS = "settings.json", "events"
 
@@ -137,8 +138,8 @@ def filter_digest(filter: CompiledFilter | None) -> str | None:
 
 def parts_of(out: str) -> str:
     """The folder of intermediate files of an output."""
-    folder, _, name = out.rpartition("/")
-    return f"{folder}/.{name}.parts" if folder else f".{name}.parts"
+    folder, name = split_url(out)
+    return f"{folder}/.{name}.parts" if is_url(out) else str(Path(folder) / f".{name}.parts")
 
 
 def _recommended(

@@ -11,6 +11,7 @@ import torch
 
 from tiger.recommender.manifest import read_manifest
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.memory_file import memory_bytes
 from tiger.utils.digests import file_digests
 
 # Files and folders of a recommender that no answer depends on.
@@ -38,11 +39,14 @@ def saved_identity(folder: Path) -> str:
 
 
 def identity_in_memory(tiger: TigerRecommender) -> str:
-    """Identity of a recommender in memory: a digest of its catalog, of all weights and of all trees."""
+    """Identity of a recommender in memory: a digest of its catalog, of all weights, of its memory and of all
+    trees."""
     digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
     digest.update("\0".join(tiger.tokenizer.item_ids).encode())
     for weights in tiger.model.state_dict().values():
         digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if tiger.memory is not None:
+        digest.update(memory_bytes(tiger.memory))
     if tiger.ranker is not None:
         digest.update(tiger.ranker.digest())
     return digest.hexdigest()[:16]

@@ -20,6 +20,7 @@ from tiger.embeddings.sentence_encoder import SentenceEncoder
 from tiger.quantizers.auto import fit_quantizer, save_quantizer
 from tiger.quantizers.report import REPORT, quantization_report
 from tiger.semantic_ids.fitting import MAX_ROWS
+from tiger.semantic_ids.numbering import check_ids
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.index_worker import (
     ENCODER,
@@ -35,7 +36,8 @@ from tiger.training.tokenizer import Encoder, TokenizerArguments, fewest_levels,
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
-from tiger.utils.stores import Store, is_url, open_store, read_object
+from tiger.utils.sampling import sampled_rows
+from tiger.utils.stores import Store, absolute, open_store, read_object
 
 PLAN = "plan.json"
 Run = Callable[[str, Iterable[Any]], Iterator[Any]]
@@ -68,7 +70,7 @@ class IndexArguments:
     def work_folder(self) -> str:
         """The folder of intermediate files."""
         if self.work is not None:
-            return self.work if is_url(self.work) else os.path.abspath(self.work)
+            return absolute(self.work)
         out = Path(os.path.abspath(self.output_dir))
         return str(out.with_name(f".{out.name}.parts"))
 
@@ -90,23 +92,20 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
     refuse_other_files(args.output_dir, REPORT)
     chunks, store = item_chunks(args.files), open_store(args.work_folder)
     begin = time.perf_counter()
+    item_ids = _item_ids(chunks)
     _check_plan(args, chunks, store)
     encoder = _encoder(args, chunks, store)
     settings = IndexSettings(args.work_folder, _encoder_name(args), args.template)
     run = _in_this_process(settings) if started is None else started(settings)
     for _ in run("encode", chunks):
         pass
-    item_ids = [item for chunk in chunks for item in chunk.read()["item_id"].cast("string").to_pylist()]
-    sample = _sample(len(item_ids), MAX_ROWS, args.seed)
+    sample = sampled_rows(len(item_ids), MAX_ROWS, args.seed)
     vectors = _rows_of(store, chunks, sample)
     told = TokenizerArguments(
         dataset=args.files[0],
         output_dir=args.output_dir,
-        encoder=args.encoder,
-        quantizer=args.quantizer,
         num_codebooks=args.num_codebooks,
         codebook_size=args.codebook_size,
-        seed=args.seed,
     )
 
     def fitted(levels: int, size: int) -> SemanticIdTokenizer:
@@ -123,7 +122,7 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
 
     tokenizer = fewest_levels(told, len(item_ids), fitted)
     seconds = round(time.perf_counter() - begin, 1)
-    report = _report(args, tokenizer, vectors, sample, seconds)
+    report = _report(args, tokenizer, encoder.name, vectors, sample, seconds)
     write_tokenizer(args.output_dir, tokenizer, cast(ItemEncoder, encoder), report)
     store.remove()
     return tokenizer
@@ -132,6 +131,17 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
 def _in_this_process(settings: IndexSettings) -> Run:
     worker = IndexWorker(settings)
     return lambda method, tasks: map(getattr(worker, method), tasks)
+
+
+def _item_ids(chunks: Sequence[ItemChunk]) -> list[str]:
+    """Ids of all items, in the order of their rows.
+
+    Raises:
+        DataError: one is null, or occurs twice.
+    """
+    columns = [chunk.read(["item_id"])["item_id"] for chunk in chunks]
+    item_ids = [item for column in columns for item in column.cast("string").to_pylist()]
+    return check_ids(item_ids, sum(chunk.rows for chunk in chunks))
 
 
 def _check_plan(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store) -> None:
@@ -161,17 +171,10 @@ def _encoder(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store) ->
     if args.encoder != "lsa":
         return SentenceEncoder(args.encoder)
     count = sum(chunk.rows for chunk in chunks)
-    rows = _sample(count, MAX_TEXTS, 0)  # as LSAEncoder.fit draws it
+    rows = sampled_rows(count, MAX_TEXTS, 0)  # as LSAEncoder.fit draws it
     encoder = LSAEncoder.fit(texts_of_rows(chunks, rows, args.template), args.embedding_dim)
     _put_folder(store, ENCODER, encoder.save_pretrained)
     return encoder
-
-
-def _sample(count: int, most: int, seed: int) -> np.ndarray:
-    """Rows of a random sample, in order; all where there are no more."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def _rows_of(store: Store, chunks: Sequence[ItemChunk], rows: np.ndarray) -> np.ndarray:
@@ -194,14 +197,19 @@ def _put_folder(store: Store, name: str, save: Callable[[Path], Any]) -> None:
 
 
 def _report(
-    args: IndexArguments, tokenizer: SemanticIdTokenizer, vectors: np.ndarray, sample: np.ndarray, seconds: float
+    args: IndexArguments,
+    tokenizer: SemanticIdTokenizer,
+    encoder: str,
+    vectors: np.ndarray,
+    sample: np.ndarray,
+    seconds: float,
 ) -> dict[str, Any]:
     """As :func:`tiger.train_tokenizer` reports; errors and collisions are of the sample where there is one."""
     codes, quantizer = tokenizer.codes[sample], tokenizer.quantizer
     assert quantizer is not None  # it has just been fitted
     return {
         "files": list(args.files),
-        "encoder": args.encoder if args.encoder != "lsa" else f"lsa-{vectors.shape[1]}",
+        "encoder": encoder,
         "template": args.template,
         "seconds": seconds,
         "items": len(tokenizer),

@@ -86,18 +86,17 @@ class IndexWorker:
         self._encoder: Any = None
         self._quantizers: dict[str, Any] = {}
 
-    def encode(self, chunk: ItemChunk) -> int:
-        """Write the vectors of a chunk's texts; the number of items."""
+    def encode(self, chunk: ItemChunk) -> None:
+        """Write the vectors of a chunk's texts."""
         name = vectors_file(chunk.number)
         if not self._store.size(name):
             if self._encoder is None:
                 self._encoder = self._read_encoder()
             vectors = encode_items(self._encoder, item_texts(chunk.read(), self._settings.template))
             self._store.write(name, save({"array": vectors}))
-        return chunk.rows
 
-    def quantize(self, task: QuantizeTask) -> int:
-        """Write the codes of a chunk's vectors; the number of items."""
+    def quantize(self, task: QuantizeTask) -> None:
+        """Write the codes of a chunk's vectors."""
         name = codes_file(task.quantizer, task.chunk)
         if not self._store.size(name):
             if task.quantizer not in self._quantizers:
@@ -105,7 +104,6 @@ class IndexWorker:
                     self._quantizers[task.quantizer] = load_quantizer(folder)
             vectors = read_array(self._store, vectors_file(task.chunk))
             self._store.write(name, save({"array": self._quantizers[task.quantizer].encode(vectors)}))
-        return task.chunk
 
     def _read_encoder(self) -> Any:
         if self._settings.encoder != "lsa":

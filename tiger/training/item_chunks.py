@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tiger.data.parquet import opened_parquet, row_group_sizes
 from tiger.data.readers import ITEM_COLUMNS, check_columns, refuse_nulls
 from tiger.embeddings.item_text import item_texts
-from tiger.utils.errors import DataError, first_line
-from tiger.utils.stores import is_url, open_store, split_url
+from tiger.utils.errors import DataError
+from tiger.utils.stores import absolute
 
 CHUNK_ITEMS = 50_000  # at least, where a file has as many: whole row groups make a chunk. Not tuned
 
@@ -36,14 +36,17 @@ class ItemChunk:
     start: int
     rows: int
 
-    def read(self) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows, with ``item_id``.
+
+        Args:
+            columns: that are read, ``item_id`` among them; None: all.
 
         Raises:
             DataError: the file is damaged, or an id is null.
         """
-        with _opened(self.file) as source:
-            table = source.read_row_groups(list(self.groups))
+        with opened_parquet(self.file) as source:
+            table = source.read_row_groups(list(self.groups), columns=None if columns is None else list(columns))
         refuse_nulls(table["item_id"], self.file, "item_id")
         return table
 
@@ -54,18 +57,18 @@ def item_chunks(files: Sequence[str | os.PathLike]) -> list[ItemChunk]:
     Raises:
         DataError: no file, one is missing or no parquet file, it lacks ``item_id``, or they differ in their columns.
     """
-    places = [place if is_url(place := os.fspath(file)) else os.path.abspath(place) for file in files]
+    places = [absolute(file) for file in files]
     if not places:
         raise DataError("no files: give the items, such as items/*.parquet.")
     chunks: list[ItemChunk] = []
     start, names = 0, None
     for place in places:
-        with _opened(place) as source:
+        with opened_parquet(place) as source:
             check_columns(source.schema_arrow, ITEM_COLUMNS, place)
             names = names or source.schema_arrow.names
             if source.schema_arrow.names != names:
                 raise DataError(f"{place} and {places[0]} differ in their columns. Write both again.")
-            sizes = [source.metadata.row_group(group).num_rows for group in range(source.metadata.num_row_groups)]
+            sizes = row_group_sizes(source)
         groups: list[int] = []
         for group, size in enumerate(sizes):
             groups.append(group)
@@ -85,26 +88,3 @@ def texts_of_rows(chunks: Sequence[ItemChunk], rows: np.ndarray, template: str |
         low, high = np.searchsorted(rows, [chunk.start, chunk.start + chunk.rows])
         if low < high:
             yield from item_texts(chunk.read().take(rows[low:high] - chunk.start), template)
-
-
-class _opened:
-    """A parquet file, from a disk or from a URL; its errors in one line."""
-
-    def __init__(self, place: str):
-        self._place = place
-
-    def __enter__(self) -> pq.ParquetFile:
-        folder, name = split_url(self._place)
-        self._file = open_store(folder).open(name)
-        try:
-            return pq.ParquetFile(self._file, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            self._file.close()
-            raise DataError(
-                f"{self._place} is not a whole parquet file ({first_line(error)}): write it again."
-            ) from error
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._file.close()
-        if isinstance(error, (pa.ArrowException, OSError)) and not isinstance(error, DataError):
-            raise DataError(f"{self._place} is damaged ({first_line(str(error))}): write it again.") from error

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.files import sync, write_atomically
+from tiger.utils.files import sync, write_atomically, written_whole
 from tiger.utils.json_files import parse_json
 
 
@@ -92,10 +92,27 @@ def read_object(store: Store, name: str) -> dict[str, Any] | None:
     return found
 
 
-def split_url(url: str) -> tuple[str, str]:
+def split_url(place: str) -> tuple[str, str]:
     """The folder of a file's URL or path, and its name in it."""
-    folder, _, name = url.rpartition("/")
-    return folder or ".", name
+    if not is_url(place):
+        return str(Path(place).parent), Path(place).name
+    folder, _, name = place.rpartition("/")
+    return folder, name
+
+
+def store_of(place: str) -> tuple[Store, str]:
+    """The folder of a file's URL or path, opened, and its name in it.
+
+    Raises:
+        DataError: no package for such URLs is installed.
+    """
+    folder, name = split_url(place)
+    return open_store(folder), name
+
+
+def absolute(place: str | os.PathLike) -> str:
+    """A path from the root of the disk, which means the same to processes that work elsewhere; a URL as it is."""
+    return os.fspath(place) if is_url(place) else os.path.abspath(place)
 
 
 class DiskStore:
@@ -117,7 +134,10 @@ class DiskStore:
         write_atomically(file, content)
 
     def put(self, name: str, file: Path) -> None:
-        self.write(name, file.read_bytes())
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(target, file.stat().st_size) as temporary:
+            shutil.copyfile(file, temporary)
 
     def create(self, name: str, content: bytes) -> bool:
         file = self._folder / name
