@@ -1,5 +1,6 @@
 """A recommender with a memory: answers, catalog updates, directories."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.recommender.test_recommender import fitted  # noqa: F401
 from tests.retriever.test_memory import make_log, make_memory, make_texts, make_weights, one_history
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.memory import ItemMemory, MemoryTables
-from tiger.semantic_ids.neighbors import code_neighbors
+from tiger.semantic_ids.neighbors import code_neighbors, items_around
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -76,22 +77,59 @@ def with_codebooks(fitted, tmp_path):  # noqa: F811
     return TigerRecommender(make_model(tokenizer), tokenizer, *fitted[1:], memory=make_memory())
 
 
-def test_new_items_come_in_beside_those_of_their_codes(with_codebooks):
+def test_new_items_borrow_from_those_of_their_words(with_codebooks):
     tiger = with_codebooks
     tokenizer = tiger.tokenizer
     before = tiger.recommend([[tokenizer.item_ids[3]]], **EVERY)[0][0]
-    near = tokenizer.quantizer.decode(tokenizer.codes[5:6])  # its codes are those of row 5
-    tiger.add_items(["new"], table=[{"title": "new"}], embeddings=near)
+    titles = tiger.items["title"].to_pylist()
+    near = tokenizer.quantizer.decode(tokenizer.codes[5:6])  # its codes are those of row 5, its words those of row 9
+    tiger.add_items(["new"], table=[{"title": titles[9]}], embeddings=near)
     assert len(tiger.memory) == ITEMS + 1
     shares = tiger.memory.borrowed.toarray()[0]
-    alike = (tokenizer.codes == tokenizer.codes[5]).all(axis=1)
-    np.testing.assert_allclose(shares, alike / alike.sum(), atol=1e-6)
+    assert shares.sum() == pytest.approx(1) and titles[shares.argmax()] == titles[9]
     after = tiger.recommend([[tokenizer.item_ids[3]]], k=ITEMS + 1, num_beams=ITEMS + 1)[0][0]
     assert "new" in after and sorted(before) == sorted(item for item in after if item != "new")
     tiger.remove_items([tokenizer.item_ids[0], "new"])
     assert len(tiger.memory) == ITEMS - 1
     gone = tiger.recommend([[tokenizer.item_ids[3]]], k=5)[0][0]
     assert tokenizer.item_ids[0] not in gone and "new" not in gone
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_new_items_of_unknown_words_borrow_from_those_of_their_codes(with_codebooks, table):
+    tiger = with_codebooks
+    tokenizer = tiger.tokenizer
+    if not table:
+        tiger.items = None
+    near = tokenizer.quantizer.decode(tokenizer.codes[5:6])
+    tiger.add_items(["new"], table=[{"title": "unheardof"}] if table else None, embeddings=near)
+    alike = (tokenizer.codes == tokenizer.codes[5]).all(axis=1)
+    np.testing.assert_allclose(tiger.memory.borrowed.toarray()[0], alike / alike.sum(), atol=1e-6)
+
+
+def test_borrowing_does_not_depend_on_the_rest_of_the_batch_or_the_order_of_rows(with_codebooks):
+    tiger = with_codebooks
+    titles, decode = tiger.items["title"].to_pylist(), tiger.tokenizer.quantizer.decode
+    vectors = decode(tiger.tokenizer.codes[[5, 20]])
+    rows = [{"title": titles[9]}, {"title": titles[30]}]
+    other = copy.copy(tiger)
+    tiger.add_items(["a", "b"], table=rows, embeddings=vectors)
+    other.add_items(["b", "a"], table=rows[::-1], embeddings=vectors[::-1])
+    np.testing.assert_allclose(tiger.memory.borrowed.toarray(), other.memory.borrowed.toarray()[::-1], atol=1e-6)
+
+
+def test_items_around_are_of_the_nearest_codes(with_codebooks):
+    tokenizer = with_codebooks.tokenizer
+    code = int(tokenizer.codes[7, 0])
+    own = np.flatnonzero(tokenizer.codes[:, 0] == code)
+    np.testing.assert_array_equal(items_around(tokenizer, code, 1), own[:: len(own)])
+    np.testing.assert_array_equal(items_around(tokenizer, code, len(own)), own)
+    assert sorted(items_around(tokenizer, code, ITEMS)) == list(range(ITEMS))
+    more = tokenizer.codes[items_around(tokenizer, code, len(own) + 1), 0]
+    centers = tokenizer.quantizer.codebooks[0].detach().numpy()
+    distance = np.square(centers - centers[code]).sum(axis=1)
+    others = np.setdiff1d(tokenizer.codes[:, 0], more)
+    assert not len(others) or distance[more].max() <= distance[others].min()
 
 
 def test_neighbors_by_codes_share_the_longest_prefix(with_codebooks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,16 @@ class ItemTexts:
         for part in parts[1:]:
             total += part**2
         return total / len(parts)
+
+
+def word_vectors(texts: Sequence[str]) -> sparse.csr_matrix | None:
+    """TF-IDF of texts, float32 [texts, words], of unit length; None: no text holds a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        return TfidfVectorizer(dtype=np.float32).fit_transform(texts)
+    except ValueError:
+        return None
 
 
 def nearest_items(texts: ItemTexts, count: int, groups: np.ndarray | None = None) -> sparse.csr_matrix:

@@ -17,9 +17,9 @@ from tiger.data.columns import is_text
 from tiger.data.readers import item_table
 from tiger.embeddings.base import ItemEncoder, encode_items
 from tiger.embeddings.item_text import check_texts, item_texts
+from tiger.recommender.borrowing import lenders
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.initialization import with_new_tokens
-from tiger.semantic_ids.neighbors import code_neighbors
 from tiger.semantic_ids.tokenizer import check_ids
 from tiger.utils.errors import DataError, first_line
 
@@ -151,7 +151,9 @@ def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderSt
     tokenizer, ranker = copy.copy(state.tokenizer), copy.copy(state.ranker)
     tokenizer.add_items(batch.item_ids, vectors)
     items = None if state.items is None else _in_few_chunks(pa.concat_tables([state.items, rows]))
-    memory = None if state.memory is None else state.memory.extended(code_neighbors(state.tokenizer, tokenizer))
+    memory = state.memory
+    if memory is not None:
+        memory = memory.extended(lenders(state, tokenizer, batch, rows))
     if ranker is not None:
         ranker.add_items(tokenizer, items, vectors)
     larger = replace(

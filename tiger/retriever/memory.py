@@ -29,7 +29,7 @@ from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower")
 # Chosen on the validation items of Beauty, Toys and Sports together: NDCG@10 is flat from half to twice of either.
 T5_WEIGHT, T5_FLOOR = 0.15, 0.003
-_NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
+NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
 AGES = 20  # items of a history that are read, newest first
 
 
@@ -75,8 +75,8 @@ class MemoryTables:
     @cached_property
     def near(self) -> sparse.csr_matrix:
         """The nearest of ``neighbors``, squared, so that the nearest count most; each row divided by its sum."""
-        nearest = truncated(self.neighbors, _NEAREST)
-        return _shares(nearest.power(2))
+        nearest = truncated(self.neighbors, NEAREST)
+        return row_shares(nearest.power(2))
 
     @cached_property
     def near_to(self) -> sparse.csr_matrix:
@@ -207,7 +207,7 @@ class ItemMemory:
         slot = self.slots[entries.col]
         kept = slot < known
         cells = entries.data[kept], (entries.row[kept], slot[kept])
-        rows = _shares(sparse.csr_matrix(cells, shape=(count, known), dtype=np.float32))
+        rows = row_shares(sparse.csr_matrix(cells, shape=(count, known), dtype=np.float32))
         slots = np.append(self.slots, np.arange(known + new, known + new + count, dtype=np.int32))
         return replace(self, slots=slots, borrowed=sparse.vstack([self.borrowed, rows]).tocsr())
 
@@ -216,7 +216,7 @@ class ItemMemory:
         return replace(self, slots=self.slots[rows])
 
 
-def _shares(table: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Each row divided by its sum."""
+def row_shares(table: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Divide each row by its sum."""
     sums = np.asarray(table.sum(axis=1)).ravel()
     return (sparse.diags(1 / np.where(sums > 0, sums, 1)).astype(np.float32) @ table).tocsr()

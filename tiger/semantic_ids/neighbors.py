@@ -1,4 +1,4 @@
-"""Items near new ones by their semantic IDs: those that share the longest prefix."""
+"""Items near new ones by their semantic IDs."""
 
 from __future__ import annotations
 
@@ -29,3 +29,27 @@ def code_neighbors(before: SemanticIdTokenizer, after: SemanticIdTokenizer) -> s
     starts = np.concatenate([[0], np.cumsum(widths)])
     values = np.repeat(1 / np.maximum(widths, 1), widths).astype(np.float32)
     return sparse.csr_matrix((values, np.concatenate(places), starts), shape=(len(places), known))
+
+
+def items_around(tokenizer: SemanticIdTokenizer, first_code: int, count: int) -> np.ndarray:
+    """Gather the items of a first code and, while there are fewer than ``count``, those of the codes nearest to it.
+
+    Returns:
+        int64 [m], rows; of a code, either all items or, where they are more than ``count``, as many evenly over the
+        catalog. A quantizer without ``codebooks`` doesn't say which codes are near: then only the code's own.
+    """
+    codebooks = getattr(tokenizer.quantizer, "codebooks", None)
+    codes = np.array([first_code])
+    if codebooks is not None:
+        centers = codebooks[0].detach().float().cpu().numpy()
+        codes = np.argsort(np.square(centers - centers[first_code]).sum(axis=1), kind="stable")
+    found: list[np.ndarray] = []
+    total = 0
+    for code in codes:
+        rows = tokenizer._ids.with_first_code(int(code))
+        rows = rows[:: max(1, -(-len(rows) // count))]
+        found.append(rows)
+        total += len(rows)
+        if total >= count:
+            break
+    return np.concatenate(found)

@@ -136,6 +136,12 @@ class PackedIds:
                 found[place] = self._rows[first[place] : stop[place]]
         return [np.sort(rows) for rows in found]
 
+    def with_first_code(self, code: int) -> np.ndarray:
+        """The rows whose first code is this one, int64 [m], in ascending order."""
+        below = self.packing.bits_below(0)
+        edges = np.searchsorted(self._keys >> below, [code, code + 1])
+        return np.sort(self._rows[slice(*edges)])
+
     def next_collisions(self, codes: np.ndarray) -> np.ndarray:
         """int64 [m]: for each tuple of codes, one more than the highest collision token that it has."""
         if not len(self):

@@ -14,7 +14,7 @@ from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.base import encode_items
-from tiger.embeddings.item_neighbors import ItemTexts
+from tiger.embeddings.item_neighbors import ItemTexts, word_vectors
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import best_columns
 from tiger.evaluation.metrics import next_item_metrics_per_user
@@ -98,7 +98,7 @@ def fit_memory(
         exclude_history: see :func:`tiger.retriever.memory_fitting.fit_weights`.
         seed: of the order of users.
     """
-    words = _words(texts)
+    words = word_vectors(texts)
     if words is None and vectors is None:
         vectors = np.zeros((len(texts), 1), dtype=np.float32)  # nothing is near anything
     tables = MemoryTables.fit(train, ItemTexts(words, vectors), groups)
@@ -126,16 +126,6 @@ def with_chosen_weight(
     record = {"t5_weight": chosen, "validation ndcg@10": measured, "users": len(valid.targets)}
     record["seconds"] = round(time.perf_counter() - start)
     return replace(memory, weights=replace(memory.weights, t5_weight=chosen)), record
-
-
-def _words(texts: Sequence[str]):
-    """TF-IDF of the texts, of unit length; None: no text holds a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    try:
-        return TfidfVectorizer(dtype=np.float32).fit_transform(texts)
-    except ValueError:
-        return None
 
 
 def _ndcg(
