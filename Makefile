@@ -13,13 +13,14 @@ OPTIONS ?=
 # Where `make speed` finds Beauty, see "Bring your own data" in the README.
 DATASET ?= datasets/beauty
 
+# --no-compile: of 20,000 files of Python most are never imported, the others are compiled as they are.
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("tiger needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 # Interrupted, it goes on where it was when it is started again.
@@ -50,11 +51,14 @@ dataset:
 	@test -d recipes/paper/$(SET) || { echo "no recipe recipes/paper/$(SET): give SET=beauty, sports or toys"; exit 2; }
 	@test -f datasets/$(SET)/items.parquet || { echo "datasets/$(SET) is not there, prepare it: make setup && $(BIN)/python data/amazon.py $(SET) --out datasets/$(SET)"; exit 2; }
 
+# mypy checks the library in one of the tests, tests/test_types.py, while others run. `make test WORKERS=0`: all in one
+# process, for a debugger.
+WORKERS ?= auto
+
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy tiger
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # In an environment of its own: the oldest versions that pyproject.toml allows.
 test-oldest:

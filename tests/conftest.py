@@ -18,11 +18,39 @@ from tiger.retriever.config import t5_config
 from tiger.retriever.model import TigerT5, target_states
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
+LONGEST = {  # half a minute and more, alone on a core
+    "tests/faults/test_chaos.py",
+    "tests/recipes/test_paper_recipes.py",
+    "tests/recipes/test_ranking_experiment.py",
+    "tests/retriever/test_model.py",
+    "tests/retriever/test_trainer_options.py",
+    "tests/serving/test_gradio_app.py",
+    "tests/test_docs.py",
+    "tests/test_end_to_end.py",
+    "tests/test_types.py",
+    "tests/test_wheel.py",
+    "tests/training/test_warm_start.py",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave random states to the hook below: pytest-randomly's own seed would be another one with every run."""
     if hasattr(config.option, "randomly_reset_seed"):
         config.option.randomly_reset_seed = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """The cores that this process may use, but at most four: each of `make test`'s processes holds two gigabytes."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest files where several processes share the files out: one that is begun last makes the
+    others wait."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.location[0] not in LONGEST)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(work, tr
 def test_two_processes_train_one_model(work):
     # `--multi_gpu` is how `accelerate launch` spells several processes; the recipe itself sees that there is no GPU.
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1)
-    launcher += ("--num_cpu_threads_per_process", 1, "--mixed_precision", "no", "--main_process_port", 29517)
+    launcher += ("--num_cpu_threads_per_process", 1, "--mixed_precision", "no", "--main_process_port", 0)
     options = ("--max_steps", 60, "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 20)
     options += ("--save_steps", 20, "--dropout_rate", 0, "--bf16", "false", "--eval_users", 151)
     train(work, "two", *options, "--per_device_train_batch_size", 64, launcher=launcher)

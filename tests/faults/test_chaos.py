@@ -53,7 +53,7 @@ def test_a_short_campaign_finds_no_fault(tmp_path):
     pytest.importorskip("fastapi", reason="needs the extra: pip install 'tiger-recommender[serve]'")
     command = [sys.executable, "-m", "tests.faults.chaos", "--tries", "40", "--seed", "7", "--out", str(tmp_path)]
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=900)
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert done.returncode == 0 and not counts["faults"], done.stdout[-5000:]
     whole = counts["counts"][-1]

@@ -124,9 +124,9 @@ def test_settings_that_are_none_of_ours(crafted, what):
     name, file, changes = FIELDS[what]
     folder = crafted(name)
     rejson(folder / file, **changes)
-    began = time.perf_counter()
+    began = time.process_time()
     refused(folder)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_widths_of_a_trie_are_counted_not_believed(crafted):
@@ -141,9 +141,9 @@ def test_checks_of_a_trie_are_cheap():
     table = np.random.default_rng(0).integers(1, 200, (200_000, 4))
     table[:, 3] += np.arange(200_000) * 200
     trie = SemanticIdTrie.build(table)
-    began = time.perf_counter()
+    began = time.process_time()
     trie.check_table(table)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     with pytest.raises(DataError, match="other semantic IDs"):
         trie.check_table(table[::-1])
 

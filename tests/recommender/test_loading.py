@@ -1,15 +1,13 @@
 """Options of loading a recommender, where it computes, and what it says of itself."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import make_recommender
+from tests.processes import run_python
 from tests.rankers.click.test_ranker import make_ranker
 from tiger.recommender.loading import LoadOptions
 from tiger.recommender.recommender import TigerRecommender
@@ -131,7 +129,7 @@ def test_what_it_says_of_itself():
     assert repr(copy.copy(recommender)) == told
 
 
-def test_loading_says_nothing_of_tied_weights(saved):
+def test_loading_says_nothing_of_tied_weights(saved, tmp_path):
     """The output layer is the embeddings: a checkpoint holds them once."""
     program = f"""
 import tiger
@@ -140,7 +138,7 @@ tiger.TigerRecommender.from_pretrained({str(saved)!r})
 tiger.TigerT5.from_pretrained({str(saved)!r})
 AutoModelForSeq2SeqLM.from_pretrained({str(saved)!r})
 """
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=300)
+    (tmp_path / "load.py").write_text(program)
+    done = run_python(tmp_path / "load.py")
     assert done.returncode == 0, done.stderr[-2000:]
     assert not [word for word in ("lm_head", "MISSING", "issing key") if word in done.stdout + done.stderr]

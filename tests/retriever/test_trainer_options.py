@@ -241,10 +241,10 @@ def test_batches_shrink_until_they_fit(tmp_path):
             raise RuntimeError("CUDA out of memory.")
         return batch
 
-    trainer = make_trainer(tmp_path, parts={"data_collator": collate}, auto_find_batch_size=True, max_steps=40)
+    trainer = make_trainer(tmp_path, parts={"data_collator": collate}, auto_find_batch_size=True, max_steps=10)
     trainer.train()
-    assert trainer.state.global_step == 40 and max(sizes) > 16 >= max(sizes[-40:])
-    assert len(sizes) < 60 and 8 <= trainer._train_batch_size <= 16
+    assert trainer.state.global_step == 10 and max(sizes) > 16 >= max(sizes[-10:])
+    assert len(sizes) < 30 and 8 <= trainer._train_batch_size <= 16
 
 
 def test_the_optimizer_is_the_one_that_is_asked_for(tmp_path):

@@ -133,7 +133,7 @@ def test_nobody_waits_for_who_does_not_read_the_log():
     start = time.perf_counter()
     for _ in range(1000):
         log.request(RequestRecord("id", "GET", "/", 200))
-    assert time.perf_counter() - start < 2 and 994 <= log.dropped <= 995
+    assert time.perf_counter() - start < 5 and 994 <= log.dropped <= 995
     held.set()
     log.stop()
     assert 5 <= stream.getvalue().count("\n") <= 6

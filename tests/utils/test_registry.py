@@ -1,12 +1,10 @@
 """Classes of one's own by module and class in a setting, and in what was saved with them."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import run_python
 from tiger.quantizers.auto import QUANTIZERS, quantizer_class
 from tiger.utils.errors import DataError
 
@@ -66,10 +64,8 @@ def test_what_was_saved_with_it_loads_where_its_module_is_named(folder):
     save_quantizer(quantizer_class("shop_shelves.Shelves")(), folder / "saved")
 
     def loaded(**variables):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])} | variables
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD], cwd=folder, env=environment, capture_output=True, text=True
-        )
+        (folder / "load.py").write_text(f"import os\nos.environ |= {variables}\n{LOAD}")
+        done = run_python("load.py", cwd=folder)
         return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
     # A file names no module: nothing is imported that the user has not named.
