@@ -57,6 +57,8 @@ def results_tables(folder: Path) -> str:
     tables = []
     for dataset in sorted(path for path in folder.iterdir() if path.name in PAPER):
         tables.append(_table(dataset.name, rows_of(dataset)))
+        if published := published_table(folder, dataset.name):
+            tables.append(published)
     for file in sorted(folder.glob("two_stage/*.json")):
         content, refits = json.loads(file.read_text()), folder / "refits" / file.name
         if refits.exists():
@@ -88,6 +90,25 @@ def _table(dataset: str, rows: dict[str, dict[str, dict]]) -> str:
     ranked = [cells for _, cells in sorted(lines, key=lambda line: line[0])]
     ranked[-1] = [f"**{cell}**" if cell else "" for cell in ranked[-1]]
     return markdown_table(heads, ranked)
+
+
+def published_table(folder: Path, dataset: str) -> str:
+    """Markdown: what others print for their models, weakest first; empty where nothing is recorded of the data set.
+
+    R@10 orders the models, since some print nothing else.
+    """
+    file = folder / "published.json"
+    content = json.loads(file.read_text()) if file.exists() else []
+    rows = sorted(
+        (row for row in content if dataset in row["metrics"]), key=lambda row: row["metrics"][dataset]["recall@10"]
+    )
+    heads = [f"{dataset.capitalize()}, published by others, not measured here", "source", "history removed", "doubts"]
+    heads.append("R@10 / N@10")
+    lines = [
+        [row["model"], row["source"], row["history removed"], " ".join(row["doubts"]), pair(row["metrics"][dataset])]
+        for row in rows
+    ]
+    return markdown_table(heads, lines, left=4) if lines else ""
 
 
 def _second_stage_metrics(folder: Path, dataset: str) -> dict[str, float]:
@@ -184,7 +205,10 @@ def warm_start_table(folder: Path) -> str:
 
 def pair(metrics: dict | None, k: int = 10) -> str:
     """Recall and NDCG as the tables show them."""
-    return f"{metrics[f'recall@{k}']:.4f} / {metrics[f'ndcg@{k}']:.4f}" if metrics else ""
+    if not metrics:
+        return ""
+    ndcg = metrics.get(f"ndcg@{k}")
+    return f"{metrics[f'recall@{k}']:.4f}" + (f" / {ndcg:.4f}" if ndcg is not None else "")
 
 
 def ranking_summary(folder: Path) -> str:
