@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
 from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
 from tiger.training.evaluation import EvaluationArguments
 from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
@@ -301,5 +302,5 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {"split": SPLITS},
     "two_stage": {"split": SPLITS},
-    "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": ("codes", "prefixes", "auto")},
+    "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": (*VOCABULARIES, "auto")},
 }

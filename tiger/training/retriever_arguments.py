@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tiger.data.splits import LEAVE_ONE_OUT, SPLIT_HELP
+from tiger.retriever.config import HASHED_ROWS
 
 
 @dataclass
@@ -22,9 +23,13 @@ class RetrieverArguments:
     tokens: str = field(
         default="codes",
         metadata={
-            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), or auto: prefixes in a "
-            "catalog of up to 300,000 items, else codes"
+            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), hashed_prefixes (codes and a "
+            "table of one size for every catalog), or auto: prefixes in a catalog of up to 300,000 items, else codes"
         },
+    )
+    hashed_rows: int = field(
+        default=HASHED_ROWS,
+        metadata={"help": "rows of the table that hashed_prefixes share; other tokens have no such table"},
     )
     user_tokens: int = field(
         default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
