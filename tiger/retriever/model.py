@@ -222,7 +222,7 @@ def encode(
         item_length: places per item in the history, for the causal mask.
 
     Returns:
-        ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv]; with hashed prefixes, S is the number of places.
+        ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv]; S counts places where prefixes are hashed.
     """
     stack: Any = model.encoder
     decoder: Any = model.decoder
