@@ -262,7 +262,8 @@ def t5_config(
     Raises:
         DataError: ``history_attention`` is neither, or ``user_tokens`` or ``hashed_rows`` is out of range.
     """
-    hashed = isinstance(tokenizer.vocabulary, HashedPrefixVocabulary)
+    vocabulary = tokenizer.vocabulary
+    hashed = isinstance(vocabulary, HashedPrefixVocabulary)
     if hashed and hashed_rows < 1:
         raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
     settings = RetrieverConfig(
@@ -272,7 +273,7 @@ def t5_config(
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
         hashed_rows=hashed_rows if hashed else 0,
-        unhashed_token=int(tokenizer.vocabulary.starts[-1]) if hashed else 0,
+        unhashed_token=int(vocabulary.starts[-1]) if isinstance(vocabulary, HashedPrefixVocabulary) else 0,
     )
     return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size + settings.user_rows + settings.hashed_rows,

@@ -25,8 +25,8 @@ from tiger.retriever.config import history_item_length, retriever_config
 from tiger.retriever.layer_weights import is_plain
 from tiger.semantic_ids.vocabulary import PAD_TOKEN
 
-# Rows of a prefix. With one, prefixes that share it differ by their codes alone: of 20,000 rows, the initialization then
-# misses 10% of the variance of Beauty's items, with two 3%, with three 2%.
+# Rows of a prefix. With one, prefixes that share it differ by their codes alone, and of the variance of Beauty's items
+# the initialization of 20,000 rows misses 10%; with two 3%, with three 2%.
 HASHES = 2
 # Part of the file format: other numbers would find other rows. All products stay below 2 ** 63.
 _PRIME = (1 << 31) - 1

@@ -25,8 +25,9 @@ class RetrieverArguments:
     tokens: str = field(
         default="codes",
         metadata={
-            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), hashed_prefixes (codes, and "
-            "a table of one size for every catalog), or auto: prefixes in a catalog of up to 300,000 items, else codes"
+            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), hashed_prefixes (codes "
+            "and a table of one size for every catalog), or auto: prefixes in a catalog of up to 300,000 items, else "
+            "codes"
         },
     )
     hashed_rows: int = field(
