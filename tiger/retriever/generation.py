@@ -136,6 +136,6 @@ class ItemGeneration:
 def _refuse_hashed(model: T5ForConditionalGeneration, what: str) -> None:
     if HashedPrefixes.of(model) is not None:
         raise DataError(
-            f"{what} doesn't know which prefix a token ends (tokens: hashed_prefixes): search by tiger.generate_items, by "
-            "generate(custom_generate=trie_generate, trie=...) or by beam_search."
+            f"{what} doesn't know which prefix a token ends (tokens: hashed_prefixes): search by "
+            "tiger.generate_items, generate(custom_generate=trie_generate, trie=...) or beam_search."
         )

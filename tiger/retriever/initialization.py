@@ -40,7 +40,8 @@ def init_token_embeddings(
 ) -> None:
     """Initialize each token's embedding to the mean vector of the items that have the token.
 
-    Where prefixes are hashed, their vectors come as close to the means of the items beneath as the rows allow. Different kinds of vectors (of texts, of the log) get separate dimensions: added up, each would be noise to the
+    Where prefixes are hashed, their vectors come as close to the means of the items beneath as the rows allow.
+    Different kinds of vectors (of texts, of the log) get separate dimensions: added up, each would be noise to the
     other.
 
     Args:
