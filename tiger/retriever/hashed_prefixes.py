@@ -36,7 +36,7 @@ _MULTIPLIERS = (1_540_483_477, 2_002_486_417, 1_181_783_497, 1_274_126_177)
 
 @dataclass(frozen=True)
 class HashedPrefixes:
-    """Where the rows of prefixes are in the table of embeddings.
+    """Places of the rows of prefixes in the table of embeddings.
 
     A *key* is a hash of a prefix, from which those of its children follow; that of the empty prefix is 0.
 
