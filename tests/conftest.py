@@ -88,7 +88,15 @@ def make_tokenizer(
 def make_model(tokenizer: SemanticIdTokenizer, seed: int = 0, **options) -> TigerT5:
     """A tiny T5 with random weights, large enough ones that scores differ."""
     torch.manual_seed(seed)
-    sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 2, "dropout_rate": 0.0}
+    sizes = {
+        "d_model": 16,
+        "d_kv": 8,
+        "num_heads": 2,
+        "d_ff": 32,
+        "num_layers": 2,
+        "dropout_rate": 0.0,
+        "hashed_rows": 50,
+    }
     return TigerT5(t5_config(tokenizer, **{**sizes, **options})).eval()
 
 

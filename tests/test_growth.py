@@ -66,7 +66,7 @@ def memory_of_pairs() -> ItemMemory:
     return ItemMemory(tables, MemoryWeights(np.full((len(ROUTES), AGES), 0.1, dtype=np.float32)))
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_one_item_comes_and_goes(tokens):
     tokenizer = tokenizer_of(tokens)
     items = pa.table({"item_id": tokenizer.item_ids.to_arrow(), "title": ["tent"] * SIZE})

@@ -89,6 +89,7 @@ CHANGES = {
     "ours, 3 codes, no two items with the same": {"tokenizer": "log3", "own codes": True},
     "ours, Muon for matrices": {"muon": 3e-3},
     "ours, tokens are codes": {"tokens": "codes"},
+    "ours, tokens are hashed prefixes": {"tokens": "hashed_prefixes"},
     "ours, learning rates x 2": {"rate": 2e-3, "embeddings": 1e-2},
     "ours, learning rates / 2": {"rate": 5e-4, "embeddings": 2.5e-3},
     "ours, weights averaged over the last fifth": {"averaged": 0.2},

@@ -34,6 +34,7 @@ from tiger.semantic_ids.code_tree import CodeTree
 from tiger.semantic_ids.fitting import Cooccurrence
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
+from tiger.semantic_ids.vocabulary import PREFIX_KINDS
 from tiger.training.catalog_size import CatalogSize
 from tiger.training.memory import fit_memory
 
@@ -132,6 +133,11 @@ def add_to_prefixes(catalog: MadeCatalog) -> Work:
     return changed(catalog, "prefixes", remove=False)
 
 
+@stage("add one item, hashed prefixes")
+def add_to_hashed_prefixes(catalog: MadeCatalog) -> Work:
+    return changed(catalog, "hashed_prefixes", remove=False)
+
+
 @stage("add one item, codes")
 def add_to_codes(catalog: MadeCatalog) -> Work:
     return changed(catalog, "codes", remove=False)
@@ -144,7 +150,16 @@ def remove_from_codes(catalog: MadeCatalog) -> Work:
 
 @stage("token embeddings initialized")
 def initialize(catalog: MadeCatalog) -> Work:
-    tokenizer = catalog.tokenizer(CatalogSize.of(catalog.size).tokens)
+    return initialized(catalog, CatalogSize.of(catalog.size).tokens)
+
+
+@stage("token embeddings initialized, hashed prefixes")
+def initialize_hashed(catalog: MadeCatalog) -> Work:
+    return initialized(catalog, "hashed_prefixes")
+
+
+def initialized(catalog: MadeCatalog, tokens: str) -> Work:
+    tokenizer = catalog.tokenizer(tokens)
     model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512))
     vectors = np.random.default_rng(7).standard_normal((catalog.size, 256), dtype=np.float32)
     return lambda: init_token_embeddings(model, tokenizer, vectors[:, :96], vectors[:, 96:])
@@ -205,11 +220,20 @@ def encode_codes(catalog: MadeCatalog) -> Work:
 
 @stage("training step of 128 targets, forward and backward")
 def training_step(catalog: MadeCatalog) -> Work:
-    tokenizer = catalog.tokenizer(CatalogSize.of(catalog.size).tokens)
+    return training_step_of(catalog, CatalogSize.of(catalog.size).tokens)
+
+
+@stage("training step of 128 targets, hashed prefixes")
+def hashed_training_step(catalog: MadeCatalog) -> Work:
+    return training_step_of(catalog, "hashed_prefixes")
+
+
+def training_step_of(catalog: MadeCatalog, tokens: str) -> Work:
+    tokenizer = catalog.tokenizer(tokens)
     model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512)).train()
     trie = SemanticIdTrie.build(tokenizer.token_table)
     examples = TrainingExamples(catalog.train.select(np.arange(14)))
-    batch = TrainingCollator(tokenizer, trie if tokenizer.tokens == "prefixes" else None)(
+    batch = TrainingCollator(tokenizer, trie if tokenizer.tokens in PREFIX_KINDS else None)(
         [examples[place] for place in range(14)]
     )
 
@@ -220,7 +244,7 @@ def training_step(catalog: MadeCatalog) -> Work:
         loss.backward()
 
     def run() -> dict:
-        return times(step)() | {"widest": trie.widths, "vocabulary": tokenizer.vocab_size}
+        return times(step)() | {"widest": trie.widths, "vocabulary": model.config.vocab_size}
 
     return run
 

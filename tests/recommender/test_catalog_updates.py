@@ -22,7 +22,7 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 
 
-@pytest.fixture(params=["codes", "prefixes"])
+@pytest.fixture(params=["codes", "prefixes", "hashed_prefixes"])
 def recommender(fitted, tmp_path, request):  # noqa: F811
     tokenizer, encoder, items = fitted
     tokenizer.save_pretrained(tmp_path / "copy")

@@ -36,7 +36,7 @@ def shop(fitted, tmp_path, tokens="codes", ranked=False):  # noqa: F811
     return TigerRecommender(make_model(own), own, encoder, table, max_history=5, ranker=ranker)
 
 
-@pytest.fixture(params=["codes", "prefixes"])
+@pytest.fixture(params=["codes", "prefixes", "hashed_prefixes"])
 def recommender(fitted, tmp_path, request):  # noqa: F811
     return shop(fitted, tmp_path, request.param)
 

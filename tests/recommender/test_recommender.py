@@ -34,7 +34,7 @@ def fitted():
     return tokenizer, encoder, items
 
 
-@pytest.fixture(params=["codes", "prefixes"])
+@pytest.fixture(params=["codes", "prefixes", "hashed_prefixes"])
 def recommender(fitted, tmp_path, request):
     tokenizer, encoder, items = fitted
     tokenizer.save_pretrained(tmp_path / "copy")

@@ -62,7 +62,7 @@ def merge(model: nn.Module) -> None:
                 setattr(owner, name, layer.merge())
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_the_search_computes_adapters_switched_on_and_off(tokens):
     tokenizer = make_tokenizer(50, tokens=tokens)
     model = make_model(tokenizer)

@@ -24,12 +24,12 @@ def score_all(model, tokenizer, history):
     for row, tokens in enumerate(table):
         labels = tokens.view(1, 1, -1)
         visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.history_depth
-        children = child_targets(trie, torch.tensor([row])) if tokenizer.tokens == "prefixes" else None
+        children = child_targets(trie, torch.tensor([row])) if tokenizer.tokens != "codes" else None
         scores.append(-next_item_loss(model, history, visible, labels, 1, children))
     return torch.stack(scores).detach()
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_equals_scoring_every_item(attention, tokens):
     tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], tokens, history_attention=attention)
@@ -195,7 +195,7 @@ def test_a_model_that_has_changed_decodes_as_it_is_now():
     torch.testing.assert_close(after.scores[0], expected[after.rows[0]], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_bfloat16_is_near(tokens):
     _, model, trie, histories = setup(60, [3, 1, 4, 2, 5, 3, 3, 3, 7], tokens)
     exact = beam_search(model, trie, histories, num_beams=60)
@@ -206,7 +206,7 @@ def test_bfloat16_is_near(tokens):
         torch.testing.assert_close(scores[rows.argsort()], expected, atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_among_allowed_items_probabilities_are_those_among_all(tokens):
     _, model, trie, histories = setup(60, [3, 0, 5], tokens)
     everything = beam_search(model, trie, histories, num_beams=60)
@@ -238,7 +238,7 @@ def test_the_old_name_of_allowed_items_works():
     assert sorted(found.rows[0].tolist()) == list(range(5))
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_custom_generate_gives_the_same_answers(tokens):
     """Causal attention, where T5's own decoding would give others; padded histories and an empty one."""
     tokenizer, model, trie, histories = setup(60, [3, 0, 5], tokens)
@@ -264,7 +264,7 @@ def test_custom_generate_gives_the_same_answers(tokens):
     assert model.generate(histories, custom_generate=trie_generate, trie=trie).shape == (3, 1 + trie.depth)
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_each_history_has_its_own_allowed_items(tokens):
     """More histories than a CPU decodes together, so that their order changes on the way."""
     _, model, trie, histories = setup(60, [3, 0, 5, 1, 2, 4] * 5, tokens)

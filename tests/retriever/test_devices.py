@@ -70,7 +70,7 @@ def on_meta(tokens: str, **options):
     return tokenizer, trie, make_model(tokenizer, **options).to("meta")
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 @pytest.mark.parametrize("given", ["plain", "excluded", "filtered", "both", "unseen", "sampled"])
 def test_a_search_never_waits(tokens, given):
     tokenizer, trie, model = on_meta(tokens)
@@ -122,7 +122,7 @@ def test_the_children_of_a_batch_are_gathered_at_once_by_device(monkeypatch):
     assert 1024 * 50 * 256 * 128 / vectors_at_once(torch.device("cuda")) < 7
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_an_accelerator_finds_what_a_cpu_finds(tokens, attention, monkeypatch):
     tokenizer = make_tokenizer(60, tokens=tokens)
@@ -195,7 +195,7 @@ def test_a_training_step_never_waits(tokens, attention):
     random = np.random.default_rng(0)
     sequences = Sequences.from_rows([random.integers(60, size=6) for _ in range(4)])
     examples = TrainingExamples(sequences, shared=attention == "causal")
-    collate = TrainingCollator(tokenizer, trie if tokens == "prefixes" else None)
+    collate = TrainingCollator(tokenizer, trie if tokens != "codes" else None)
     batch = {
         name: [level.to("meta") for level in values] if isinstance(values, list) else values.to("meta")
         for name, values in collate([examples[at] for at in range(4)]).items()

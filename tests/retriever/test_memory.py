@@ -143,7 +143,7 @@ def setup(tokens="codes"):
     return model, trie, histories, mass, floors
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_search_with_every_beam_is_exact(tokens):
     model, trie, histories, mass, floors = setup(tokens)
     plain = beam_search(model, trie, histories, num_beams=ITEMS)

@@ -231,7 +231,7 @@ def test_compiles_to_one_graph(tokens):
         histories, labels = batch(tokenizer, lengths, targets, seed)
         visible = torch.tensor([[max(1, length - targets + 1 + n) for n in range(targets)] for length in lengths])
         children = None
-        if tokens == "prefixes":
+        if tokens != "codes":
             children = child_targets(trie, torch.from_numpy(tokenizer.decode(labels.flatten(0, 1).numpy())))
         gradients = []
         for loss_of in (next_item_loss, compiled):

@@ -47,7 +47,7 @@ def same(found, expected) -> None:
     assert torch.equal(found.rows, expected.rows)
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_graphs_answer_as_the_search_does(tokens):
     tokenizer = make_tokenizer(60, tokens=tokens)
     model, trie = make_model(tokenizer), SemanticIdTrie.build(tokenizer.token_table)

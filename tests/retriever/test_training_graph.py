@@ -45,7 +45,7 @@ def test_other_devices_train_as_without(tmp_path):
 
 
 def test_settings_that_graphs_cannot_replay_are_refused(tmp_path):
-    with pytest.raises(DataError, match="prefix tokens"):
+    with pytest.raises(DataError, match="tokens: prefixes don.t make"):
         trained(tmp_path, True, tokens="prefixes")
     with pytest.raises(DataError, match="gradient accumulation"):
         trained(tmp_path, True, gradient_accumulation_steps=2)

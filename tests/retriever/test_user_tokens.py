@@ -68,7 +68,7 @@ def test_numbers_are_the_same_in_every_process():
     assert many.min() == 1 and many.max() == 2000 and np.bincount(many)[1:].max() < 30
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_a_user_token_comes_first(tokens):
     tokenizer = make_tokenizer(40, tokens=tokens)
     sequences = some_sequences(tokenizer, [4, 3])
@@ -84,13 +84,13 @@ def test_a_user_token_comes_first(tokens):
     assert EvaluationCollator(tokenizer)([evaluated[0]])["input_ids"][0, 0] == tokenizer.vocab_size + numbers[1]
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_shared_histories_have_the_losses_of_single_ones(tokens, attention):
     """All targets of a user from one pass of the encoder, as from a pass for each: with the user in front of both."""
     tokenizer = make_tokenizer(40, tokens=tokens)
     model = make_model(tokenizer, history_attention=attention, user_tokens=USERS)
-    trie = SemanticIdTrie.build(tokenizer.token_table) if tokens == "prefixes" else None
+    trie = SemanticIdTrie.build(tokenizer.token_table) if tokens != "codes" else None
     sequences = some_sequences(tokenizer, [6, 2, 9, 4])
     single = TrainingExamples(sequences, 20, shared=False, user_tokens=USERS)
     alone = sum(loss_of(model, tokenizer, [single[row]], trie) for row in range(len(single))) / len(single)
@@ -121,7 +121,7 @@ def test_items_see_the_user_and_the_user_sees_no_item():
     assert torch.equal(keys[:, :, :9], later[:, :, :9]) and not torch.equal(keys[:, :, 9:], later[:, :, 9:])
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_beam_search_scores_what_training_scores(tokens, attention):
     """Log-probabilities of the search are those of the loss, and add up to 1 over the catalog."""
@@ -173,7 +173,7 @@ def test_off_is_as_before():
         tiger.recommend([["item-1"]], user_ids=["A"])
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_recommend_takes_the_users_of_the_evaluation(tokens, tmp_path):
     tokenizer = make_tokenizer(40, tokens=tokens)
     tiger = TigerRecommender(make_model(tokenizer, user_tokens=USERS), tokenizer)
@@ -210,7 +210,7 @@ def test_recommend_takes_the_users_of_the_evaluation(tokens, tmp_path):
     assert retriever_config(again.model).user_tokens == USERS
     assert again.recommend(histories, user_ids=users, num_beams=20)[0] == found
     plain = T5ForConditionalGeneration.from_pretrained(tmp_path / "model")
-    assert plain.config.vocab_size == tokenizer.vocab_size + USERS + 1
+    assert plain.config.vocab_size == tokenizer.vocab_size + USERS + 1 + (50 if tokens == "hashed_prefixes" else 0)
 
 
 def test_the_log_of_the_batch_verb_names_its_users(tmp_path):
@@ -261,7 +261,7 @@ def test_the_service_takes_users():
     assert answer.status_code == 409 and answer.json()["error"] == "this model reads no users: leave the users out"
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_users_keep_their_tokens_when_items_are_added(tokens):
     tokenizer = make_tokenizer(40, tokens=tokens)
     model = make_model(tokenizer, user_tokens=USERS)
@@ -291,7 +291,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
     assert TigerT5(model.config).config.tiger_config["user_tokens"] == USERS
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
 def test_training_learns_who_buys_what(tokens, tmp_path):
     """Two users whose histories are alike, but not what they buy next: only a user token tells them apart."""
     tokenizer = make_tokenizer(12, tokens=tokens)

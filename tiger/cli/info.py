@@ -49,7 +49,7 @@ def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
         "items": len(tokenizer),
         "added": int(tiger.unseen.sum()),
         "levels": f"{tokenizer.num_codebooks} of {tokenizer.codebook_size} codes",
-        "tokens": f"{tokenizer.tokens}, {tiger.model.config.vocab_size:,} in all",
+        "tokens": _tokens(tiger),
         "T5": f"{tiger.model.num_parameters():,} parameters, histories of {tiger.max_history} items",
         "ranker": "none" if tiger.ranker is None else _ranker(tiger.ranker),
         "encoder": "none" if tiger.encoder is None else tiger.encoder.name,
@@ -61,6 +61,14 @@ def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
         "age": f"{max(time.time() - saved, 0) / 86400:.1f} days",
         "try": f"tiger recommend {name} --history {' '.join(ids)}",
     }
+
+
+def _tokens(tiger) -> str:
+    from tiger.retriever.config import retriever_config
+
+    rows = retriever_config(tiger.model).hashed_rows
+    hashed = f", {rows:,} of them hashed rows" if rows else ""
+    return f"{tiger.tokenizer.tokens}, {tiger.model.config.vocab_size:,} in all{hashed}"
 
 
 def _ranker(ranker) -> str:

@@ -20,7 +20,7 @@ from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.card_block import BEGIN, END, LIBRARY
 from tiger.recommender.card_lineage import cell, lineage_sentences
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.config import reads_users
+from tiger.retriever.config import reads_users, retriever_config
 from tiger.retriever.plain_t5 import unlike_t5
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
@@ -190,8 +190,7 @@ def _use(state: RecommenderState, repo_id: str, revision: str | None) -> str:
             *_transformers_lines(state, source, ids),
             "```",
             "",
-            "No code of this repository is run. `model.generate` with `prefix_allowed_tokens_fn` gives the same. "
-            + _plain_text(state),
+            f"No code of this repository is run. {_generate_text(state)} {_plain_text(state)}",
         ]
     )
 
@@ -215,6 +214,12 @@ def _transformers_lines(state: RecommenderState, source: str, ids: list[str]) ->
         "tokens = tiger.generate_items(model, histories, num_beams=50, num_return_sequences=10)",
         "found = [tokenizer.item_ids[row] for row in tokenizer.decode(tokens[:, 1:].numpy()) if row >= 0]",
     ]
+
+
+def _generate_text(state: RecommenderState) -> str:
+    if retriever_config(state.model).hashed_rows:
+        return "`model.generate` by itself is refused: it doesn't know which prefix a token ends."
+    return "`model.generate` with `prefix_allowed_tokens_fn` gives the same."
 
 
 def _plain_text(state: RecommenderState) -> str:
@@ -308,10 +313,16 @@ def _codes(state: RecommenderState) -> str:
     log = "" if tokenizer.learned_split is None else " and of who is bought with whom in the training log"
     return (
         f"{tokenizer.num_codebooks} levels of {tokenizer.codebook_size} codes, from vectors of {encoder}{log} by "
-        f"{quantizer}, and a token that tells apart items with the same codes. The T5's tokens are the "
-        f"{tokenizer.tokens} of these IDs. {shared:.1%} of the items share all "
+        f"{quantizer}, and a token that tells apart items with the same codes. The T5's tokens are "
+        f"{_tokens(state)}. {shared:.1%} of the items share all "
         f"their codes with another.\n\n![Use of the codes, and items that share them]({PLOT})"
     )
+
+
+def _tokens(state: RecommenderState) -> str:
+    if rows := retriever_config(state.model).hashed_rows:
+        return f"codes of these IDs; their prefixes are hashed into a table of {rows:,} rows, whatever the catalog"
+    return f"the {state.tokenizer.tokens} of these IDs"
 
 
 def _limits(state: RecommenderState) -> str:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import pad_token
+from tiger.retriever.hashed_prefixes import HashedPrefixes, row_sums
 
 
 @dataclass
@@ -34,17 +35,19 @@ class ChildTargets:
         return ChildTargets(*(part.pin_memory() for part in (self.places, self.choices, self.answers)))
 
 
-def child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets]) -> torch.Tensor:
+def child_loss(
+    model: T5ForConditionalGeneration, states: torch.Tensor, children: list[ChildTargets], labels: torch.Tensor
+) -> torch.Tensor:
     """Cross-entropy of targets over the children of their prefixes, summed over levels and targets.
 
     Args:
         model: a T5 whose output layer is its input embeddings.
         states: input of the output layer, [B * T, L, d].
         children: one per level.
+        labels: int64 [B, T, L], the targets' tokens.
     """
     # One look-up for all levels: its gradient is as large as the vocabulary.
-    vectors = model.shared(torch.cat([level.choices.flatten() for level in children]))
-    vectors = vectors.split([level.choices.numel() for level in children])
+    vectors = _vectors(model, children, labels.flatten(0, 1)).split([level.choices.numel() for level in children])
     total = states.new_zeros((), dtype=torch.float32)
     for at, (level, candidates) in enumerate(zip(children, vectors)):
         if len(level.places):
@@ -52,6 +55,20 @@ def child_loss(model: T5ForConditionalGeneration, states: torch.Tensor, children
             logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token(model))
             total = total + F.cross_entropy(logits, level.answers, reduction="sum")
     return total
+
+
+def _vectors(model: T5ForConditionalGeneration, children: list[ChildTargets], labels: torch.Tensor) -> torch.Tensor:
+    """Vectors of all levels' choices in a row, [n, d]; ``labels`` are [B * T, L]."""
+    hashed = HashedPrefixes.of(model)
+    if hashed is None:
+        return model.shared(torch.cat([level.choices.flatten() for level in children]))
+    parents = hashed.parent_keys(labels).unbind(-1)
+    rows = [
+        # On the first level the parent of all is the empty prefix, and there is one row of choices.
+        hashed.rows(keys[level.places][: len(level.choices)].unsqueeze(-1), level.choices).flatten(0, -2)
+        for keys, level in zip(parents, children)
+    ]
+    return row_sums(model.shared, torch.cat(rows))
 
 
 def choice_logits(states: torch.Tensor, choices: torch.Tensor, vectors: torch.Tensor, pad: int) -> torch.Tensor:

@@ -11,13 +11,15 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tiger._moved import old_names
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.semantic_ids.vocabulary import PAD_TOKEN
+from tiger.semantic_ids.vocabulary import PAD_TOKEN, PREFIX_KINDS, HashedPrefixVocabulary
 from tiger.utils.errors import DataError
 from tiger.utils.schema import Rule, boolean, dict_of, number, one_of, optional, text, whole
 
 HISTORY_ATTENTION = ("causal", "full")
 OUTPUT_SOFTMAX = ("vocabulary", "children")
 MAX_USER_TOKENS = 1 << 20
+MAX_HASHED_ROWS = 1 << 24
+HASHED_ROWS = 20_000
 # Before the nested config, these fields stood beside T5's own, the softmax under another name.
 _FLAT_FIELDS = ("history_attention", "history_item_length", "semantic_ids", "token_choice")
 _TOKEN_CHOICES = {"all": "vocabulary", "siblings": "children"}
@@ -38,7 +40,11 @@ class RetrieverConfig:
         semantic_ids: fingerprint of the semantic IDs that the model was made for; None: not recorded.
         user_tokens: number of tokens for users, one of which stands before a history, see
             :mod:`tiger.retriever.user_tokens`; 0: histories are items alone. Their embeddings, and that of an unknown
-            user before them, are the last rows of the vocabulary.
+            user before them, follow those of items.
+        hashed_rows: rows of a table that the prefixes of semantic IDs are hashed into, the last of the vocabulary, see
+            :mod:`tiger.retriever.hashed_prefixes`; 0: there is none.
+        unhashed_token: with ``hashed_rows``, the token that adds none of them: the collision token of the first item
+            with its codes.
 
     Raises:
         DataError: a value is not one of these.
@@ -49,6 +55,8 @@ class RetrieverConfig:
     output_softmax: str = "vocabulary"
     semantic_ids: str | None = None
     user_tokens: int = 0
+    hashed_rows: int = 0
+    unhashed_token: int = 0
 
     def __post_init__(self):
         if self.history_attention not in HISTORY_ATTENTION:
@@ -59,6 +67,10 @@ class RetrieverConfig:
             raise DataError(f"history_item_length must be at least 1, got {self.history_item_length}.")
         if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
             raise DataError(f"user_tokens must be from 0 to {MAX_USER_TOKENS}, got {self.user_tokens}.")
+        if not 0 <= self.hashed_rows <= MAX_HASHED_ROWS:
+            raise DataError(f"hashed_rows must be from 0 to {MAX_HASHED_ROWS}, got {self.hashed_rows}.")
+        if self.hashed_rows and (self.output_softmax != "children" or self.history_item_length is None):
+            raise DataError("hashed_rows need output_softmax 'children' and a history_item_length.")
 
     @property
     def user_rows(self) -> int:
@@ -87,8 +99,9 @@ class RetrieverConfig:
         return cls(**nested)
 
     def to_dict(self) -> dict:
-        """As it is saved; without user tokens, as versions that have none save it."""
-        return {name: value for name, value in asdict(self).items() if name != "user_tokens" or value}
+        """As it is saved; without what a model has none of, as versions that don't know it save it."""
+        absent = {"user_tokens", "hashed_rows", "unhashed_token"}
+        return {name: value for name, value in asdict(self).items() if name not in absent or value}
 
 
 class TigerT5Config(T5Config):
@@ -135,7 +148,7 @@ OPTIONAL_RULES: dict[str, Rule] = {
     "scale_decoder_outputs": boolean,
     "pad_token_id": one_of(PAD_TOKEN),
     "eos_token_id": optional(whole(0, 1 << 31)),
-    "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(0, MAX_USER_TOKENS)(value)), 20),
+    "tiger_config": dict_of(optional(lambda value: text(64)(value) or whole(0, 1 << 31)(value)), 20),
     "history_attention": one_of(*HISTORY_ATTENTION),
     "history_item_length": optional(whole(1, 65)),
     "semantic_ids": optional(text(64)),
@@ -211,8 +224,9 @@ def history_places(length: int, item_length: int, has_user: bool, device: torch.
 
 
 def item_vocabulary(model: T5ForConditionalGeneration) -> int:
-    """Number of tokens that are not users': what the decoder can write."""
-    return model.config.vocab_size - retriever_config(model).user_rows
+    """Number of tokens of items: what the decoder can write. Rows of users and hashed rows follow them."""
+    settings = retriever_config(model)
+    return model.config.vocab_size - settings.user_rows - settings.hashed_rows
 
 
 def pad_token(model: T5ForConditionalGeneration) -> int:
@@ -233,6 +247,7 @@ def t5_config(
     num_decoder_layers: int | None = None,
     history_attention: str = "causal",
     user_tokens: int = 0,
+    hashed_rows: int = HASHED_ROWS,
 ) -> TigerT5Config:
     """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
 
@@ -241,19 +256,27 @@ def t5_config(
             encodes a user once for all targets. ``full``: every item attends to all, as in the paper; training encodes
             the history of each target separately.
         user_tokens: number of tokens for users, by a hash of their ids; 2,000 in the paper. 0: none.
+        hashed_rows: rows of the table that prefixes are hashed into, of a tokenizer with ``hashed_prefixes``; other
+            kinds of tokens have no such table.
 
     Raises:
-        DataError: ``history_attention`` is neither, or ``user_tokens`` is out of range.
+        DataError: ``history_attention`` is neither, or ``user_tokens`` or ``hashed_rows`` is out of range.
     """
+    vocabulary = tokenizer.vocabulary
+    hashed = isinstance(vocabulary, HashedPrefixVocabulary)
+    if hashed and hashed_rows < 1:
+        raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
     settings = RetrieverConfig(
         history_attention=history_attention,
         history_item_length=tokenizer.history_depth,
-        output_softmax="children" if tokenizer.tokens == "prefixes" else "vocabulary",
+        output_softmax="children" if tokenizer.tokens in PREFIX_KINDS else "vocabulary",
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
+        hashed_rows=hashed_rows if hashed else 0,
+        unhashed_token=int(vocabulary.starts[-1]) if isinstance(vocabulary, HashedPrefixVocabulary) else 0,
     )
     return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
-        vocab_size=tokenizer.vocab_size + settings.user_rows,
+        vocab_size=tokenizer.vocab_size + settings.user_rows + settings.hashed_rows,
         d_model=d_model,
         d_kv=d_kv,
         d_ff=d_ff,
@@ -281,7 +304,8 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
             f"this model was made for semantic IDs {settings.semantic_ids}, the tokenizer holds "
             f"{tokenizer.fingerprint}: use the tokenizer saved with the model"
         )
-    kind = "prefixes" if settings.output_softmax == "children" else "codes"
+    by_prefix = HashedPrefixVocabulary.kind if settings.hashed_rows else "prefixes"
+    kind = by_prefix if settings.output_softmax == "children" else "codes"
     if kind != tokenizer.tokens:
         raise ValueError(f"this model's tokens are {kind}, the tokenizer's are {tokenizer.tokens}: use with_tokens")
     if item_vocabulary(model) != tokenizer.vocab_size:

@@ -21,6 +21,7 @@ from tiger.retriever.config import (
     retriever_config,
     uses_child_softmax,
 )
+from tiger.retriever.hashed_prefixes import HashedPrefixes
 from tiger.utils.errors import DataError
 
 
@@ -58,13 +59,19 @@ class HistoryEncoder(nn.Module):
         """As of a T5's encoder; ``attention_mask`` bool or int [B, S], or [B, 1, S, S], which is taken as it is."""
         model: Any = self._model
         given = input_ids if inputs_embeds is None else inputs_embeds
-        mask = history_mask(model, input_ids) if attention_mask is None else attention_mask
+        hashed = HashedPrefixes.of(model)
+        depth = retriever_config(model).history_item_length if hashed is None else 1
+        if hashed is not None and inputs_embeds is None:
+            items, input_ids = hashed.items(input_ids), None
+            given = inputs_embeds = hashed.item_vectors(model.shared, items)
+            mask = history_mask(model, items[..., 0])  # one place per item
+        else:
+            mask = history_mask(model, input_ids) if attention_mask is None else attention_mask
         if mask is None or mask.ndim == 2:
-            depth = retriever_config(model).history_item_length
             if depth is None:
                 raise DataError("the model's config lacks history_item_length: give it, tokens per item of a history.")
-            items = history_places(given.shape[1], depth, reads_users(model), given.device)
-            allowed = (items <= items[:, None])[None, None]
+            places = history_places(given.shape[1], depth, reads_users(model), given.device)
+            allowed = ((places <= places[:, None]) | (not is_causal(model)))[None, None]
             if mask is not None:
                 allowed = allowed & mask.bool()[:, None, None, :]
             dtype = model.shared.weight.dtype
@@ -78,11 +85,18 @@ class ItemGeneration:
     """Mixin before ``T5ForConditionalGeneration``: its forward and ``generate`` with the retriever's settings."""
 
     def get_encoder(self: Any, *args: Any, **options: Any) -> nn.Module:
-        """T5's encoder, or, with causal attention, the same with its mask."""
-        return HistoryEncoder(self) if is_causal(self) else super().get_encoder(*args, **options)  # type: ignore[misc]
+        """T5's encoder; with causal attention or hashed prefixes, the same with its mask or their vectors."""
+        if is_causal(self) or HashedPrefixes.of(self) is not None:
+            return HistoryEncoder(self)
+        return super().get_encoder(*args, **options)  # type: ignore[misc]
 
     def token_forward(self: Any, input_ids=None, attention_mask=None, encoder_outputs=None, labels=None, **options):
-        """T5's forward over the tokens of one target a row; padding is found where no mask is given."""
+        """T5's forward over the tokens of one target a row; padding is found where no mask is given.
+
+        Raises:
+            DataError: prefixes are hashed: T5's output layer has no vectors for them.
+        """
+        _refuse_hashed(self, "T5's forward over tokens")
         if attention_mask is None:
             attention_mask = history_mask(self, input_ids)
         elif attention_mask.ndim == 2 and attention_mask.shape[1]:
@@ -103,8 +117,13 @@ class ItemGeneration:
 
     def generate(self: Any, inputs: torch.Tensor | None = None, *args: Any, **options: Any) -> Any:
         """As of any model, with padding found where no mask is given. Where the softmax is over children, the tokens
-        that may follow are normalized again."""
+        that may follow are normalized again.
+
+        Raises:
+            DataError: prefixes are hashed, and there is no ``custom_generate``.
+        """
         if options.get("custom_generate") is None:
+            _refuse_hashed(self, "generate without custom_generate")
             if uses_child_softmax(self):
                 options.setdefault("renormalize_logits", True)
             histories = options.get("input_ids") if inputs is None else inputs
@@ -112,3 +131,11 @@ class ItemGeneration:
                 # transformers would take all tokens for read where the end has none of its own.
                 options["attention_mask"] = history_mask(self, histories)
         return super().generate(inputs, *args, **options)  # type: ignore[misc]
+
+
+def _refuse_hashed(model: T5ForConditionalGeneration, what: str) -> None:
+    if HashedPrefixes.of(model) is not None:
+        raise DataError(
+            f"{what} doesn't know which prefix a token ends (tokens: hashed_prefixes): search by "
+            "tiger.generate_items, generate(custom_generate=trie_generate, trie=...) or beam_search."
+        )

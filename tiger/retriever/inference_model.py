@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from tiger.retriever.config import (
     reads_users,
     uses_child_softmax,
 )
+from tiger.retriever.hashed_prefixes import HashedPrefixes, row_sums
 from tiger.retriever.layer_weights import LayerList, adapter_base, embedding_weight, linear_weight, norm_weight
 from tiger.retriever.model import TokenLayout
 from tiger.utils import devices
@@ -147,6 +147,7 @@ class PackedT5:
         self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
         self.is_causal, self.child_softmax = is_causal(model), uses_child_softmax(model)
         self._has_user = reads_users(model)
+        self.hashed = HashedPrefixes.of(model)
         self._size = config.d_model
         self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)
         self._activation = encoder.block[0].layer[-1].DenseReluDense.act
@@ -168,12 +169,12 @@ class PackedT5:
             self._output_gain = self._gain(decoder.final_layer_norm) * scale
             # In training, a softmax over children reads the embeddings themselves.
             weights = self.embeddings if self.child_softmax else self._together(model.lm_head)
-            weights = weights[: item_vocabulary(model)].float()
+            weights = weights[: item_vocabulary(model) if self.hashed is None else None].float()
             self._output = Growing((weights * self._output_gain).to(dtype))
 
     @property
     def output(self) -> torch.Tensor:
-        """[tokens, d_model]: what the decoder's states are multiplied by."""
+        """[tokens, d_model]: what the decoder's states are multiplied by; hashed rows, too, where there are any."""
         return self._output.values
 
     @torch.no_grad()
@@ -215,7 +216,9 @@ class PackedT5:
             tokens: int64 [B, S], padded on the right; an empty history is all padding.
             item_length: tokens per item in the history, for the causal mask.
         """
-        padding = tokens.eq(self.pad_token)
+        if self.hashed is not None:
+            tokens, item_length = self.hashed.items(tokens), 1
+        padding = tokens.view(len(tokens), tokens.shape[1], -1)[..., 0].eq(self.pad_token)
         padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
         bias, cross_bias, layout = self._encoder_bias(tokens.shape[1], item_length), None, None
         # Only on a CPU is it checked whether anything is padded: waiting for a GPU's answer costs more than the mask.
@@ -226,7 +229,11 @@ class PackedT5:
             bias = bias + cross_bias
             # On a CPU, padding is left out of every product except attention.
             layout = TokenLayout(padding) if on_host else None
-        states = F.embedding(tokens if layout is None else layout.pack(tokens), self.embeddings).float()
+        tokens = tokens if layout is None else layout.pack(tokens)
+        if self.hashed is None:
+            states = F.embedding(tokens, self.embeddings).float()
+        else:
+            states = self.hashed.item_vectors(self.embeddings, tokens).float()
         for block in self._encoder:
             together = F.linear(self._norm(states), block.self_in)
             together = together if layout is None else layout.unpack(together)
@@ -298,6 +305,8 @@ class PackedDecoder:
         # Self-attention keys and values: [tokens so far, 2, layers, B * beams of the last step, heads * d_kv].
         self._past: torch.Tensor | None = None
         self._kept: torch.Tensor | None = None  # the beam of the last step that each beam continues, int64 [B * beams]
+        # Of hashed prefixes, after the last step: keys [B * beams] and vectors [B * beams, d_model] of the beams.
+        self._prefixes: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def written(self) -> int:
@@ -324,7 +333,7 @@ class PackedDecoder:
             assert self._past is not None and self._kept is not None  # keep() comes between two steps
             torch.index_select(self._past, 3, self._kept, out=present[:written])
         bias = model._decoder_bias(written)
-        states = F.embedding(tokens, model.embeddings).float()
+        states = self._input(tokens)
         for layer, block in enumerate(model._decoder):
             together = F.linear(model._norm(states), block.self_in).view(batch * beams, 3, -1)
             present[written, :, layer] = together[:, 1:].transpose(0, 1)
@@ -341,16 +350,40 @@ class PackedDecoder:
         self._past = present
         states = model._norm(states)
         if model.child_softmax:
+            users = batch
             if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory
                 users = max(1, vectors_at_once(states.device) // (choices[0].numel() * model.output.shape[1]))
-                parts: Iterable[tuple[torch.Tensor, torch.Tensor]] = zip(states.split(users), choices.split(users))
-            else:
-                parts = [(states, choices)]
             logits = torch.cat(
-                [choice_logits(*part, F.embedding(part[1], model.output), model.pad_token) for part in parts]
+                [self._child_logits(states, choices, slice(at, at + users)) for at in range(0, batch, users)]
             )
             return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
         return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
+
+    def _input(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the beams' last tokens, [B, beams, d_model]; of hashed prefixes, of the whole prefixes."""
+        model, hashed = self._model, self._model.hashed
+        if hashed is None or not self.written:
+            vectors = F.embedding(tokens, model.embeddings).float()
+            if hashed is not None:
+                self._prefixes = torch.zeros_like(tokens).flatten(), torch.zeros_like(vectors).flatten(0, 1)
+            return vectors
+        assert self._prefixes is not None and self._kept is not None
+        parents, before = (part[self._kept] for part in self._prefixes)
+        added = row_sums(model.embeddings, hashed.rows(parents, tokens.flatten())).float()
+        self._prefixes = hashed.next_keys(parents, tokens.flatten()), before + added
+        return self._prefixes[1].view(*tokens.shape, -1)
+
+    def _child_logits(self, states: torch.Tensor, choices: torch.Tensor, users: slice) -> torch.Tensor:
+        """Logits of the choices of some users, see :meth:`step`."""
+        model, states = self._model, states[users]
+        choices = choices[users] if choices.ndim == 3 else choices
+        if model.hashed is None or choices.ndim == 1:  # a prefix of one token has no hashed rows
+            vectors = F.embedding(choices, model.output)
+        else:
+            assert self._prefixes is not None
+            parents = self._prefixes[0].view(-1, states.shape[1], 1)[users]
+            vectors = row_sums(model.output, model.hashed.rows(parents, choices))
+        return choice_logits(states, choices, vectors, model.pad_token)
 
     def keep(self, beams: torch.Tensor) -> None:
         """Continue with beams int64 [B, new beams], positions among those of the last step."""

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 from tiger._moved import old_names
-from tiger.retriever.config import item_vocabulary, reads_users
+from tiger.retriever.config import item_vocabulary, reads_users, retriever_config
+from tiger.retriever.hashed_initialization import write_hashed
+from tiger.retriever.hashed_prefixes import HashedPrefixes
 from tiger.retriever.inference_model import follow
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.growing import Growing
@@ -38,6 +40,7 @@ def init_token_embeddings(
 ) -> None:
     """Initialize each token's embedding to the mean vector of the items that have the token.
 
+    Where prefixes are hashed, their vectors come as close to the means of the items beneath as the rows allow.
     Different kinds of vectors (of texts, of the log) get separate dimensions: added up, each would be noise to the
     other.
 
@@ -61,6 +64,9 @@ def init_token_embeddings(
     if not 0 <= share <= 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
     columns = [column for part in vectors for column in _standardized(part, embeddings)]
+    if (hashed := HashedPrefixes.of(model)) is not None:
+        write_hashed(embeddings, hashed, tokenizer, columns, share)
+        return
     for tokens in tokenizer.token_table.T:
         tokens = torch.from_numpy(tokens).long().to(embeddings.device)
         counts = torch.bincount(tokens, minlength=len(embeddings))
@@ -129,7 +135,8 @@ def init_nearest_neighbor(model: T5ForConditionalGeneration, gain: float = HISTO
     nn.init.orthogonal_(first.v.weight)
     first.o.weight.copy_(gain * first.v.weight.T)
     model.shared.weight[model.config.decoder_start_token_id] *= START_TOKEN_SCALE  # it carries no information
-    model.shared.weight[item_vocabulary(model) :] *= START_TOKEN_SCALE  # nor do those of users, yet
+    users = item_vocabulary(model)
+    model.shared.weight[users : users + retriever_config(model).user_rows] *= START_TOKEN_SCALE  # nor do these, yet
 
 
 @torch.no_grad()
@@ -150,10 +157,10 @@ def grow_vocabulary(model: T5ForConditionalGeneration, tokenizer: SemanticIdToke
     with torch.random.fork_rng():
         torch.manual_seed(tokenizer.vocab_size)
         # Prefixes are written below: to draw them like the others takes longer than all else.
-        like_others = tokenizer.tokens == "codes"
+        like_others = tokenizer.tokens != "prefixes"
         model.resize_token_embeddings(tokenizer.vocab_size + before - known, mean_resizing=like_others)
     for weights in {model.shared.weight, model.lm_head.weight}:
-        weights[known:] = weights[known:].roll(known - before, dims=0)  # tokens of users stay the last ones
+        weights[known:] = weights[known:].roll(known - before, dims=0)  # of users, and hashed ones, stay the last
     if tokenizer.tokens == "prefixes":
         _write_prefixes(model.shared.weight, tokenizer, known)
 

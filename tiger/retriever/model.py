@@ -23,7 +23,6 @@ from tiger._moved import old_arguments, old_names
 from tiger.retriever.child_softmax import ChildTargets, child_loss
 from tiger.retriever.config import (
     TigerT5Config,
-    history_item_length,
     history_places,
     is_causal,
     item_vocabulary,
@@ -33,6 +32,7 @@ from tiger.retriever.config import (
     uses_child_softmax,
 )
 from tiger.retriever.generation import ItemGeneration
+from tiger.retriever.hashed_prefixes import HashedPrefixes, position_item_length
 from tiger.retriever.layer_weights import refuse_wrapped_layers
 from tiger.retriever.plain_t5 import export_t5, over_modules_of
 from tiger.retriever.user_tokens import forget_some_users
@@ -149,7 +149,7 @@ def next_item_loss(
         logits = item_logits(model, states).flatten(0, -2)
         total = F.cross_entropy(logits.float(), labels.flatten(), ignore_index=-100, reduction="sum")
     else:
-        total = child_loss(model, states, children)
+        total = child_loss(model, states, children, labels)
     return total / count
 
 
@@ -177,17 +177,17 @@ def target_states(
             "several targets can share a history only if history_attention is 'causal': with 'full' attention the "
             "encoding that the earlier ones read would contain their own answer. Train on one target per example."
         )
-    item_length = history_item_length(model, length)
+    item_length = position_item_length(model, length)
     encoded = encode(model, input_ids, item_length)
     starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
     tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
-    items = history_places(input_ids.shape[1], item_length, reads_users(model), input_ids.device)
+    items = history_places(encoded[0][0].shape[2], item_length, reads_users(model), input_ids.device)
     masked = items >= num_visible_items.unsqueeze(-1)
     masked[..., 0] = False  # targets without a history, and padding targets, attend to the first token
     cross_bias = torch.zeros(masked.shape, device=input_ids.device).masked_fill(masked, float("-inf"))
     cross_bias = cross_bias.repeat_interleave(length, dim=1).unsqueeze(1)
 
-    states = _dropout(model, model.shared(tokens)).view(rows * targets, length, -1)
+    states = _dropout(model, _target_vectors(model, tokens)).view(rows * targets, length, -1)
     decoder: Any = model.decoder  # transformers leaves the types of its parts open
     self_bias = decoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
     future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
@@ -204,6 +204,14 @@ def target_states(
     return _output(model, states)
 
 
+def _target_vectors(model: T5ForConditionalGeneration, tokens: torch.Tensor) -> torch.Tensor:
+    """Embeddings of targets' tokens with the start token before them, int64 [B, T, L]: [B, T, L, d_model]."""
+    hashed = HashedPrefixes.of(model)
+    if hashed is None:
+        return model.shared(tokens)
+    return torch.cat([model.shared(tokens[..., :1]), hashed.path_vectors(model.shared, tokens[..., 1:])], dim=-2)
+
+
 def encode(
     model: T5ForConditionalGeneration, tokens: torch.Tensor, item_length: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -211,18 +219,20 @@ def encode(
 
     Args:
         tokens: int64 [B, S], padded on the right.
-        item_length: tokens per item in the history, for the causal mask.
+        item_length: places per item in the history, for the causal mask.
 
     Returns:
-        ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv].
+        ``(keys, values)`` per decoder layer, each [B, heads, S, d_kv]; S counts places where prefixes are hashed.
     """
     stack: Any = model.encoder
     decoder: Any = model.decoder
-    length = tokens.shape[1]
-    padding = tokens.eq(pad_token(model))
-    padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
     if model.training and reads_users(model):
         tokens = forget_some_users(model, tokens)
+    hashed = HashedPrefixes.of(model)
+    tokens = tokens if hashed is None else hashed.items(tokens)
+    length = tokens.shape[1]
+    padding = tokens.view(len(tokens), length, -1)[..., 0].eq(pad_token(model))
+    padding[:, 0] = False  # an empty history keeps one position, so that softmax has something to normalize
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(length, length)
     if is_causal(model):
         items = history_places(length, item_length, reads_users(model), tokens.device)
@@ -233,7 +243,9 @@ def encode(
     if not by_layout or padding.any():
         bias = bias.masked_fill(padding[:, None, None, :], float("-inf"))
         layout = TokenLayout(padding) if by_layout else None
-    states = _dropout(model, model.shared(tokens if layout is None else layout.pack(tokens)))
+    tokens = tokens if layout is None else layout.pack(tokens)
+    vectors = model.shared(tokens) if hashed is None else hashed.item_vectors(model.shared, tokens)
+    states = _dropout(model, vectors)
     for block in stack.block:
         attention, feed_forward = block.layer
         states = _feed_forward(model, feed_forward, _self_attention(model, attention, states, bias, layout))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tiger.retriever.config import is_causal, reads_users, uses_child_softmax
+from tiger.retriever.config import is_causal, reads_users, retriever_config, uses_child_softmax
 from tiger.retriever.layer_weights import refuse_wrapped_layers
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
@@ -29,9 +29,12 @@ def over_modules_of(model: T5ForConditionalGeneration, kind: type[T], config: T5
 
 def unlike_t5(model: T5ForConditionalGeneration) -> list[str]:
     """Why a plain T5 with these weights gives other probabilities; empty: it gives the same."""
+    hashed = retriever_config(model).hashed_rows > 0
     reasons = {
         "an item of the history attends to earlier items only (history_attention: causal)": is_causal(model),
-        "its tokens are prefixes, each normalized among its siblings (tokens: prefixes)": uses_child_softmax(model),
+        "its tokens are prefixes, each normalized among its siblings (tokens: prefixes)": uses_child_softmax(model)
+        and not hashed,
+        "a token's vector has hashed rows of the prefix that it ends (tokens: hashed_prefixes)": hashed,
         "users have tokens, which are inputs only (user_tokens)": reads_users(model),
     }
     return [reason for reason, applies in reasons.items() if applies]

@@ -30,7 +30,7 @@ from tiger.retriever.trainer_options import (
 from tiger.retriever.training_graph import TrainingGraphs
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.semantic_ids.trie import SemanticIdTrie
-from tiger.semantic_ids.vocabulary import PAD_TOKEN
+from tiger.semantic_ids.vocabulary import PAD_TOKEN, PREFIX_KINDS
 from tiger.utils.errors import DataError
 from tiger.utils.trainer import CheckedTrainer, loader_options, refuse_optimizer
 
@@ -100,7 +100,7 @@ class RetrieverTrainer(CheckedTrainer):
         args = TrainingArguments("tmp_trainer") if args is None else args
         self._chosen_optimizer = {name: options.get(name) for name in ("optimizers", "optimizer_cls_and_kwargs")}
         self._wants_graphs = cuda_graphs
-        prefixes = processing_class.tokens == "prefixes"
+        prefixes = processing_class.tokens in PREFIX_KINDS
         evaluation = list(eval_dataset.values()) if isinstance(eval_dataset, Mapping) else [eval_dataset]
         check_examples(train_dataset, TrainingExamples, "train_dataset")
         for examples in evaluation:
@@ -136,7 +136,7 @@ class RetrieverTrainer(CheckedTrainer):
             refuse_optimizer("TigerTrainer", rates, args, self._chosen_optimizer)
         if self._wants_graphs:
             check_graphs(args, self._tokenizer.tokens)
-        if args.n_gpu > 1 and self._tokenizer.tokens == "prefixes":
+        if args.n_gpu > 1 and self._tokenizer.tokens in PREFIX_KINDS:
             raise DataError(
                 "a model with prefix tokens can't be spread over GPUs within one process: use accelerate launch."
             )

@@ -12,6 +12,7 @@ from tiger.retriever.config import is_causal, retriever_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples, example_array, examples_within
 from tiger.retriever.layer_weights import adapter_base
 from tiger.retriever.model import TigerT5
+from tiger.semantic_ids.vocabulary import PREFIX_KINDS
 from tiger.utils.errors import DataError
 from tiger.utils.trainer import REFUSED, Refusal
 
@@ -36,13 +37,13 @@ def check_graphs(args: TrainingArguments, tokens: str) -> None:
     """Check that CUDA graphs can replay the training steps.
 
     Args:
-        tokens: the tokenizer's kind, ``codes`` or ``prefixes``.
+        tokens: the tokenizer's kind.
 
     Raises:
         DataError: a setting that they can't replay.
     """
-    if tokens == "prefixes":
-        raise DataError("cuda_graphs needs batches of few shapes, which prefix tokens don't make: turn it off.")
+    if tokens in PREFIX_KINDS:
+        raise DataError(f"cuda_graphs needs batches of few shapes, which tokens: {tokens} don't make: turn it off.")
     several = args.world_size > 1 or args.n_gpu > 1 or args.gradient_accumulation_steps > 1
     if several or args.fp16 or args.torch_compile or args.auto_find_batch_size:
         raise DataError(

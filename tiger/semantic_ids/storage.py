@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.packing import Packing
+from tiger.semantic_ids.vocabulary import VOCABULARIES, PrefixVocabulary
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 from tiger.utils.schema import check_fields, dict_of, one_of, optional, shown, text, whole
@@ -24,7 +25,7 @@ MAX_LEVELS = 64
 MAX_REMOVED = 1 << 24
 _RULES = {"codebook_size": whole(1, 1 << 31), "fingerprint": text(64)}
 _OPTIONAL = {
-    "tokens": one_of("codes", "prefixes"),
+    "tokens": one_of(*VOCABULARIES),
     "collision_size": optional(whole(0, 1 << 31)),
     "num_prefixes": whole(1, 1 << 28),
     "learned_split": optional(dict_of(optional(whole(-(1 << 63), 1 << 63)), 10)),
@@ -60,7 +61,7 @@ def read_semantic_ids(file: Path) -> tuple[dict[str, np.ndarray], ItemIds, dict]
             "fit the tokenizer again or install the version that wrote it."
         )
     check_fields(header, _RULES, file, **_OPTIONAL)
-    by_prefixes = header.get("tokens", "codes") == "prefixes"
+    by_prefixes = header.get("tokens") == PrefixVocabulary.kind
     if by_prefixes and "num_prefixes" not in header:
         raise DataError(f"{file} is damaged: it lacks num_prefixes.")
     matrix = ("I32", (None, None))

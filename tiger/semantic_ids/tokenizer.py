@@ -41,7 +41,7 @@ class SemanticIdTokenizer(HubTokenizer):
         codebook_size: codes per level.
         collision_size: values that the collision token has room for (default: ``codebook_size``, more if needed).
         quantizer: the one that made the codes; :meth:`add_items` needs it for embeddings.
-        tokens: ``codes`` or ``prefixes``.
+        tokens: ``codes``, ``prefixes`` or ``hashed_prefixes``.
         learned_split: the split of the log, such as ``{"shuffle_ties": None}``, whose training events the codes were
             learned from; None: from no events.
 
@@ -156,7 +156,7 @@ class SemanticIdTokenizer(HubTokenizer):
 
     @property
     def tokens(self) -> str:
-        """``codes`` or ``prefixes``."""
+        """``codes``, ``prefixes`` or ``hashed_prefixes``."""
         return self.vocabulary.kind
 
     @property
@@ -338,7 +338,7 @@ class SemanticIdTokenizer(HubTokenizer):
         return stay
 
     def with_tokens(self, tokens: str) -> SemanticIdTokenizer:
-        """The same semantic IDs as tokens of another kind, ``codes`` or ``prefixes``."""
+        """The same semantic IDs as tokens of another kind, see :attr:`tokens`."""
         if tokens == self.tokens:
             return self
         other = copy.copy(self)
@@ -392,7 +392,7 @@ class SemanticIdTokenizer(HubTokenizer):
         if PREFIX_TABLE in arrays:
             self._set_tokens(arrays[PREFIX_TABLE], PrefixVocabulary(header["num_prefixes"]))
         else:
-            self._number_tokens(CodeVocabulary.kind)
+            self._number_tokens(header.get("tokens", CodeVocabulary.kind))
         self.fingerprint = header["fingerprint"]
         self.learned_split = header.get("learned_split")
         self.quantizer = quantizer

@@ -1,12 +1,14 @@
 """Vocabularies: the tokens of semantic IDs, and their numbers as the catalog grows.
 
-Token 0 pads and starts the decoder. There are two kinds of the others, each with one token per level:
+Token 0 pads and starts the decoder. There are three kinds of the others, each with one token per level:
 
 - :class:`CodeVocabulary`, as in TIGER: each level has a range of tokens of its own. The collision level comes last,
   so that a catalog that outgrows it extends the vocabulary at its end.
 - :class:`PrefixVocabulary`: every prefix that occurs in the catalog is a token. The last one of an item stands for
   the whole ID, so a history takes one token per item, and what may follow a prefix are its extensions and nothing
   else. (Prefixes as inputs of a ranker: arXiv 2504.02137.) New prefixes extend the vocabulary at its end.
+- :class:`HashedPrefixVocabulary`: the tokens of codes, of a model that hashes the prefix that a token ends
+  (:mod:`tiger.retriever.hashed_prefixes`): its table is of one size for every catalog.
 
 A vocabulary is never changed in place: :meth:`extended` gives the tokens of items and the vocabulary that has them.
 """
@@ -55,7 +57,7 @@ class CodeVocabulary:
     ) -> tuple[np.ndarray, CodeVocabulary]:
         """As :meth:`PrefixVocabulary.extended`; the collision level has room for all that come."""
         needed = int(semantic_ids[:, -1].max(initial=-1)) + 1
-        vocabulary = CodeVocabulary(self._packing, max(self.collision_size, needed))
+        vocabulary = type(self)(self._packing, max(self.collision_size, needed))
         return (semantic_ids + self.starts).astype(np.int32), vocabulary
 
     def rows(self, tokens: np.ndarray, ids: PackedIds, table: np.ndarray) -> np.ndarray:
@@ -63,6 +65,12 @@ class CodeVocabulary:
         values = tokens - self.starts
         valid = np.all((values >= 0) & (values < self._sizes), axis=-1)
         return np.where(valid, ids.rows(np.where(valid[..., None], values, 0)), -1)
+
+
+class HashedPrefixVocabulary(CodeVocabulary):
+    """The tokens of codes, which the model reads and writes together with the prefixes that they end."""
+
+    kind = "hashed_prefixes"
 
 
 class PrefixVocabulary:
@@ -126,7 +134,9 @@ class PrefixVocabulary:
         return np.where((rows >= 0) & (table[rows] == tokens).all(axis=-1), rows, -1)
 
 
-VOCABULARIES = (CodeVocabulary.kind, PrefixVocabulary.kind)
+VOCABULARIES = (CodeVocabulary.kind, PrefixVocabulary.kind, HashedPrefixVocabulary.kind)
+# Kinds whose tokens stand for prefixes: each is one of the few that may follow its parent.
+PREFIX_KINDS = (PrefixVocabulary.kind, HashedPrefixVocabulary.kind)
 
 
 def empty_vocabulary(
@@ -146,4 +156,5 @@ def empty_vocabulary(
         raise DataError(f"tokens must be one of {', '.join(VOCABULARIES)}, got {kind!r}.")
     if kind == PrefixVocabulary.kind:
         return PrefixVocabulary()
-    return CodeVocabulary(packing, packing.codebook_size if collision_size is None else collision_size)
+    of_codes = HashedPrefixVocabulary if kind == HashedPrefixVocabulary.kind else CodeVocabulary
+    return of_codes(packing, packing.codebook_size if collision_size is None else collision_size)

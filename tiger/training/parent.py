@@ -18,7 +18,9 @@ from tiger.quantizers.auto import quantizer_class
 from tiger.recommender.card_lineage import lineage_of
 from tiger.recommender.manifest import MANIFEST, find_folder
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.config import retriever_config
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.vocabulary import HashedPrefixVocabulary
 from tiger.utils.digests import sha256
 from tiger.utils.errors import DataError
 from tiger.utils.paths import nearest_hint
@@ -231,6 +233,8 @@ def check_settings_go_on(parent: Parent, args: Any) -> None:
     for name in ("history_attention", "user_tokens", "start_from", "start_share"):
         if isinstance(recorded, dict) and name in recorded:
             pairs[name] = (getattr(args, name), recorded[name])
+    if own.tokens == HashedPrefixVocabulary.kind:
+        pairs["hashed_rows"] = (args.hashed_rows, retriever_config(parent.tiger.model).hashed_rows)
     refuse_other(parent, pairs | {"tokens": (own.tokens if args.tokens == "auto" else args.tokens, own.tokens)})
     if args.split != ALL and parent.training.get("split") == ALL:
         raise DataError(

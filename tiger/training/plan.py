@@ -16,7 +16,9 @@ from transformers import TrainingArguments
 
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
+from tiger.retriever.config import MAX_HASHED_ROWS
 from tiger.retriever.search_options import MAX_BEAMS, check_value
+from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
 from tiger.training.evaluation import EvaluationArguments
 from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
@@ -274,6 +276,7 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "retriever": {
         **{name: (1, None) for name in ("max_history", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")},
         "num_decoder_layers": (1, None),
+        "hashed_rows": (1, MAX_HASHED_ROWS),
         "dropout_rate": (0, 1),
         "start_share": (0, 1),
         "min_steps": (0, None),
@@ -301,5 +304,5 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {"split": SPLITS},
     "two_stage": {"split": SPLITS},
-    "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": ("codes", "prefixes", "auto")},
+    "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": (*VOCABULARIES, "auto")},
 }

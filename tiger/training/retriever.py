@@ -271,7 +271,7 @@ def untrained_model(
 ) -> TigerT5:
     """Create the untrained T5: random, or with token embeddings initialized from item vectors."""
     names = ["d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate"]
-    names += ["history_attention", "user_tokens"]
+    names += ["history_attention", "user_tokens", "hashed_rows"]
     model = TigerT5(t5_config(tokenizer, **{name: getattr(args, name) for name in names}))
     if args.start_from:
         init_token_embeddings(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tiger.data.splits import LEAVE_ONE_OUT, SPLIT_HELP
+from tiger.retriever.config import HASHED_ROWS
+from tiger.semantic_ids.vocabulary import HashedPrefixVocabulary
+from tiger.utils.errors import DataError
 
 
 @dataclass
@@ -22,9 +25,14 @@ class RetrieverArguments:
     tokens: str = field(
         default="codes",
         metadata={
-            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), or auto: prefixes in a "
-            "catalog of up to 300,000 items, else codes"
+            "help": "tokens of the T5: codes, as in the paper, prefixes (of semantic IDs), hashed_prefixes (codes "
+            "and a table of one size for every catalog), or auto: prefixes in a catalog of up to 300,000 items, else "
+            "codes"
         },
+    )
+    hashed_rows: int = field(
+        default=HASHED_ROWS,
+        metadata={"help": "with tokens: hashed_prefixes, rows of the table that prefixes are hashed into"},
     )
     user_tokens: int = field(
         default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
@@ -95,3 +103,11 @@ class RetrieverArguments:
             "help": "leave out items of the history while validating; default: unless 1 in 20 next items repeats it"
         },
     )
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            DataError: a table of hashed rows is asked for that the tokens have no use for.
+        """
+        if self.hashed_rows != HASHED_ROWS and self.tokens not in (HashedPrefixVocabulary.kind, "auto"):
+            raise DataError(f"hashed_rows goes with tokens: hashed_prefixes, not {self.tokens}: leave it out.")
