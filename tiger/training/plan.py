@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
+from tiger.rankers.two_stage.choice import KEPT
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
 from tiger.training.evaluation import EvaluationArguments
@@ -300,6 +301,6 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
 }
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {"split": SPLITS},
-    "two_stage": {"split": SPLITS},
+    "two_stage": {"split": SPLITS, "keep": KEPT},
     "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": ("codes", "prefixes", "auto")},
 }
