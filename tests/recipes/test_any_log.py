@@ -1,15 +1,24 @@
 """Simulated logs are of their kinds, and can be trained on."""
 
-import any_log
+import importlib
+
 import numpy as np
 import pytest
 
+from recipes.tables import ROOT
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory):
+def any_log():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "recipes" / "experiments"))
+        yield importlib.import_module("any_log")
+
+
+@pytest.fixture(scope="module")
+def logs(any_log, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     return {kind: RecommendationData.load(any_log.write_log(kind, folder, 60, 0)) for kind in any_log.KINDS}
 
@@ -33,14 +42,14 @@ def test_each_log_is_of_its_kind(logs):
     assert logs["two_columns"].items["title"].null_count > 0
 
 
-def test_equal_seeds_give_equal_logs(tmp_path, logs):
+def test_equal_seeds_give_equal_logs(any_log, tmp_path, logs):
     again = RecommendationData.load(any_log.write_log("repeats", tmp_path, 60, 0)).sequences
     assert np.array_equal(again.items, logs["repeats"].sequences.items)
     other = RecommendationData.load(any_log.write_log("repeats", tmp_path, 60, 1)).sequences
     assert not np.array_equal(other.items[:50], again.items[:50])
 
 
-def test_a_broken_promise_is_one_beyond_chance():
+def test_a_broken_promise_is_one_beyond_chance(any_log):
     one = {"model": "two-stage", "baseline": "hybrid", "difference": -0.01, "low": -0.03, "high": 0.01}
     assert any_log._broken(one) == ""
     assert any_log._broken(one | {"high": -0.001}) == "two-stage is below hybrid by 0.0100 N@10"

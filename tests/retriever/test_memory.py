@@ -146,7 +146,7 @@ def test_a_log_that_repeats_is_known_by_the_histories_themselves():
     rows = [np.tile(random.choice(ITEMS, 3, replace=False), 3) for _ in range(200)]
     log = Sequences.from_rows(rows)
     tables = MemoryTables.fit(log, make_texts())
-    memory = ItemMemory(tables, fit_weights(tables, log, exclude_history=False, steps=60))
+    memory = ItemMemory(tables, fit_weights(tables, log, exclude_history=False))
     best = np.argsort(-memory.mass(one_history(7, 21, 33, 7, 21)), axis=1)[0, :3]
     assert set(best.tolist()) == {7, 21, 33}
     # Where answers hold no item of the history, nothing is learned of it, nor said.

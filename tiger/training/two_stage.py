@@ -146,7 +146,7 @@ def order_in_words(decision: Mapping[str, Any]) -> str:
         return f"No second stage: {decision['reason']}"
     found = {name: decision.get(f"held out ndcg@10, {name}") for name in (BY_TREES, BY_HYBRID, BY_T5)}
     if found[BY_HYBRID] is None:
-        return "The trees order the candidates: a setting (two_stage.keep) says so."
+        return "The trees order the candidates: a setting (two_stage.keep), or the model gone on from, says so."
     numbers = {name: f"{ndcg:.4f}" for name, ndcg in found.items() if ndcg is not None}
     t5 = f" and the T5's {numbers[BY_T5]}" if BY_T5 in numbers else ""
     where = f"On {decision['users held out']:,} users held out, N@10 of the trees is {numbers[BY_TREES]}"
