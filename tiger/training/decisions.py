@@ -60,7 +60,7 @@ def _of_tokens(tokens: str, num_items: int) -> Decision:
 
 def _of_epochs(training: Mapping[str, Any], asked: Mapping[str, Any]) -> Decision:
     epochs, steps, best = training.get("epochs", 0), training["steps"], training.get("best_step")
-    why = f"{asked.get('num_train_epochs', '?'):g} epochs were asked for" if asked.get("num_train_epochs") else ""
+    why = f"Epochs asked for: {asked['num_train_epochs']:g}" if asked.get("num_train_epochs") else ""
     if least := asked.get("min_steps"):
         why = f"The recipe trains for {least:,} steps or more, which a small log takes many epochs for"
     why += f"; validation was best at step {best:,}, whose weights are kept." if best else "."

@@ -120,8 +120,8 @@ def decisions_section(
     data: RecommendationData, training: Mapping[str, Any], codes: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Section:
     """What the training decided by itself."""
-    note = "What was decided by itself, and why. To decide otherwise, give a setting of the last column to "
-    note += "`tiger train --set`, with another --out."
+    note = "What was decided by itself, and why. To decide otherwise, give settings of the last column to tiger train "
+    note += "as --set, with another --out."
     return Section("Decisions", notes=(note,), decisions=tuple(decisions_of(data, training, codes, results)))
 
 

@@ -31,6 +31,7 @@ td:first-child {white-space: nowrap} img {max-width: 100%; margin-top: 10px; bac
 .story {border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; overflow-wrap: anywhere}
 .story ol {margin: 4px 0 8px; padding-left: 22px} .hit {font-weight: 600; color: var(--accent)}
 code {font: 14px ui-monospace, monospace; overflow-wrap: anywhere}
+.decisions code {white-space: nowrap; overflow-wrap: normal}
 """
 
 
@@ -123,7 +124,7 @@ def _decisions(section: Section) -> str:
         cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
         settings = "<br>".join(f"<code>{escape(word)}</code>" for word in change.split(" "))
         lines.append(f"<tr>{cells}<td>{settings}</td></tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return f'<table class="decisions">{"".join(lines)}</table>'
 
 
 def _story(story) -> str:
