@@ -391,6 +391,13 @@ def test_lsa_saved_and_loaded_is_bit_identical(tmp_path):
     np.testing.assert_array_equal(loaded.encode(new), encoder.encode(new))
 
 
+def test_a_catalog_without_texts_has_an_encoder(tmp_path):
+    LSAEncoder.without_words().save_pretrained(tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert loaded.encode(["a word", ""]).tolist() == [[0.0], [0.0]] and loaded.dim == 1
+    assert item_texts(pa.table({"item_id": ["a", "b"]}), required=False) == ["", ""]
+
+
 def test_load_encoder_errors(tmp_path):
     with pytest.raises(DataError, match="encoder.json is missing"):
         load_encoder(tmp_path)

@@ -12,7 +12,7 @@ from tests.conftest import make_histories, make_model, make_tokenizer
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.memory import AGES, ROUTES, ItemMemory, MemoryTables, MemoryWeights
+from tiger.retriever.memory import AGAIN, AGES, ROUTES, ItemMemory, MemoryTables, MemoryWeights
 from tiger.retriever.memory_file import read_memory, write_memory
 from tiger.retriever.memory_fitting import fit_weights, leave_last_out
 from tiger.retriever.prior import MemoryPrior
@@ -43,6 +43,12 @@ def make_memory(seed=0):
     return ItemMemory(MemoryTables.fit(make_log(), make_texts(), width=None), make_weights(seed))
 
 
+def without_repeats(memory):
+    kernels = memory.weights.kernels.copy()
+    kernels[AGAIN] = 0
+    return replace(memory, weights=replace(memory.weights, kernels=kernels))
+
+
 def one_history(*rows):
     return Sequences.from_rows([np.array(rows, dtype=np.int64)])
 
@@ -56,6 +62,7 @@ def dense_mass(memory, history):
     for age, item in enumerate(reversed(history[-AGES:])):
         for kernel, route in zip(kernels, routes):
             total += kernel[age] * route[item]
+        total[item] += kernels[AGAIN][age]
     return total
 
 
@@ -133,6 +140,32 @@ def test_weights_find_the_route_that_a_log_follows():
     assert fit_weights(tables, log, steps=5).kernels.tolist() == fit_weights(tables, log, steps=5).kernels.tolist()
 
 
+def test_a_log_that_repeats_is_known_by_the_histories_themselves():
+    # Each user goes around three items of its own: what others did says nothing.
+    random = np.random.default_rng(0)
+    rows = [np.tile(random.choice(ITEMS, 3, replace=False), 3) for _ in range(200)]
+    log = Sequences.from_rows(rows)
+    tables = MemoryTables.fit(log, make_texts())
+    memory = ItemMemory(tables, fit_weights(tables, log, exclude_history=False))
+    best = np.argsort(-memory.mass(one_history(7, 21, 33, 7, 21)), axis=1)[0, :3]
+    assert set(best.tolist()) == {7, 21, 33}
+    # Where answers hold no item of the history, nothing is learned of it, nor said.
+    assert not fit_weights(tables, log, exclude_history=True, steps=5).kernels[AGAIN].any()
+
+
+def test_a_memory_of_before_repeats_is_read(tmp_path):
+    memory = without_repeats(make_memory())
+    file = tmp_path / "memory.safetensors"
+    write_memory(memory, file)
+    arrays = load_file(file)
+    save_file(arrays | {"kernels": arrays["kernels"][:AGAIN].copy()}, file)
+    history = one_history(3, 5, 3)
+    assert read_memory(file, ITEMS).mass(history).tolist() == memory.mass(history).tolist()
+    save_file(arrays | {"kernels": arrays["kernels"][:2].copy()}, file)
+    with pytest.raises(DataError, match="weights of 2 routes"):
+        read_memory(file, ITEMS)
+
+
 def setup(tokens="codes"):
     tokenizer = make_tokenizer(ITEMS, tokens=tokens)
     model = make_model(tokenizer)
@@ -203,7 +236,7 @@ def first_log_probs(model, trie, history, nodes):
 
 
 def test_new_items_borrow_from_their_nearest():
-    memory = make_memory()
+    memory = without_repeats(make_memory())
     shares = sparse.csr_matrix(([0.5, 0.5, 1.0], ([0, 0, 1], [3, 8, 4])), shape=(3, ITEMS), dtype=np.float32)
     grown = memory.extended(shares)
     assert len(grown) == ITEMS + 3 and len(memory) == ITEMS
@@ -217,6 +250,11 @@ def test_new_items_borrow_from_their_nearest():
     # Rows that go leave the others' masses as they are; new items of new items borrow from known ones alone.
     kept = grown.keep(np.array([8, ITEMS, 3]))
     np.testing.assert_allclose(kept.mass(one_history(2)), grown.mass(one_history(3))[:, [8, ITEMS, 3]])
+    # What a history repeats is the new item itself.
+    repeats = replace(grown, weights=make_weights())
+    gain = (repeats.mass(one_history(7, ITEMS + 1)) - mixed)[0]
+    np.testing.assert_allclose(gain[[ITEMS + 1, 7]], make_weights().kernels[AGAIN, :2], rtol=1e-4)
+    assert np.count_nonzero(gain > 1e-4) == 2
     again = grown.extended(sparse.csr_matrix(([1.0], ([0], [ITEMS])), shape=(1, ITEMS + 3), dtype=np.float32))
     assert again.borrowed[3].nnz == 0
 

@@ -40,3 +40,36 @@ def test_a_memory_needs_neither_words_nor_vectors(texts):
     memory = fit_memory(make_log(), texts, None, np.zeros(ITEMS, dtype=np.int64), True)
     assert memory.tables.neighbors.nnz == (0 if not texts[0] else memory.tables.neighbors.nnz)
     assert np.isfinite(memory.mass(one_history(3))).all()
+
+
+def test_popular_items_weigh_more_where_they_are_the_better_answer():
+    """The counts and the T5 point elsewhere: at least popularity's order is reached, and the record says so."""
+    random, popular = np.random.default_rng(0), np.arange(5)
+    rows = [np.append(random.integers(5, ITEMS, 3), random.permutation(popular)) for _ in range(60)]
+    memory = fit_memory(Sequences.from_rows(rows), [""] * ITEMS, None, np.zeros(ITEMS, dtype=np.int64), True)
+    kernels = memory.weights.kernels.copy()
+    kernels[2:] = 0
+    kernels[:2] = 5.0
+    misled = replace(memory, weights=replace(memory.weights, kernels=kernels, popularity=0.0))
+    count = 200
+    histories = Sequences.from_rows([random.integers(5, ITEMS, 3) for _ in range(count)])
+    targets = random.integers(0, 5, count)
+    wrong = np.tile(np.arange(20, 30), (count, 1))
+    known = Validation(histories, targets, wrong, np.full(wrong.shape, -2.0, dtype=np.float32))
+    shuffled = replace(misled, tables=replace(misled.tables, followers=misled.tables.followers[::-1].tocsr()))
+    chosen, record = with_chosen_weight(shuffled, known, exclude_history=True)
+    before = record["validation ndcg@10"]["0.15"]
+    assert record["popular items"] > before + 0.05
+    assert record["with more popularity"] >= record["popular items"]
+    assert set(np.argsort(-chosen.mass(one_history(7, 9)), axis=1)[0, :5].tolist()) == set(range(5))
+
+
+def test_a_t5_that_knows_more_than_the_counts_decides():
+    memory = fit_memory(make_log(), [""] * ITEMS, None, np.zeros(ITEMS, dtype=np.int64), False)
+    known = validation(memory, True)
+    # The counts are sure of another item, so that only a large weight puts the target first.
+    histories = make_log(len(known.targets), seed=5)
+    chosen, record = with_chosen_weight(memory, replace(known, histories=histories), exclude_history=False)
+    found = record["validation ndcg@10"]
+    assert chosen.weights.t5_weight == record["t5_weight"] and found[f"{record['t5_weight']:g}"] >= found["0.15"]
+    assert found["6.4"] == max(found.values()) == 1.0

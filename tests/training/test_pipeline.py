@@ -30,7 +30,7 @@ SIZES |= {"eval_users": 50, "min_steps": 0, "num_train_epochs": 1, "disable_tqdm
 SMALL = {
     "tokenizer": {"codebook_size": 8, "embedding_dim": 8},
     "retriever": SIZES,
-    "two_stage": {"max_trees": 5, "num_beams": 10, "num_seeds": 1},
+    "two_stage": {"max_trees": 5, "num_beams": 10, "num_seeds": 1, "keep": "trees"},
     "evaluate": {"num_beams": 10, "bf16": False},
 }
 

@@ -142,7 +142,15 @@ def test_a_second_stage_is_measured_without_times_as_well_where_that_is_wanted()
 
 def check_pages(out: Path, found: dict, kept: bool) -> None:
     text, page = (out / "report.md").read_text(), (out / "report.html").read_text()
-    for part in ("Data", "Semantic IDs", "Training of the T5", "Results", "Five users", "What to do next"):
+    for part in (
+        "Data",
+        "Decisions",
+        "Semantic IDs",
+        "Training of the T5",
+        "Results",
+        "Five users",
+        "What to do next",
+    ):
         assert f"## {part}" in text and f"<h2>{part}</h2>" in page
     assert "| users | 300 |" in text and "| items | 150 |" in text and "3,000 on 10 days" in text
     assert re.search(r"\| cold items \| \d+ without a training event \(\d+\.\d%\) \|", text)
@@ -151,6 +159,11 @@ def check_pages(out: Path, found: dict, kept: bool) -> None:
         assert f"| {name} | {metrics['recall@5']:.4f} |" in text and f"<td>{name}</td>" in page
     assert f"items of the history are {'kept' if kept else 'left out'}." in text
     assert text.count(" --keep_history") == kept
+    assert f"| items of the history | {'kept in' if kept else 'left out of'} the answers |" in text
+    assert f"<code>retriever.exclude_history={str(kept).lower()}</code>" in page
+    for one in found["comparisons"]:
+        assert one["low"] <= one["difference"] <= one["high"]
+        assert f"N@10 of {one['model']} is {abs(one['difference']):.4f} " in text
     for link in re.findall(r"\]\((.+?)\)", text):
         assert (out / link).read_bytes()[1:4] == b"PNG"
     # Needs no other file, and titles are no markup.

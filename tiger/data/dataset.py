@@ -169,7 +169,10 @@ class RecommendationData:
         sequences = self.sequences if shuffle_ties is None else self.sequences.shuffle_ties(shuffle_ties)
         enough = sequences.lengths >= 3
         if not enough.any():
-            raise DataError("no user has three events or more: nothing to train, validate and test on.")
+            raise DataError(
+                "no user has three events or more: nothing to train, validate and test on. Give longer histories, or "
+                "more of them."
+            )
         users = np.flatnonzero(enough)
         last = sequences.offsets[1:][users]
         return LeaveOneOut(

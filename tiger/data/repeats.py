@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from tiger.data.sequences import Sequences
@@ -26,14 +29,20 @@ def repeat_share(histories: Sequences, targets: np.ndarray) -> float:
     return float(again.mean())
 
 
-def excludes_history(split: LeaveOneOut, wanted: bool | None = None) -> bool:
+def excludes_history(
+    split: LeaveOneOut, wanted: bool | None = None, training: Mapping[str, Any] | None = None
+) -> bool:
     """Decide whether answers leave out items of the history.
 
     Args:
         split: of the log; its validation items decide, so that the test has no say.
         wanted: what the caller asks for; None: leave them out where fewer than one validation item in twenty stands in
             its own history.
+        training: what is recorded of a model's training; what was decided for it holds for all that is built on it.
+            Models from before repeats were looked for don't say.
     """
+    if wanted is None:
+        wanted = (training or {}).get("exclude_history")
     return repeat_share(*split.next_items) < KEEP_FROM if wanted is None else wanted
 
 

@@ -23,7 +23,7 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
         template: the columns to write, in order, separated by commas (``"title,brand"``). None: title, price, brand
             and categories as far as there are any, then every other column of text in the order of the file, but
             those named ``url`` or ``..._url`` (``image_url``): their words say nothing of the item.
-        required: False: an item without text has an empty one.
+        required: False: an item without text has an empty one, and so have all where no column is of text.
 
     Nulls, blank text and NaN are left out together with their label; lists of words are joined by commas.
 
@@ -41,6 +41,8 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
             )
         if not makes_text(kind := items.schema.field(name).type):
             raise DataError(f"no text can be made of column {name!r}, which is {kind}. Convert, rename or drop it.")
+    if not names and not required:
+        return [""] * items.num_rows
     if not names:
         raise DataError("items have no column of text. Add one, `title` for example.")
     parts: list[list[str]] = [[] for _ in range(items.num_rows)]
@@ -56,6 +58,11 @@ def item_texts(items: pa.Table, template: str | None = None, required: bool = Tr
                 "Fill in one of these columns or drop the item."
             )
     return ["; ".join(part) for part in parts]
+
+
+def has_words(text: str) -> bool:
+    """Whether a text holds a letter or a digit."""
+    return any(map(str.isalnum, text))
 
 
 def check_texts(item_ids: Sequence[str], texts: Sequence[str]) -> None:

@@ -53,8 +53,9 @@ class LSAEncoder:
         self.vocabulary = vocabulary
         self.idf = np.ascontiguousarray(idf, dtype=np.float32)
         self.components = np.ascontiguousarray(components, dtype=np.float32)
-        self._vectorizer = _vectorizer(vocabulary={term: column for column, term in enumerate(vocabulary)})
-        self._vectorizer.idf_ = self.idf
+        if vocabulary:  # scikit-learn refuses none
+            self._vectorizer = _vectorizer(vocabulary={term: column for column, term in enumerate(vocabulary)})
+            self._vectorizer.idf_ = self.idf
 
     def load(self) -> None:
         """Do nothing: the encoder is in memory already."""
@@ -108,6 +109,11 @@ class LSAEncoder:
         vocabulary = [str(term) for term in vectorizer.get_feature_names_out()]
         return cls(vocabulary, vectorizer.idf_, components)
 
+    @classmethod
+    def without_words(cls) -> LSAEncoder:
+        """An encoder of one dimension that knows no word: the vectors of a catalog without texts are zero."""
+        return cls([], np.empty(0, dtype=np.float32), np.empty((1, 0), dtype=np.float32))
+
     def encode(self, texts: Iterable[str]) -> np.ndarray:
         """Vectors of length one: float32 [n, dim]. A text without a known word is the zero vector."""
         # Where their number is known, the matrix is there from the start: joining its parts would take it twice.
@@ -115,7 +121,7 @@ class LSAEncoder:
         whole, parts, start = np.empty((count, self.dim), dtype=np.float32), [], 0
         texts = iter(texts)
         while chunk := list(islice(texts, CHUNK)):
-            weights: sparse.csr_matrix = self._vectorizer.transform(chunk)
+            weights: sparse.csr_matrix = self._weights(chunk)
             vectors = np.asarray(weights @ self.components.T, dtype=np.float32)
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
@@ -127,6 +133,12 @@ class LSAEncoder:
         if not start:
             raise DataError("no texts to embed.")
         return whole if count else np.concatenate(parts)
+
+    def _weights(self, texts: list[str]) -> sparse.csr_matrix:
+        """TF-IDF of the texts, float32 [n, terms]."""
+        if not self.vocabulary:
+            return sparse.csr_matrix((len(texts), 0), dtype=np.float32)
+        return self._vectorizer.transform(texts)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write ``encoder.json`` (the vocabulary) and ``encoder.safetensors``; a reload encodes alike, bit for bit."""
@@ -149,8 +161,8 @@ class LSAEncoder:
         rules = {"vocabulary": list_of(text(10_000), longest=10_000_000)}
         check_fields(saved, rules, Path(directory) / "encoder.json")
         vocabulary = saved["vocabulary"]
-        if not vocabulary or len(set(vocabulary)) < len(vocabulary):
-            raise DataError(f"{Path(directory) / 'encoder.json'} is damaged: no terms, or one of them twice.")
+        if len(set(vocabulary)) < len(vocabulary):
+            raise DataError(f"{Path(directory) / 'encoder.json'} is damaged: it has a term twice.")
         size = len(vocabulary)
         shapes = {"idf": ("F32", (size,)), "components": ("F32", (None, size))}
         tensors = read_arrays(Path(directory) / "encoder.safetensors", shapes)

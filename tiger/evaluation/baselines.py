@@ -143,8 +143,11 @@ class Content:
     def __init__(self, last: int = 3, decay: float = 0.6, seed: int = 0):
         self.last, self.decay, self.seed = last, decay, seed
 
-    def fit(self, train: Sequences, texts: list[str]) -> Content:
+    def fit(self, train: Sequences, texts: list[str], required: bool = True) -> Content:
         """Learn word weights from the whole catalog's ``texts``, one per item; ``train`` serves the fallback alone.
+
+        Args:
+            required: False: where no text holds a word, no item is like another.
 
         Raises:
             ValueError: no text holds a word.
@@ -153,7 +156,13 @@ class Content:
 
         self.popularity = Popularity(self.seed).fit(train, len(texts))
         self._vectorizer = TfidfVectorizer(dtype=np.float32)
-        self._rows = GrowingRows(self._vectorizer.fit_transform(texts))
+        try:
+            self._rows = GrowingRows(self._vectorizer.fit_transform(texts))
+        except ValueError:
+            if required:
+                raise
+            self._vectorizer = None
+            self._rows = GrowingRows(sparse.csr_matrix((len(texts), 0), dtype=np.float32))
         columns = self.vectors[self.popularity.order].T.tocsr()
         # Words in more than 1/16 of the items go through a dense product: they are few and make up most of the work.
         frequent = np.diff(columns.indptr) > len(texts) / 16
@@ -172,7 +181,8 @@ class Content:
         nothing."""
         grown, known = copy.copy(self), self._columns[0][1].shape[1]
         grown.popularity = self.popularity.extended(len(texts))
-        grown._rows = self._rows.append(self._vectorizer.transform(texts))
+        no_words = sparse.csr_matrix((len(texts), 0), dtype=np.float32)
+        grown._rows = self._rows.append(self._vectorizer.transform(texts) if self._vectorizer else no_words)
         columns = grown.vectors[known:].T.tocsr()
         grown._columns = [self._columns[0], (columns[self.frequent].toarray(), columns[self.rare])]
         return grown

@@ -17,10 +17,11 @@ MANIFEST = "tiger.json"
 MODEL = "model"  # of a run's folder, the recommender
 DEMO, DEMO_MODEL = "demo", Path(__file__).parents[1] / "demo_model"  # written by data/demo_model.py
 # 2: config.json nests the retriever's settings; a version that reads format 1 only would take T5's defaults for them.
+# 5: a memory may know repeats.
 # 4: there may be a memory, without which answers are others.
 # 3: config.json has a type of its own, which a version that knows plain T5s only can't read.
-FORMAT = 4
-READABLE = (1, 2, 3, 4)
+FORMAT = 5
+READABLE = (1, 2, 3, 4, 5)
 _KEYS = {"format", "semantic_ids", "max_history", "training", "parts"}
 # All that a load opens, whether the manifest names it or not.
 _READ = (

@@ -1,16 +1,17 @@
 """Memory of a retriever: what followed each item in the log, as a score of every item of the catalog.
 
 A nearest-neighbor language model (Khandelwal et al., arXiv 1911.00172) adds what it has stored to what it has learned.
-Here the store is sparse tables of pairs of items. A history reaches an item by five *routes*:
+Here the store is sparse tables of pairs of items. A history reaches an item by six *routes*:
 
 * ``follows``: it came after an item of the history in other users' histories;
 * ``together``: users who had an item of the history had it too;
 * ``similar``: its text is like that of an item of the history;
 * ``follows similar``: it came after an item that is like one of the history;
-* ``similar to follower``: it is like an item that came after one of the history.
+* ``similar to follower``: it is like an item that came after one of the history;
+* ``again``: it is an item of the history itself, where answers may hold these.
 
-The last two and ``similar`` reach items without any events. Each route has a weight per age of the history's item;
-:mod:`tiger.retriever.memory_fitting` finds them. The tables are small next to the T5, so the checkpoint stays a plain
+``similar`` and the two after it reach items without any events. Each route has a weight per age of the history's item,
+found by :mod:`tiger.retriever.memory_fitting`. The tables are small next to the T5, so the checkpoint stays a plain
 one with a table beside it.
 """
 
@@ -26,7 +27,8 @@ from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
 
-ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower")
+ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower", "again")
+AGAIN = ROUTES.index("again")
 # Chosen on the validation items of Beauty, Toys and Sports together: NDCG@10 is flat from half to twice of either.
 T5_WEIGHT, T5_FLOOR = 0.15, 0.003
 NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
@@ -178,6 +180,10 @@ class ItemMemory:
         if not self._is_as_fitted:
             mass = mass[:, self.slots]
         mass += self.prior
+        again = self.weights.kernels[AGAIN]
+        if again.any():
+            recent = histories.keep_last(AGES)
+            np.add.at(mass, (recent.users, recent.items), again[recent.ages])
         return mass
 
     @cached_property
@@ -185,12 +191,12 @@ class ItemMemory:
         return np.array_equal(self.slots, np.arange(len(self.tables)))
 
     def _reads(self, histories: Sequences) -> list[sparse.csr_matrix]:
-        """Weights of the tables' items in each history, float32 [n, rows of the tables], by route."""
+        """Weights of the tables' items in each history, float32 [n, rows of the tables], by route but ``again``."""
         recent = histories.keep_last(AGES)
         slots, ages = self.slots[recent.items], recent.ages
         known, new = len(self.tables), self.borrowed.shape[0]
         reads = []
-        for kernel in self.weights.kernels:
+        for kernel in self.weights.kernels[:AGAIN]:
             read = sparse.csr_matrix((kernel[ages], slots, recent.offsets), shape=(len(recent), known + new))
             reads.append(read[:, :known] + read[:, known:] @ self.borrowed if new else read)
         return reads

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 from scipy import sparse
 
-from tiger.retriever.memory import AGES, ROUTES, ItemMemory, MemoryTables, MemoryWeights
+from tiger.retriever.memory import AGAIN, AGES, ROUTES, ItemMemory, MemoryTables, MemoryWeights
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 from tiger.utils.tensor_files import read_arrays
@@ -52,7 +52,7 @@ def read_memory(file: str | os.PathLike, num_items: int) -> ItemMemory:
     wanted: dict[str, Any] = {
         "slots": ("I32", (num_items,)),
         "totals": ("F32", (None,)),
-        "kernels": ("F32", (len(ROUTES), AGES)),
+        "kernels": ("F32", (None, AGES)),
         "settings": ("F32", (_SETTINGS,)),
     }
     for name in (*_TABLES, _BORROWED):
@@ -61,6 +61,10 @@ def read_memory(file: str | os.PathLike, num_items: int) -> ItemMemory:
     arrays = read_arrays(file, wanted)
     floor, popularity, t5_weight, t5_floor = (float(value) for value in arrays["settings"])
     slots, totals, kernels = (arrays[name] for name in ("slots", "totals", "kernels"))
+    if len(kernels) == AGAIN:  # of a version that didn't know repeats
+        kernels = np.pad(kernels, ((0, 1), (0, 0)))
+    if len(kernels) != len(ROUTES):
+        raise DataError(f"{file} is damaged: weights of {len(kernels)} routes, not {len(ROUTES)}. Restore it.")
     positive = floor > 0 and t5_floor > 0 and popularity >= 0 and t5_weight >= 0
     if not positive or not len(totals) or totals.min() < 1 or kernels.min() < 0:
         raise DataError(f"{file} is damaged: weights or totals below their range. Restore it.")

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from tiger.data.cooccurrence import COUNT_FLOOR, NEAR
 from tiger.data.sequences import Sequences
-from tiger.retriever.memory import AGES, ROUTES, MemoryTables, MemoryWeights
+from tiger.retriever.memory import AGAIN, AGES, ROUTES, MemoryTables, MemoryWeights
 
 # Not tuned: the loss falls by less than its noise from there on.
 _STEPS, _USERS, _RATE = 200, 128, 0.05
@@ -74,6 +74,7 @@ def leave_last_out(tables: MemoryTables, some: Sequences) -> LeftOut:
         one @ tables.neighbors,
         _without(to_near @ tables.followers, reached, target),
         follows @ tables.near_to,
+        one,
     ]
     found = [matrix.tocoo() for matrix in routes]
     reads = [number * AGES + ages[matrix.row] for number, matrix in enumerate(found)]
@@ -114,11 +115,13 @@ def _shared(
 
 
 class _Weights(torch.nn.Module):
-    """Weights as logarithms: all are above 0."""
+    """Weights as logarithms: all are above 0, but for those of ``again`` where no item of the history is an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, exclude_history: bool) -> None:
         super().__init__()
         routes = len(ROUTES)
+        self.used = torch.ones(routes, 1)
+        self.used[AGAIN] = not exclude_history
         self.scale = torch.nn.Parameter(torch.full((routes,), -1.5))
         self.decay = torch.nn.Parameter(torch.full((routes,), 1.0))
         self.newest = torch.nn.Parameter(torch.zeros(routes))
@@ -127,7 +130,7 @@ class _Weights(torch.nn.Module):
     def kernels(self) -> torch.Tensor:
         """[routes, AGES]: geometric in the age, with a factor of its own for the newest event."""
         ages = torch.arange(AGES)
-        kernel = self.scale.exp().unsqueeze(1) * torch.sigmoid(self.decay).unsqueeze(1) ** ages
+        kernel = self.used * self.scale.exp().unsqueeze(1) * torch.sigmoid(self.decay).unsqueeze(1) ** ages
         return torch.cat([kernel[:, :1] * self.newest.exp().unsqueeze(1), kernel[:, 1:]], dim=1)
 
     def log_mass(self, batch: LeftOut, totals: torch.Tensor, mean: float) -> torch.Tensor:
@@ -156,7 +159,7 @@ def fit_weights(
     Returns:
         The weights; those of a log where no user has two events are the starting values.
     """
-    model = _Weights()
+    model = _Weights(exclude_history)
     useful = np.flatnonzero(train.lengths > 1)
     if len(useful):
         optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)

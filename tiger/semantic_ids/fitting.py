@@ -56,7 +56,7 @@ class Cooccurrence:
     def joiner(self, embeddings: np.ndarray) -> Callable[[slice | np.ndarray], np.ndarray]:
         """A function of rows that returns them as :meth:`joined_to` does, so that not all need be held at once."""
         lengths = [_length(part) for part in (embeddings, self.vectors)]
-        weight = self.weight * lengths[0] / max(lengths[1], 1e-12)
+        weight = self.weight * (lengths[0] or 1.0) / max(lengths[1], 1e-12)  # without texts, the log is all there is
         return lambda rows: np.concatenate([embeddings[rows], weight * self.vectors[rows]], axis=1)
 
 

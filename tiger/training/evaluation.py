@@ -15,6 +15,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid, Transition, recommend_by_score
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
+from tiger.evaluation.significance import bootstrap_interval
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -45,7 +46,7 @@ class EvaluationArguments:
     no_memory: bool = field(default=False, metadata={"help": "measure the T5 without its memory as well"})
     exclude_history: bool | None = field(
         default=None,
-        metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
+        metadata={"help": "leave out items of the history; default: as the T5 was trained"},
     )
 
 
@@ -57,7 +58,7 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
         ``models``, the same four by model, the weakest kind first; ``errors``, their standard errors, where users
         were drawn; ``exclude_history``; ``repeats``, the share of
         targets that stand in their history; ``hybrid, history removed`` and ``hybrid, history kept``, where some do;
-        ``examples``, see :func:`tiger.training.stories.stories_of`.
+        ``comparisons``, see :func:`comparisons_of`; ``examples``, see :func:`tiger.training.stories.stories_of`.
 
     Raises:
         DataError: the recommender and the dataset don't belong together.
@@ -66,7 +67,7 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     data = RecommendationData.load(dataset)
     rows = tiger.tokenizer.rows(data.item_ids, missing=-1)
     split, _ = split_of_model(data, rows, tiger.training, dataset)
-    exclude = excludes_history(split, args.exclude_history)
+    exclude = excludes_history(split, args.exclude_history, tiger.training)
     everyone = EvaluationExamples(*split.part("test"))
     users = everyone.drawn(args.users or users_to_ask(len(everyone), data.num_items))
     asked = everyone.select(users)
@@ -98,8 +99,30 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
         "exclude_history": exclude,
         "repeats": round(repeats, 5),
         **both,
+        "comparisons": comparisons_of(found),
         "examples": stories_of(tiger, names, asked, answers, scores, spread(len(asked), args.examples)),
     }
+
+
+def comparisons_of(found: Mapping[str, NextItemEvaluation]) -> list[dict[str, Any]]:
+    """What the recipe promises, measured: the last stage is not below the hybrid (without texts: transition), and the
+    T5 is not below popularity.
+
+    Returns:
+        ``model``, ``baseline``, and of NDCG@10 the ``difference`` with its 95% interval over users, ``low`` and
+        ``high``.
+    """
+    last = list(found)[-1]
+    pairs = {(ALONE, "popularity"): None, (last, "hybrid" if "hybrid" in found else "transition"): None}
+    compared = []
+    for model, baseline in pairs:
+        if not len(found[model].ranks):
+            continue
+        gain = found[model].per_user["ndcg@10"] - found[baseline].per_user["ndcg@10"]
+        low, high = bootstrap_interval(gain, 1000)
+        values = {"difference": float(gain.mean()), "low": low, "high": high}
+        compared.append({"model": model, "baseline": baseline} | _rounded(values))
+    return compared
 
 
 def users_to_ask(num_users: int, num_items: int) -> int:

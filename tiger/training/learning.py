@@ -15,6 +15,9 @@ from tiger.training.parent import Parent
 from tiger.training.retriever_arguments import RetrieverArguments
 from tiger.utils.errors import DataError
 
+# Below these there is no order to learn, nor anything that a test could tell. Not tuned.
+MIN_USERS, MIN_ITEMS = 5, 3
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -50,6 +53,32 @@ class Learning:
         users = drawn_users(split.train, args.train_share, seed)
         chosen, epochs = within_work(split.train, users, first, args.work_share)
         return cls(data, split, split.train.select(chosen), parent, epochs)
+
+
+def check_enough(data: RecommendationData, split: LeaveOneOut, source: object) -> None:
+    """Refuse a log that is too small to learn from, before the first step.
+
+    Args:
+        data: all of it.
+        split: of the data.
+        source: where it lies.
+
+    Raises:
+        DataError: saying what is missing, and what to give.
+    """
+    if data.num_items < MIN_ITEMS:
+        raise DataError(
+            f"{source} has {data.num_items} items: there is nothing to choose from. Give {MIN_ITEMS} or more."
+        )
+    if not (split.train.lengths > 1).any():
+        raise DataError(
+            f"{source} leaves nothing to train on: a user's last two events test and validate, and of "
+            f"{len(split.users)} users none has two more before them. Give a longer log."
+        )
+    needed = "three events or more" if split.held_out else "two events or more"
+    count = len(split.users) if split.held_out else int((split.train.lengths > 1).sum())
+    if count < MIN_USERS:
+        raise DataError(f"{source} has {count} users with {needed}: too few to learn from. Give {MIN_USERS} or more.")
 
 
 def check_no_validation(args: RetrieverArguments, training: TrainingArguments) -> None:

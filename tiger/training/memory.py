@@ -24,7 +24,11 @@ from tiger.retriever.memory import ItemMemory, MemoryTables
 from tiger.retriever.memory_fitting import fit_weights
 from tiger.training.tokenizer import vectors_of
 
-T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
+# The largest ones are of logs whose order the counts don't know: there the T5 decides.
+T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+# Mass of popular items, in units of the largest of a history's masses, for logs where little else is to be learned; of
+# the last one, popularity alone is left.
+_POPULARITY = (1.0, 10.0, 100.0, 1e7)
 VALIDATION_USERS = 2000
 _SCORES_AT_ONCE = 1 << 23
 
@@ -57,8 +61,7 @@ def add_memory(
         split: that the T5 was trained on; where it holds nothing out, the T5's weight is the default.
         embeddings: a safetensors file of the texts' vectors; None: the recommender's encoder, where it has one.
     """
-    # Models from before repeats were looked for don't say.
-    exclude_history = excludes_history(split, recommender.training.get("exclude_history"))
+    exclude_history = excludes_history(split, None, recommender.training)
     print("fitting the memory: counts, neighbors and the weights of both")
     texts = item_texts(data.items, recommender.training.get("template"), required=False)
     vectors = None
@@ -110,10 +113,14 @@ def with_chosen_weight(
 ) -> tuple[ItemMemory, dict[str, Any]]:
     """Choose the T5's weight: the default, unless another one is better by two standard errors.
 
+    Where popular items are a better answer than this mixture, popularity weighs more, as much as is best: up to an
+    order by popularity alone, so that the mixture is not below it.
+
     Items that the T5's beams lack have no probability here, which spares a search for each weight.
 
     Returns:
-        The memory, and what was measured: ``t5_weight``, ``seconds``, and NDCG@10 by weight and of the memory alone.
+        The memory, and what was measured: ``t5_weight``, ``seconds``, and NDCG@10 by weight, of the memory alone, of
+        popular items, and ``with more popularity``, where it was raised.
     """
     start = time.perf_counter()
     default = memory.weights.t5_weight
@@ -124,8 +131,38 @@ def with_chosen_weight(
     chosen = best if gain.mean() > 2 * error else default
     measured = {f"{weight:g}": round(float(ndcg.mean()), 5) for weight, ndcg in found.items()}
     record = {"t5_weight": chosen, "validation ndcg@10": measured, "users": len(valid.targets)}
+    mixed = replace(memory, weights=replace(memory.weights, t5_weight=chosen))
+    popular = _ndcg(_with_popularity(memory, valid, _POPULARITY[-1]), valid, exclude_history, [0.0])[0.0].mean()
+    record["popular items"] = round(float(popular), 5)
+    if popular > found[chosen].mean():
+        mixed, record = _raised(mixed, valid, exclude_history, record)
     record["seconds"] = round(time.perf_counter() - start)
-    return replace(memory, weights=replace(memory.weights, t5_weight=chosen)), record
+    return mixed, record
+
+
+def _raised(
+    memory: ItemMemory, valid: Validation, exclude_history: bool, record: dict[str, Any]
+) -> tuple[ItemMemory, dict[str, Any]]:
+    """The best of the memories of more popularity, with the T5's weight that is best for it, and the record."""
+    best, most = memory, -1.0
+    for share in _POPULARITY:
+        raised = _with_popularity(memory, valid, share)
+        found = _ndcg(raised, valid, exclude_history, sorted({0.0, *T5_WEIGHTS}))
+        weight = max(found, key=lambda weight: found[weight].mean())
+        if found[weight].mean() > most:
+            most = float(found[weight].mean())
+            best = replace(raised, weights=replace(raised.weights, t5_weight=weight))
+    weights = best.weights
+    return best, record | {"t5_weight": weights.t5_weight, "with more popularity": round(most, 5)}
+
+
+def _with_popularity(memory: ItemMemory, valid: Validation, share: float) -> ItemMemory:
+    """The memory with a prior that follows the items' totals, ``share`` times the largest mass of a usual history."""
+    count = min(len(valid.targets), 200, max(1, _SCORES_AT_ONCE // len(memory)))
+    some = memory.mass(valid.histories.select(np.arange(count)))
+    steep = 1000.0  # beside which the part that all items have alike is nothing
+    weights = replace(memory.weights, floor=share * float(np.median(some.max(axis=1))) / steep, popularity=steep)
+    return replace(memory, weights=weights)
 
 
 def _ndcg(

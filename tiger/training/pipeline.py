@@ -19,14 +19,15 @@ import yaml
 from tiger.data.dataset import RecommendationData
 from tiger.data.hub_data import pair_of_tables
 from tiger.data.identity import data_digests, differing
-from tiger.data.splits import LEAVE_ONE_OUT
+from tiger.data.splits import ALL, LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
 from tiger.recommender.checkpoint import RANKER
-from tiger.recommender.manifest import MANIFEST
+from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import as_words, merged, read_arguments
 from tiger.training.evaluation import EvaluationArguments, measure
+from tiger.training.learning import check_enough
 from tiger.training.parent import parent_digest
 from tiger.training.plan import (
     KINDS,
@@ -112,7 +113,10 @@ def train(
     settings = check_settings(plan, steps)  # of the last step too, before hours of training
     if not isinstance(dataset, str | os.PathLike):
         write_dataset(dataset, Path(folder))
-    clock = StepClock(_estimates(plan, settings))
+    data = RecommendationData.load(plan.dataset)
+    if "retriever" in steps:
+        check_enough(data, data.split(LEAVE_ONE_OUT if plan.held_out else ALL), plan.dataset)
+    clock = StepClock(_estimates(plan, settings, data))
     for number, step in enumerate(steps, 1):
         print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
         run_step(plan, step)
@@ -141,9 +145,8 @@ def run_step(plan: Plan, step: str) -> None:
     runs[step](plan)
 
 
-def _estimates(plan: Plan, settings: Mapping[str, tuple]) -> dict[str, float]:
+def _estimates(plan: Plan, settings: Mapping[str, tuple], data: RecommendationData) -> dict[str, float]:
     """Seconds that each step may take, by the size of the data."""
-    data = RecommendationData.load(plan.dataset)
     lengths = data.sequences.lengths
     sizes = data.num_items, int((lengths >= 3).sum()), int(np.maximum(lengths - 3, 0).sum())
     known: dict[str, dict] = {step: {} for step in settings}
@@ -204,16 +207,23 @@ def _run_two_stage(plan: Plan) -> None:
     digests = data_digests(RecommendationData.load(args.dataset)) | embeddings_digest(args.embeddings)
     digests |= parent_digest(args.init_from)
     record = {"settings": asdict(args), "data": digests}
-    there = (Path(args.recommender) / RANKER / SETTINGS).exists()
+    there = _second_stage_is_decided(args.recommender)
     before = json.loads(file.read_text()) if there and file.exists() else {}
     # Settings that an older version didn't know have their defaults.
     same = before and {**asdict(type(args)("", "")), **before.get("settings", {})} == record["settings"]
     if same and not differing(before.get("data", {}), digests):
-        print(f"{args.recommender} ranks with a second stage of these settings")
+        print(f"{args.recommender} is done with a second stage of these settings")
         return
     file.unlink(missing_ok=True)
-    if train_two_stage(args) is not None:
-        write_atomically(file, json.dumps(record, indent=1) + "\n")
+    train_two_stage(args)
+    write_atomically(file, json.dumps(record, indent=1) + "\n")
+
+
+def _second_stage_is_decided(recommender: str) -> bool:
+    """Whether there is a second stage, or a record that there is to be none, which a T5 trained anew lacks."""
+    if (Path(recommender) / RANKER / SETTINGS).exists():
+        return True
+    return (Path(recommender) / MANIFEST).exists() and "second_stage" in read_manifest(recommender)["training"]
 
 
 def _run_evaluation(plan: Plan) -> None:

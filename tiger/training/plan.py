@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
+from tiger.rankers.two_stage.choice import KEPT
 from tiger.retriever.config import MAX_HASHED_ROWS
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
@@ -303,6 +304,6 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
 }
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {"split": SPLITS},
-    "two_stage": {"split": SPLITS},
+    "two_stage": {"split": SPLITS, "keep": KEPT},
     "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": (*VOCABULARIES, "auto")},
 }

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.repeats import KEEP_FROM, repeat_share
+from tiger.data.repeats import repeat_share
 from tiger.data.sequences import SECONDS_PER_DAY
 from tiger.data.splits import LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
 from tiger.recommender.card_lineage import logs_of
 from tiger.recommender.manifest import read_manifest
+from tiger.training.decisions import Decision, decisions_of, history_decision
 from tiger.training.tokenizer import CODE_USAGE
 from tiger.utils.json_files import read_json
 
@@ -34,6 +35,7 @@ class Section:
         notes: sentences.
         heads: of the table's columns.
         rows: the table's; the first column is a name.
+        decisions: see :mod:`tiger.training.decisions`.
         picture: path of a PNG, relative to the run.
         stories: users, see :func:`tiger.training.stories.stories_of`.
         commands: names and command lines.
@@ -46,6 +48,7 @@ class Section:
     rows: tuple[tuple[str, ...], ...] = ()
     picture: str = ""
     stories: tuple[Mapping[str, Any], ...] = ()
+    decisions: tuple[Decision, ...] = ()
     commands: tuple[tuple[str, str], ...] = field(default=())
 
 
@@ -65,6 +68,7 @@ def sections_of(out: str | os.PathLike, model: str, dataset: str, results: Mappi
     codes = read_json(out / "tokenizer" / REPORT) if (out / "tokenizer" / REPORT).exists() else {}
     curve = history_of(out / "training" / HISTORY)
     sections = [data_section(data, training, results)]
+    sections.append(decisions_section(data, training, codes, results))
     if codes:
         sections.append(codes_section(codes, (out / "tokenizer" / CODE_USAGE).exists()))
     if training.get("parent"):
@@ -99,12 +103,8 @@ def data_section(data: RecommendationData, training: Mapping[str, Any], results:
         ("cold items", f"{(counted == 0).sum():,} without a training event ({(counted == 0).mean():.1%})"),
         ("ties", f"{tie_share(events.users, days):.1%} of the events share their day with another of the user"),
     ]
-    excluded = results["exclude_history"]
-    done = "left out of" if excluded else "kept in"
-    reason = f"the share of repeats is {'' if share < KEEP_FROM else 'not '}below {KEEP_FROM:.0%}"
-    if excluded != (share < KEEP_FROM):
-        reason = "a setting (exclude_history) says so"
-    notes = [f"Items of the history are {done} the answers, in validation, second stage and test: {reason}."]
+    _, done, reason, _ = history_decision(data, training, results)
+    notes = [f"Items of the history are {done}. {reason}"]
     if not split.held_out:
         notes.append("All events were trained on (split all): nothing was held out, so there are no test results.")
     removed, kept = (results.get(f"hybrid, history {way}") for way in ("removed", "kept"))
@@ -114,6 +114,15 @@ def data_section(data: RecommendationData, training: Mapping[str, Any], results:
             f"{kept['recall@10']:.4f} with it kept."
         )
     return Section("Data", tuple(facts), tuple(notes))
+
+
+def decisions_section(
+    data: RecommendationData, training: Mapping[str, Any], codes: Mapping[str, Any], results: Mapping[str, Any]
+) -> Section:
+    """What the training decided by itself."""
+    note = "What was decided by itself, and why. To decide otherwise, give settings of the last column to tiger train "
+    note += "as --set, with another --out."
+    return Section("Decisions", notes=(note,), decisions=tuple(decisions_of(data, training, codes, results)))
 
 
 def tie_share(users: np.ndarray, days: np.ndarray) -> float:
@@ -179,7 +188,13 @@ def results_section(results: Mapping[str, Any]) -> Section:
     note = f"The next item of {results['users']:,} test users among all items; items of the history are {setting}."
     if "errors" in results:  # users were drawn
         note += f" Standard errors of N@10 are up to {max(one['ndcg@10'] for one in results['errors'].values()):.4f}."
-    return Section("Results", notes=(note,), heads=("model", "R@5", "N@5", "R@10", "N@10"), rows=tuple(rows))
+    notes = [note]
+    for one in results.get("comparisons", ()):
+        side = "above" if one["difference"] >= 0 else "below"
+        between = f"95% of other users would give {one['low']:+.4f} to {one['high']:+.4f}"
+        gap = f"{abs(one['difference']):.4f}"
+        notes.append(f"N@10 of {one['model']} is {gap} {side} that of {one['baseline']} ({between}).")
+    return Section("Results", notes=tuple(notes), heads=("model", "R@5", "N@5", "R@10", "N@10"), rows=tuple(rows))
 
 
 def next_section(
@@ -193,17 +208,18 @@ def next_section(
     """Advice by what the numbers show, and commands to go on with."""
     notes, models = [], results["models"]
     last = list(models)[-1] if models else ""
-    if "hybrid" in models and models[last]["ndcg@10"] < models["hybrid"]["ndcg@10"]:
-        notes.append(
-            f"The training-free hybrid is better than {last}: train longer (without --fast, or with a higher "
-            "retriever.num_train_epochs), or give more data."
-        )
+    for one in results.get("comparisons", ()):
+        if one["high"] < 0:
+            notes.append(
+                f"{one['baseline']} is better than {one['model']} by more than chance: train longer (without --fast, "
+                "or with a higher retriever.num_train_epochs), or give more data."
+            )
     found = [row["eval_ndcg@10"] for row in curve if "eval_ndcg@10" in row]
     if len(found) > 1 and found[-1] == max(found):
         notes.append("Validation was still improving at the end: more epochs (retriever.num_train_epochs) may help.")
     if codes.get("collision_share", 0) > 0.5:
         notes.append("Most items share all their codes: a level more (tokenizer.num_codebooks) tells them apart.")
-    if last == "tiger":
+    if last == "tiger" and "second_stage" not in training:
         notes.append("There is no second stage: a recipe with two_stage.yaml, such as default, trains one.")
     if not notes:
         notes.append("Nothing in these numbers asks for a change.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from tiger.training.decisions import HEADS
 from tiger.training.report import CURVE, HISTORY, Section, history_of, sections_of
 from tiger.training.stories import told
 from tiger.utils.files import write_atomically
@@ -30,6 +31,7 @@ td:first-child {white-space: nowrap} img {max-width: 100%; margin-top: 10px; bac
 .story {border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; overflow-wrap: anywhere}
 .story ol {margin: 4px 0 8px; padding-left: 22px} .hit {font-weight: 600; color: var(--accent)}
 code {font: 14px ui-monospace, monospace; overflow-wrap: anywhere}
+.decisions code {white-space: nowrap; overflow-wrap: normal}
 """
 
 
@@ -56,6 +58,9 @@ def markdown_of(title: str, sections: Sequence[Section]) -> str:
         parts += section.notes
         if section.rows:
             parts.append(markdown_table([*section.heads], [[*row] for row in section.rows]))
+        if section.decisions:
+            rows = [[*texts, f"`{change}`"] for *texts, change in section.decisions]
+            parts.append(markdown_table(HEADS, rows, left=len(HEADS)))
         if section.picture:
             parts.append(f"![{section.title}]({section.picture})")
         # Titles are anybody's text: as code, they are no markup.
@@ -81,6 +86,8 @@ def html_of(title: str, sections: Sequence[Section], folder: Path) -> str:
         body += [f"<p>{escape(note)}</p>" for note in section.notes]
         if section.rows:
             body.append(_table(section))
+        if section.decisions:
+            body.append(_decisions(section))
         if section.picture:
             encoded = base64.b64encode((folder / section.picture).read_bytes()).decode()
             body.append(f'<img alt="{escape(section.title)}" src="data:image/png;base64,{encoded}">')
@@ -109,6 +116,15 @@ def _table(section: Section) -> str:
         cells = "".join(f"<td{' class=number' if place else ''}>{escape(cell)}</td>" for place, cell in enumerate(row))
         lines.append(f"<tr{' class=best' if row is best else ''}>{cells}</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+def _decisions(section: Section) -> str:
+    lines = ["<tr>" + "".join(f"<th>{escape(head)}</th>" for head in HEADS) + "</tr>"]
+    for *texts, change in section.decisions:
+        cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+        settings = "<br>".join(f"<code>{escape(word)}</code>" for word in change.split(" "))
+        lines.append(f"<tr>{cells}<td>{settings}</td></tr>")
+    return f'<table class="decisions">{"".join(lines)}</table>'
 
 
 def _story(story) -> str:

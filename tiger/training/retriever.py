@@ -25,7 +25,7 @@ from tiger.data.identity import log_summary
 from tiger.data.repeats import excludes_history, repeats_in_words
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
-from tiger.embeddings.item_text import item_texts
+from tiger.embeddings.item_text import has_words, item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors, principal_axes, tfidf_vectors
 from tiger.quantizers.report import settings_of, template_of
 from tiger.recommender.manifest import MANIFEST, read_manifest
@@ -37,7 +37,7 @@ from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbo
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import CatalogSize
-from tiger.training.learning import Learning, check_no_validation
+from tiger.training.learning import Learning, check_enough, check_no_validation
 from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.memory import add_memory
 from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, parent_digest, still_unseen
@@ -208,11 +208,7 @@ def retriever_trainer(
     split = learning.split
     if not split.held_out:
         check_no_validation(args, training)
-    if not (split.train.lengths > 1).any():
-        raise DataError(
-            f"{args.dataset} leaves nothing to train on: a user's last two events test and validate, and of "
-            f"{len(split.users)} users none has two more before them. Give a longer log."
-        )
+    check_enough(learning.data, split, args.dataset)
     if training.torch_compile:
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
         os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
@@ -290,6 +286,8 @@ def known_of_items(
         "words": lambda size: tfidf_vectors(item_texts(data.items, template_of(args.tokenizer), required=False), size),
         "log": lambda size: cooccurrence_vectors(split.train, data.num_items, size),
     }
+    if not any(map(has_words, item_texts(data.items, template_of(args.tokenizer), required=False))):
+        args = replace(args, start_from=without_texts(args.start_from))
     found = sources_of(args)
     if tokenizer.quantizer is None and any(name == "codes" for name, _ in found):
         raise DataError(f"{args.tokenizer} was made from codes alone: start_from can't read codebooks.")
@@ -309,6 +307,12 @@ def sources_of(args: RetrieverArguments) -> list[tuple[str, int]]:
             "dimensions, such as log:3, words:1."
         )
     return found
+
+
+def without_texts(start_from: str) -> str:
+    """``start_from`` without its sources that read texts, for a catalog that has none; itself if no other is left."""
+    parts = [part for part in start_from.split(",") if part.partition(":")[0].strip() not in ("words", "texts")]
+    return ",".join(parts) or start_from
 
 
 def shares_of(text: str, dimensions: int, sources: Sequence[str]) -> list[tuple[str, int]] | None:

@@ -19,7 +19,7 @@ from tiger.data.identity import EMBEDDINGS, ITEMS, PARENT, TRAIN, check_same_dat
 from tiger.data.splits import LEAVE_ONE_OUT, SPLIT_HELP
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.base import ItemEncoder, load_embeddings, note_place
-from tiger.embeddings.item_text import check_texts, item_texts
+from tiger.embeddings.item_text import check_texts, has_words, item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
@@ -278,7 +278,13 @@ def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[
     texts = item_texts(data.items, args.template, required=not args.cooccurrence_weight)
     if empty := texts.count(""):
         print(f"{empty} of {len(texts)} items have no text: the log alone says what they are.")
-    encoder = LSAEncoder.fit(texts, args.embedding_dim) if args.encoder == "lsa" else SentenceEncoder(args.encoder)
+    encoder: Encoder
+    if args.encoder != "lsa":
+        encoder = SentenceEncoder(args.encoder)
+    elif args.cooccurrence_weight and not any(map(has_words, texts)):
+        encoder = LSAEncoder.without_words()
+    else:
+        encoder = LSAEncoder.fit(texts, args.embedding_dim)
     return encoder, encoder.encode(texts)
 
 

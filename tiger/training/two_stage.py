@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import known_digests, split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
+from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, KEPT
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -54,9 +56,16 @@ class TwoStageArguments:
         default=0.0,
         metadata={"help": "share of the users whose times are hidden; 0: histories without end on the log's last day"},
     )
+    keep: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: the trees where they are better than the hybrid and the T5 by two standard errors on users "
+            "held out, else the hybrid's order, or no second stage where the T5's is better than that; trees: always"
+        },
+    )
     exclude_history: bool | None = field(
         default=None,
-        metadata={"help": "leave out items of the history; default: unless 1 in 20 next items repeats it"},
+        metadata={"help": "leave out items of the history; default: as the T5 was trained"},
     )
     split: str = field(default=LEAVE_ONE_OUT, metadata={"help": SPLIT_HELP + "; the trees are those of init_from"})
     init_from: str | None = field(
@@ -71,11 +80,14 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     With split all the T5 has seen every item: then the trees of ``init_from`` stay, over counts of all events.
 
     Returns:
-        The ranker; None if no validation item is among its candidates; the recommender is then unchanged.
+        The ranker; None if no validation item is among its candidates, or the T5's own order is better: the
+        recommender then has no second stage, and its record says why, under ``second_stage``.
 
     Raises:
         DataError: the recommender, the dataset and the vectors don't belong together.
     """
+    if args.keep not in KEPT:
+        raise DataError(f"keep must be {' or '.join(KEPT)}, got {args.keep!r}.")
     tiger = TigerRecommender.from_pretrained(args.recommender, devices.fastest(), rank=False)
     data = RecommendationData.load(args.dataset)
     if len(tiger.tokenizer) != data.num_items or set(tiger.tokenizer.item_ids) != set(data.item_ids):
@@ -89,7 +101,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     start = time.perf_counter()
     candidates = _candidates(args, tiger, data, split.train)
     learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
-    exclude = excludes_history(split, args.exclude_history)
+    exclude = excludes_history(split, args.exclude_history, tiger.training)
     search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
     beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, bf16=True, **search)
     try:
@@ -104,20 +116,55 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
             seed=args.seed,
             num_seeds=args.num_seeds,
             time_dropout=args.time_dropout,
+            keep=args.keep,
         )
     except NothingToLearn as error:
-        print(f"no second stage, {args.recommender} stays as it is: {error}")
+        _without_trees(args, tiger, {"order": BY_T5, "reason": str(error)})
         return None
     places = ("recommender", "dataset", "embeddings")
     ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
     ranker.record["seconds"] = round(time.perf_counter() - start)
     ranker.record["exclude_history"] = exclude
+    decision = {name: value for name, value in ranker.record.items() if name.startswith(("held out ndcg@10", "users"))}
+    decision = {"order": ranker.record.get("order", BY_TREES), "trees": ranker.record["trees"]} | decision
     trees = " + ".join(map(str, ranker.record["trees"]))  # of several seeds
     print(
         f"{trees} trees, chosen on {ranker.record['users held out']:,} users held out: "
         f"ndcg@10 {ranker.record['held out ndcg@10']:.4f}"
     )
+    print(order_in_words(decision))
+    if decision["order"] == BY_T5:
+        _without_trees(args, tiger, decision)
+        return None
+    tiger.training = tiger.training | {"second_stage": decision}
     return _saved(args, tiger, ranker)
+
+
+def order_in_words(decision: Mapping[str, Any]) -> str:
+    """Say which order a second stage keeps, and why, in a sentence."""
+    if "reason" in decision:
+        return f"No second stage: {decision['reason']}"
+    found = {name: decision.get(f"held out ndcg@10, {name}") for name in (BY_TREES, BY_HYBRID, BY_T5)}
+    if found[BY_HYBRID] is None:
+        return "The trees order the candidates: a setting (two_stage.keep), or the model gone on from, says so."
+    numbers = {name: f"{ndcg:.4f}" for name, ndcg in found.items() if ndcg is not None}
+    t5 = f" and the T5's {numbers[BY_T5]}" if BY_T5 in numbers else ""
+    where = f"On {decision['users held out']:,} users held out, N@10 of the trees is {numbers[BY_TREES]}"
+    where += f", the hybrid's {numbers[BY_HYBRID]}{t5}"
+    done = {
+        BY_TREES: "the trees are better by two standard errors and order the candidates",
+        BY_HYBRID: "the trees are not better by two standard errors, so the hybrid's score orders the candidates",
+        BY_T5: "the trees are not better by two standard errors, so there is no second stage",
+    }
+    return f"{where}: {done[decision['order']]}."
+
+
+def _without_trees(args: TwoStageArguments, tiger: TigerRecommender, decision: dict[str, Any]) -> None:
+    """Save the recommender without a second stage, and why it has none."""
+    tiger.ranker = None
+    tiger.training = tiger.training | {"second_stage": decision}
+    tiger.save_pretrained(args.recommender)
+    print(f"{args.recommender} has no second stage")
 
 
 def _candidates(
@@ -136,8 +183,10 @@ def _candidates(
     )
 
 
-def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker]:
+def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker | None]:
     """The parent whose trees are kept where nothing is held out, and its second stage.
+
+    That is None where the T5's order was better on users held out.
 
     Raises:
         DataError: there is no parent, it has no second stage, or its trees were fitted with other settings.
@@ -152,6 +201,8 @@ def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker]:
         raise DataError(f"--split all has no second stage of its own: {remedy}.")
     parent = load_parent(init_from, rank=True)
     ranker = parent.tiger.ranker
+    if ranker is None and parent.tiger.training.get("second_stage", {}).get("order") == BY_T5:
+        return parent, None
     if not isinstance(ranker, TwoStageRanker):
         raise DataError(f"{init_from} has no second stage whose trees could be kept with --split all: {remedy}.")
     recorded = ranker.record.get("arguments")
@@ -161,9 +212,15 @@ def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker]:
     return parent, ranker
 
 
-def _with_kept_trees(args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData) -> TwoStageRanker:
+def _with_kept_trees(
+    args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData
+) -> TwoStageRanker | None:
     """Count all events anew under the trees of the parent, which learned from a T5 that had not seen their targets."""
     parent, before = trees_of(args)
+    tiger.training = tiger.training | {"second_stage": parent.tiger.training.get("second_stage", {"order": BY_TREES})}
+    if before is None:
+        _without_trees(args, tiger, tiger.training["second_stage"])
+        return None
     start, split = time.perf_counter(), data.split(ALL, tiger.training.get("shuffle_ties"))
     found = {TRAIN: train_digest(data, split), ITEMS: items_digest(data.items)}
     check_same_data(known_digests(tiger.training), found, args.dataset, args.recommender, "give the same dataset")

@@ -93,7 +93,7 @@ class Candidates:
         self._fitted = size
         log = Sequences(np.array([0, len(rows)]), rows.astype(np.int32), events % DAYS)
         # Items that were added by their vectors, or by texts that are in no table, have no words.
-        self._content = Content().fit(log, item_texts(items, required=False))
+        self._content = Content().fit(log, item_texts(items, required=False), required=False)
         known = self._content, self.codes, self.vectors
         self._features = CandidateFeatures(items, pairs, events, self._known_directions.values, *known)
         popularity = self._content.popularity
@@ -206,6 +206,8 @@ class Candidates:
         kin = self._content.scores(histories)
         hybrid = TRANSITION_WEIGHT * self._transition.scores(histories)
         hybrid += kin
+        # Where nothing is known, popular items come first, as in the baseline.
+        np.copyto(hybrid, -np.arange(1, len(self) + 1, dtype=np.float32), where=hybrid == 0)
         kin += DAMPED_WEIGHT * self._damped.scores(histories)
         kin += TOGETHER_WEIGHT * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
         if exclude_history:

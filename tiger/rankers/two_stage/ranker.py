@@ -24,10 +24,13 @@ from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.features import reads_time
+from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, OrderChoice
+from tiger.rankers.two_stage.examples import NothingToLearn as NothingToLearn  # also known by this module
+from tiger.rankers.two_stage.examples import RankingExamples as _Examples
 from tiger.rankers.two_stage.kept_candidates import kept
 from tiger.rankers.two_stage.saved import (
     COUNTS,
+    HYBRID_COLUMN,
     SETTINGS,
     TREES,
     VECTORS,
@@ -43,18 +46,14 @@ from tiger.utils.files import write_atomically
 if TYPE_CHECKING:
     import lightgbm
 
-FORMAT = 5
-OLD_FORMAT = 4  # before there was dropout of times
+FORMAT = 6
+OLD_FORMATS = (4, 5)  # before there was dropout of times; before there could be no trees
 STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
 # Not tuned, these two: enough users under a leaf, and trees without a gain, that the number of trees is no accident.
 MIN_IN_LEAF = 50
 PATIENCE = 60
-
-
-class NothingToLearn(DataError):
-    """No list of candidates holds the next item."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class TwoStageOptions:
             what a history without times leaves unknown is NaN then. 0: they are told all, and a history without times
             counts as one that ends on the log's last day. On Beauty 0.3 was no better, with times or
             without (``recipes/experiments/timestamps.py``).
+        keep: ``trees``, or ``auto``: the order that :class:`tiger.rankers.two_stage.choice.OrderChoice` finds on the
+            users held out. The record names it under ``order``; where it is the hybrid's, the ranker has no trees.
     """
 
     without: tuple[str, ...] = ()
@@ -82,6 +83,7 @@ class TwoStageOptions:
     seed: int = 0
     num_seeds: int = 1
     time_dropout: float = 0.0
+    keep: str = BY_TREES
 
     def lightgbm(self, number: int = 0) -> dict[str, Any]:
         """LightGBM's settings for one of the models."""
@@ -112,7 +114,8 @@ class TwoStageRanker(Ranker):
 
     Args:
         candidates: proposes, and describes what is proposed.
-        trees: give a candidate's score from its columns; the mean of several is taken.
+        trees: give a candidate's score from its columns; the mean of several is taken. None: the score is the one
+            column itself.
         columns: which columns the trees read.
         fingerprint: of the semantic IDs that the columns were made with.
         record: what is known of the fit.
@@ -193,6 +196,9 @@ class TwoStageRanker(Ranker):
             answers = cls(candidates, halves, columns, fingerprint).best(given, 10)[0]
             for name, value in next_item_metrics(answers, targets[held_out]).items():
                 record[f"held out {name}{suffix}"] = round(float(value), 5)
+        if options.keep != BY_TREES:
+            choice = _choice(candidates, halves, columns, kept_apart, targets[held_out])
+            record |= {"order": choice.order} | {f"held out ndcg@10, {name}": one for name, one in choice.ndcg.items()}
         record |= {
             "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
@@ -200,6 +206,8 @@ class TwoStageRanker(Ranker):
             "without": list(options.without),
             "time_dropout": options.time_dropout,
         }
+        if record.get("order") == BY_HYBRID:
+            return cls(candidates, [], [HYBRID_COLUMN], fingerprint, record)
         return cls(candidates, whole, columns, fingerprint, record, assume_last_day=not options.time_dropout)
 
     def __len__(self) -> int:
@@ -273,8 +281,10 @@ class TwoStageRanker(Ranker):
     def _predict(self, proposals: Proposals) -> np.ndarray:
         reading = [self.candidates.names.index(name) for name in self.columns]
         table = proposals.columns[..., reading].reshape(-1, len(reading))
-        threads = torch.get_num_threads()
-        scores = np.mean([trees.predict(table, num_threads=threads) for trees in self.trees], axis=0)
+        scores = table[:, 0]
+        if self.trees:
+            threads = torch.get_num_threads()
+            scores = np.mean([trees.predict(table, num_threads=threads) for trees in self.trees], axis=0)
         scores = scores.reshape(proposals.rows.shape)
         return np.where(proposals.rows < 0, -np.inf, scores).astype(np.float32)
 
@@ -309,8 +319,8 @@ class TwoStageRanker(Ranker):
         self.candidates = kept(self.candidates, np.asarray(rows))
 
     def digest(self) -> bytes:
-        """All trees."""
-        return "".join(trees.model_to_string() for trees in self.trees).encode()
+        """All trees, or the name of the column that orders without any."""
+        return "".join([trees.model_to_string() for trees in self.trees] or self.columns).encode()
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
@@ -343,12 +353,12 @@ class TwoStageRanker(Ranker):
             DataError: it belongs to other semantic IDs, is of another version, or damaged.
         """
         folder = Path(folder)
-        settings = read_settings(folder / SETTINGS, FORMAT, OLD_FORMAT)
+        settings = read_settings(folder / SETTINGS, FORMAT, OLD_FORMATS)
         if items is None:
             raise DataError(f"{folder}: the second stage reads the item table, which is not there. Save it again.")
         if settings["semantic_ids"] != tokenizer.fingerprint:
             raise DataError(f"{folder}: the ranker was made for other semantic IDs: run recipes/two_stage.py again.")
-        trees = read_trees(folder / TREES, len(settings["columns"]))
+        trees = read_trees(folder / TREES, settings["columns"])
         vectors = read_vectors(folder / VECTORS, len(tokenizer))
         candidates = Candidates.load(
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
@@ -357,38 +367,19 @@ class TwoStageRanker(Ranker):
         return cls(candidates, trees, *known)
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Candidates and targets of users, int [n], as data for LightGBM; the times of ``no_times``, bool [n], are hidden.
-
-    Args:
-        names: of all columns.
-        columns: names of those that the trees read.
-    """
-
-    proposals: Proposals
-    targets: np.ndarray
-    no_times: np.ndarray
-    names: list[str]
-    columns: list[str]
-
-    def lists(self, users: np.ndarray) -> lightgbm.Dataset:
-        """The lists of these users (bool [n]) that hold their target, without empty places."""
-        import lightgbm
-
-        hits = self.proposals.rows == self.targets[:, None]
-        chosen = np.flatnonzero(users & hits.any(axis=1))
-        if not len(chosen):
-            raise NothingToLearn("no target is among its candidates: there is nothing to learn an order from.")
-        real = self.proposals.rows[chosen] >= 0
-        table = self.proposals.columns[chosen][real][:, [self.names.index(name) for name in self.columns]]
-        hidden = np.flatnonzero(np.repeat(self.no_times[chosen], real.sum(axis=1)))
-        for place, name in enumerate(self.columns):
-            if reads_time(name):
-                table[hidden, place] = np.nan
-        return lightgbm.Dataset(
-            table,
-            label=hits[chosen][real].astype(np.int32),
-            group=real.sum(axis=1),
-            feature_name=[name.replace(":", "").replace(",", "").replace(" ", "_") for name in self.columns],
-        )
+def _choice(
+    candidates: Candidates,
+    trees: list[lightgbm.Booster],
+    columns: list[str],
+    proposals: Proposals,
+    targets: np.ndarray,
+) -> OrderChoice:
+    """The order that is best for users whose targets, int [n], the trees have not learned."""
+    rankers = {BY_TREES: TwoStageRanker(candidates, trees, columns, "")}
+    rankers[BY_HYBRID] = TwoStageRanker(candidates, [], [HYBRID_COLUMN], "")
+    answers = {name: ranker.best(proposals, 10)[0] for name, ranker in rankers.items()}
+    places = proposals.columns[..., candidates.names.index("t5: place")]
+    if not np.isnan(places).all():
+        ranking = np.where(np.isnan(places), -np.inf, -places)
+        answers[BY_T5] = best_first(ranking, proposals.rows, places, 10)[0]
+    return OrderChoice.of(answers, targets)

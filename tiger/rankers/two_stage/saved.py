@@ -19,21 +19,22 @@ if TYPE_CHECKING:
     import lightgbm
 
 TREES, COUNTS, VECTORS, SETTINGS = "trees.json", "counts.safetensors", "vectors.safetensors", "two_stage.json"
+HYBRID_COLUMN = "text: hybrid"  # orders by itself where no trees were kept
 MAX_MODELS = 100
 MAX_PROPOSED = 100_000
 AGAIN = "run recipes/two_stage.py again."
 _FLOATS = ("F16", "F32")
 
 
-def read_settings(file: Path, version: int, old_version: int) -> dict[str, Any]:
-    """``two_stage.json``, of this version or of the old one, which lacks ``assume_last_day``: it is true there.
+def read_settings(file: Path, version: int, old_versions: tuple[int, ...]) -> dict[str, Any]:
+    """``two_stage.json``, of this version or of an old one; the first lacks ``assume_last_day``: it is true there.
 
     Raises:
         DataError: missing, damaged or of another version.
     """
     settings = read_json(file)
-    if settings.get("format") == old_version:
-        settings |= {"format": version, "assume_last_day": True}
+    if settings.get("format") in old_versions:
+        settings = {"assume_last_day": True} | settings | {"format": version}
     if settings.get("format") != version:
         raise DataError(f"{file} has format {shown(settings.get('format'))}, this tiger reads {version}: {AGAIN}")
     rules = {
@@ -49,8 +50,8 @@ def read_settings(file: Path, version: int, old_version: int) -> dict[str, Any]:
     return settings
 
 
-def read_trees(file: Path, num_features: int) -> list[lightgbm.Booster]:
-    """The trees of ``trees.json``, over rows of so many features.
+def read_trees(file: Path, columns: list[str]) -> list[lightgbm.Booster]:
+    """The trees of ``trees.json``, over rows of these features; none where the hybrid's score alone is read.
 
     Raises:
         DataError: missing, damaged, or trees that read anything else.
@@ -59,10 +60,10 @@ def read_trees(file: Path, num_features: int) -> list[lightgbm.Booster]:
 
     saved = read_json(file)
     check_fields(saved, {"lightgbm": list_of(lambda value: isinstance(value, str), longest=MAX_MODELS)}, file)
-    if not saved["lightgbm"]:
+    if not saved["lightgbm"] and columns != [HYBRID_COLUMN]:
         raise DataError(f"{file} is damaged: it holds no trees.")
     try:
-        return [lightgbm.Booster(model_str=checked_model(one, num_features)) for one in saved["lightgbm"]]
+        return [lightgbm.Booster(model_str=checked_model(one, len(columns))) for one in saved["lightgbm"]]
     except (DataError, lightgbm.basic.LightGBMError) as error:
         raise DataError(f"{file} is damaged ({' '.join(str(error).split())}): {AGAIN}") from error
 
