@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from transformers import set_seed
 
 from tests.conftest import make_model, make_tokenizer
@@ -78,7 +79,9 @@ def test_parts_of_a_score_add_up(tokenizer):
     *routes, prior, t5 = np.moveaxis(memory.parts(histories, rows, scores), -1, 0)
     there = rows >= 0
     np.testing.assert_allclose(
-        (sum(routes) + prior)[there], np.take_along_axis(memory.mass(histories), np.maximum(rows, 0), 1)[there], rtol=1e-5
+        (sum(routes) + prior)[there],
+        np.take_along_axis(memory.mass(histories), np.maximum(rows, 0), 1)[there],
+        rtol=1e-5,
     )
     mixed = np.log((sum(routes) + prior)[there]) + memory.weights.t5_weight * t5[there]
     np.testing.assert_allclose(mixed, scores[there], atol=1e-5)
@@ -95,8 +98,6 @@ def test_parts_of_a_score_add_up(tokenizer):
 
 def test_parts_of_items_that_came_after_the_fit(tokenizer):
     memory, histories = make_memory(len(tokenizer)), make_histories(len(tokenizer))
-    from scipy import sparse
-
     shares = np.zeros((1, len(memory)), dtype=np.float32)
     shares[0, :4] = 0.25
     grown = memory.extended(sparse.csr_matrix(shares))
@@ -146,7 +147,10 @@ def test_training_finds_what_the_search_leaves_out(tokenizer):
     assert ranker.learned_from == "train"
     record = fit_beam_head(ranker, lists, epochs=25, learning_rate=1e-2)
     assert ranker.learned_from == "valid" and record["lists"] == record["with the target"] == 400
-    assert record["epochs"] > 0 and record["held out ndcg@10"][record["epochs"]] > 0.9 > 0.6 > record["held out ndcg@10"][0]
+    assert (
+        record["epochs"] > 0
+        and record["held out ndcg@10"][record["epochs"]] > 0.9 > 0.6 > record["held out ndcg@10"][0]
+    )
     for name, value in ranker.ranker.state_dict().items():  # all but the head stays
         assert name.startswith("beam_head") or torch.equal(value, before[name]), name
     again = make_ranker(tokenizer)
