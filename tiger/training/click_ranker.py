@@ -26,6 +26,7 @@ from tiger.rankers.click.dataset import (
     sampled_impressions,
 )
 from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.initialization import CENTROIDS, RANDOM, start_at_centroids
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
 from tiger.rankers.click.ranker import TOTALS, ClickRanker
 from tiger.rankers.click.trainer import RankerTrainer
@@ -75,6 +76,9 @@ class RankerArguments:
     weigh_users: int = field(default=3000, metadata={"help": "number of users on which the T5's weight is tuned"})
     num_beams: int = field(default=50, metadata={"help": "beams of the T5 while tuning its weight"})
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
+    start_rows: str = field(
+        default=RANDOM, metadata={"help": "rows of codes start at random, or at centroids of their items' vectors"}
+    )
     negatives: str = field(
         default=SAMPLED,
         metadata={"help": "sampled; or beams: the recommender's beams for validation users teach it their order, too"},
@@ -87,6 +91,8 @@ class RankerArguments:
     def __post_init__(self) -> None:
         if self.negatives not in (SAMPLED, BEAMS):
             raise DataError(f"negatives must be {SAMPLED} or {BEAMS}, got {self.negatives!r}.")
+        if self.start_rows not in (RANDOM, CENTROIDS):
+            raise DataError(f"start_rows must be {RANDOM} or {CENTROIDS}, got {self.start_rows!r}.")
         if self.negatives == BEAMS and not self.recommender:
             raise DataError("negatives beams are those of a recommender: give --recommender.")
 
@@ -210,7 +216,8 @@ def _trained(
         n=args.n,
         num_hashes=args.num_hashes,
     )
-    embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if features.uses_dense else None
+    reads = features.uses_dense or args.start_rows == CENTROIDS
+    embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if reads else None
     rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
     set_seed(training.seed)
     sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
@@ -223,6 +230,8 @@ def _trained(
             **{size: getattr(args, size) for size in sizes},
         )
     )
+    if args.start_rows == CENTROIDS and embeddings is not None:
+        start_at_centroids(model, features, rows, embeddings, training.seed)
     trainer = RankerTrainer(
         model,
         training,

@@ -18,6 +18,7 @@ from tiger.utils.schema import boolean, list_of, number, one_of, optional, text,
 
 HEADS = ("mlp", "dcn")
 LOSSES = ("binary", "listwise")
+TABLE_STD = 0.05  # of the embedding table's numbers before training
 # Values that a saved config may have.
 CONFIG_RULES = {
     "budget": whole(1, 1 << 31),
@@ -146,7 +147,7 @@ class SemanticIdRanker(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.EmbeddingBag):
-            nn.init.normal_(module.weight, std=0.05)
+            nn.init.normal_(module.weight, std=TABLE_STD)
             with torch.no_grad():
                 module.weight[module.padding_idx] = 0
         elif isinstance(module, nn.Linear):
