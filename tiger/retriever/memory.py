@@ -183,7 +183,7 @@ class ItemMemory:
         return mass
 
     def mass_of(self, histories: Sequences, rows: np.ndarray) -> np.ndarray:
-        """What each route adds to the mass of given items, float32 [n, C, routes]; without :attr:`prior`.
+        """The mass of given items by each route alone, float32 [n, C, routes]; without :attr:`prior`.
 
         Args:
             histories: n sequences of rows.
@@ -205,7 +205,7 @@ class ItemMemory:
         return found
 
     def parts(self, histories: Sequences, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """What the scores of a search with this memory are made of, float32 [n, C, routes + 2].
+        """The parts of scores of a search with this memory, float32 [n, C, routes + 2].
 
         Args:
             histories: n sequences of rows.
@@ -223,7 +223,7 @@ class ItemMemory:
         return np.where(rows[..., None] < 0, 0, found).astype(np.float32)
 
     def _routes(self, histories: Sequences) -> Iterator[sparse.csr_matrix]:
-        """What each route adds to the masses of the tables' items: float32 [n, rows of the tables]."""
+        """The masses by each route, of the tables' items: float32 [n, rows of the tables]."""
         tables = self.tables
         follows, together, similar, of_similar, to_follower = self._reads(histories)
         yield follows @ tables.followers

@@ -15,7 +15,7 @@ OWN = 4  # inputs that every candidate has: score, score less the best, place, a
 
 
 def num_inputs(memory_parts: int) -> int:
-    """How many inputs a candidate has, given the number of parts of a memory's score; 0: no memory."""
+    """Number of inputs of a candidate, given the number of parts of a memory's score; 0: no memory."""
     return OWN + (6 + 2 * (memory_parts - 2) if memory_parts else 0)
 
 

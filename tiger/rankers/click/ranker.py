@@ -148,7 +148,7 @@ class ClickRanker(Ranker):
     def inputs(
         self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, memory: np.ndarray | None = None
     ) -> np.ndarray:
-        """What the beam head reads of each beam, float32 [n, K, inputs + 1]; see :meth:`order`."""
+        """Inputs of the beam head, float32 [n, K, inputs + 1]; see :meth:`order`."""
         check_memory(self, memory is not None)
         assert self._totals is not None  # checked when it was made
         logits = self.score(list(histories), beams)
