@@ -4,7 +4,8 @@
 
 It learns from the training part of the next-item split: each event and four items that the user might have been shown
 instead. Where a saved recommender is named, the ranker goes into it and orders its beams from then on; how much the
-T5's own log-probability counts beside the ranker's logit is chosen on validation items.
+T5's own log-probability counts beside the ranker's logit is chosen on validation items. With ``negatives: beams``
+a head over the recommender's beams is trained on validation items instead; it starts from the recommender's own order.
 """
 
 from __future__ import annotations

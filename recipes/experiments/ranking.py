@@ -45,6 +45,7 @@ from tiger.rankers.click.dataset import (
     sampled_impressions,
 )
 from tiger.rankers.click.features import ItemFeatures, code_keys
+from tiger.rankers.click.initialization import CENTROIDS, start_at_centroids
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
 from tiger.rankers.click.trainer import RankerTrainer
 from tiger.training.arguments import parse_arguments
@@ -69,7 +70,7 @@ class RankingArguments:
         default_factory=lambda: [
             *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
             *("dense", "unigram+dense", "spm+dense", "random_hash+spm", "random_hash+dense"),
-            "random_hash+unigram+dense",
+            *("random_hash+unigram+dense", "centroids:random_hash+unigram+dense"),
         ]
     )
     budgets: list[int] = field(default_factory=lambda: [3000, 10_000, 30_000], metadata={"help": "table rows"})
@@ -286,9 +287,16 @@ def training_arguments(args: RankingArguments, seed: int) -> TrainingArguments:
 
 
 def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, seed: int) -> dict[str, float]:
-    """Train one ranker, keep its best epoch on validation, and measure that on test."""
+    """Train one ranker, keep its best epoch on validation, and measure that on test.
+
+    Args:
+        kind: of the features; after ``centroids:``, rows of codes start at centroids of their items' vectors.
+    """
+    start, _, features_kind = kind.rpartition(":")
+    if start not in ("", CENTROIDS):
+        raise DataError(f"{kind}: before the colon stands {CENTROIDS} or nothing.")
     features = ItemFeatures.fit(
-        kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
+        features_kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
     )
     rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
     set_seed(seed)
@@ -297,6 +305,8 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
             features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
         )
     )
+    if start == CENTROIDS:
+        start_at_centroids(model, features, rows, benchmark.embeddings, seed)
     best = KeepBest(model)
     trainer = RankerTrainer(
         model,

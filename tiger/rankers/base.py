@@ -19,6 +19,7 @@ import torch
 
 from tiger.data.sequences import Sequences
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils.errors import DataError
 
 
 class Ranker(Protocol):
@@ -33,12 +34,16 @@ class Ranker(Protocol):
         reads_items: whether loading it takes the item table.
         proposes_items: whether its answers may hold items that were not among the beams.
         reads_times: whether its answers depend on the times of events.
+        reads_memory: True: it orders searches with a memory alone, and :meth:`order` is given ``memory``, what their
+            scores are made of, see :meth:`tiger.retriever.memory.ItemMemory.parts`; False: searches without one alone;
+            None: either.
     """
 
     kind: ClassVar[str]
     reads_items: ClassVar[bool] = False
     proposes_items: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
+    reads_memory: bool | None = None
 
     def __len__(self) -> int:
         """Items of the catalog."""
@@ -148,6 +153,21 @@ class Ranker(Protocol):
             for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 found.update(file.read_bytes())
         return found.digest()
+
+
+def check_memory(ranker: Ranker, has_memory: bool) -> None:
+    """Refuse to order a search of another kind than the ranker learned from.
+
+    Raises:
+        DataError: it learned from searches with a memory, and this one has none, or the reverse.
+    """
+    if ranker.reads_memory is None or ranker.reads_memory == has_memory:
+        return
+    raise DataError(
+        "this ranker learned from searches without a memory: search with memory=False, or train it again."
+        if has_memory
+        else "this ranker learned from searches with a memory, and this one has none: give rank=False as well."
+    )
 
 
 def best_first(

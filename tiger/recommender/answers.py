@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiger.data.sequences import Sequences, pad_rows
+from tiger.rankers.base import Ranker, check_memory
 from tiger.recommender.filters import MAX_TOGETHER, ChosenFilters, CompiledFilter, warn_of
 from tiger.recommender.state import RecommenderState
+from tiger.retriever.memory import ItemMemory
 from tiger.retriever.search import CatalogPart, SearchOptions, beams_of_users, merge_with_quota
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.utils.errors import DataError
@@ -139,16 +141,43 @@ class _Answering:
         t5, logits = (np.full(rows.shape, -np.inf, dtype=np.float32) for _ in range(2))
         for number in np.unique(of):
             users = np.flatnonzero(of == number)
+            some = histories if len(users) == len(of) else histories.select(users)
             mask = state.filters.mask(self.filters[number], part)
-            rows[users], t5[users], logits[users] = ranker.order(
-                histories if len(users) == len(of) else histories.select(users),
-                beams[users],
-                log_probs[users],
+            rows[users], t5[users], logits[users] = ranker_order(
+                ranker,
+                memory,
+                some,
+                (beams[users], log_probs[users]),
                 options.k,
                 options.search.exclude_history,
                 None if mask is None else np.flatnonzero(mask),
             )
         return rows, np.stack([t5, logits], axis=-1) if options.both_scores else logits
+
+
+def ranker_order(
+    ranker: Ranker,
+    memory: ItemMemory | None,
+    histories: Sequences,
+    found: Found,
+    k: int,
+    exclude_history: bool = True,
+    allowed: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A ranker's order of what a search found, see :meth:`tiger.rankers.base.Ranker.order`.
+
+    Args:
+        memory: that the search had; rankers that read it are told what it makes of each beam.
+        found: the search's rows and scores.
+
+    Raises:
+        DataError: the ranker learned from searches with a memory, and this one had none, or the reverse.
+    """
+    check_memory(ranker, memory is not None)
+    known: dict[str, np.ndarray] = {}
+    if ranker.reads_memory and memory is not None:
+        known["memory"] = memory.parts(histories, *found)
+    return ranker.order(histories, *found, k, exclude_history, allowed, **known)
 
 
 def rank_candidates(

@@ -17,6 +17,7 @@ one with a table beside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,6 +33,7 @@ AGAIN = ROUTES.index("again")
 # Chosen on the validation items of Beauty, Toys and Sports together: NDCG@10 is flat from half to twice of either.
 T5_WEIGHT, T5_FLOOR = 0.15, 0.003
 NEAREST = 20  # neighbors by which a route goes that takes two steps: more cost time; not tuned
+_SCORES_AT_ONCE = 1 << 22  # of a route, 16 MiB
 AGES = 20  # items of a history that are read, newest first
 
 
@@ -180,11 +182,70 @@ class ItemMemory:
         if not self._is_as_fitted:
             mass = mass[:, self.slots]
         mass += self.prior
-        again = self.weights.kernels[AGAIN]
-        if again.any():
-            recent = histories.keep_last(AGES)
-            np.add.at(mass, (recent.users, recent.items), again[recent.ages])
+        if self.weights.kernels[AGAIN].any():
+            again = self._again(histories)
+            mass[again.row, again.col] += again.data
         return mass
+
+    def mass_of(self, histories: Sequences, rows: np.ndarray) -> np.ndarray:
+        """The mass of given items by each route alone, float32 [n, C, routes]; without :attr:`prior`.
+
+        Args:
+            histories: n sequences of rows.
+            rows: int [n, C], rows of the catalog; -1: none, which has 0.
+        """
+        known, size = len(self.tables), len(self.tables) + self.borrowed.shape[0]
+        slots = np.where(rows < 0, 0, self.slots[rows])
+        found = np.zeros((*rows.shape, len(ROUTES)), dtype=np.float32)
+        step = max(1, _SCORES_AT_ONCE // size)
+        for start in range(0, len(histories), step):
+            part = slice(start, start + step)
+            some = histories.select(np.arange(len(histories))[part])
+            for place, table in enumerate(self._routes(some)):
+                mass = table.toarray()
+                if size > known:
+                    mass = np.concatenate([mass, (table @ self.borrowed.T).toarray()], axis=1)
+                found[part, :, place] = np.take_along_axis(mass, slots[part], axis=1)
+            again = self._again(some).toarray()
+            found[part, :, AGAIN] = np.take_along_axis(again, np.maximum(rows[part], 0), axis=1)
+        found[rows < 0] = 0
+        return found
+
+    def parts(self, histories: Sequences, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """The parts of scores of a search with this memory, float32 [n, C, routes + 2].
+
+        Args:
+            histories: n sequences of rows.
+            rows, scores: [n, C], answers of the search; -1: none, which has zeros.
+
+        Returns:
+            The mass by each route, the prior, and the logarithm of the T5's probability, raised by its floor; zeros
+            where the T5 has no weight.
+        """
+        masses, prior = self.mass_of(histories, rows), self.prior[np.maximum(rows, 0)]
+        weight = self.weights.t5_weight
+        rest = np.where(rows < 0, 0, scores) - np.log(masses.sum(axis=-1) + prior)
+        t5 = rest / weight if weight else np.zeros_like(rest)
+        found = np.concatenate([masses, prior[..., None], t5[..., None]], axis=-1)
+        return np.where(rows[..., None] < 0, 0, found).astype(np.float32)
+
+    def _again(self, histories: Sequences) -> sparse.coo_matrix:
+        """The mass of a history's own items by the route ``again``: float32 [n, items of the catalog]."""
+        recent = histories.keep_last(AGES)
+        values = self.weights.kernels[AGAIN][recent.ages]
+        found = sparse.csr_matrix((values, recent.items, recent.offsets), shape=(len(recent), len(self)))
+        found.sum_duplicates()
+        return found.tocoo()
+
+    def _routes(self, histories: Sequences) -> Iterator[sparse.csr_matrix]:
+        """The masses by each route but ``again``, of the tables' items: float32 [n, rows of the tables]."""
+        tables = self.tables
+        follows, together, similar, of_similar, to_follower = self._reads(histories)
+        yield follows @ tables.followers
+        yield together @ tables.shared
+        yield similar @ tables.neighbors
+        yield (of_similar @ tables.near) @ tables.followers
+        yield (to_follower @ tables.followers) @ tables.near_to
 
     @cached_property
     def _is_as_fitted(self) -> bool:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments, set_seed
 
+from tiger.data.cooccurrence import floored_totals
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import ITEMS, TRAIN, check_same_data
+from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.training_split import known_digests
 from tiger.quantizers.report import REPORT
+from tiger.rankers.click.beam_inputs import num_inputs
+from tiger.rankers.click.beam_training import BeamLists, fit_beam_head
 from tiger.rankers.click.dataset import (
     Impressions,
     draw_negatives,
@@ -21,11 +26,13 @@ from tiger.rankers.click.dataset import (
     sampled_impressions,
 )
 from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.initialization import CENTROIDS, RANDOM, start_at_centroids
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
-from tiger.rankers.click.ranker import ClickRanker
+from tiger.rankers.click.ranker import TOTALS, ClickRanker
 from tiger.rankers.click.trainer import RankerTrainer
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
+from tiger.retriever.memory import ROUTES
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_settings import check_folders
 from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
@@ -34,7 +41,8 @@ from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
 
 # What goes when a ranker is trained anew: all else in its directory is the owner's.
-OWN_FILES = ("config.json", "model.safetensors", "item_features.json", "dense.safetensors", REPORT)
+OWN_FILES = (*("config.json", "model.safetensors", "item_features.json", "dense.safetensors"), TOTALS, REPORT)
+SAMPLED, BEAMS = "sampled", "beams"
 
 
 @dataclass
@@ -68,6 +76,25 @@ class RankerArguments:
     weigh_users: int = field(default=3000, metadata={"help": "number of users on which the T5's weight is tuned"})
     num_beams: int = field(default=50, metadata={"help": "beams of the T5 while tuning its weight"})
     shuffle_ties: int | None = field(default=None, metadata={"help": "as for the recommender"})
+    start_rows: str = field(
+        default=RANDOM, metadata={"help": "rows of codes start at random, or at centroids of their items' vectors"}
+    )
+    negatives: str = field(
+        default=SAMPLED,
+        metadata={"help": "sampled; or beams: the recommender's beams for validation users teach it their order, too"},
+    )
+    beam_users: int = field(default=50_000, metadata={"help": "maximum number of users whose beams it learns from"})
+    beam_epochs: int = field(default=15, metadata={"help": "maximum epochs over beams; chosen on held-out users"})
+    beam_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate over beams"})
+    beam_hidden: int = field(default=64, metadata={"help": "sizes of the head that reads beams"})
+
+    def __post_init__(self) -> None:
+        if self.negatives not in (SAMPLED, BEAMS):
+            raise DataError(f"negatives must be {SAMPLED} or {BEAMS}, got {self.negatives!r}.")
+        if self.start_rows not in (RANDOM, CENTROIDS):
+            raise DataError(f"start_rows must be {RANDOM} or {CENTROIDS}, got {self.start_rows!r}.")
+        if self.negatives == BEAMS and not self.recommender:
+            raise DataError("negatives beams are those of a recommender: give --recommender.")
 
 
 def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> ClickRanker:
@@ -75,7 +102,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
 
     The ranker goes to ``args.ranker_dir``. Where a saved recommender is named, it goes into that too and orders its
     beams from then on; how much the T5's own log-probability counts beside the ranker's logit is chosen on validation
-    items.
+    items. With negatives ``beams``, a head over the beams is trained on validation items in its place.
 
     Raises:
         DataError: the dataset, the tokenizer and the recommender don't belong together.
@@ -94,16 +121,22 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     if args.num_beams < 10:
         raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)
-    ranker, metrics = _trained(args, training, data, tokenizer, split)
-    weighed = {}
+    ranker, metrics = _trained(args, training, data, tokenizer, split, recommender)
+    report: dict[str, Any] = {"validation": metrics}
     if recommender is not None:
-        users = weighing_users(split, recommender.training, args.weigh_users)
-        beams = recommender.recommend_rows(
-            users.histories, k=args.num_beams, num_beams=args.num_beams, rank=False, progress=True
+        users = weighing_users(
+            split, recommender.training, args.beam_users if args.negatives == BEAMS else args.weigh_users
         )
-        weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
-        print("validation NDCG@10 by the weight of the T5:", {weight: round(n, 4) for weight, n in weighed.items()})
-    report = {"validation": metrics, "ndcg@10 by the weight of the T5": weighed, "arguments": asdict(args)}
+        exclude = excludes_history(split, recommender.training.get("exclude_history"))
+        search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True}
+        beams = recommender.recommend_rows(users.histories, k=args.num_beams, rank=False, **search)
+        if args.negatives == BEAMS:
+            report["beams"] = _learn_order(args, ranker, recommender, users, beams, training.seed)
+        else:
+            weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
+            report["ndcg@10 by the weight of the T5"] = weighed
+            print("validation NDCG@10 by the weight of the T5:", {one: round(n, 4) for one, n in weighed.items()})
+    report["arguments"] = asdict(args)
     with replaced_folder(args.ranker_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         ranker.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
@@ -113,6 +146,23 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
     return ranker
+
+
+def _learn_order(
+    args: RankerArguments,
+    ranker: ClickRanker,
+    recommender: TigerRecommender,
+    users: EvaluationExamples,
+    beams: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> dict[str, Any]:
+    """Train the beam head on what the search found for these users; a record of it."""
+    memory = None if recommender.memory is None else recommender.memory.parts(users.histories, *beams)
+    lists = BeamLists(*beams, ranker.inputs(users.histories, *beams, memory), users.targets)
+    found = fit_beam_head(ranker, lists, args.beam_epochs, args.beam_learning_rate, seed)
+    start, best = found["held out ndcg@10"][0], found["held out ndcg@10"][found["epochs"]]
+    print(f"{found['epochs']} epochs over beams; held-out NDCG@10 {start:.4f} before, {best:.4f} after")
+    return found
 
 
 def weighing_users(split: LeaveOneOut, training: dict, count: int) -> EvaluationExamples:
@@ -153,6 +203,7 @@ def _trained(
     data: RecommendationData,
     tokenizer: SemanticIdTokenizer,
     split: LeaveOneOut,
+    recommender: TigerRecommender | None = None,
 ) -> tuple[ClickRanker, dict[str, float]]:
     """The ranker after its last step, and its validation metrics."""
     popularity = np.bincount(split.train.items, minlength=data.num_items)
@@ -165,7 +216,8 @@ def _trained(
         n=args.n,
         num_hashes=args.num_hashes,
     )
-    embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if features.uses_dense else None
+    reads = features.uses_dense or args.start_rows == CENTROIDS
+    embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if reads else None
     rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
     set_seed(training.seed)
     sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
@@ -174,9 +226,12 @@ def _trained(
             features,
             dense_dim=0 if dense is None else dense.shape[1],
             semantic_ids=tokenizer.fingerprint,
+            **_beam_sizes(args, recommender),
             **{size: getattr(args, size) for size in sizes},
         )
     )
+    if args.start_rows == CENTROIDS and embeddings is not None:
+        start_at_centroids(model, features, rows, embeddings, training.seed)
     trainer = RankerTrainer(
         model,
         training,
@@ -192,7 +247,16 @@ def _trained(
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
     model.to("cpu")  # type: ignore[arg-type]  # transformers hides that it is a method
-    return ClickRanker(model, features, tokenizer, dense), metrics
+    totals = floored_totals(split.train, data.num_items) if args.negatives == BEAMS else None
+    return ClickRanker(model, features, tokenizer, dense, totals), metrics
+
+
+def _beam_sizes(args: RankerArguments, recommender: TigerRecommender | None) -> dict[str, Any]:
+    """Fields of the ranker's config that say what its beam head reads; none without one."""
+    if args.negatives != BEAMS or recommender is None:
+        return {}
+    parts = 0 if recommender.memory is None else len(ROUTES) + 2
+    return {"beam_inputs": num_inputs(parts), "beam_hidden": args.beam_hidden, "reads_memory": parts > 0}
 
 
 def lists(args: RankerArguments, sequences: Sequences, events: np.ndarray, num_items: int, seed: int) -> Impressions:

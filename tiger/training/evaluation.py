@@ -17,6 +17,7 @@ from tiger.evaluation.baselines import Hybrid, Transition, recommend_by_score
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.significance import bootstrap_interval
 from tiger.evaluation.training_split import split_of_model
+from tiger.recommender.answers import ranker_order
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.memory import ItemMemory
@@ -173,9 +174,11 @@ def stages_of(
         # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
         name = ranker.kind if ranker.proposes_items else f"{alone}-ranked"
         if args.no_timestamps and ranker.reads_times:
-            ranked, _, values = ranker.order(histories.without_timestamps(), beams, scores, 10, exclude_history)
+            ranked, _, values = ranker_order(
+                ranker, tiger.memory, histories.without_timestamps(), (beams, scores), 10, exclude_history
+            )
             yield f"{name}-no-timestamps", ranked, values
-        ranked, _, values = ranker.order(histories, beams, scores, 10, exclude_history)
+        ranked, _, values = ranker_order(ranker, tiger.memory, histories, (beams, scores), 10, exclude_history)
         yield name, ranked, values
 
 

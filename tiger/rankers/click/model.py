@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from tiger.rankers.click.beam_head import BeamHead
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.auto_classes import register
 from tiger.utils.schema import boolean, list_of, number, one_of, optional, text, whole
 
 HEADS = ("mlp", "dcn")
 LOSSES = ("binary", "listwise")
+TABLE_STD = 0.05  # of the embedding table's numbers before training
 # Values that a saved config may have.
 CONFIG_RULES = {
     "budget": whole(1, 1 << 31),
@@ -36,6 +38,9 @@ OPTIONAL_RULES = {
     "item_features": optional(text(64)),
     "semantic_ids": optional(text(64)),
     "learned_from": optional(one_of("train", "valid")),
+    "beam_inputs": whole(0, 1 << 10),
+    "beam_hidden": whole(1, 1 << 16),
+    "reads_memory": boolean,
 }
 
 
@@ -60,6 +65,10 @@ class RankerConfig(PreTrainedConfig):
         semantic_ids: the fingerprint of the tokenizer whose codes they read.
         learned_from: the part of the split that it was fitted to, ``valid`` once ``t5_weight`` was tuned; None:
             ``train``, or a ranker that was saved before this was kept.
+        beam_inputs: numbers of a beam that the beam head reads, see :class:`tiger.rankers.click.beam_head.BeamHead`;
+            0: there is no beam head.
+        beam_hidden: size of its two hidden layers.
+        reads_memory: whether its inputs are of searches with a memory.
     """
 
     model_type = "semantic_id_ranker"
@@ -79,6 +88,9 @@ class RankerConfig(PreTrainedConfig):
     item_features: str | None = None
     semantic_ids: str | None = None
     learned_from: str | None = None
+    beam_inputs: int = 0
+    beam_hidden: int = 64
+    reads_memory: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -130,11 +142,12 @@ class SemanticIdRanker(PreTrainedModel):
             layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(config.dropout)]
             width = size
         self.head = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.beam_head = BeamHead(config.beam_inputs, config.beam_hidden) if config.beam_inputs else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.EmbeddingBag):
-            nn.init.normal_(module.weight, std=0.05)
+            nn.init.normal_(module.weight, std=TABLE_STD)
             with torch.no_grad():
                 module.weight[module.padding_idx] = 0
         elif isinstance(module, nn.Linear):
@@ -143,6 +156,8 @@ class SemanticIdRanker(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, SemanticIdRanker):
             nn.init.zeros_(module.recency)
+            if module.beam_head is not None:
+                module.beam_head.reset()
 
     def embed(self, rows: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:
         """Items' vectors, float32 [U, d_model], from their table rows, int [U, width], and content vectors [U, D].

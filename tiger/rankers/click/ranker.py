@@ -12,9 +12,11 @@ import torch
 from safetensors.numpy import save
 
 from tiger._moved import old_member, old_names
+from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
-from tiger.rankers.base import Ranker, best_first
+from tiger.rankers.base import Ranker, best_first, check_memory
+from tiger.rankers.click.beam_inputs import beam_inputs
 from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
 from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
@@ -24,7 +26,7 @@ from tiger.utils.files import write_atomically
 from tiger.utils.model_files import load_model
 from tiger.utils.tensor_files import read_arrays
 
-DENSE = "dense.safetensors"
+DENSE, TOTALS = "dense.safetensors", "totals.safetensors"
 T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _USERS = 256
 
@@ -37,6 +39,7 @@ class ClickRanker(Ranker):
         features: how it reads items.
         tokenizer: of the catalog: its item ids and codes.
         dense: float [items, D], content vectors, where the features read them.
+        totals: float [items], events in the training log, where a beam head reads them; those below 5 count as 5.
     """
 
     kind = "click"
@@ -47,6 +50,7 @@ class ClickRanker(Ranker):
         features: ItemFeatures,
         tokenizer: SemanticIdTokenizer,
         dense: np.ndarray | None = None,
+        totals: np.ndarray | None = None,
     ):
         check_ranker(ranker, features, tokenizer.fingerprint)
         if ranker.config.num_context:
@@ -59,7 +63,10 @@ class ClickRanker(Ranker):
                 f"{features.kind} reads content vectors: one for each of {len(tokenizer)} items is needed, "
                 f"{'none are' if dense is None else f'{len(dense)} are'} given."
             )
+        if ranker.beam_head is not None and (totals is None or len(totals) != len(tokenizer)):
+            raise DataError("a ranker with a beam head reads the number of events of each item: give totals.")
         self.ranker, self.features = ranker.eval(), features
+        self._totals = None if totals is None else np.maximum(totals, COUNT_FLOOR).astype(np.float32)
         self._rows = torch.from_numpy(features.rows(tokenizer.item_ids, tokenizer.codes))
         self._dense = torch.from_numpy(np.asarray(dense, dtype=np.float32)) if features.uses_dense else None
         self._embedded: torch.Tensor | None = None
@@ -72,6 +79,11 @@ class ClickRanker(Ranker):
         """``valid`` once the weight of the T5 was tuned there, whichever weight was best; kept in the config."""
         # Rankers saved before that was kept: a weight other than 0 was tuned.
         return self.ranker.config.learned_from or ("valid" if self.ranker.config.t5_weight else "train")
+
+    @property
+    def reads_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
+        """Whether its beam head was trained on searches with a memory; None: it has no beam head."""
+        return None if self.ranker.beam_head is None else self.ranker.config.reads_memory
 
     @property
     def fingerprint(self) -> str | None:
@@ -116,11 +128,41 @@ class ClickRanker(Ranker):
         k: int,
         exclude_history: bool = True,
         allowed: np.ndarray | None = None,
+        memory: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` beams with the highest sum of the logit and ``t5_weight`` times the T5's log-probability (a
-        tempered one, where it samples); see :meth:`tiger.rankers.base.Ranker.order`."""
-        sums = _weighted_sums(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
-        return best_first(sums, beams, scores, k)
+        """The ``k`` beams that the beam head scores best; where there is none, those with the highest sum of the logit
+        and ``t5_weight`` times the T5's log-probability (a tempered one, where it samples); see
+        :meth:`tiger.rankers.base.Ranker.order`.
+
+        Args:
+            memory: float [n, K, parts], see :meth:`tiger.retriever.memory.ItemMemory.parts`; None: no memory.
+
+        Raises:
+            DataError: see :func:`tiger.rankers.base.check_memory`.
+        """
+        if self.ranker.beam_head is None:
+            sums = _weighted_sums(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
+            return best_first(sums, beams, scores, k)
+        return best_first(self.score_beams(self.inputs(histories, beams, scores, memory), beams), beams, scores, k)
+
+    def inputs(
+        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, memory: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Inputs of the beam head, float32 [n, K, inputs + 1]; see :meth:`order`."""
+        check_memory(self, memory is not None)
+        assert self._totals is not None  # checked when it was made
+        logits = self.score(list(histories), beams)
+        logits = np.where(beams < 0, 0, logits)[..., None]
+        return np.concatenate([beam_inputs(beams, scores, self._totals, memory), logits], axis=-1)
+
+    @torch.inference_mode()
+    def score_beams(self, inputs: np.ndarray, beams: np.ndarray) -> np.ndarray:
+        """The beam head's scores, float32 [n, K], of :meth:`inputs`; ``-inf`` where there is no beam."""
+        head, device = self.ranker.beam_head, self.ranker.device
+        assert head is not None
+        with torch.autocast(device.type, enabled=False):
+            found = head(torch.from_numpy(inputs).to(device)).cpu().numpy()
+        return np.where(beams < 0, -np.inf, found).astype(np.float32)
 
     def tune_t5_weight(
         self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
@@ -159,6 +201,7 @@ class ClickRanker(Ranker):
             if vectors is None or len(vectors) != len(rows):
                 raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
             self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(vectors, dtype=np.float32))])
+        self._totals = None if self._totals is None else np.append(self._totals, _no_events(len(rows)))
         self._embedded = None
 
     def update_items(
@@ -178,6 +221,7 @@ class ClickRanker(Ranker):
         kept = torch.from_numpy(rows)
         self._rows = self._rows[kept]
         self._dense = None if self._dense is None else self._dense[kept]
+        self._totals = None if self._totals is None else self._totals[rows]
         self._embedded = None
 
     def to(self, device: str | torch.device) -> None:
@@ -191,6 +235,8 @@ class ClickRanker(Ranker):
             self.features.save_pretrained(folder)
             if self._dense is not None:
                 write_atomically(Path(folder) / DENSE, save({"dense": self._dense.numpy().astype(np.float16)}))
+            if self._totals is not None:
+                write_atomically(Path(folder) / TOTALS, save({"totals": self._totals}))
 
     @classmethod
     def from_pretrained(
@@ -215,13 +261,17 @@ class ClickRanker(Ranker):
         if (folder / DENSE).exists():
             shape = (len(tokenizer), ranker.config.dense_dim)
             dense = read_arrays(folder / DENSE, {"dense": (("F16", "F32"), shape)})["dense"]
+        totals = None
+        if ranker.beam_head is not None:
+            totals = read_arrays(folder / TOTALS, {"totals": ("F32", (len(tokenizer),))})["totals"]
         _check_sizes(folder, ranker.config, features, tokenizer)
-        return cls(ranker, features, tokenizer, dense)
+        return cls(ranker, features, tokenizer, dense, totals)
 
     def digest(self) -> bytes:
-        """All weights."""
-        weights = self.ranker.state_dict().values()
-        return b"".join(one.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for one in weights)
+        """All weights, and what its beam head reads of the items."""
+        weights = [one.detach().cpu().contiguous().flatten() for one in self.ranker.state_dict().values()]
+        totals = b"" if self._totals is None else self._totals.tobytes()
+        return b"".join(one.view(torch.uint8).numpy().tobytes() for one in weights) + totals
 
 
 def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tokenizer: SemanticIdTokenizer) -> None:
@@ -233,6 +283,10 @@ def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tok
     fine &= not reads_codes or sizes == (tokenizer.num_codebooks, tokenizer.codebook_size)
     if not fine:
         raise DataError(f"{folder}: ranker, item features and semantic IDs have different sizes. Save it again.")
+
+
+def _no_events(count: int) -> np.ndarray:
+    return np.full(count, COUNT_FLOOR, dtype=np.float32)
 
 
 def _weighted_sums(logits: np.ndarray, scores: np.ndarray, t5_weight: float) -> np.ndarray:
