@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
@@ -15,16 +13,11 @@ from tiger.retriever.memory import NEAREST, row_shares
 from tiger.semantic_ids.neighbors import code_neighbors, items_around
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 
-if TYPE_CHECKING:
-    from tiger.recommender.catalog_updates import ItemBatch
-
 # Texts that a new one is compared with: 30 ms for one item, whatever the catalog's size.
 _COMPARED = 1000
 
 
-def lenders(
-    state: RecommenderState, tokenizer: SemanticIdTokenizer, batch: ItemBatch, rows: pa.Table | None
-) -> sparse.csr_matrix:
+def lenders(state: RecommenderState, tokenizer: SemanticIdTokenizer, texts: list[str] | None) -> sparse.csr_matrix:
     """Shares of known items in what each new item borrows.
 
     An item's words are compared with those of about a thousand items whose first codes are its own or near it. Where
@@ -34,16 +27,14 @@ def lenders(
     Args:
         state: the catalog so far.
         tokenizer: with the new items behind.
-        batch: the new items, whose texts count where they are given without a table.
-        rows: of the item table, one per new item; None: there is no table.
+        texts: one per new item, empty where there is none; None: nothing is known of any.
 
     Returns:
         float32 [new, items so far], the rows' sums being 1, or 0 where no item lends.
     """
     shares = code_neighbors(state.tokenizer, tokenizer)
-    if state.items is None or rows is None:
+    if state.items is None or texts is None:
         return shares
-    texts = item_texts(rows, state.template, required=False) if batch.texts is None else batch.texts
     alike = _by_words(state, texts, tokenizer.codes[len(state.tokenizer) :, 0])
     unlike = np.diff(alike.indptr) == 0
     return (alike + sparse.diags(unlike.astype(np.float32)) @ shares).tocsr()

@@ -135,6 +135,13 @@ class ItemBatch:
             )
         return vectors
 
+    def texts_of(self, rows: pa.Table | None, template: str | None) -> list[str] | None:
+        """The texts given, or those of ``rows`` of the item table, empty where a row has none; None: there are
+        neither."""
+        if self.texts is not None or rows is None:
+            return self.texts
+        return item_texts(rows, template, required=False)
+
 
 def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderState, list[str]]:
     """Add the items that are new; known ones stay as they are. Also return the ids of the new ones.
@@ -153,7 +160,7 @@ def with_items(state: RecommenderState, batch: ItemBatch) -> tuple[RecommenderSt
     items = None if state.items is None else _in_few_chunks(pa.concat_tables([state.items, rows]))
     memory = state.memory
     if memory is not None:
-        memory = memory.extended(lenders(state, tokenizer, batch, rows))
+        memory = memory.extended(lenders(state, tokenizer, batch.texts_of(rows, state.template)))
     if ranker is not None:
         ranker.add_items(tokenizer, items, vectors)
     larger = replace(
