@@ -106,8 +106,9 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
 
 
 def comparisons_of(found: Mapping[str, NextItemEvaluation]) -> list[dict[str, Any]]:
-    """What the recipe promises, measured: the last stage is not below the hybrid (without texts: transition), and the
-    T5 is not below popularity.
+    """Compare what the recipe promises: the last stage is not below the hybrid, and the T5 not below popularity.
+
+    Without texts there is no hybrid: transition takes its place.
 
     Returns:
         ``model``, ``baseline``, and of NDCG@10 the ``difference`` with its 95% interval over users, ``low`` and

@@ -113,10 +113,7 @@ def train(
     settings = check_settings(plan, steps)  # of the last step too, before hours of training
     if not isinstance(dataset, str | os.PathLike):
         write_dataset(dataset, Path(folder))
-    data = RecommendationData.load(plan.dataset)
-    if "retriever" in steps:
-        check_enough(data, data.split(LEAVE_ONE_OUT if plan.held_out else ALL), plan.dataset)
-    clock = StepClock(_estimates(plan, settings, data))
+    clock = StepClock(_estimates(plan, settings))
     for number, step in enumerate(steps, 1):
         print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
         run_step(plan, step)
@@ -145,8 +142,11 @@ def run_step(plan: Plan, step: str) -> None:
     runs[step](plan)
 
 
-def _estimates(plan: Plan, settings: Mapping[str, tuple], data: RecommendationData) -> dict[str, float]:
-    """Seconds that each step may take, by the size of the data."""
+def _estimates(plan: Plan, settings: Mapping[str, tuple]) -> dict[str, float]:
+    """Seconds that each step may take, by the size of the data, which has to be enough to learn from."""
+    data = RecommendationData.load(plan.dataset)
+    if "retriever" in settings:
+        check_enough(data, data.split(LEAVE_ONE_OUT if plan.held_out else ALL), plan.dataset)
     lengths = data.sequences.lengths
     sizes = data.num_items, int((lengths >= 3).sum()), int(np.maximum(lengths - 3, 0).sum())
     known: dict[str, dict] = {step: {} for step in settings}

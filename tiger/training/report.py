@@ -119,7 +119,7 @@ def data_section(data: RecommendationData, training: Mapping[str, Any], results:
 def decisions_section(
     data: RecommendationData, training: Mapping[str, Any], codes: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Section:
-    """What the training decided by itself."""
+    """The decisions that the training made by itself."""
     note = "What was decided by itself, and why. To decide otherwise, give settings of the last column to tiger train "
     note += "as --set, with another --out."
     return Section("Decisions", notes=(note,), decisions=tuple(decisions_of(data, training, codes, results)))

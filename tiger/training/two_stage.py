@@ -17,7 +17,7 @@ from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import known_digests, split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
-from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, KEPT
+from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -59,8 +59,8 @@ class TwoStageArguments:
     keep: str = field(
         default="auto",
         metadata={
-            "help": "auto: the trees where they are better than the hybrid and the T5 by two standard errors on users "
-            "held out, else the hybrid's order, or no second stage where the T5's is better than that; trees: always"
+            "help": "auto: the trees where they are better than the hybrid by two standard errors, and than the T5, "
+            "on users held out, else the hybrid's order, or no second stage where the T5's is better; trees: always"
         },
     )
     exclude_history: bool | None = field(
@@ -86,8 +86,6 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     Raises:
         DataError: the recommender, the dataset and the vectors don't belong together.
     """
-    if args.keep not in KEPT:
-        raise DataError(f"keep must be {' or '.join(KEPT)}, got {args.keep!r}.")
     tiger = TigerRecommender.from_pretrained(args.recommender, devices.fastest(), rank=False)
     data = RecommendationData.load(args.dataset)
     if len(tiger.tokenizer) != data.num_items or set(tiger.tokenizer.item_ids) != set(data.item_ids):
@@ -125,19 +123,22 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
     ranker.record["seconds"] = round(time.perf_counter() - start)
     ranker.record["exclude_history"] = exclude
-    decision = {name: value for name, value in ranker.record.items() if name.startswith(("held out ndcg@10", "users"))}
-    decision = {"order": ranker.record.get("order", BY_TREES), "trees": ranker.record["trees"]} | decision
-    trees = " + ".join(map(str, ranker.record["trees"]))  # of several seeds
-    print(
-        f"{trees} trees, chosen on {ranker.record['users held out']:,} users held out: "
-        f"ndcg@10 {ranker.record['held out ndcg@10']:.4f}"
-    )
+    decision = _decision(ranker.record)
     print(order_in_words(decision))
     if decision["order"] == BY_T5:
         _without_trees(args, tiger, decision)
         return None
     tiger.training = tiger.training | {"second_stage": decision}
     return _saved(args, tiger, ranker)
+
+
+def _decision(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the record of a fit, what says which order is kept; the number of trees is printed."""
+    trees = " + ".join(map(str, record["trees"]))  # of several seeds
+    found = f"ndcg@10 {record['held out ndcg@10']:.4f}"
+    print(f"{trees} trees, chosen on {record['users held out']:,} users held out: {found}")
+    known = {name: value for name, value in record.items() if name.startswith(("held out ndcg@10", "users"))}
+    return {"order": record.get("order", BY_TREES), "trees": record["trees"]} | known
 
 
 def order_in_words(decision: Mapping[str, Any]) -> str:
@@ -152,9 +153,9 @@ def order_in_words(decision: Mapping[str, Any]) -> str:
     where = f"On {decision['users held out']:,} users held out, N@10 of the trees is {numbers[BY_TREES]}"
     where += f", the hybrid's {numbers[BY_HYBRID]}{t5}"
     done = {
-        BY_TREES: "the trees are better by two standard errors and order the candidates",
+        BY_TREES: "the trees are better than the hybrid by two standard errors and order the candidates",
         BY_HYBRID: "the trees are not better by two standard errors, so the hybrid's score orders the candidates",
-        BY_T5: "the trees are not better by two standard errors, so there is no second stage",
+        BY_T5: "the trees are not the best, so there is no second stage",
     }
     return f"{where}: {done[decision['order']]}."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +28,14 @@ class OrderChoice:
     order: str
     ndcg: dict[str, float]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a ranker's record says of it."""
+        return {"order": self.order} | {f"held out ndcg@10, {name}": value for name, value in self.ndcg.items()}
+
     @classmethod
     def of(cls, answers: Mapping[str, np.ndarray], targets: np.ndarray) -> OrderChoice:
-        """Keep the trees where they are better than the hybrid and the T5 by two standard errors.
+        """Keep the trees where they are better than the hybrid by two standard errors, and better than the T5.
 
         Else the T5's order stays where it is better than the hybrid's by one, so that no second stage is below the
         hybrid but by chance.
@@ -42,8 +48,7 @@ class OrderChoice:
         metrics = {name: next_item_metrics_per_user(found, targets, (k,)) for name, found in answers.items()}
         users = {name: found[f"ndcg@{k}"] for name, found in metrics.items()}
         ndcg = {name: round(float(values.mean()), 5) for name, values in users.items()}
-        others = [name for name in users if name != BY_TREES]
-        if all(_is_better(users[BY_TREES], users[name], ERRORS) for name in others):
+        if _is_better(users[BY_TREES], users[BY_HYBRID], ERRORS) and ndcg[BY_TREES] > ndcg.get(BY_T5, 0):
             return cls(BY_TREES, ndcg)
         if BY_T5 in users and _is_better(users[BY_T5], users[BY_HYBRID], 1.0):
             return cls(BY_T5, ndcg)

@@ -24,7 +24,7 @@ from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, OrderChoice
+from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, KEPT, OrderChoice
 from tiger.rankers.two_stage.examples import NothingToLearn as NothingToLearn  # also known by this module
 from tiger.rankers.two_stage.examples import RankingExamples as _Examples
 from tiger.rankers.two_stage.kept_candidates import kept
@@ -84,6 +84,15 @@ class TwoStageOptions:
     num_seeds: int = 1
     time_dropout: float = 0.0
     keep: str = BY_TREES
+
+    def __post_init__(self) -> None:
+        if self.keep not in KEPT:
+            raise DataError(f"keep must be {' or '.join(KEPT)}, got {self.keep!r}.")
+
+    def drawn(self, count: int) -> np.ndarray:
+        """Users who are held out, bool [count]."""
+        order = np.random.default_rng(self.seed).permutation(count)
+        return np.isin(np.arange(count), order[: int(self.held_out * count)])
 
     def lightgbm(self, number: int = 0) -> dict[str, Any]:
         """LightGBM's settings for one of the models."""
@@ -174,9 +183,7 @@ class TwoStageRanker(Ranker):
         columns = [name for name in candidates.names if name.split(":")[0] not in options.without]
         if "t5" in options.without:
             proposals = candidates.without_beams(proposals)
-        order = np.random.default_rng(options.seed).permutation(len(targets))
-        held_out = np.zeros(len(targets), dtype=bool)
-        held_out[order[: int(options.held_out * len(targets))]] = True
+        held_out = options.drawn(len(targets))
         no_times = np.random.default_rng([options.seed, 1]).random(len(targets)) < options.time_dropout
         examples = _Examples(proposals, targets, no_times, candidates.names, columns)
         learned, chosen, all_users = map(examples.lists, (~held_out, held_out, held_out | ~held_out))
@@ -197,8 +204,7 @@ class TwoStageRanker(Ranker):
             for name, value in next_item_metrics(answers, targets[held_out]).items():
                 record[f"held out {name}{suffix}"] = round(float(value), 5)
         if options.keep != BY_TREES:
-            choice = _choice(candidates, halves, columns, kept_apart, targets[held_out])
-            record |= {"order": choice.order} | {f"held out ndcg@10, {name}": one for name, one in choice.ndcg.items()}
+            record |= _choice(candidates, halves, columns, kept_apart, targets[held_out]).record
         record |= {
             "users held out": int(held_out.sum()),
             "trees": [half.best_iteration for half in halves],
@@ -207,7 +213,7 @@ class TwoStageRanker(Ranker):
             "time_dropout": options.time_dropout,
         }
         if record.get("order") == BY_HYBRID:
-            return cls(candidates, [], [HYBRID_COLUMN], fingerprint, record)
+            whole, columns = [], [HYBRID_COLUMN]
         return cls(candidates, whole, columns, fingerprint, record, assume_last_day=not options.time_dropout)
 
     def __len__(self) -> int:
