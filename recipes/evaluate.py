@@ -34,8 +34,9 @@ from tiger.evaluation.training_split import OTHER_LOG, split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
-from tiger.training.evaluation import EvaluationArguments, stages_of
+from tiger.training.evaluation import EvaluationArguments, name_alone, stages_of
 from tiger.training.stories import SHOWN, spread, stories_of, told
+from tiger.training.validation_counts import SUFFIX
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -126,9 +127,9 @@ def measure(
         tuple(facts.items()),
         args.command,
     )
-    rows, alone = model_results(measured, stages, split, texts, args.name)
+    rows, alone = model_results(measured, stages, split, texts, name_alone(recommender, args.name))
     for row in rows:
-        if row["model"] not in (args.name, "memory", f"{args.name}-no-memory"):
+        if row["model"].removesuffix(SUFFIX) not in (args.name, "memory", f"{args.name}-no-memory"):
             row["second_stage"] = getattr(ranker, "record", {})  # how many fits, and with which settings
     if args.ranks_dir is not None:
         Path(args.ranks_dir).mkdir(parents=True, exist_ok=True)

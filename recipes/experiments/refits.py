@@ -149,6 +149,8 @@ def fits_of(
 ) -> list[Fit]:
     """All fits over one recommender, the variants of a seed side by side."""
     weights = [weight.detach().float().cpu().numpy() for weight in tiger.model.parameters()]
+    if tiger.memory is not None:
+        weights.append(tiger.memory.weights.kernels)
     read = {"t5": digest(*weights) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
     log = digest(data.sequences.items, data.sequences.offsets, data.sequences.timestamps)
     same = [log, None if vectors is None else digest(vectors), tiger.training.get("shuffle_ties"), args.num_proposed]

@@ -40,6 +40,7 @@ from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -102,10 +103,13 @@ def proposed(
     args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model."""
-    weights = tiger.model.shared.weight.detach().cpu().numpy()
-    name = f"{Path(args.dataset).name}-{digest(weights)}-{args.num_beams}-{part}"
+    weights = [tiger.model.shared.weight.detach().cpu().numpy()]
+    if tiger.memory is not None:  # whose weights tell one fit from another
+        weights.append(tiger.memory.weights.kernels)
+    name = f"{Path(args.dataset).name}-{digest(*weights)}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     kept = load_file(file) if file.exists() else {}
+    without_validation_counts(tiger, split)
     if "seconds" in kept:
         return kept["rows"], kept["scores"], float(kept["seconds"])
     start = time.perf_counter()

@@ -107,7 +107,8 @@ def test_a_stage_that_learned_from_a_part_is_not_measured_on_it():
         return beams[:, :k] + 4, None, scores[:, :k]
 
     ranker = SimpleNamespace(kind="two-stage", proposes_items=True, learned_from="valid", order=order)
-    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker, memory=None)
+    parts = {"recommend_rows": recommend_rows, "ranker": ranker, "memory": None, "training": {}}
+    model = SimpleNamespace(device=torch.device("cpu"), **parts)
     args, histories = EvaluationArguments(num_beams=12, bf16=False), Sequences.from_rows([np.array([1])] * 2)
     (alone, beams, _), (name, ranked, _) = stages_of(model, histories, args, False)
     assert (alone, name) == ("tiger", "two-stage") and (beams == 3).all() and (ranked == 7).all()
@@ -130,7 +131,8 @@ def test_a_second_stage_is_measured_without_times_as_well_where_that_is_wanted()
     ranker = SimpleNamespace(
         kind="two-stage", proposes_items=True, learned_from="valid", order=order, reads_times=True
     )
-    model = SimpleNamespace(device=torch.device("cpu"), recommend_rows=recommend_rows, ranker=ranker, memory=None)
+    parts = {"recommend_rows": recommend_rows, "ranker": ranker, "memory": None, "training": {}}
+    model = SimpleNamespace(device=torch.device("cpu"), **parts)
     histories = Sequences(np.array([0, 1, 2]), np.array([1, 1]), np.array([86_400, 90_000]))
     args = EvaluationArguments(num_beams=12, bf16=False, no_timestamps=True)
     found = {name: int(ranked[0, 0]) for name, ranked, _ in stages_of(model, histories, args, False)}

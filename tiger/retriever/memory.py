@@ -64,17 +64,17 @@ class MemoryTables:
             groups: int [items], see :func:`tiger.embeddings.item_neighbors.nearest_items`.
             width: entries that are kept for an item in either table of the log; None: all.
         """
-        size = len(texts)
-        totals = floored_totals(train, size)
-        followers, shared = follower_counts(train, size), shared_counts(train, size)
-        root = sparse.diags(1 / np.sqrt(totals)).astype(np.float32)
-        shared = (root @ shared @ root).tocsr()
-        if width is not None:
-            followers, shared = truncated(followers, width), truncated(shared, width)
-        return cls(followers.astype(np.float32), shared.astype(np.float32), similar_items(texts, groups), totals)
+        return cls(
+            *_counted(train, len(texts), width), similar_items(texts, groups), floored_totals(train, len(texts))
+        )
 
     def __len__(self) -> int:
         return len(self.totals)
+
+    def recounted(self, log: Sequences, width: int | None = 200) -> MemoryTables:
+        """Count another log over the same items; what is known of the texts stays."""
+        followers, shared = _counted(log, len(self), width)
+        return MemoryTables(followers, shared, self.neighbors, floored_totals(log, len(self)))
 
     @cached_property
     def near(self) -> sparse.csr_matrix:
@@ -86,6 +86,16 @@ class MemoryTables:
     def near_to(self) -> sparse.csr_matrix:
         """:attr:`near`, transposed: of each item, the items that it is near to."""
         return self.near.T.tocsr()
+
+
+def _counted(log: Sequences, size: int, width: int | None) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """``followers`` and ``shared`` of :class:`MemoryTables`."""
+    followers, shared = follower_counts(log, size), shared_counts(log, size)
+    root = sparse.diags(1 / np.sqrt(floored_totals(log, size))).astype(np.float32)
+    shared = (root @ shared @ root).tocsr()
+    if width is not None:
+        followers, shared = truncated(followers, width), truncated(shared, width)
+    return followers.astype(np.float32), shared.astype(np.float32)
 
 
 def similar_items(texts: ItemTexts, groups: np.ndarray | None = None, count: int = 50) -> sparse.csr_matrix:
@@ -277,6 +287,16 @@ class ItemMemory:
         rows = row_shares(sparse.csr_matrix(cells, shape=(count, known), dtype=np.float32))
         slots = np.append(self.slots, np.arange(known + new, known + new + count, dtype=np.int32))
         return replace(self, slots=slots, borrowed=sparse.vstack([self.borrowed, rows]).tocsr())
+
+    def recounted(self, log: Sequences) -> ItemMemory:
+        """With counts of another log over the same items, and the weights as they are.
+
+        Raises:
+            ValueError: items were added or removed since it was fitted.
+        """
+        if not self._is_as_fitted or self.borrowed.shape[0]:
+            raise ValueError("items were added or removed since the memory was fitted: fit it anew.")
+        return ItemMemory(self.tables.recounted(log), self.weights)
 
     def keep(self, rows: np.ndarray) -> ItemMemory:
         """Of these rows of the catalog alone, in this order."""

@@ -36,6 +36,7 @@ from tiger.retriever.memory import ROUTES
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_settings import check_folders
 from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -121,6 +122,8 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     if args.num_beams < 10:
         raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)
+    if recommender is not None:
+        without_validation_counts(recommender, split)
     ranker, metrics = _trained(args, training, data, tokenizer, split, recommender)
     report: dict[str, Any] = {"validation": metrics}
     if recommender is not None:

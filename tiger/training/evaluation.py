@@ -22,6 +22,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.memory import ItemMemory
 from tiger.training.stories import spread, stories_of
+from tiger.training.validation_counts import SUFFIX, check_part, counts_validation, suffix_of
 from tiger.utils import devices
 
 # The largest of the published sets has 7e8; fifty million scores take a CPU about a second.
@@ -73,7 +74,10 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     users = everyone.drawn(args.users or users_to_ask(len(everyone), data.num_items))
     asked = everyone.select(users)
     found: dict[str, NextItemEvaluation] = {}
-    baselines = baselines_of(split, _texts_of_rows(data, rows, len(tiger.tokenizer)))
+    texts = _texts_of_rows(data, rows, len(tiger.tokenizer))
+    baselines = baselines_of(split, texts)
+    if counts_validation(tiger.training) and "hybrid" in baselines:
+        baselines[f"hybrid{SUFFIX}"] = Hybrid().fit(split.test_histories, texts).recommend
     for name, recommend in baselines.items():
         found[name] = evaluate(recommend, asked.histories, asked.targets, exclude_history=exclude)
     answers, scores = np.empty((0, 0)), np.empty((0, 0))
@@ -154,7 +158,11 @@ def stages_of(
     Yields:
         Answers [n, number of beams, at least 10] of the T5 with its memory, if any, then [n, 10] of both stages;
         with ``no_timestamps`` those that know no times of events come before. Before all come those of the memory,
-        [n, 10], where there is one, and with ``no_memory`` those of the T5 without it.
+        [n, 10], where there is one, and with ``no_memory`` those of the T5 without it. Names of what counts validation
+        events end in ``-with-validation``.
+
+    Raises:
+        DataError: the part is ``valid``, and its events are counted.
     """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
@@ -163,17 +171,19 @@ def stages_of(
         "rank": False,
         "bf16": args.bf16,
     }
+    check_part(tiger.training, part)
+    suffix = suffix_of(tiger.training)
     count = max(10, args.num_beams)
     if tiger.memory is not None:
-        yield "memory", *memory_alone(tiger.memory, histories, exclude_history)
+        yield f"memory{suffix}", *memory_alone(tiger.memory, histories, exclude_history)
         if args.no_memory:
             yield f"{alone}-no-memory", *tiger.recommend_rows(histories, k=count, memory=False, **search)
     beams, scores = tiger.recommend_rows(histories, k=count, **search)
-    yield alone, beams, scores
+    yield name_alone(tiger, alone), beams, scores
     ranker = tiger.ranker
     if ranker is not None and ranker.learned_from != part:
         # A ranker that proposes items of its own is a system of its own, else it is the T5 put in order.
-        name = ranker.kind if ranker.proposes_items else f"{alone}-ranked"
+        name = (ranker.kind if ranker.proposes_items else f"{alone}-ranked") + suffix
         if args.no_timestamps and ranker.reads_times:
             ranked, _, values = ranker_order(
                 ranker, tiger.memory, histories.without_timestamps(), (beams, scores), 10, exclude_history
@@ -181,6 +191,11 @@ def stages_of(
             yield f"{name}-no-timestamps", ranked, values
         ranked, _, values = ranker_order(ranker, tiger.memory, histories, (beams, scores), 10, exclude_history)
         yield name, ranked, values
+
+
+def name_alone(tiger: TigerRecommender, alone: str = ALONE) -> str:
+    """The name of the T5's own order, with its memory where there is one, among :func:`stages_of`."""
+    return alone if tiger.memory is None else alone + suffix_of(tiger.training)
 
 
 def memory_alone(memory: ItemMemory, histories: Sequences, exclude_history: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.parent import Parent, load_parent, refuse_other
 from tiger.training.tokenizer import vectors_of
+from tiger.training.validation_counts import with_validation_counts, without_validation_counts
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 
@@ -67,6 +68,13 @@ class TwoStageArguments:
         default=None,
         metadata={"help": "leave out items of the history; default: as the T5 was trained"},
     )
+    count_validation: bool = field(
+        default=False,
+        metadata={
+            "help": "once the trees are fitted, count validation events too, in the second stage and in the memory, "
+            "as a recommender in use counts all so far; names of what is measured then end in -with-validation"
+        },
+    )
     split: str = field(default=LEAVE_ONE_OUT, metadata={"help": SPLIT_HELP + "; the trees are those of init_from"})
     init_from: str | None = field(
         default=None,
@@ -97,6 +105,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     rows = tiger.tokenizer.rows(data.item_ids)
     split, _ = split_of_model(data, rows, tiger.training, args.dataset, tables=(TRAIN, ITEMS))
     start = time.perf_counter()
+    without_validation_counts(tiger, split)
     candidates = _candidates(args, tiger, data, split.train)
     learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
     exclude = excludes_history(split, args.exclude_history, tiger.training)
@@ -129,6 +138,10 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
         _without_trees(args, tiger, decision)
         return None
     tiger.training = tiger.training | {"second_stage": decision}
+    if args.count_validation:
+        with_validation_counts(tiger, split)
+        ranker.candidates = _candidates(args, tiger, data, split.test_histories)
+        print("validation events are counted from now on")
     return _saved(args, tiger, ranker)
 
 
