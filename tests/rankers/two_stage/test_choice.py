@@ -5,7 +5,6 @@ import pytest
 
 from tests.rankers.two_stage.test_candidates import catalogue, codes, vectors
 from tests.rankers.two_stage.test_ranker import SETTINGS_OF_TREES, SIZE, follow
-from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid, Transition
 from tiger.rankers.two_stage.candidates import Candidates
@@ -80,7 +79,3 @@ def test_a_catalog_without_words_has_candidates():
     candidates = Candidates.fit(follow(0)[0], items, num_proposed=10)
     rows = candidates.propose(histories).rows
     assert (rows[:, :6] >= 0).all()
-    # Nothing is known of an empty history: popular items come first.
-    nobody = Sequences.from_rows([np.empty(0, dtype=np.int64)])
-    expected = Transition().fit(follow(0)[0], SIZE).recommend(nobody, 6)[0]
-    assert np.array_equal(candidates.propose(nobody).rows[:, :6], expected)

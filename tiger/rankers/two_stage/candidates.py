@@ -206,8 +206,6 @@ class Candidates:
         kin = self._content.scores(histories)
         hybrid = TRANSITION_WEIGHT * self._transition.scores(histories)
         hybrid += kin
-        # Where nothing is known, popular items come first, as in the baseline.
-        np.copyto(hybrid, -np.arange(1, len(self) + 1, dtype=np.float32), where=hybrid == 0)
         kin += DAMPED_WEIGHT * self._damped.scores(histories)
         kin += TOGETHER_WEIGHT * (recency(histories, READ, DECAY, len(self)) @ self._together).toarray()
         if exclude_history:

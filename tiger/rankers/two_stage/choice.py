@@ -30,7 +30,7 @@ class OrderChoice:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a ranker's record says of it."""
+        """Entries for a ranker's record."""
         return {"order": self.order} | {f"held out ndcg@10, {name}": value for name, value in self.ndcg.items()}
 
     @classmethod

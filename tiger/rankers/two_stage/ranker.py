@@ -194,9 +194,8 @@ class TwoStageRanker(Ranker):
             half = lightgbm.train(settings, learned, options.max_trees, valid_sets=[chosen], callbacks=[stop])
             halves.append(half)
             whole.append(lightgbm.train(settings, all_users, half.best_iteration))
-        record: dict[str, Any] = {}
         kept_apart = Proposals(proposals.rows[held_out], proposals.columns[held_out])
-        inputs = {"": kept_apart}
+        record, inputs = dict[str, Any](), {"": kept_apart}
         if options.time_dropout:
             inputs[", no timestamps"] = candidates.without_times(kept_apart)
         for suffix, given in inputs.items():
