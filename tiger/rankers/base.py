@@ -161,7 +161,8 @@ def check_memory(ranker: Ranker, has_memory: bool) -> None:
     Raises:
         DataError: it learned from searches with a memory, and this one has none, or the reverse.
     """
-    if ranker.reads_memory is None or ranker.reads_memory == has_memory:
+    reads_memory = getattr(ranker, "reads_memory", None)  # rankers of others may not have the attribute
+    if reads_memory is None or reads_memory == has_memory:
         return
     raise DataError(
         "this ranker learned from searches without a memory: search with memory=False, or train it again."

@@ -174,10 +174,10 @@ def ranker_order(
         DataError: the ranker learned from searches with a memory, and this one had none, or the reverse.
     """
     check_memory(ranker, memory is not None)
-    known: dict[str, np.ndarray] = {}
-    if ranker.reads_memory and memory is not None:
+    known: dict[str, np.ndarray] = {} if allowed is None else {"allowed": allowed}
+    if memory is not None and getattr(ranker, "reads_memory", None):
         known["memory"] = memory.parts(histories, *found)
-    return ranker.order(histories, *found, k, exclude_history, allowed, **known)
+    return ranker.order(histories, *found, k, exclude_history, **known)
 
 
 def rank_candidates(

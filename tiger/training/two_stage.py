@@ -30,6 +30,9 @@ from tiger.utils.errors import DataError
 # Settings that trees which are kept can't follow any more.
 _FITTED_BY = ("num_beams", "users", "max_trees", "learning_rate", "num_leaves", "seed", "num_seeds", "time_dropout")
 
+# Settings that are fields of TwoStageOptions too.
+_OPTIONS = ("max_trees", "learning_rate", "num_leaves", "seed", "num_seeds", "time_dropout", "keep")
+
 
 @dataclass
 class TwoStageArguments:
@@ -117,13 +120,7 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
             candidates.propose(learn.histories, beams, scores, exclude, progress=True),
             learn.targets,
             tiger.tokenizer.fingerprint,
-            max_trees=args.max_trees,
-            learning_rate=args.learning_rate,
-            num_leaves=args.num_leaves,
-            seed=args.seed,
-            num_seeds=args.num_seeds,
-            time_dropout=args.time_dropout,
-            keep=args.keep,
+            **{name: getattr(args, name) for name in _OPTIONS},
         )
     except NothingToLearn as error:
         _without_trees(args, tiger, {"order": BY_T5, "reason": str(error)})
