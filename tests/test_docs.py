@@ -252,6 +252,8 @@ def test_options_of_scripts_exist():
     given = {pair for page in WRITTEN for pair in script_options(page.read_text())}
     for name, option in given:
         own = (ROOT / name).read_text() + (shared if re.match(r"recipes/\w+\.py|data/", name) else "")
+        beside = [(ROOT / name).with_name(f"{one}.py") for one in re.findall(r"^from (\w+) import", own, re.M)]
+        own += "".join(file.read_text() for file in beside if file.exists())  # arguments that scripts share
         assert re.search(rf"\b{option}\b", own), f"{name} --{option}"
     assert len(given) > 40 and ("recipes/speed/gpu.py", "sections") in given
 

@@ -24,7 +24,7 @@ def counts_validation(training: Mapping[str, Any]) -> bool:
 
 
 def suffix_of(training: Mapping[str, Any]) -> str:
-    """What names of what is measured end in."""
+    """The end of the names under which a recommender is measured; empty unless it counts validation events."""
     return SUFFIX if counts_validation(training) else ""
 
 
