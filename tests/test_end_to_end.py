@@ -258,7 +258,7 @@ def test_one_command_for_a_dataset_of_ones_own(work):
     command = [
         *("recipes/pipeline.py", "recipes/default", "--dataset", demo(work), "--out", work / "own"),
         *("--set", *small, "retriever.num_train_epochs=1", "retriever.min_steps=0", "two_stage.max_trees=20"),
-        *("two_stage.num_beams=10", "evaluate.num_beams=10"),
+        *("two_stage.num_beams=10", "two_stage.keep=trees", "evaluate.num_beams=10"),
     ]
     done = run(*command)
     assert "two-stage" in done.stdout

@@ -14,6 +14,7 @@ from tests.conftest import make_model
 from tiger.cli.main import main
 from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.config import item_vocabulary
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils import hub
 from tiger.utils.errors import DataError
@@ -146,7 +147,8 @@ def test_new_items_are_recommendable_at_once(recommender, tmp_path):
     recommender.add_items(new, ["tent rope map"] * 30)
     assert np.array_equal(recommender.tokenizer.semantic_ids[:40], before)
     # Thirty items with one text overflow the eight collision tokens: the vocabulary grows, and with it the model.
-    assert recommender.model.config.vocab_size == recommender.tokenizer.vocab_size > 1 + 3 * 8
+    tokens = item_vocabulary(recommender.model)
+    assert tokens == recommender.tokenizer.vocab_size > 1 + 3 * 8
     items, scores = recommender.recommend([["i1", "new3"]], k=70, num_beams=70)
     assert set(new) - set(items[0]) == {"new3"}
     recommender.add_items(new, ["another text"] * 30)
