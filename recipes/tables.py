@@ -28,26 +28,21 @@ def summary_table(folder: Path) -> str:
     """Markdown for the README: R@10 / N@10 of a few models, with the history removed and kept."""
     settings = {"removed": HEADLINE, "kept": OTHERS[0]}
     heads = ["R@10 / N@10, history", *(f"{name.capitalize()}, {way}" for name in PAPER for way in settings)]
-    models = ("tiger-paper", "tiger-no-memory", "hybrid", "memory", "tiger")
     found = {name: rows_of(folder / name) for name in PAPER}
-    lines = [
-        [
-            f"`{model}`",
-            *(
-                pair(found[name][model].get(setting, {}).get("metrics"))
-                for name in PAPER
-                for setting in settings.values()
-            ),
-        ]
-        for model in models
-    ]
+
+    def line(model: str) -> list[str]:
+        parts = [found[name].get(model, {}).get(way, {}) for name in PAPER for way in settings.values()]
+        return [f"`{model}`", *(pair(part.get("metrics")) for part in parts)]
+
+    lines = [line(model) for model in ("tiger-paper", "tiger-no-memory", "hybrid", "memory", "tiger")]
     second = ["`two-stage`"]
     for name in PAPER:
         second += [pair(_second_stage_metrics(folder, name)), ""]
     paper = ["*TIGER, the paper; it does not say which*"]
     for recall, ndcg in PAPER.values():
         paper += [f"{recall:.4f} / {ndcg:.4f}", ""]
-    return markdown_table(heads, [paper, *lines, second]) + "\n"
+    last = [line(f"{model}-with-validation") for model in ("hybrid", "two-stage")]
+    return markdown_table(heads, [paper, *lines, second, *last]) + "\n"
 
 
 def results_tables(folder: Path) -> str:
