@@ -7,7 +7,7 @@ The block of Zhai et al. (arXiv 2402.17152): one layer makes gate, values, queri
 the place of softmax, with a bias by distance and by time between events; its result is normed, gated, and projected.
 There is no second layer of a transformer. The paper's bias may read the time of the event that is to be predicted;
 here it reads the times of the history alone, since nobody who recommends knows when the next event will be. Trained
-and measured as every peer is (``peers.py``). Writes ``hstu.json``;
+and measured as every peer is (``peer.py``). Writes ``hstu.json``;
 ``hstu-ids.json`` where the table starts from random numbers and no text is read.
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from peer import PeerArguments
 from peer_training import run_peer
-from peers import PeerArguments
 from torch import nn
 from torch.nn import functional as F
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import Peer, PeerArguments, make_peer, recommend, with_times_as_items
+from peer import Peer, PeerArguments, make_peer, recommend, with_times_as_items
 from safetensors import safe_open
 from safetensors.torch import save
 from torch.nn import functional as F

@@ -2,7 +2,7 @@
 
     python recipes/experiments/sasrec.py --dataset datasets/beauty --out runs/beauty/sasrec [--start_from log:1]
 
-The transformer of SASRec (arXiv 1808.09781), trained and measured as every peer is (``peers.py``). Writes
+The transformer of SASRec (arXiv 1808.09781), trained and measured as every peer is (``peer.py``). Writes
 ``sasrec.json``; ``sasrec-init.json`` where the table starts from vectors.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from peer import PeerArguments
 from peer_training import run_peer
-from peers import PeerArguments
 from torch import nn
 from torch.nn import functional as F
 

@@ -39,7 +39,7 @@ def embeddings(tmp_path_factory):
 def peers(monkeypatch):
     """The scripts, which import each other from beside them."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes" / "experiments"))
-    names = ("peers", "peer_training", *KINDS)
+    names = ("peer", "peer_training", *KINDS)
     return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -50,7 +50,7 @@ def arguments(peers, kind, out, dataset="", **settings):
 
 def make_model(peers, kind, num_items=30, vectors=None, **settings):
     torch.manual_seed(0)
-    return peers.peers.Peer(num_items, arguments(peers, kind, "", **settings), vectors).eval()
+    return peers.peer.Peer(num_items, arguments(peers, kind, "", **settings), vectors).eval()
 
 
 def states_of(model, histories, times=None):
@@ -152,11 +152,11 @@ def test_untrained_it_answers_with_the_neighbors_of_the_last_item(peers, kind, t
     table = model.table()[:30]
     assert float(table.detach().std()) == pytest.approx(args.table_std, rel=0.1)
     histories = Sequences.from_rows([np.array([4, 7]), np.array([2])])
-    rows, scores = peers.peers.recommend(model, args, histories, 5, False)
+    rows, scores = peers.peer.recommend(model, args, histories, 5, False)
     assert rows[0, 0] == 7 and rows[1, 0] == 2  # most like itself
     normed = torch.nn.functional.layer_norm(table[7], (16,))
     np.testing.assert_array_equal(rows[0], (table @ normed).topk(5).indices.numpy())
-    removed, values = peers.peers.recommend(model, args, Sequences.from_rows([np.array([4, 7])]), 30, True)
+    removed, values = peers.peer.recommend(model, args, Sequences.from_rows([np.array([4, 7])]), 30, True)
     assert (
         not set(removed[0, :28]) & {4, 7}
         and removed[0, 28:].tolist() == [-1, -1]
@@ -170,7 +170,7 @@ def test_answers_read_the_times_of_the_last_events(peers):
     torch.nn.init.normal_(model.layers[0].times, std=3.0)
     items, times = np.array([9, 4, 7, 2, 5]), np.array([1, 2, 3, 90, 91]) * DAY
     histories = Sequences(np.array([0, 5, 6]), np.append(items, 8).astype(np.int32), np.append(times, 5 * DAY))
-    rows, scores = peers.peers.recommend(model, args, histories, 4, False)
+    rows, scores = peers.peer.recommend(model, args, histories, 4, False)
     state = states_of(model, torch.from_numpy(items[None, 2:]), torch.from_numpy(times[None, 2:]))[0, -1]
     best = (model.items.weight[:30] @ state).topk(4)
     assert rows[0].tolist() == best.indices.tolist()
@@ -191,7 +191,7 @@ def test_some_steps_make_a_model_of_the_small_set_better(peers, kind, tmp_path, 
     assert 0 < second["ndcg@10"] <= second["recall@10"] <= 1
     assert all(not torch.equal(one, two) for one, two in zip(before, training.model.parameters()))
     with pytest.raises(DataError, match="content: give the texts' vectors"):
-        peers.peers.make_peer(arguments(peers, kind, tmp_path, content=True), data, data.leave_one_out())
+        peers.peer.make_peer(arguments(peers, kind, tmp_path, content=True), data, data.leave_one_out())
 
 
 def test_patience_ends_a_run(peers, tmp_path, dataset):
@@ -218,12 +218,12 @@ def test_the_learning_rate_rises_and_falls(peers):
 def test_shares_of_the_vectors(peers, tmp_path, dataset):
     data = RecommendationData.load(dataset)
     split = data.leave_one_out()
-    found = peers.peers.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="log:3,words:1"), data, split)
+    found = peers.peer.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="log:3,words:1"), data, split)
     assert [part.shape for part in found] == [(data.num_items, 12), (data.num_items, 4)]
     with pytest.raises(DataError, match="expected log, words, texts"):
-        peers.peers.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="news:1"), data, split)
+        peers.peer.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="news:1"), data, split)
     with pytest.raises(DataError, match="give their vectors by --embeddings"):
-        peers.peers.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="texts"), data, split)
+        peers.peer.vectors_of(arguments(peers, "sasrec", tmp_path, start_from="texts"), data, split)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -104,22 +104,29 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
         "exclude_history": exclude,
         "repeats": round(repeats, 5),
         **both,
-        "comparisons": comparisons_of(found),
+        "comparisons": comparisons_of(found, name_alone(tiger), suffix_of(tiger.training)),
         "examples": stories_of(tiger, names, asked, answers, scores, spread(len(asked), args.examples)),
     }
 
 
-def comparisons_of(found: Mapping[str, NextItemEvaluation]) -> list[dict[str, Any]]:
+def comparisons_of(
+    found: Mapping[str, NextItemEvaluation], alone: str = ALONE, suffix: str = ""
+) -> list[dict[str, Any]]:
     """Compare what the recipe promises: the last stage is not below the hybrid, and the T5 not below popularity.
 
     Without texts there is no hybrid: transition takes its place.
+
+    Args:
+        found: all models by name, the last stage last.
+        alone: the name of the T5's own order.
+        suffix: of the hybrid's name, which counts what the last stage counts.
 
     Returns:
         ``model``, ``baseline``, and of NDCG@10 the ``difference`` with its 95% interval over users, ``low`` and
         ``high``.
     """
-    last = list(found)[-1]
-    pairs = {(ALONE, "popularity"): None, (last, "hybrid" if "hybrid" in found else "transition"): None}
+    last, hybrid = list(found)[-1], f"hybrid{suffix}"
+    pairs = ((alone, "popularity"), (last, hybrid if hybrid in found else "transition"))
     compared = []
     for model, baseline in pairs:
         if not len(found[model].ranks):
