@@ -13,8 +13,9 @@ RESULTS = ROOT / "recipes" / "results"
 
 @pytest.fixture
 def claims(monkeypatch):
+    """The claims' rows and their verdicts."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("claims")
+    return importlib.import_module("verdicts")
 
 
 @pytest.fixture
@@ -37,7 +38,9 @@ def change(results, name: str, edit) -> None:
 
 def test_the_page_is_what_the_files_say(claims):
     text = (ROOT / "docs" / "claims.md").read_text()
-    assert claims.page(text, claims.Results(RESULTS)) == text, "run python recipes/claims.py"
+    assert importlib.import_module("claims").page(text, claims.Results(RESULTS)) == text, (
+        "run python recipes/claims.py"
+    )
 
 
 def test_every_claim_names_its_files_or_is_open(claims):
@@ -92,4 +95,4 @@ def test_runs_to_come_fill_their_rows(claims, results):
     layers = next(claim for name, claim in found.items() if name.startswith("Layers"))
     ours = "layers-2 .0440, base .0430 after 2 epochs; layers-6 .0420, base .0430 after 2 epochs (validation)"
     assert layers.ours == ours and layers.verdict == claims.PARTLY
-    assert "[paper/a](../recipes/results/paper/a.json)" in claims.table(results)
+    assert "[paper/a](../recipes/results/paper/a.json)" in importlib.import_module("claims").table(results)
