@@ -21,10 +21,8 @@ def code_neighbors(before: SemanticIdTokenizer, after: SemanticIdTokenizer) -> s
         float32 [new, items so far]: equal shares of up to :data:`MOST_NEIGHBORS` items, the rows' sums being 1; empty
         where no item shares the first code. Too many items are thinned out evenly over the catalog.
     """
-    known, places = len(before), []
-    for found in before._ids.sharing(after.codes[known:]):
-        step = max(1, -(-len(found) // MOST_NEIGHBORS))
-        places.append(found[::step])
+    known = len(before)
+    places = [_thinned(found, MOST_NEIGHBORS) for found in before._ids.sharing(after.codes[known:])]
     widths = np.array([len(place) for place in places])
     starts = np.concatenate([[0], np.cumsum(widths)])
     values = np.repeat(1 / np.maximum(widths, 1), widths).astype(np.float32)
@@ -44,12 +42,13 @@ def items_around(tokenizer: SemanticIdTokenizer, first_code: int, count: int) ->
         centers = codebooks[0].detach().float().cpu().numpy()
         codes = np.argsort(np.square(centers - centers[first_code]).sum(axis=1), kind="stable")
     found: list[np.ndarray] = []
-    total = 0
     for code in codes:
-        rows = tokenizer._ids.with_first_code(int(code))
-        rows = rows[:: max(1, -(-len(rows) // count))]
-        found.append(rows)
-        total += len(rows)
-        if total >= count:
+        found.append(_thinned(tokenizer._ids.with_first_code(int(code)), count))
+        if sum(map(len, found)) >= count:
             break
     return np.concatenate(found)
+
+
+def _thinned(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly over them."""
+    return rows[:: max(1, -(-len(rows) // most))]

@@ -128,19 +128,20 @@ class PackedIds:
         packing = self.packing
         keys, found = packing.pack_codes(codes), [np.zeros(0, dtype=np.int64)] * len(codes)
         for level in range(packing.num_codebooks):
-            below = packing.bits_below(level)
-            rest = (np.uint64(1) << below) - np.uint64(1)
-            first = np.searchsorted(self._keys, keys & ~rest)
-            stop = np.searchsorted(self._keys, keys | rest, side="right")
+            first, stop = self._spans(keys, level)
             for place in np.flatnonzero(first < stop):
                 found[place] = self._rows[first[place] : stop[place]]
         return [np.sort(rows) for rows in found]
 
     def with_first_code(self, code: int) -> np.ndarray:
         """The rows whose first code is this one, int64 [m], in ascending order."""
-        below = self.packing.bits_below(0)
-        edges = np.searchsorted(self._keys >> below, [code, code + 1])
-        return np.sort(self._rows[slice(*edges)])
+        first, stop = self._spans(np.uint64(code) << self.packing.bits_below(0), 0)
+        return np.sort(self._rows[first:stop])
+
+    def _spans(self, keys: np.ndarray | np.uint64, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first place, and the one after the last, of the keys that share each key's prefix down to ``level``."""
+        rest = (np.uint64(1) << self.packing.bits_below(level)) - np.uint64(1)
+        return np.searchsorted(self._keys, keys & ~rest), np.searchsorted(self._keys, keys | rest, side="right")
 
     def next_collisions(self, codes: np.ndarray) -> np.ndarray:
         """int64 [m]: for each tuple of codes, one more than the highest collision token that it has."""
