@@ -117,15 +117,16 @@ def checked(name: str, dataset: Path, out: Path, settings: Mapping[str, Mapping]
     broken = [text for text in map(_broken, results["comparisons"]) if text]
     broken += [f"report.html doesn't say {word}" for word in DECISIONS if f"<td>{word}</td>" not in report]
     metrics = {model: one["ndcg@10"] for model, one in results["models"].items()}
-    kept = {"history": "left out" if results["exclude_history"] else "kept", "repeats": results["repeats"]}
     return {
         "log": name,
         "users": results["users"],
         "ndcg@10": metrics,
-        **kept,
+        "history": "left out" if results["exclude_history"] else "kept",
+        "repeats": results["repeats"],
         "broken": broken,
         "seconds": seconds,
-    } | {"comparisons": results["comparisons"]}
+        "comparisons": results["comparisons"],
+    }
 
 
 def _broken(one: dict[str, Any]) -> str:
@@ -226,8 +227,7 @@ def small(random: np.random.Generator, users: int) -> Log:
 
 def sparse(random: np.random.Generator, users: int) -> Log:
     """Most items have one to three events: titles say more than the log."""
-    log = taste_log(random, users, 6000, (3, 6), stay=0.9)
-    return log
+    return taste_log(random, users, 6000, (3, 6), stay=0.9)
 
 
 def no_text(random: np.random.Generator, users: int) -> Log:

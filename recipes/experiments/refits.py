@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save
-from two_stage import content_vectors, digest, proposed
+from two_stage import content_vectors, digest, proposed, weights_of
 
 from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
@@ -148,10 +148,7 @@ def fits_of(
     number: int,
 ) -> list[Fit]:
     """All fits over one recommender, the variants of a seed side by side."""
-    weights = [weight.detach().float().cpu().numpy() for weight in tiger.model.parameters()]
-    if tiger.memory is not None:
-        weights.append(tiger.memory.weights.kernels)
-    read = {"t5": digest(*weights) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
+    read = {"t5": digest(*weights_of(tiger)) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
     log = digest(data.sequences.items, data.sequences.offsets, data.sequences.timestamps)
     same = [log, None if vectors is None else digest(vectors), tiger.training.get("shuffle_ties"), args.num_proposed]
     folder, found = Path(args.cache) / Path(args.dataset).name, []

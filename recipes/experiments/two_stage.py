@@ -103,13 +103,10 @@ def proposed(
     args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model."""
-    weights = [tiger.model.shared.weight.detach().cpu().numpy()]
-    if tiger.memory is not None:  # whose weights tell one fit from another
-        weights.append(tiger.memory.weights.kernels)
-    name = f"{Path(args.dataset).name}-{digest(*weights)}-{args.num_beams}-{part}"
+    name = f"{Path(args.dataset).name}-{digest(*weights_of(tiger))}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     kept = load_file(file) if file.exists() else {}
-    without_validation_counts(tiger, split)
+    without_validation_counts(tiger, split)  # here, since every script of this folder gets its beams here
     if "seconds" in kept:
         return kept["rows"], kept["scores"], float(kept["seconds"])
     start = time.perf_counter()
@@ -220,6 +217,12 @@ def measure(
         row["recall of the candidates, validation"] = round(records[0]["recall of the candidates"], 4)
         add_row(args, row)
         print(row, flush=True)
+
+
+def weights_of(tiger: TigerRecommender) -> list[np.ndarray]:
+    """Weights of a recommender's T5 and memory, on which its beams depend."""
+    weights = [weight.detach().float().cpu().numpy() for weight in tiger.model.parameters()]
+    return weights if tiger.memory is None else [*weights, tiger.memory.weights.kernels]
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -162,7 +162,7 @@ class Content:
             if required:
                 raise
             self._vectorizer = None
-            self._rows = GrowingRows(sparse.csr_matrix((len(texts), 0), dtype=np.float32))
+            self._rows = GrowingRows(_no_words(texts))
         columns = self.vectors[self.popularity.order].T.tocsr()
         # Words in more than 1/16 of the items go through a dense product: they are few and make up most of the work.
         frequent = np.diff(columns.indptr) > len(texts) / 16
@@ -181,8 +181,7 @@ class Content:
         nothing."""
         grown, known = copy.copy(self), self._columns[0][1].shape[1]
         grown.popularity = self.popularity.extended(len(texts))
-        no_words = sparse.csr_matrix((len(texts), 0), dtype=np.float32)
-        grown._rows = self._rows.append(self._vectorizer.transform(texts) if self._vectorizer else no_words)
+        grown._rows = self._rows.append(self._vectorizer.transform(texts) if self._vectorizer else _no_words(texts))
         columns = grown.vectors[known:].T.tocsr()
         grown._columns = [self._columns[0], (columns[self.frequent].toarray(), columns[self.rare])]
         return grown
@@ -289,6 +288,11 @@ class GrowingRows:
         shape = (self.matrix.shape[0] + rows.shape[0], self.matrix.shape[1])
         grown.matrix = sparse.csr_matrix(tuple(part.values for part in grown._parts), shape=shape)
         return grown
+
+
+def _no_words(texts: list[str]) -> sparse.csr_matrix:
+    """TF-IDF of texts where no word is known: float32 [texts, 0]."""
+    return sparse.csr_matrix((len(texts), 0), dtype=np.float32)
 
 
 def with_empty(matrix: sparse.csr_matrix, size: int) -> sparse.csr_matrix:

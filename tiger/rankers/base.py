@@ -155,15 +155,15 @@ class Ranker(Protocol):
         return found.digest()
 
 
-def check_memory(ranker: Ranker, has_memory: bool) -> None:
-    """Refuse to order a search of another kind than the ranker learned from.
+def reads_memory(ranker: Ranker, has_memory: bool) -> bool:
+    """Whether a ranker is told what a memory makes of a search's answers.
 
     Raises:
         DataError: it learned from searches with a memory, and this one has none, or the reverse.
     """
-    reads_memory = getattr(ranker, "reads_memory", None)  # rankers of others may not have the attribute
-    if reads_memory is None or reads_memory == has_memory:
-        return
+    wanted = getattr(ranker, "reads_memory", None)  # rankers of others may not have the attribute
+    if wanted is None or wanted == has_memory:
+        return bool(wanted)
     raise DataError(
         "this ranker learned from searches without a memory: search with memory=False, or train it again."
         if has_memory

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiger.data.sequences import Sequences, pad_rows
-from tiger.rankers.base import Ranker, check_memory
+from tiger.rankers.base import Ranker, reads_memory
 from tiger.recommender.filters import MAX_TOGETHER, ChosenFilters, CompiledFilter, warn_of
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.memory import ItemMemory
@@ -173,9 +173,8 @@ def ranker_order(
     Raises:
         DataError: the ranker learned from searches with a memory, and this one had none, or the reverse.
     """
-    check_memory(ranker, memory is not None)
     known: dict[str, np.ndarray] = {} if allowed is None else {"allowed": allowed}
-    if memory is not None and getattr(ranker, "reads_memory", None):
+    if reads_memory(ranker, memory is not None) and memory is not None:
         known["memory"] = memory.parts(histories, *found)
     return ranker.order(histories, *found, k, exclude_history, **known)
 

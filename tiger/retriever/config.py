@@ -263,8 +263,8 @@ def t5_config(
         DataError: ``history_attention`` is neither, or ``user_tokens`` or ``hashed_rows`` is out of range.
     """
     vocabulary = tokenizer.vocabulary
-    hashed = isinstance(vocabulary, HashedPrefixVocabulary)
-    if hashed and hashed_rows < 1:
+    hashed = vocabulary if isinstance(vocabulary, HashedPrefixVocabulary) else None
+    if hashed is not None and hashed_rows < 1:
         raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
     settings = RetrieverConfig(
         history_attention=history_attention,
@@ -272,8 +272,8 @@ def t5_config(
         output_softmax="children" if tokenizer.tokens in PREFIX_KINDS else "vocabulary",
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
-        hashed_rows=hashed_rows if hashed else 0,
-        unhashed_token=int(vocabulary.starts[-1]) if isinstance(vocabulary, HashedPrefixVocabulary) else 0,
+        hashed_rows=0 if hashed is None else hashed_rows,
+        unhashed_token=0 if hashed is None else int(hashed.starts[-1]),
     )
     return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size + settings.user_rows + settings.hashed_rows,

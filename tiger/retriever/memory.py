@@ -64,17 +64,22 @@ class MemoryTables:
             groups: int [items], see :func:`tiger.embeddings.item_neighbors.nearest_items`.
             width: entries that are kept for an item in either table of the log; None: all.
         """
-        return cls(
-            *_counted(train, len(texts), width), similar_items(texts, groups), floored_totals(train, len(texts))
-        )
+        return cls.counted(train, similar_items(texts, groups), width)
+
+    @classmethod
+    def counted(cls, log: Sequences, neighbors: sparse.csr_matrix, width: int | None = 200) -> MemoryTables:
+        """Count a log, beside what is known of the texts already."""
+        size = neighbors.shape[0]
+        totals = floored_totals(log, size)
+        followers, shared = follower_counts(log, size), shared_counts(log, size)
+        root = sparse.diags(1 / np.sqrt(totals)).astype(np.float32)
+        shared = (root @ shared @ root).tocsr()
+        if width is not None:
+            followers, shared = truncated(followers, width), truncated(shared, width)
+        return cls(followers.astype(np.float32), shared.astype(np.float32), neighbors, totals)
 
     def __len__(self) -> int:
         return len(self.totals)
-
-    def recounted(self, log: Sequences, width: int | None = 200) -> MemoryTables:
-        """Count another log over the same items; what is known of the texts stays."""
-        followers, shared = _counted(log, len(self), width)
-        return MemoryTables(followers, shared, self.neighbors, floored_totals(log, len(self)))
 
     @cached_property
     def near(self) -> sparse.csr_matrix:
@@ -86,16 +91,6 @@ class MemoryTables:
     def near_to(self) -> sparse.csr_matrix:
         """:attr:`near`, transposed: of each item, the items that it is near to."""
         return self.near.T.tocsr()
-
-
-def _counted(log: Sequences, size: int, width: int | None) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """``followers`` and ``shared`` of :class:`MemoryTables`."""
-    followers, shared = follower_counts(log, size), shared_counts(log, size)
-    root = sparse.diags(1 / np.sqrt(floored_totals(log, size))).astype(np.float32)
-    shared = (root @ shared @ root).tocsr()
-    if width is not None:
-        followers, shared = truncated(followers, width), truncated(shared, width)
-    return followers.astype(np.float32), shared.astype(np.float32)
 
 
 def similar_items(texts: ItemTexts, groups: np.ndarray | None = None, count: int = 50) -> sparse.csr_matrix:
@@ -186,9 +181,7 @@ class ItemMemory:
         total = (follows + of_similar @ tables.near) @ tables.followers
         total = total + together @ tables.shared + similar @ tables.neighbors
         total = total + (to_follower @ tables.followers) @ tables.near_to
-        mass = total.toarray()
-        if self.borrowed.shape[0]:
-            mass = np.concatenate([mass, (total @ self.borrowed.T).toarray()], axis=1)
+        mass = self._with_borrowed(total)
         if not self._is_as_fitted:
             mass = mass[:, self.slots]
         mass += self.prior
@@ -204,20 +197,17 @@ class ItemMemory:
             histories: n sequences of rows.
             rows: int [n, C], rows of the catalog; -1: none, which has 0.
         """
-        known, size = len(self.tables), len(self.tables) + self.borrowed.shape[0]
         slots = np.where(rows < 0, 0, self.slots[rows])
         found = np.zeros((*rows.shape, len(ROUTES)), dtype=np.float32)
-        step = max(1, _SCORES_AT_ONCE // size)
+        step = max(1, _SCORES_AT_ONCE // (len(self.tables) + self.borrowed.shape[0]))
         for start in range(0, len(histories), step):
             part = slice(start, start + step)
             some = histories.select(np.arange(len(histories))[part])
             for place, table in enumerate(self._routes(some)):
-                mass = table.toarray()
-                if size > known:
-                    mass = np.concatenate([mass, (table @ self.borrowed.T).toarray()], axis=1)
-                found[part, :, place] = np.take_along_axis(mass, slots[part], axis=1)
-            again = self._again(some).toarray()
-            found[part, :, AGAIN] = np.take_along_axis(again, np.maximum(rows[part], 0), axis=1)
+                found[part, :, place] = np.take_along_axis(self._with_borrowed(table), slots[part], axis=1)
+            if self.weights.kernels[AGAIN].any():
+                again = self._again(some).toarray()
+                found[part, :, AGAIN] = np.take_along_axis(again, np.maximum(rows[part], 0), axis=1)
         found[rows < 0] = 0
         return found
 
@@ -238,6 +228,13 @@ class ItemMemory:
         t5 = rest / weight if weight else np.zeros_like(rest)
         found = np.concatenate([masses, prior[..., None], t5[..., None]], axis=-1)
         return np.where(rows[..., None] < 0, 0, found).astype(np.float32)
+
+    def _with_borrowed(self, mass: sparse.csr_matrix) -> np.ndarray:
+        """Mass [n, rows of the tables] and, behind it, what new items borrow of it: float32 [n, slots]."""
+        found = mass.toarray()
+        if not self.borrowed.shape[0]:
+            return found
+        return np.concatenate([found, (mass @ self.borrowed.T).toarray()], axis=1)
 
     def _again(self, histories: Sequences) -> sparse.coo_matrix:
         """The mass of a history's own items by the route ``again``: float32 [n, items of the catalog]."""
@@ -296,7 +293,7 @@ class ItemMemory:
         """
         if not self._is_as_fitted or self.borrowed.shape[0]:
             raise ValueError("items were added or removed since the memory was fitted: fit it anew.")
-        return ItemMemory(self.tables.recounted(log), self.weights)
+        return ItemMemory(MemoryTables.counted(log, self.tables.neighbors), self.weights)
 
     def keep(self, rows: np.ndarray) -> ItemMemory:
         """Of these rows of the catalog alone, in this order."""

@@ -130,7 +130,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         users = weighing_users(
             split, recommender.training, args.beam_users if args.negatives == BEAMS else args.weigh_users
         )
-        exclude = excludes_history(split, recommender.training.get("exclude_history"))
+        exclude = excludes_history(split, None, recommender.training)
         search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True}
         beams = recommender.recommend_rows(users.histories, k=args.num_beams, rank=False, **search)
         if args.negatives == BEAMS:

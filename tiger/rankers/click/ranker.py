@@ -15,7 +15,7 @@ from tiger._moved import old_member, old_names
 from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
-from tiger.rankers.base import Ranker, best_first, check_memory
+from tiger.rankers.base import Ranker, best_first, reads_memory
 from tiger.rankers.click.beam_inputs import beam_inputs
 from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
 from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
@@ -138,7 +138,7 @@ class ClickRanker(Ranker):
             memory: float [n, K, parts], see :meth:`tiger.retriever.memory.ItemMemory.parts`; None: no memory.
 
         Raises:
-            DataError: see :func:`tiger.rankers.base.check_memory`.
+            DataError: see :func:`tiger.rankers.base.reads_memory`.
         """
         if self.ranker.beam_head is None:
             sums = _weighted_sums(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
@@ -149,7 +149,7 @@ class ClickRanker(Ranker):
         self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, memory: np.ndarray | None = None
     ) -> np.ndarray:
         """Inputs of the beam head, float32 [n, K, inputs + 1]; see :meth:`order`."""
-        check_memory(self, memory is not None)
+        reads_memory(self, memory is not None)
         assert self._totals is not None  # checked when it was made
         logits = self.score(list(histories), beams)
         logits = np.where(beams < 0, 0, logits)[..., None]
