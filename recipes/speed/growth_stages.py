@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,11 +48,14 @@ AT_ANY_SIZE = ("tokenizer of codes", "trie", "search, a batch of 16")
 TURNS = 5  # of what takes milliseconds
 
 
-def stage(name: str) -> Callable:
-    """Register a stage under the name that results have; one of several steps returns these by name, in order."""
+def stage(name: str, **settings: Any) -> Callable:
+    """Register a stage under the name that results have; one of several steps returns these by name, in order.
 
-    def registered(function: Stage) -> Stage:
-        STAGES[name] = function
+    A function may be several stages, by other settings; the lowest decorator's comes first.
+    """
+
+    def registered(function: Callable) -> Callable:
+        STAGES[name] = partial(function, **settings)
         return function
 
     return registered
@@ -101,7 +106,11 @@ def second_stage(catalog: MadeCatalog) -> dict[str, Work]:
     }
 
 
-def changed(catalog: MadeCatalog, tokens: str, remove: bool) -> Work:
+@stage("remove one item, codes", tokens="codes", remove=True)
+@stage("add one item, codes", tokens="codes")
+@stage("add one item, hashed prefixes", tokens="hashed_prefixes")
+@stage("add one item, prefixes", tokens="prefixes")
+def changed(catalog: MadeCatalog, tokens: str, remove: bool = False) -> Work:
     recommender = catalog.recommender(tokens)
     recommender.recommend([catalog.item_ids[:3]], k=5, num_beams=5)
     codes = np.random.default_rng(6).integers(0, CatalogSize.of(catalog.size).codebook_size, catalog.codes.shape)
@@ -128,38 +137,10 @@ def changed(catalog: MadeCatalog, tokens: str, remove: bool) -> Work:
     return times(turn)
 
 
-@stage("add one item, prefixes")
-def add_to_prefixes(catalog: MadeCatalog) -> Work:
-    return changed(catalog, "prefixes", remove=False)
-
-
-@stage("add one item, hashed prefixes")
-def add_to_hashed_prefixes(catalog: MadeCatalog) -> Work:
-    return changed(catalog, "hashed_prefixes", remove=False)
-
-
-@stage("add one item, codes")
-def add_to_codes(catalog: MadeCatalog) -> Work:
-    return changed(catalog, "codes", remove=False)
-
-
-@stage("remove one item, codes")
-def remove_from_codes(catalog: MadeCatalog) -> Work:
-    return changed(catalog, "codes", remove=True)
-
-
+@stage("token embeddings initialized, hashed prefixes", tokens="hashed_prefixes")
 @stage("token embeddings initialized")
-def initialize(catalog: MadeCatalog) -> Work:
-    return initialized(catalog, CatalogSize.of(catalog.size).tokens)
-
-
-@stage("token embeddings initialized, hashed prefixes")
-def initialize_hashed(catalog: MadeCatalog) -> Work:
-    return initialized(catalog, "hashed_prefixes")
-
-
-def initialized(catalog: MadeCatalog, tokens: str) -> Work:
-    tokenizer = catalog.tokenizer(tokens)
+def initialize(catalog: MadeCatalog, tokens: str | None = None) -> Work:
+    tokenizer = catalog.tokenizer(tokens or CatalogSize.of(catalog.size).tokens)
     model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512))
     vectors = np.random.default_rng(7).standard_normal((catalog.size, 256), dtype=np.float32)
     return lambda: init_token_embeddings(model, tokenizer, vectors[:, :96], vectors[:, 96:])
@@ -218,18 +199,10 @@ def encode_codes(catalog: MadeCatalog) -> Work:
     return lambda: quantizer.encode(vectors)
 
 
+@stage("training step of 128 targets, hashed prefixes", tokens="hashed_prefixes")
 @stage("training step of 128 targets, forward and backward")
-def training_step(catalog: MadeCatalog) -> Work:
-    return training_step_of(catalog, CatalogSize.of(catalog.size).tokens)
-
-
-@stage("training step of 128 targets, hashed prefixes")
-def hashed_training_step(catalog: MadeCatalog) -> Work:
-    return training_step_of(catalog, "hashed_prefixes")
-
-
-def training_step_of(catalog: MadeCatalog, tokens: str) -> Work:
-    tokenizer = catalog.tokenizer(tokens)
+def training_step(catalog: MadeCatalog, tokens: str | None = None) -> Work:
+    tokenizer = catalog.tokenizer(tokens or CatalogSize.of(catalog.size).tokens)
     model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512)).train()
     trie = SemanticIdTrie.build(tokenizer.token_table)
     examples = TrainingExamples(catalog.train.select(np.arange(14)))
