@@ -13,7 +13,7 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.identity import ITEMS, TRAIN, check_same_data, items_digest, train_digest
 from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
-from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP
+from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP, LeaveOneOut
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import known_digests, split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
@@ -109,27 +109,20 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     split, _ = split_of_model(data, rows, tiger.training, args.dataset, tables=(TRAIN, ITEMS))
     start = time.perf_counter()
     without_validation_counts(tiger, split)
-    candidates = _candidates(args, tiger, data, split.train)
-    learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
-    exclude = excludes_history(split, args.exclude_history, tiger.training)
-    search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
-    beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, bf16=True, **search)
+    ordered = _ordered(tiger, data)
+    vectors = _content_vectors(args, tiger, ordered)
     try:
-        ranker = TwoStageRanker.fit(
-            candidates,
-            candidates.propose(learn.histories, beams, scores, exclude, progress=True),
-            learn.targets,
-            tiger.tokenizer.fingerprint,
-            **{name: getattr(args, name) for name in _OPTIONS},
-        )
+        ranker = _fit(args, tiger, _candidates(args, tiger, ordered, vectors, split.train), split)
     except NothingToLearn as error:
         _without_trees(args, tiger, {"order": BY_T5, "reason": str(error)})
         return None
-    places = ("recommender", "dataset", "embeddings")
-    ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
-    ranker.record["seconds"] = round(time.perf_counter() - start)
-    ranker.record["exclude_history"] = exclude
-    decision = _decision(ranker.record)
+    record = ranker.record
+    record["seconds"] = round(time.perf_counter() - start)
+    trees = " + ".join(map(str, record["trees"]))  # of several seeds
+    held_out = f"ndcg@10 {record['held out ndcg@10']:.4f}"
+    print(f"{trees} trees, chosen on {record['users held out']:,} users held out: {held_out}")
+    known = {name: value for name, value in record.items() if name.startswith(("held out ndcg@10", "users"))}
+    decision = {"order": record.get("order", BY_TREES), "trees": record["trees"]} | known
     print(order_in_words(decision))
     if decision["order"] == BY_T5:
         _without_trees(args, tiger, decision)
@@ -137,18 +130,30 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     tiger.training = tiger.training | {"second_stage": decision}
     if args.count_validation:
         with_validation_counts(tiger, split)
-        ranker.candidates = _candidates(args, tiger, data, split.test_histories)
+        ranker.candidates = _candidates(args, tiger, ordered, vectors, split.test_histories)
         print("validation events are counted from now on")
     return _saved(args, tiger, ranker)
 
 
-def _decision(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the record of a fit, what says which order is kept; the number of trees is printed."""
-    trees = " + ".join(map(str, record["trees"]))  # of several seeds
-    found = f"ndcg@10 {record['held out ndcg@10']:.4f}"
-    print(f"{trees} trees, chosen on {record['users held out']:,} users held out: {found}")
-    known = {name: value for name, value in record.items() if name.startswith(("held out ndcg@10", "users"))}
-    return {"order": record.get("order", BY_TREES), "trees": record["trees"]} | known
+def _fit(
+    args: TwoStageArguments, tiger: TigerRecommender, candidates: Candidates, split: LeaveOneOut
+) -> TwoStageRanker:
+    """Fit the trees, and record how; see :meth:`tiger.rankers.two_stage.ranker.TwoStageRanker.fit`."""
+    learn = EvaluationExamples(*split.part("valid")).sample(args.users, args.seed)
+    exclude = excludes_history(split, args.exclude_history, tiger.training)
+    search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
+    beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, bf16=True, **search)
+    ranker = TwoStageRanker.fit(
+        candidates,
+        candidates.propose(learn.histories, beams, scores, exclude, progress=True),
+        learn.targets,
+        tiger.tokenizer.fingerprint,
+        **{name: getattr(args, name) for name in _OPTIONS},
+    )
+    places = ("recommender", "dataset", "embeddings")
+    ranker.record["arguments"] = {name: value for name, value in asdict(args).items() if name not in places}
+    ranker.record["exclude_history"] = exclude
+    return ranker
 
 
 def order_in_words(decision: Mapping[str, Any]) -> str:
@@ -178,20 +183,24 @@ def _without_trees(args: TwoStageArguments, tiger: TigerRecommender, decision: d
     print(f"{args.recommender} has no second stage")
 
 
+def _ordered(tiger: TigerRecommender, data: RecommendationData) -> RecommendationData:
+    """The data in the recommender's rows; a recommender without an item table, which a second stage reads, gets it."""
+    ordered = data.in_order(tiger.tokenizer.item_ids)
+    if tiger.items is None:
+        tiger.items = ordered.items
+    return ordered
+
+
 def _candidates(
-    args: TwoStageArguments, tiger: TigerRecommender, data: RecommendationData, events: Sequences
+    args: TwoStageArguments,
+    tiger: TigerRecommender,
+    ordered: RecommendationData,
+    vectors: np.ndarray | None,
+    events: Sequences,
 ) -> Candidates:
     """Counts of these events, in the recommender's rows, and what else the second stage reads of the items."""
-    ordered = data.in_order(tiger.tokenizer.item_ids)
-    if tiger.items is None:  # which the second stage reads
-        tiger.items = ordered.items
-    return Candidates.fit(
-        events,
-        ordered.items,
-        codes=tiger.tokenizer.codes,
-        vectors=_content_vectors(args, tiger, ordered),
-        num_proposed=args.num_proposed,
-    )
+    codes = tiger.tokenizer.codes
+    return Candidates.fit(events, ordered.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
 
 
 def trees_of(args: TwoStageArguments) -> tuple[Parent, TwoStageRanker | None]:
@@ -235,8 +244,9 @@ def _with_kept_trees(
     start, split = time.perf_counter(), data.split(ALL, tiger.training.get("shuffle_ties"))
     found = {TRAIN: train_digest(data, split), ITEMS: items_digest(data.items)}
     check_same_data(known_digests(tiger.training), found, args.dataset, args.recommender, "give the same dataset")
-    ordered = data.in_order(tiger.tokenizer.item_ids)
-    candidates = _candidates(args, tiger, data, ordered.split(ALL, tiger.training.get("shuffle_ties")).train)
+    ordered = _ordered(tiger, data)
+    events = ordered.split(ALL, tiger.training.get("shuffle_ties")).train
+    candidates = _candidates(args, tiger, ordered, _content_vectors(args, tiger, ordered), events)
     record = before.record | {"trees of": parent.fingerprint, "seconds": round(time.perf_counter() - start)}
     names = before.trees, before.columns, tiger.tokenizer.fingerprint, record, before.assume_last_day
     print(f"the trees of {args.init_from} stay, over counts of all events")
