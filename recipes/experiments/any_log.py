@@ -3,6 +3,7 @@
     python recipes/experiments/any_log.py                                # all kinds
     python recipes/experiments/any_log.py --kinds repeats small          # some
     python recipes/experiments/any_log.py --dataset datasets/mine        # a log of your own
+    python recipes/experiments/any_log.py --dataset datasets/movielens --sample 1500    # that many users of it
 
 Each log is trained by :func:`tiger.train` with the recipe as it comes. On its test users the whole recommender is
 compared with the hybrid baseline (without texts: transition), and the T5 with its memory with popularity. A promise is
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tiger import train
@@ -48,6 +50,7 @@ SMALL_T5: dict[str, dict[str, Any]] = over(
 class AnyLogArguments:
     kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "logs that are simulated"})
     dataset: str | None = field(default=None, metadata={"help": "a dataset directory, in place of simulated logs"})
+    sample: int | None = field(default=None, metadata={"help": "users of the dataset, drawn at random; default: all"})
     out: str = field(default="runs/any_log", metadata={"help": "where datasets and runs go"})
     results: str = field(default="recipes/results/any_log.json", metadata={"help": "JSON file of the results"})
     users: int = field(default=2000, metadata={"help": "most users of a simulated log"})
@@ -86,12 +89,10 @@ def main() -> None:
     if unknown := [kind for kind in args.kinds if kind not in KINDS]:
         raise DataError(f"{unknown[0]!r} is not a kind of log: there are {', '.join(KINDS)}.")
     found = []
-    for kind in [Path(args.dataset).name] if args.dataset else args.kinds:
-        folder = (
-            Path(args.dataset) if args.dataset else write_log(kind, Path(args.out) / "data", args.users, args.seed)
-        )
+    for kind in [named(args)] if args.dataset else args.kinds:
+        folder = log_of(kind, args)
         settings = SMALL_T5 if args.small_t5 else {}
-        found.append(checked(kind, folder, Path(args.out) / "runs" / kind, settings))
+        found.append(checked(kind, folder, Path(args.out) / "runs" / folder.name, settings))
         print(table_of(found), flush=True)
     before = read_json(args.results) if Path(args.results).exists() else {}
     known = before["logs"] if before.get("small_t5") == args.small_t5 else []
@@ -101,6 +102,42 @@ def main() -> None:
     write_atomically(args.results, json.dumps(result, indent=1) + "\n")
     if broken := [one["log"] for one in found if one["broken"]]:
         raise DataError(f"promises are broken on {', '.join(broken)}: see {args.results}.")
+
+
+def named(args: AnyLogArguments) -> str:
+    """The name of a given log among the results."""
+    name = Path(str(args.dataset)).name
+    return name if args.sample is None else f"{name}, {args.sample:,} users"
+
+
+def log_of(kind: str, args: AnyLogArguments) -> Path:
+    """The dataset directory of a simulated log, of one that is given, or of a sample of that one's users."""
+    made = Path(args.out) / "data"
+    if not args.dataset:
+        return write_log(kind, made, args.users, args.seed)
+    return (
+        Path(args.dataset)
+        if args.sample is None
+        else sampled(Path(args.dataset), made / Path(args.dataset).name, args)
+    )
+
+
+def sampled(dataset: Path, folder: Path, args: AnyLogArguments) -> Path:
+    """Write a dataset directory with all items, and all events of some users.
+
+    Raises:
+        DataError: there are fewer users than are to be drawn.
+    """
+    events = pq.read_table(dataset / "interactions.parquet")
+    users = pc.unique(events["user_id"])
+    if not 0 < args.sample <= len(users):
+        raise DataError(f"--sample: {dataset} has {len(users):,} users, give a number from 1 to that.")
+    drawn = np.random.default_rng(args.seed).choice(len(users), args.sample, replace=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pq.read_table(dataset / "items.parquet"), folder / "items.parquet")
+    kept = events.filter(pc.is_in(events["user_id"], users.take(pa.array(np.sort(drawn)))))
+    pq.write_table(kept, folder / "interactions.parquet")
+    return folder
 
 
 def write_log(kind: str, folder: Path, users: int, seed: int) -> Path:

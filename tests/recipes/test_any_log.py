@@ -1,13 +1,16 @@
 """Simulated logs are of their kinds, and can be trained on."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from recipes.tables import ROOT
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
+from tiger.utils.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,15 @@ def test_a_broken_promise_is_one_beyond_chance(any_log):
     one = {"model": "two-stage", "baseline": "hybrid", "difference": -0.01, "low": -0.03, "high": 0.01}
     assert any_log._broken(one) == ""
     assert any_log._broken(one | {"high": -0.001}) == "two-stage is below hybrid by 0.0100 N@10"
+
+
+def test_a_sample_holds_all_events_of_some_users(any_log, tmp_path):
+    dataset = any_log.write_log("small", tmp_path, 60, 0)
+    args = any_log.AnyLogArguments(dataset=str(dataset), sample=7, out=str(tmp_path / "out"))
+    folder = any_log.log_of("small", args)
+    whole, kept = (pq.read_table(place / "interactions.parquet").to_pylist() for place in (dataset, folder))
+    users = {event["user_id"] for event in kept}
+    assert len(users) == 7 and kept == [event for event in whole if event["user_id"] in users]
+    assert pq.read_table(folder / "items.parquet") == pq.read_table(dataset / "items.parquet")
+    with pytest.raises(DataError, match="has [0-9,]+ users, give a number from 1"):
+        any_log.log_of("small", replace(args, sample=10**6))
