@@ -1,4 +1,4 @@
-"""Contribution of the T5 and of the codes to the second stage, over refits of both.
+"""Contribution of the T5 (with its memory) and of the codes to the second stage, over refits of both.
 
     python recipes/experiments/refits.py --recommenders runs/beauty/model0 runs/beauty/model1 runs/beauty/model2 \\
         --dataset datasets/beauty --embeddings embeddings.safetensors
@@ -36,6 +36,7 @@ from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
 from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import compare_recipes
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import TwoStageOptions, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -44,9 +45,10 @@ from tiger.utils.files import write_atomically
 
 VARIANTS = {
     "full": (),
-    "without T5": ("t5",),
+    "without memory": ("memory",),
+    "without T5": ("t5", "memory"),
     "without codes": ("codes",),
-    "without T5 and codes": ("t5", "codes"),
+    "without T5 and codes": ("t5", "codes", "memory"),
 }
 METRICS = ("ndcg@10", "recall@10")
 SEED_STEP = 100  # between the seeds of the trees over one T5 and over the next
@@ -63,6 +65,10 @@ class RefitsArguments:
     num_beams: int = 50
     num_proposed: int = 150
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of the trees, from 0 to 99"})
+    count_validation: bool = field(
+        default=False,
+        metadata={"help": "measure with validation events counted, as two_stage.count_validation does"},
+    )
     variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": "only these"})
 
 
@@ -119,6 +125,7 @@ def main() -> None:
         fits += wanted
     result = {"dataset": Path(args.dataset).name, "recommenders": args.recommenders, "seeds": args.seeds}
     result |= {"num_beams": args.num_beams, "num_proposed": args.num_proposed, "shuffle_ties": ties}
+    result |= {"count_validation": args.count_validation}
     result |= summary(fits) | {"command": command_line(sys.argv)}
     file = Path(args.results_dir) / f"{result['dataset']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,12 +156,17 @@ def fits_of(
 ) -> list[Fit]:
     """All fits over one recommender, the variants of a seed side by side."""
     read = {"t5": digest(*weights_of(tiger)) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
+    if tiger.memory is not None:
+        read["memory"] = digest(tiger.memory.weights.kernels)
     log = digest(data.sequences.items, data.sequences.offsets, data.sequences.timestamps)
     same = [log, None if vectors is None else digest(vectors), tiger.training.get("shuffle_ties"), args.num_proposed]
+    same += ["validation counted"] * args.count_validation
     folder, found = Path(args.cache) / Path(args.dataset).name, []
     for seed in (number * SEED_STEP + seed for seed in args.seeds):
         for variant in args.variants:
             without = VARIANTS[variant]
+            if without == ("memory",) and tiger.memory is None:
+                continue  # it would be the full one
             source = "; ".join(f"{name} {value}" for name, value in read.items() if name not in without)
             options = asdict(TwoStageOptions(without=without, seed=seed))
             if not options["time_dropout"]:
@@ -174,10 +186,16 @@ def make(
 ) -> None:
     """Fit the trees over one recommender, and keep the places of the test's targets."""
     split = data.leave_one_out(tiger.training.get("shuffle_ties"))
-    codes = tiger.tokenizer.codes
-    candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     reads_t5 = any("t5" not in VARIANTS[fit.variant] for fit in missing)
-    proposals = {part: propose(args, tiger, split, candidates, part, reads_t5) for part in ("valid", "test")}
+    proposals, candidates = {}, None
+    # The last candidates, of the training log, are those of the trees.
+    for part, counted in (("test", args.count_validation), ("valid", False)):
+        if candidates is None or args.count_validation:
+            log = split.test_histories if counted else split.train
+            candidates = Candidates.fit(
+                log, data.items, codes=tiger.tokenizer.codes, vectors=vectors, num_proposed=args.num_proposed
+            )
+        proposals[part] = propose(args, (tiger if reads_t5 else None), split, candidates, (part, counted))
     progress = Progress(len(missing))
     for fit in missing:
         without = VARIANTS[fit.variant]
@@ -193,15 +211,25 @@ def make(
 
 def propose(
     args: RefitsArguments,
-    tiger: TigerRecommender,
+    tiger: TigerRecommender | None,
     split: LeaveOneOut,
     candidates: Candidates,
-    part: str,
-    reads_t5: bool,
+    part: tuple[str, bool],
 ) -> Proposals:
-    """Candidates of a part's users with all features, of which a fit reads those of its variant."""
-    beams = proposed(args, tiger, split, part)[:2] if reads_t5 else ()
-    return candidates.propose(split.part(part)[0], *beams, progress=True)
+    """Candidates of a part's users with all features, of which a fit reads those of its variant.
+
+    Args:
+        tiger: whose beams are candidates too; None: nobody's, no variant reads a T5.
+        part: of the split, and whether the counts hold validation events.
+    """
+    histories = split.part(part[0])[0]
+    if tiger is None:
+        return candidates.propose(histories, progress=True)
+    beams = proposed(args, tiger, split, *part)[:2]
+    found = candidates.propose(histories, *beams, progress=True)
+    if tiger.memory is None:
+        return found
+    return with_memory_features(found, candidates.names, histories, tiger.memory)
 
 
 def target_ranks(ranker: TwoStageRanker, proposals: Proposals, targets: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Contribution of each source to the second stage: without the T5, semantic IDs, both, or dates.
+"""Contribution of each source to the second stage: without the T5 (and its memory), semantic IDs, both, or dates.
 
     python recipes/experiments/two_stage.py --recommender runs/beauty/model --dataset datasets/beauty
 
@@ -37,18 +37,21 @@ from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.evaluation.training_split import split_of_model
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
+from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
+from tiger.retriever.memory import ItemMemory
 from tiger.training.arguments import parse_arguments
-from tiger.training.validation_counts import without_validation_counts
+from tiger.training.validation_counts import suffix_of, with_validation_counts, without_validation_counts
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
 VARIANTS = {
     "two-stage": (),
-    "two-stage without T5": ("t5",),
+    "two-stage without memory": ("memory",),
+    "two-stage without T5": ("t5", "memory"),
     "two-stage without codes": ("codes",),
-    "two-stage without T5 and codes": ("t5", "codes"),
+    "two-stage without T5 and codes": ("t5", "codes", "memory"),
     "two-stage without dates": ("time",),
     "two-stage, mean of 3 fits": (),
 }
@@ -79,15 +82,16 @@ def main() -> None:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     vectors = content_vectors(args.embeddings, tiger, data)
     for ties in (None, *args.tie_seeds):
-        split = data.leave_one_out(ties)
+        split, memory = data.leave_one_out(ties), None
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
             split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
             beams = {part: proposed(args, tiger, split, part) for part in beams}
+            memory = tiger.memory
         codes = tiger.tokenizer.codes
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
             codes = None
-        measure(args, data, split, codes, vectors, beams, ties)
+        measure(args, data, split, (codes, vectors, memory), beams, ties)
 
 
 def content_vectors(file: str | None, tiger: TigerRecommender, data: RecommendationData) -> np.ndarray | None:
@@ -100,13 +104,18 @@ def content_vectors(file: str | None, tiger: TigerRecommender, data: Recommendat
 
 
 def proposed(
-    args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str
+    args: TwoStageExperiment, tiger: TigerRecommender, split: LeaveOneOut, part: str, count_validation: bool = False
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model."""
+    """The T5's beams for a part of the users, and how long they took, kept for the next run of the same model.
+
+    Args:
+        count_validation: count validation events in the memory; it goes on counting them, or not, from here.
+    """
+    # Here, since every script of this folder gets its beams here.
+    (with_validation_counts if count_validation else without_validation_counts)(tiger, split)
     name = f"{Path(args.dataset).name}-{digest(*weights_of(tiger))}-{args.num_beams}-{part}"
-    file = Path(args.cache) / f"{name}.safetensors"
+    file = Path(args.cache) / f"{name}{suffix_of(tiger.training)}.safetensors"
     kept = load_file(file) if file.exists() else {}
-    without_validation_counts(tiger, split)  # here, since every script of this folder gets its beams here
     if "seconds" in kept:
         return kept["rows"], kept["scores"], float(kept["seconds"])
     start = time.perf_counter()
@@ -139,12 +148,17 @@ def measure(
     args: TwoStageExperiment,
     data: RecommendationData,
     split: LeaveOneOut,
-    codes: np.ndarray | None,
-    vectors: np.ndarray | None,
+    known: tuple[np.ndarray | None, np.ndarray | None, ItemMemory | None],
     beams: dict,
     ties: int | None,
 ) -> None:
-    """One row per variant, beside the hybrid's."""
+    """One row per variant, beside the hybrid's.
+
+    Args:
+        known: codes, content vectors and the memory, where there are any.
+        beams: of each part of the split, see :func:`proposed`; None: no T5.
+    """
+    codes, vectors, memory = known
     variants = VARIANTS
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
     if beams["valid"] is None:
@@ -165,7 +179,10 @@ def measure(
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
     for part, given in beams.items():
-        proposals[part] = candidates.propose(split.part(part)[0], *(given or ())[:2], progress=True)
+        histories = split.part(part)[0]
+        proposals[part] = candidates.propose(histories, *(given or ())[:2], progress=True)
+        if memory is not None:
+            proposals[part] = with_memory_features(proposals[part], candidates.names, histories, memory)
         if part == "valid":  # what the trees learn from; the test's proposals are no training
             counting = round(time.perf_counter() - start)
             before = {"beams": round(given[2]) if given else 0, "counting and proposing": counting}

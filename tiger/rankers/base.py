@@ -22,6 +22,23 @@ from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
 
+class SearchMemory(Protocol):
+    """What a ranker may ask of the memory of a search, see :class:`tiger.retriever.memory.ItemMemory`."""
+
+    @property
+    def prior(self) -> np.ndarray:
+        """float32 [items]: the mass of each item without any history."""
+        ...
+
+    def mass_of(self, histories: Sequences, rows: np.ndarray) -> np.ndarray:
+        """The mass of items, int [n, C], -1: none, by each route from n histories: float32 [n, C, routes]."""
+        ...
+
+    def parts(self, histories: Sequences, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """What scores [n, C] of a search's answers are made of: float32 [n, C, routes + 2]."""
+        ...
+
+
 class Ranker(Protocol):
     """Orders candidates after a history, over one catalog.
 
@@ -34,9 +51,8 @@ class Ranker(Protocol):
         reads_items: whether loading it takes the item table.
         proposes_items: whether its answers may hold items that were not among the beams.
         reads_times: whether its answers depend on the times of events.
-        reads_memory: True: it orders searches with a memory alone, and :meth:`order` is given ``memory``, what their
-            scores are made of, see :meth:`tiger.retriever.memory.ItemMemory.parts`; False: searches without one alone;
-            None: either.
+        reads_memory: True: it orders searches with a memory alone, and :meth:`order` is given ``memory``, a
+            :class:`SearchMemory`; False: searches without one alone; None: either.
     """
 
     kind: ClassVar[str]

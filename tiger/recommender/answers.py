@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -167,15 +168,15 @@ def ranker_order(
     """A ranker's order of what a search found, see :meth:`tiger.rankers.base.Ranker.order`.
 
     Args:
-        memory: that the search had; rankers that read it are told what it makes of each beam.
+        memory: that the search had; rankers that read it are given it.
         found: the search's rows and scores.
 
     Raises:
         DataError: the ranker learned from searches with a memory, and this one had none, or the reverse.
     """
-    known: dict[str, np.ndarray] = {} if allowed is None else {"allowed": allowed}
-    if reads_memory(ranker, memory is not None) and memory is not None:
-        known["memory"] = memory.parts(histories, *found)
+    known: dict[str, Any] = {} if allowed is None else {"allowed": allowed}
+    if reads_memory(ranker, memory is not None):
+        known["memory"] = memory
     return ranker.order(histories, *found, k, exclude_history, **known)
 
 

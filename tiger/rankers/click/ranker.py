@@ -15,7 +15,7 @@ from tiger._moved import old_member, old_names
 from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
-from tiger.rankers.base import Ranker, best_first, reads_memory
+from tiger.rankers.base import Ranker, SearchMemory, best_first, reads_memory
 from tiger.rankers.click.beam_inputs import beam_inputs
 from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
 from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
@@ -128,14 +128,14 @@ class ClickRanker(Ranker):
         k: int,
         exclude_history: bool = True,
         allowed: np.ndarray | None = None,
-        memory: np.ndarray | None = None,
+        memory: SearchMemory | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` beams that the beam head scores best; where there is none, those with the highest sum of the logit
         and ``t5_weight`` times the T5's log-probability (a tempered one, where it samples); see
         :meth:`tiger.rankers.base.Ranker.order`.
 
         Args:
-            memory: float [n, K, parts], see :meth:`tiger.retriever.memory.ItemMemory.parts`; None: no memory.
+            memory: that the search had; None: none.
 
         Raises:
             DataError: see :func:`tiger.rankers.base.reads_memory`.
@@ -143,12 +143,17 @@ class ClickRanker(Ranker):
         if self.ranker.beam_head is None:
             sums = _weighted_sums(self.score(list(histories), beams), scores, self.ranker.config.t5_weight)
             return best_first(sums, beams, scores, k)
-        return best_first(self.score_beams(self.inputs(histories, beams, scores, memory), beams), beams, scores, k)
+        parts = None if memory is None else memory.parts(histories, beams, scores)
+        return best_first(self.score_beams(self.inputs(histories, beams, scores, parts), beams), beams, scores, k)
 
     def inputs(
         self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, memory: np.ndarray | None = None
     ) -> np.ndarray:
-        """Inputs of the beam head, float32 [n, K, inputs + 1]; see :meth:`order`."""
+        """Inputs of the beam head, float32 [n, K, inputs + 1]; see :meth:`order`.
+
+        Args:
+            memory: float [n, K, parts], see :meth:`tiger.rankers.base.SearchMemory.parts`; None: no memory.
+        """
         reads_memory(self, memory is not None)
         assert self._totals is not None  # checked when it was made
         logits = self.score(list(histories), beams)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ from safetensors.numpy import save
 from tiger._moved import old_arguments
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.evaluation.metrics import next_item_metrics
-from tiger.rankers.base import Ranker, best_first
+from tiger.rankers.base import Ranker, SearchMemory, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, KEPT, OrderChoice
+from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, OrderChoice
 from tiger.rankers.two_stage.examples import NothingToLearn as NothingToLearn  # also known by this module
 from tiger.rankers.two_stage.examples import RankingExamples as _Examples
 from tiger.rankers.two_stage.kept_candidates import kept
+from tiger.rankers.two_stage.memory_features import FEATURES, with_memory_features
+from tiger.rankers.two_stage.options import PATIENCE, TwoStageOptions
 from tiger.rankers.two_stage.saved import (
     COUNTS,
     HYBRID_COLUMN,
@@ -46,74 +48,10 @@ from tiger.utils.files import write_atomically
 if TYPE_CHECKING:
     import lightgbm
 
-FORMAT = 6
-OLD_FORMATS = (4, 5)  # before there was dropout of times; before there could be no trees
-STAGES = ("log", "text", "item", "codes", "time", "t5")
-
-
-# Not tuned, these two: enough users under a leaf, and trees without a gain, that the number of trees is no accident.
-MIN_IN_LEAF = 50
-PATIENCE = 60
-
-
-@dataclass(frozen=True)
-class TwoStageOptions:
-    """Options of :meth:`TwoStageRanker.fit`.
-
-    Args:
-        without: stages whose features are left out, of :data:`STAGES`; without ``t5`` its beams are left out too.
-        max_trees: more are not fitted.
-        learning_rate, num_leaves: LightGBM's.
-        held_out: share of the users on whom the number of trees is chosen; the trees are then fitted anew on all.
-        seed: of that choice and of the trees.
-        num_seeds: models averaged over seeds.
-        time_dropout: share of the users whose times the trees are not told, so that they learn what to do without:
-            what a history without times leaves unknown is NaN then. 0: they are told all, and a history without times
-            counts as one that ends on the log's last day. On Beauty 0.3 was no better, with times or
-            without (``recipes/experiments/timestamps.py``).
-        keep: ``trees``, or ``auto``: the order that :class:`tiger.rankers.two_stage.choice.OrderChoice` finds on the
-            users held out. The record names it under ``order``; where it is the hybrid's, the ranker has no trees.
-    """
-
-    without: tuple[str, ...] = ()
-    max_trees: int = 600
-    learning_rate: float = 0.04
-    num_leaves: int = 31
-    held_out: float = 0.5
-    seed: int = 0
-    num_seeds: int = 1
-    time_dropout: float = 0.0
-    keep: str = BY_TREES
-
-    def __post_init__(self) -> None:
-        if self.keep not in KEPT:
-            raise DataError(f"keep must be {' or '.join(KEPT)}, got {self.keep!r}.")
-
-    def drawn(self, count: int) -> np.ndarray:
-        """Users who are held out, bool [count]."""
-        order = np.random.default_rng(self.seed).permutation(count)
-        return np.isin(np.arange(count), order[: int(self.held_out * count)])
-
-    def lightgbm(self, number: int = 0) -> dict[str, Any]:
-        """LightGBM's settings for one of the models."""
-        return {
-            "objective": "lambdarank",
-            "metric": "ndcg",
-            "eval_at": [10],
-            "lambdarank_truncation_level": 20,
-            "learning_rate": self.learning_rate,
-            "num_leaves": self.num_leaves,
-            "min_data_in_leaf": MIN_IN_LEAF,
-            "feature_fraction": 0.7,
-            "bagging_fraction": 0.8,
-            "bagging_freq": 1,
-            "lambda_l2": 1.0,
-            "seed": self.seed + 1000 * number,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": torch.get_num_threads(),
-            "verbose": -1,
-        }
+FORMAT = 7
+# Before there was dropout of times; before there could be no trees; before the memory's features.
+OLD_FORMATS = (4, 5, 6)
+STAGES = ("log", "text", "item", "codes", "time", "t5", "memory")
 
 
 class TwoStageRanker(Ranker):
@@ -146,7 +84,7 @@ class TwoStageRanker(Ranker):
         record: dict | None = None,
         assume_last_day: bool = False,
     ):
-        unknown = sorted(set(columns) - set(candidates.names))
+        unknown = sorted(set(columns) - set(candidates.names) - set(FEATURES))
         if unknown:
             raise DataError(f"the trees read features that the candidates lack: {', '.join(unknown)}.")
         self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
@@ -168,7 +106,7 @@ class TwoStageRanker(Ranker):
         Args:
             candidates: fitted on a log that lacks the targets.
             proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
-                seen the targets either.
+                seen the targets either, and with a memory's features or without.
             targets: int [n], the next items.
             fingerprint: of the semantic IDs.
             options: how the trees are fitted.
@@ -180,12 +118,13 @@ class TwoStageRanker(Ranker):
         import lightgbm
 
         options = replace(options or TwoStageOptions(), **fields)
-        columns = [name for name in candidates.names if name.split(":")[0] not in options.without]
+        names = [*candidates.names, *FEATURES][: proposals.columns.shape[-1]]
+        columns = [name for name in names if name.split(":")[0] not in options.without]
         if "t5" in options.without:
             proposals = candidates.without_beams(proposals)
         held_out = options.drawn(len(targets))
         no_times = np.random.default_rng([options.seed, 1]).random(len(targets)) < options.time_dropout
-        examples = _Examples(proposals, targets, no_times, candidates.names, columns)
+        examples = _Examples(proposals, targets, no_times, names, columns)
         learned, chosen, all_users = map(examples.lists, (~held_out, held_out, held_out | ~held_out))
         halves, whole = [], []
         for number in range(options.num_seeds):
@@ -232,6 +171,11 @@ class TwoStageRanker(Ranker):
         """Whether the T5's beams and scores count."""
         return any(name.startswith("t5") for name in self.columns)
 
+    @property
+    def reads_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
+        """True where the trees read a memory's features; else None."""
+        return True if set(FEATURES) & set(self.columns) else None
+
     def order(
         self,
         histories: Sequences,
@@ -240,6 +184,7 @@ class TwoStageRanker(Ranker):
         k: int,
         exclude_history: bool = True,
         allowed: np.ndarray | None = None,
+        memory: SearchMemory | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` best of the beams and of what the log and the texts propose; see
         :meth:`tiger.rankers.base.Ranker.order`."""
@@ -254,21 +199,24 @@ class TwoStageRanker(Ranker):
             without = np.flatnonzero(gone)
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
-            proposals = self.candidates.propose(
-                self._dated(histories.select(users)), beams[users], scores[users], exclude_history, without=without
-            )
+            some = self._dated(histories.select(users))
+            proposals = self.candidates.propose(some, beams[users], scores[users], exclude_history, without=without)
+            if self.reads_memory:
+                proposals = with_memory_features(proposals, self.candidates.names, some, memory)
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
     def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
         """The trees' scores of given candidates, int [users, C], -1: none; float32 [users, C], ``-inf`` there.
 
-        The T5 is not asked: its columns are unknown.
+        Neither the T5 nor a memory is asked: their columns are unknown.
         """
         return self.score_sequences(Sequences.from_rows(histories), candidates)
 
     def score_sequences(self, histories: Sequences, candidates: np.ndarray) -> np.ndarray:
-        return self._predict(self.candidates.describe(self._dated(histories), candidates))
+        histories = self._dated(histories)
+        found = self.candidates.describe(histories, candidates)
+        return self._predict(with_memory_features(found, self.candidates.names, histories, None))
 
     def _dated(self, histories: Sequences) -> Sequences:
         """The histories; for trees that know none without times, those end on the log's last day."""
@@ -284,7 +232,8 @@ class TwoStageRanker(Ranker):
         return rows, np.where(np.isnan(log_probs), -np.inf, log_probs), scores
 
     def _predict(self, proposals: Proposals) -> np.ndarray:
-        reading = [self.candidates.names.index(name) for name in self.columns]
+        names = [*self.candidates.names, *FEATURES]
+        reading = [names.index(name) for name in self.columns]
         table = proposals.columns[..., reading].reshape(-1, len(reading))
         scores = table[:, 0]
         if self.trees:
