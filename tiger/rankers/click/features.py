@@ -136,7 +136,8 @@ class ItemFeatures:
     @property
     def own_columns(self) -> list[int]:
         """Columns of :meth:`rows` that hold an item's own rows: hashed ones, and that of its whole tuple of codes."""
-        own, column = [], 0
+        own: list[int] = []
+        column = 0
         for kind in self.tables:
             width = self._width(kind)
             if kind == "random_hash":

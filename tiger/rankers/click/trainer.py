@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -86,7 +87,7 @@ class RankerTrainer(CheckedTrainer):
             table = "a sparse table, which row-wise Adagrad steps (make the ranker with sparse=False)"
             refuse_optimizer("RankerTrainer", table, args, options)
         self.table_learning_rate = table_learning_rate
-        self._catalog = {"rows": item_rows, "dense": dense, "counts": counts}
+        self._collator = partial(ImpressionsCollator, rows=item_rows, dense=dense, counts=counts)
         super().__init__(
             model=model,
             args=args,
@@ -134,7 +135,7 @@ class RankerTrainer(CheckedTrainer):
                 f"RankerTrainer reads Impressions, not a {type(examples).__name__}: take part of them by select."
             )
         max_history = cast(SemanticIdRanker, self.accelerator.unwrap_model(self.model)).config.max_history
-        collate = ImpressionsCollator(examples, **self._catalog, max_history=max_history)
+        collate = self._collator(examples, max_history=max_history)
         options = loader_options(self.args)
         if shuffle:
             options["generator"] = torch.Generator().manual_seed(self.args.seed)
