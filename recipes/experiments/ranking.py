@@ -34,6 +34,7 @@ from tiger.embeddings.lsa_encoder import LSAEncoder
 from tiger.evaluation.metrics import auc, grouped_auc, log_loss
 from tiger.evaluation.results import command_line
 from tiger.quantizers.auto import fit_quantizer
+from tiger.quantizers.base import Quantizer
 from tiger.rankers.click.dataset import (
     Impressions,
     NegativeSampling,
@@ -44,7 +45,8 @@ from tiger.rankers.click.dataset import (
     rows_and_dense,
     sampled_impressions,
 )
-from tiger.rankers.click.features import ItemFeatures, code_keys
+from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.hashes import code_keys
 from tiger.rankers.click.initialization import CENTROIDS, start_at_centroids
 from tiger.rankers.click.model import SemanticIdRanker, ranker_config
 from tiger.rankers.click.trainer import RankerTrainer
@@ -52,6 +54,7 @@ from tiger.training.arguments import parse_arguments
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
+GATE = "gate"
 TAIL = 5  # training events that an item of the tail has at most
 
 
@@ -71,6 +74,8 @@ class RankingArguments:
             *("random_hash", "unigram", "ngram", "prefix_ngram", "spm"),
             *("dense", "unigram+dense", "spm+dense", "random_hash+spm", "random_hash+dense"),
             *("random_hash+unigram+dense", "centroids:random_hash+unigram+dense"),
+            *("gate:random_hash+unigram+dense", "gate:random_hash+spm", "gate:prefix_ngram"),
+            *("dense_from_codes", "unigram+dense_from_codes", "spm+dense_from_codes"),
         ]
     )
     budgets: list[int] = field(default_factory=lambda: [3000, 10_000, 30_000], metadata={"help": "table rows"})
@@ -102,6 +107,7 @@ class Benchmark:
     test: Impressions
     user_blind: dict[str, dict[str, float]]
     left_out: int = 0
+    quantizer: Quantizer | None = None
 
     @property
     def slices(self) -> dict[str, np.ndarray]:
@@ -188,7 +194,8 @@ def prepare(args: RankingArguments) -> Benchmark:
     scores = blind_scores(events, liked, parts[2], data.num_items)
     blind = {name: measure(parts[2], score, popularity) for name, score in scores.items()}
     codes = quantizer.encode(embeddings)
-    return Benchmark(data.item_ids, embeddings, codes, popularity, *parts, user_blind=blind, left_out=left_out)
+    found = {"user_blind": blind, "left_out": left_out, "quantizer": quantizer}
+    return Benchmark(data.item_ids, embeddings, codes, popularity, *parts, **found)
 
 
 def sampled(
@@ -290,22 +297,22 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
     """Train one ranker, keep its best epoch on validation, and measure that on test.
 
     Args:
-        kind: of the features; after ``centroids:``, rows of codes start at centroids of their items' vectors.
+        kind: of the features; after ``centroids:``, rows of codes start at centroids of their items' vectors; after
+            ``gate:``, an item's own rows are weighed by its training events.
     """
-    start, _, features_kind = kind.rpartition(":")
-    if start not in ("", CENTROIDS):
-        raise DataError(f"{kind}: before the colon stands {CENTROIDS} or nothing.")
+    *options, features_kind = kind.split(":")
+    if not set(options) <= {CENTROIDS, GATE}:
+        raise DataError(f"{kind}: before a colon stands {CENTROIDS} or {GATE}.")
     features = ItemFeatures.fit(
         features_kind, budget, benchmark.codes, args.codebook_size, impressions=benchmark.popularity, seed=seed
     )
-    rows, dense = rows_and_dense(features, benchmark.item_ids, benchmark.codes, benchmark.embeddings)
-    set_seed(seed)
-    model = SemanticIdRanker(
-        ranker_config(
-            features, dense_dim=benchmark.embeddings.shape[1], d_model=args.d_model, row_dropout=args.row_dropout
-        )
+    rows, dense = rows_and_dense(
+        features, benchmark.item_ids, benchmark.codes, benchmark.embeddings, benchmark.quantizer
     )
-    if start == CENTROIDS:
+    set_seed(seed)
+    sizes = {"d_model": args.d_model, "row_dropout": args.row_dropout, "gate": GATE in options}
+    model = SemanticIdRanker(ranker_config(features, dense_dim=benchmark.embeddings.shape[1], **sizes))
+    if CENTROIDS in options:
         start_at_centroids(model, features, rows, benchmark.embeddings, seed)
     best = KeepBest(model)
     trainer = RankerTrainer(
@@ -316,6 +323,7 @@ def run(args: RankingArguments, benchmark: Benchmark, kind: str, budget: int, se
         item_rows=rows,
         dense=dense,
         table_learning_rate=args.table_learning_rate,
+        counts=benchmark.popularity,
         callbacks=[best],
     )
     trainer.remove_callback(PrinterCallback)

@@ -154,6 +154,21 @@ def test_representations_are_compared(tmp_path, monkeypatch):
     assert len(blind) == 4 and blind == sorted(blind) and blind[-1] < table.index("| random_hash |")
 
 
+def test_gates_and_decoded_vectors_are_measured(tmp_path):
+    args = arguments(write_dataset(tmp_path / "data"), days=10)
+    benchmark = ranking.prepare(args)
+    np.testing.assert_array_equal(benchmark.quantizer.encode(benchmark.embeddings), benchmark.codes)
+    gated, plain = (ranking.run(args, benchmark, f"{gate}random_hash+unigram", 60, seed=0) for gate in ("gate:", ""))
+    assert gated["auc"] > 0.6 and gated != plain
+    decoded = ranking.run(args, benchmark, "dense_from_codes", 60, seed=0)
+    # Codes follow the kinds that users keep to, so what they decode to knows new items.
+    assert decoded["auc_cold"] > 0.7
+    with pytest.raises(DataError, match="by the tokenizer's quantizer, and it has none"):
+        ranking.run(args, replace(benchmark, quantizer=None), "dense_from_codes", 60, seed=0)
+    with pytest.raises(DataError, match="before a colon stands centroids or gate"):
+        ranking.run(args, benchmark, "tree:unigram", 60, seed=0)
+
+
 def test_nothing_cold_and_no_ratings(tmp_path):
     args = arguments(write_dataset(tmp_path / "data"))
     benchmark = ranking.prepare(args)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 from transformers import TrainingArguments
 
 import tiger
@@ -90,6 +91,22 @@ def test_the_saved_recommender_ranks_with_it(work, tmp_path):
     assert np.isfinite(recommender.recommend([["i1", "new"]], k=5, num_beams=10)[1]).all()
     recommender.remove_items(["i5"])
     assert "i5" not in recommender.recommend([["i1"]], k=10, num_beams=20)[0][0]
+
+
+def test_gated_rows_and_decoded_vectors_from_files(work, tmp_path):
+    kind = {"features": "random_hash+unigram+dense_from_codes", "gate": True, "negatives": "sampled"}
+    out = train_ranker(work, tmp_path, **kind)
+    assert not (out / "ranker" / "dense.safetensors").exists()
+    data = RecommendationData.load(work / "data")
+    counts = np.bincount(data.leave_one_out(None).train.items, minlength=data.num_items)
+    assert counts.min() < 5 < counts.max()
+    np.testing.assert_array_equal(load_file(out / "ranker" / "totals.safetensors")["totals"], np.maximum(counts, 5))
+    recommender = TigerRecommender.from_pretrained(out / "model")
+    ranker, tokenizer = recommender.ranker.ranker, recommender.tokenizer
+    assert ranker.config.gate_columns == [0, 1] and ranker.config.dense_dim == tokenizer.quantizer.input_dim
+    assert not np.allclose(ranker.gate.slope.detach(), np.log(np.expm1(1)))  # it has learned
+    recommender.add_items(["new"], texts=["soap soap number 7"])
+    assert np.isfinite(recommender.rank([["i1", "new"]], [["new", "i2"]])[1][0]).all()
 
 
 def test_what_it_refuses(work, tmp_path):

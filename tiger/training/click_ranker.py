@@ -68,6 +68,9 @@ class RankerArguments:
     head: str = field(default="mlp", metadata={"help": "mlp or dcn"})
     loss: str = field(default="binary", metadata={"help": "binary or listwise"})
     dropout: float = field(default=0.1, metadata={"help": "of the head"})
+    gate: bool = field(
+        default=False, metadata={"help": "weigh an item's own table rows by how often training showed it"}
+    )
     row_dropout: float = field(default=0.0, metadata={"help": "share of an item's table rows that training drops"})
     max_history: int = field(default=20, metadata={"help": "maximum number of history items that the model reads"})
     uniform_negatives: int = field(default=2, metadata={"help": "negatives per event, sampled uniformly"})
@@ -221,7 +224,7 @@ def _trained(
     )
     reads = features.uses_dense or args.start_rows == CENTROIDS
     embeddings = saved_vectors(args.tokenizer, args.embeddings, data) if reads else None
-    rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings)
+    rows, dense = rows_and_dense(features, data.item_ids, tokenizer.codes, embeddings, tokenizer.quantizer)
     set_seed(training.seed)
     sizes = ("d_model", "head", "loss", "dropout", "row_dropout", "max_history", "hidden_sizes", "sparse")
     model = SemanticIdRanker(
@@ -229,12 +232,14 @@ def _trained(
             features,
             dense_dim=0 if dense is None else dense.shape[1],
             semantic_ids=tokenizer.fingerprint,
+            gate=args.gate,
             **_beam_sizes(args, recommender),
             **{size: getattr(args, size) for size in sizes},
         )
     )
     if args.start_rows == CENTROIDS and embeddings is not None:
         start_at_centroids(model, features, rows, embeddings, training.seed)
+    totals = floored_totals(split.train, data.num_items) if model.reads_counts else None
     trainer = RankerTrainer(
         model,
         training,
@@ -244,13 +249,13 @@ def _trained(
         item_rows=rows,
         dense=dense,
         table_learning_rate=args.table_learning_rate,
+        counts=totals,
     )
     assert training.output_dir is not None  # TrainingArguments fills it in
     with disk_errors(training.output_dir):
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = {name: round(value, 5) for name, value in trainer.evaluate().items()}
     model.to("cpu")  # type: ignore[arg-type]  # transformers hides that it is a method
-    totals = floored_totals(split.train, data.num_items) if args.negatives == BEAMS else None
     return ClickRanker(model, features, tokenizer, dense, totals), metrics
 
 

@@ -15,6 +15,7 @@ import torch
 
 from tiger._moved import old_arguments, old_names
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
+from tiger.quantizers.base import Quantizer
 from tiger.rankers.click.features import ItemFeatures
 from tiger.utils.errors import DataError
 
@@ -78,14 +79,21 @@ class ImpressionsCollator:
         rows: int32 [items, width], from :meth:`ItemFeatures.rows`.
         dense: float32 [items, D], where the features read content vectors.
         max_history: items of a history.
+        counts: float [items], training events of each item, where the ranker has a gate.
     """
 
     def __init__(
-        self, impressions: Impressions, rows: np.ndarray, dense: np.ndarray | None = None, max_history: int = 20
+        self,
+        impressions: Impressions,
+        rows: np.ndarray,
+        dense: np.ndarray | None = None,
+        max_history: int = 20,
+        counts: np.ndarray | None = None,
     ):
         self._impressions = impressions
         self._rows = torch.from_numpy(rows)
         self._dense = None if dense is None else torch.from_numpy(np.asarray(dense, dtype=np.float32))
+        self._counts = None if counts is None else torch.from_numpy(np.asarray(counts, dtype=np.float32))
         self._max_history = max_history
 
     def __call__(self, indices: list[int]) -> dict[str, torch.Tensor]:
@@ -104,6 +112,8 @@ class ImpressionsCollator:
         }
         if self._dense is not None:
             batch["dense"] = self._dense[items]
+        if self._counts is not None:
+            batch["counts"] = self._counts[items]
         if self._impressions.context is not None:
             batch["context"] = torch.from_numpy(self._impressions.context[chosen].astype(np.float32))
         return batch
@@ -316,12 +326,44 @@ def labeled_impressions(
 
 
 def rows_and_dense(
-    features: ItemFeatures, item_ids: list[str], codes: np.ndarray | None, embeddings: np.ndarray | None
+    features: ItemFeatures,
+    item_ids: list[str],
+    codes: np.ndarray | None,
+    embeddings: np.ndarray | None,
+    quantizer: Quantizer | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the catalog in the form that a collator reads."""
+    """Return the catalog in the form that a collator reads.
+
+    Args:
+        features: how items are read.
+        item_ids, codes: of all items.
+        embeddings: float [items, D], content vectors, read by ``dense``.
+        quantizer: the tokenizer's, read by ``dense_from_codes``.
+
+    Raises:
+        DataError: what the features read is missing.
+    """
     if features.uses_dense and embeddings is None:
         raise DataError(f"{features.kind} reads content vectors, and none are given.")
-    return features.rows(item_ids, codes), embeddings if features.uses_dense else None
+    rows = features.rows(item_ids, codes)
+    if features.decodes:
+        assert codes is not None  # checked by rows
+        return rows, decoder_of(quantizer).decode(codes)
+    return rows, embeddings if features.uses_dense else None
+
+
+def decoder_of(quantizer: Quantizer | None) -> Quantizer:
+    """The quantizer that makes vectors of codes.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
+    if quantizer is None:
+        raise DataError(
+            "dense_from_codes decodes codes by the tokenizer's quantizer, and it has none: fit a tokenizer to vectors "
+            "(SemanticIdTokenizer.fit), or use dense."
+        )
+    return quantizer
 
 
 __getattr__ = old_names(__name__)

@@ -3,6 +3,11 @@
 Hashing gives each item random rows, so the rows of a new item are untrained. Codes, their n-grams, their prefixes or
 the pieces of a learned vocabulary (Singh et al., arXiv 2306.08121; Zheng et al., arXiv 2504.02137) are shared by
 similar items, so the rows of a new item are trained already. All kinds can use the same number of rows.
+
+Two kinds have no rows: ``dense`` reads an item's content vector, which is stored with the ranker, and
+``dense_from_codes`` the vector that the tokenizer's quantizer decodes from the item's codes, which takes no storage
+(after arXiv 2607.24865). Where codes were learned from text and co-occurrence (``cooccurrence_weight`` above 0), the
+quantizer that a tokenizer keeps has the text's part of the codebooks, and that part is what it decodes.
 """
 
 from __future__ import annotations
@@ -18,14 +23,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
 
+from tiger.rankers.click.hashes import mix, mix_columns
 from tiger.rankers.click.saved_features import read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
 FILE_NAME = "item_features.json"
 FORMAT = 1
-KINDS = ("random_hash", "unigram", "ngram", "prefix_ngram", "spm", "dense")
 CODE_KINDS = ("unigram", "ngram", "prefix_ngram", "spm")
+VECTOR_KINDS = ("dense", "dense_from_codes")
+KINDS = ("random_hash", *CODE_KINDS, *VECTOR_KINDS)
 PRIVATE_USE = 0xF0000  # where Unicode keeps 65,534 characters for private use: one for each code of each level
 _CHUNK = 50_000
 
@@ -38,7 +45,8 @@ class ItemFeatures:
 
     Args:
         kind: one of :data:`KINDS`, or several joined by ``+``, which then share the budget equally. ``spm`` leaves
-            rows unused where the tuples of codes share fewer pieces than it has rows.
+            rows unused where the tuples of codes share fewer pieces than it has rows. ``dense`` and
+            ``dense_from_codes`` exclude each other.
         budget: rows of the table in all. A further one, number ``budget``, pads and is always zero.
         num_codebooks, codebook_size: of the codes.
         n: length of an n-gram.
@@ -68,7 +76,9 @@ class ItemFeatures:
         unknown = [part for part in self.kinds if part not in KINDS]
         if unknown or len(set(self.kinds)) < len(self.kinds):
             raise DataError(f"kind must be one of {', '.join(KINDS)}, or several joined by +, got {kind!r}.")
-        self.tables = [part for part in self.kinds if part != "dense"]
+        if set(VECTOR_KINDS) <= set(self.kinds):
+            raise DataError(f"an item has one content vector, stored or decoded: {kind} names both.")
+        self.tables = _tables(self.kinds)
         if budget < max(1, len(self.tables)):
             raise DataError(f"a budget of {budget} rows is too small for {kind}.")
         if num_codebooks * codebook_size > 65_534:
@@ -103,7 +113,7 @@ class ItemFeatures:
         codes = np.asarray(codes)
         pieces = None
         if "spm" in kind.split("+"):
-            share = budget // max(1, len([part for part in kind.split("+") if part != "dense"]))
+            share = budget // max(1, len(_tables(kind.split("+"))))
             counts = np.ones(len(codes), dtype=np.int64) if impressions is None else np.asarray(impressions)
             pieces = _learn_pieces(codes, codebook_size, counts, share)
         return cls(kind, budget, codes.shape[1], codebook_size, pieces=pieces, **options)
@@ -112,6 +122,30 @@ class ItemFeatures:
     def uses_dense(self) -> bool:
         """Whether the item's content vector is wanted too."""
         return "dense" in self.kinds
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the vector that a quantizer decodes from the item's codes is wanted too."""
+        return "dense_from_codes" in self.kinds
+
+    @property
+    def reads_codes(self) -> bool:
+        """Whether anything is made of codes."""
+        return self.decodes or any(kind in CODE_KINDS for kind in self.kinds)
+
+    @property
+    def own_columns(self) -> list[int]:
+        """Columns of :meth:`rows` that hold an item's own rows: hashed ones, and that of its whole tuple of codes."""
+        own: list[int] = []
+        column = 0
+        for kind in self.tables:
+            width = self._width(kind)
+            if kind == "random_hash":
+                own += range(column, column + width)
+            elif kind == "prefix_ngram" and self.num_codebooks > 1:
+                own.append(column + width - 1)
+            column += width
+        return own
 
     @property
     def share(self) -> int:
@@ -138,7 +172,7 @@ class ItemFeatures:
             DataError: an item without codes, and no content vector in its place.
         """
         known = np.zeros(len(item_ids), dtype=bool)
-        if any(kind in CODE_KINDS for kind in self.kinds):
+        if self.reads_codes:
             codes = self._checked(codes, len(item_ids))
             known = np.all(codes >= 0, axis=1)
             if not known.all() and not self.uses_dense:
@@ -238,7 +272,7 @@ class ItemFeatures:
         # A long prefix is no number of 64 bits: each key mixes the shorter prefix's with one more code.
         keys, found = np.zeros(len(codes), dtype=np.uint64), []
         for column in codes.T:
-            keys = _mix(keys + column.astype(np.uint64))
+            keys = mix(keys + column.astype(np.uint64))
             found.append(self._hash(keys, salt=0))
         return np.stack(found, axis=1)
 
@@ -254,52 +288,16 @@ class ItemFeatures:
             powers = self.codebook_size ** np.arange(length)[::-1]
             return (grams * powers).sum(-1) + space * np.arange(positions)
         places = np.broadcast_to(np.arange(1, positions + 1, dtype=np.uint64), grams.shape[:2])
-        return self._hash(_mix_columns(np.moveaxis(grams, -1, 0), places), salt=0)
+        return self._hash(mix_columns(np.moveaxis(grams, -1, 0), places), salt=0)
 
     def _hash(self, keys: np.ndarray, salt: int) -> np.ndarray:
-        mixed = _mix(keys ^ _mix(np.full((), 1 + salt + 1000 * self.seed, dtype=np.uint64)))
+        mixed = mix(keys ^ mix(np.full((), 1 + salt + 1000 * self.seed, dtype=np.uint64)))
         return (mixed % np.uint64(self.share)).astype(np.int64)
 
 
-def _mix(keys: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer: every bit of the answer depends on every bit of the key."""
-    with np.errstate(over="ignore"):
-        keys = keys + np.uint64(0x9E3779B97F4A7C15)
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return keys ^ (keys >> np.uint64(31))
-
-
-def _mix_columns(columns: np.ndarray, keys: np.ndarray | None = None) -> np.ndarray:
-    """One number for each row of codes, int [columns, ...], from ``keys`` (default 0) on: equal for equal rows."""
-    keys = np.zeros(columns.shape[1:], dtype=np.uint64) if keys is None else keys
-    for column in columns:
-        keys = _mix(keys + column.astype(np.uint64))
-    return keys
-
-
-def code_keys(codes: np.ndarray, codebook_size: int) -> np.ndarray:
-    """A tuple of codes as one number, as a log or a feature store keeps it: int [n, L] to uint64 [n].
-
-    Where the tuple fits into 64 bits, its codes stand side by side, the first one highest. Eight levels of 2048 codes
-    (the sizes of Singh et al.) need 88: then the number is a hash, which two of a million tuples share with a chance
-    of 3 in 10^8.
-
-    Raises:
-        DataError: two different tuples among these have the same hash.
-    """
-    codes = np.asarray(codes)
-    bits = int(codebook_size - 1).bit_length()
-    if bits * codes.shape[1] <= 64:
-        keys = np.zeros(len(codes), dtype=np.uint64)
-        for column in codes.T:
-            keys = (keys << np.uint64(bits)) | column.astype(np.uint64)
-        return keys
-    keys = _mix_columns(codes.T)
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    if not np.array_equal(codes[first][inverse], codes):
-        raise DataError("two tuples of codes have the same 64-bit hash: keep the codes themselves.")
-    return keys
+def _tables(kinds: Sequence[str]) -> list[str]:
+    """Those of some kinds that have rows."""
+    return [kind for kind in kinds if kind not in VECTOR_KINDS]
 
 
 class _Pieces:
@@ -311,7 +309,7 @@ class _Pieces:
     def __init__(self, scores: dict[str, float], codebook_size: int):
         self.scores, self._codebook_size = scores, codebook_size
         pieces = (np.array([[ord(character) - PRIVATE_USE] for character in piece]) for piece in scores)
-        keys = np.array([_mix_columns(piece)[0] for piece in pieces])
+        keys = np.array([mix_columns(piece)[0] for piece in pieces])
         order = np.argsort(keys)
         self._keys, self._ids = keys[order], order + 1  # row 0 is that of the unknown
         self._scores = np.array(list(scores.values()))[order]
@@ -326,7 +324,7 @@ class _Pieces:
         piece_of = np.zeros((length + 1, count), dtype=np.int64)
         for end in range(1, length + 1):
             for start in range(end):
-                keys = _mix_columns(columns[start:end])
+                keys = mix_columns(columns[start:end])
                 at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
                 score = np.where(self._keys[at] == keys, best[start] + self._scores[at], -np.inf)
                 better = score > best[end]
@@ -345,7 +343,7 @@ class _Pieces:
 
 def _unique_rows(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows and, for each row, which of them it is."""
-    _, first, inverse = np.unique(_mix_columns(codes.T), return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(mix_columns(codes.T), return_index=True, return_inverse=True)
     if not np.array_equal(codes[first][inverse], codes):  # two rows with one key: a chance of 1 in 10^7 at 10^6 rows
         unique, inverse = np.unique(codes, axis=0, return_inverse=True)
         return unique, inverse.ravel()

@@ -13,7 +13,9 @@ from transformers.utils import ModelOutput
 
 from tiger.rankers.click.beam_head import BeamHead
 from tiger.rankers.click.features import ItemFeatures
+from tiger.rankers.click.gate import CountGate
 from tiger.utils.auto_classes import register
+from tiger.utils.errors import DataError
 from tiger.utils.schema import boolean, list_of, number, one_of, optional, text, whole
 
 HEADS = ("mlp", "dcn")
@@ -41,6 +43,7 @@ OPTIONAL_RULES = {
     "beam_inputs": whole(0, 1 << 10),
     "beam_hidden": whole(1, 1 << 16),
     "reads_memory": boolean,
+    "gate_columns": list_of(whole(0, 1 << 16), longest=1 << 10),
 }
 
 
@@ -69,6 +72,8 @@ class RankerConfig(PreTrainedConfig):
             0: there is no beam head.
         beam_hidden: size of its two hidden layers.
         reads_memory: whether its inputs are of searches with a memory.
+        gate_columns: which of an item's table rows are its own and weighed by its count, see
+            :class:`tiger.rankers.click.gate.CountGate`; empty: there is no gate.
     """
 
     model_type = "semantic_id_ranker"
@@ -91,6 +96,7 @@ class RankerConfig(PreTrainedConfig):
     beam_inputs: int = 0
     beam_hidden: int = 64
     reads_memory: bool = False
+    gate_columns: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -132,6 +138,7 @@ class SemanticIdRanker(PreTrainedModel):
             if config.dense_dim
             else None
         )
+        self.gate = CountGate(config.gate_columns) if config.gate_columns else None
         self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
         # The last place is that of an empty history's only "item".
         self.recency = nn.Parameter(torch.zeros(config.max_history + 1))
@@ -158,12 +165,22 @@ class SemanticIdRanker(PreTrainedModel):
             nn.init.zeros_(module.recency)
             if module.beam_head is not None:
                 module.beam_head.reset()
+            if module.gate is not None:
+                module.gate.reset()
 
-    def embed(self, rows: torch.Tensor, dense: torch.Tensor | None = None) -> torch.Tensor:
-        """Items' vectors, float32 [U, d_model], from their table rows, int [U, width], and content vectors [U, D].
+    @property
+    def reads_counts(self) -> bool:
+        """Whether its answers depend on how many events items have in the training log."""
+        return self.gate is not None or self.beam_head is not None
+
+    def embed(
+        self, rows: torch.Tensor, dense: torch.Tensor | None = None, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Items' vectors, float32 [U, d_model], from their table rows, int [U, width], content vectors [U, D], and
+        training events [U].
 
         Raises:
-            ValueError: content vectors are missing or unasked for.
+            ValueError: content vectors are missing or unasked for, or a gate has no counts.
         """
         if (dense is None) != (self.dense is None):
             raise ValueError(
@@ -174,7 +191,10 @@ class SemanticIdRanker(PreTrainedModel):
         if self.training and self.config.row_dropout and rows.shape[1]:
             dropped = torch.rand(rows.shape, device=rows.device) < self.config.row_dropout
             rows = rows.masked_fill(dropped, self.config.budget)
-        vectors: Any = self.table(rows) if rows.shape[1] else 0.0
+        if self.gate is not None and counts is None:
+            raise ValueError("this ranker weighs rows by their items' training events: pass counts")
+        weights = None if self.gate is None else self.gate(counts, rows.shape[1]).to(self.table.weight.dtype)
+        vectors: Any = self.table(rows, per_sample_weights=weights) if rows.shape[1] else 0.0
         return vectors if dense is None or self.dense is None else vectors + self.dense(dense)
 
     def forward(
@@ -185,6 +205,7 @@ class SemanticIdRanker(PreTrainedModel):
         dense: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        counts: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> RankerOutput:
         """Logits of candidates.
@@ -196,8 +217,9 @@ class SemanticIdRanker(PreTrainedModel):
             dense: float32 [U, D], their content vectors.
             context: float32 [B, C, num_context].
             labels: float [B, C], 0 or 1; -100 where there is no candidate.
+            counts: float [U], the items' training events, where there is a gate; others ignore them.
         """
-        items = self.embed(rows, dense)
+        items = self.embed(rows, dense, counts)
         logits = self.score(items, history, candidates, context)
         return RankerOutput(None if labels is None else self._loss(logits, labels), logits)
 
@@ -257,14 +279,25 @@ class SemanticIdRanker(PreTrainedModel):
 
 
 def ranker_config(
-    features: ItemFeatures, dense_dim: int = 0, semantic_ids: str | None = None, **sizes
+    features: ItemFeatures, dense_dim: int = 0, semantic_ids: str | None = None, gate: bool = False, **sizes
 ) -> RankerConfig:
-    """The configuration of a ranker for these item features."""
-    if features.uses_dense and not dense_dim:
+    """The configuration of a ranker for these item features, with a gate or without.
+
+    Raises:
+        DataError: a gate, and items have no rows of their own, or nothing else.
+    """
+    reads_vectors, own = features.uses_dense or features.decodes, features.own_columns
+    if gate and not (own and (reads_vectors or len(own) < features.width)):
+        raise DataError(
+            "a gate weighs an item's own rows (random_hash, the longest of prefix_ngram) against what it shares with "
+            f"others, and {features.kind} has not both: use random_hash+unigram, or leave the gate out."
+        )
+    if reads_vectors and not dense_dim:
         raise ValueError(f"{features.kind} reads content vectors: say how long they are (dense_dim)")
     return RankerConfig(
         budget=features.budget if features.tables else 1,
-        dense_dim=dense_dim if features.uses_dense else 0,
+        dense_dim=dense_dim if reads_vectors else 0,
+        gate_columns=own if gate else [],
         item_features=features.fingerprint,
         semantic_ids=semantic_ids,
         **sizes,

@@ -15,9 +15,11 @@ from tiger._moved import old_member, old_names
 from tiger.data.cooccurrence import COUNT_FLOOR
 from tiger.data.sequences import Sequences, pad_rows
 from tiger.evaluation.metrics import ndcg_at_k
+from tiger.quantizers.base import Quantizer
 from tiger.rankers.base import Ranker, SearchMemory, best_first, reads_memory
 from tiger.rankers.click.beam_inputs import beam_inputs
-from tiger.rankers.click.features import CODE_KINDS, ItemFeatures
+from tiger.rankers.click.dataset import decoder_of
+from tiger.rankers.click.features import ItemFeatures
 from tiger.rankers.click.model import CONFIG_RULES, OPTIONAL_RULES, RankerConfig, SemanticIdRanker, check_ranker
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils.disk import disk_errors
@@ -29,6 +31,7 @@ from tiger.utils.tensor_files import read_arrays
 DENSE, TOTALS = "dense.safetensors", "totals.safetensors"
 T5_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _USERS = 256
+_ITEMS = 1 << 14  # whose content vectors are decoded at once
 
 
 class ClickRanker(Ranker):
@@ -37,9 +40,10 @@ class ClickRanker(Ranker):
     Args:
         ranker: trained with these features.
         features: how it reads items.
-        tokenizer: of the catalog: its item ids and codes.
-        dense: float [items, D], content vectors, where the features read them.
-        totals: float [items], events in the training log, where a beam head reads them; those below 5 count as 5.
+        tokenizer: of the catalog: its item ids and codes, and the quantizer where the features decode these.
+        dense: float [items, D], content vectors, where the features read stored ones.
+        totals: float [items], events in the training log, where a beam head or a gate reads them; those below 5 count
+            as 5.
     """
 
     kind = "click"
@@ -63,9 +67,12 @@ class ClickRanker(Ranker):
                 f"{features.kind} reads content vectors: one for each of {len(tokenizer)} items is needed, "
                 f"{'none are' if dense is None else f'{len(dense)} are'} given."
             )
-        if ranker.beam_head is not None and (totals is None or len(totals) != len(tokenizer)):
-            raise DataError("a ranker with a beam head reads the number of events of each item: give totals.")
+        if ranker.reads_counts and (totals is None or len(totals) != len(tokenizer)):
+            reader = "gate" if ranker.beam_head is None else "beam head"
+            raise DataError(f"a ranker with a {reader} reads the number of events of each item: give totals.")
         self.ranker, self.features = ranker.eval(), features
+        self._quantizer = _checked_decoder(ranker, tokenizer) if features.decodes else None
+        self._codes = tokenizer.codes.copy() if features.decodes else None
         self._totals = None if totals is None else np.maximum(totals, COUNT_FLOOR).astype(np.float32)
         self._rows = torch.from_numpy(features.rows(tokenizer.item_ids, tokenizer.codes))
         self._dense = torch.from_numpy(np.asarray(dense, dtype=np.float32)) if features.uses_dense else None
@@ -103,9 +110,7 @@ class ClickRanker(Ranker):
         """
         device = self.ranker.device
         if self._embedded is None:
-            # Embed every item once: the work per user is attention and the head.
-            dense = None if self._dense is None else self._dense.to(device)
-            self._embedded = self.ranker.embed(self._rows.to(device), dense)
+            self._embedded = self._embed_items()
         longest = self.ranker.config.max_history
         logits = np.full(candidates.shape, -np.inf, dtype=np.float32)
         for start in range(0, len(histories), _USERS):
@@ -119,6 +124,22 @@ class ClickRanker(Ranker):
             read, wanted = places.masked_fill(both < 0, -1).split([read.shape[1], wanted.shape[1]], dim=1)
             logits[part] = self.ranker.score(items, read, wanted).cpu().numpy()
         return np.where(candidates < 0, -np.inf, logits)
+
+    def _embed_items(self) -> torch.Tensor:
+        """Every item's vector, [items, d_model], once: the work per user is attention and the head."""
+        found, device = [], self.ranker.device
+        step = len(self) if self._quantizer is None else _ITEMS
+        for start in range(0, len(self), step):
+            part = slice(start, start + step)
+            dense = None if self._dense is None else self._dense[part]
+            if self._quantizer is not None and self._codes is not None:
+                dense = torch.from_numpy(self._quantizer.decode(self._codes[part])).float()
+            counts = None if self.ranker.gate is None or self._totals is None else torch.from_numpy(self._totals[part])
+            rows, dense, counts = (
+                None if one is None else one.to(device) for one in (self._rows[part], dense, counts)
+            )
+            found.append(self.ranker.embed(rows, dense, counts))
+        return torch.cat(found)
 
     def order(
         self,
@@ -206,6 +227,7 @@ class ClickRanker(Ranker):
             if vectors is None or len(vectors) != len(rows):
                 raise DataError(f"{self.features.kind} reads content vectors: new items need theirs.")
             self._dense = torch.cat([self._dense, torch.from_numpy(np.asarray(vectors, dtype=np.float32))])
+        self._codes = None if self._codes is None else tokenizer.codes.copy()
         self._totals = None if self._totals is None else np.append(self._totals, _no_events(len(rows)))
         self._embedded = None
 
@@ -219,6 +241,7 @@ class ClickRanker(Ranker):
         if self._dense is not None:
             self._dense = self._dense.clone()
             self._dense[rows] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        self._codes = None if self._codes is None else tokenizer.codes.copy()
         self._embedded = None
 
     def keep_items(self, rows: np.ndarray) -> None:
@@ -226,6 +249,7 @@ class ClickRanker(Ranker):
         kept = torch.from_numpy(rows)
         self._rows = self._rows[kept]
         self._dense = None if self._dense is None else self._dense[kept]
+        self._codes = None if self._codes is None else self._codes[rows]
         self._totals = None if self._totals is None else self._totals[rows]
         self._embedded = None
 
@@ -234,7 +258,7 @@ class ClickRanker(Ranker):
         self._embedded = None
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the ranker, its features, and content vectors (as float16)."""
+        """Write the ranker, its features, content vectors (as float16; none where codes are decoded), and counts."""
         with disk_errors(folder):
             self.ranker.save_pretrained(folder)
             self.features.save_pretrained(folder)
@@ -267,13 +291,13 @@ class ClickRanker(Ranker):
             shape = (len(tokenizer), ranker.config.dense_dim)
             dense = read_arrays(folder / DENSE, {"dense": (("F16", "F32"), shape)})["dense"]
         totals = None
-        if ranker.beam_head is not None:
+        if ranker.reads_counts:
             totals = read_arrays(folder / TOTALS, {"totals": ("F32", (len(tokenizer),))})["totals"]
         _check_sizes(folder, ranker.config, features, tokenizer)
         return cls(ranker, features, tokenizer, dense, totals)
 
     def digest(self) -> bytes:
-        """All weights, and what its beam head reads of the items."""
+        """All weights, and what its beam head or its gate reads of the items."""
         weights = [one.detach().cpu().contiguous().flatten() for one in self.ranker.state_dict().values()]
         totals = b"" if self._totals is None else self._totals.tobytes()
         return b"".join(one.view(torch.uint8).numpy().tobytes() for one in weights) + totals
@@ -282,12 +306,27 @@ class ClickRanker(Ranker):
 def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tokenizer: SemanticIdTokenizer) -> None:
     """Refuse features whose rows the ranker's table doesn't have, or that read other codes."""
     sizes = (features.num_codebooks, features.codebook_size)
-    reads_codes = any(kind in CODE_KINDS for kind in features.kinds)
     fine = config.budget == (features.budget if features.tables else 1)
-    fine &= features.uses_dense == (config.dense_dim > 0)
-    fine &= not reads_codes or sizes == (tokenizer.num_codebooks, tokenizer.codebook_size)
+    fine &= (features.uses_dense or features.decodes) == (config.dense_dim > 0)
+    fine &= list(config.gate_columns) in ([], features.own_columns)
+    fine &= not features.reads_codes or sizes == (tokenizer.num_codebooks, tokenizer.codebook_size)
     if not fine:
         raise DataError(f"{folder}: ranker, item features and semantic IDs have different sizes. Save it again.")
+
+
+def _checked_decoder(ranker: SemanticIdRanker, tokenizer: SemanticIdTokenizer) -> Quantizer:
+    """The tokenizer's quantizer, whose vectors are as long as those that the ranker reads.
+
+    Raises:
+        DataError: there is none, or it decodes to others.
+    """
+    quantizer = decoder_of(tokenizer.quantizer)
+    if quantizer.input_dim != ranker.config.dense_dim:
+        raise DataError(
+            f"this ranker reads vectors of {ranker.config.dense_dim} numbers, the tokenizer's quantizer decodes codes "
+            f"to {quantizer.input_dim}: use the tokenizer that it was trained with."
+        )
+    return quantizer
 
 
 def _no_events(count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ class RankerTrainer(CheckedTrainer):
         eval_dataset: :class:`Impressions`, or a dictionary of several by name.
         item_rows, dense: the catalog, from :func:`rows_and_dense`.
         table_learning_rate: of a sparse embedding table; a dense one learns at the rate of the rest.
+        counts: float [items], training events of each item, where the ranker has a gate.
         compute_metrics: of an ``EvalPrediction`` with logits and labels, float [lists, candidates], labels below 0
             where there is no candidate; default: AUC and log loss.
         options: other arguments of ``Trainer``.
@@ -63,10 +65,13 @@ class RankerTrainer(CheckedTrainer):
         dense: np.ndarray | None = None,
         table_learning_rate: float = 0.05,
         compute_metrics: Callable[..., dict] | None = None,
+        counts: np.ndarray | None = None,
         **options,
     ):
         if item_rows is None:
             raise ValueError("RankerTrainer needs item_rows, from rows_and_dense")
+        if model.gate is not None and counts is None:
+            raise DataError("this ranker weighs rows by their items' training events: give RankerTrainer counts.")
         for name in ("data_collator", "model_init"):
             if options.get(name) is not None:
                 raise DataError(
@@ -82,7 +87,7 @@ class RankerTrainer(CheckedTrainer):
             table = "a sparse table, which row-wise Adagrad steps (make the ranker with sparse=False)"
             refuse_optimizer("RankerTrainer", table, args, options)
         self.table_learning_rate = table_learning_rate
-        self._catalog = (item_rows, dense)
+        self._collator = partial(ImpressionsCollator, rows=item_rows, dense=dense, counts=counts)
         super().__init__(
             model=model,
             args=args,
@@ -130,7 +135,7 @@ class RankerTrainer(CheckedTrainer):
                 f"RankerTrainer reads Impressions, not a {type(examples).__name__}: take part of them by select."
             )
         max_history = cast(SemanticIdRanker, self.accelerator.unwrap_model(self.model)).config.max_history
-        collate = ImpressionsCollator(examples, *self._catalog, max_history=max_history)
+        collate = self._collator(examples, max_history=max_history)
         options = loader_options(self.args)
         if shuffle:
             options["generator"] = torch.Generator().manual_seed(self.args.seed)
