@@ -83,6 +83,7 @@ def main() -> None:
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
             split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+            split = without_validation_counts(tiger, split)
             beams = {part: proposed(args, tiger, split, part) for part in beams}
         codes = tiger.tokenizer.codes
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
@@ -106,7 +107,7 @@ def proposed(
     name = f"{Path(args.dataset).name}-{digest(*weights_of(tiger))}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}.safetensors"
     kept = load_file(file) if file.exists() else {}
-    without_validation_counts(tiger, split)  # here, since every script of this folder gets its beams here
+    split = without_validation_counts(tiger, split)  # here, since every script of this folder gets its beams here
     if "seconds" in kept:
         return kept["rows"], kept["scores"], float(kept["seconds"])
     start = time.perf_counter()
