@@ -190,7 +190,8 @@ def mean_over_seeds(rows: list[dict]) -> list[dict]:
         )
         if per_user:
             hybrid = f"hybrid{SUFFIX}" if SUFFIX in model else "the hybrid"
-            merged[-1]["over users"] = _compared(*np.mean(per_user, axis=0), hybrid)
+            own, base, first = np.mean(per_user, axis=0)
+            merged[-1]["over users"] = _compared(own, base, first, hybrid)
     return merged
 
 
