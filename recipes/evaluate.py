@@ -30,13 +30,12 @@ from tiger.evaluation.results import (
     results_table,
     write_results,
 )
-from tiger.evaluation.training_split import OTHER_LOG, split_of_model
+from tiger.evaluation.training_split import OTHER_LOG, SUFFIX, split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
 from tiger.training.evaluation import EvaluationArguments, name_alone, stages_of
 from tiger.training.stories import SHOWN, spread, stories_of, told
-from tiger.training.validation_counts import SUFFIX
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 

@@ -17,6 +17,7 @@ from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
 from tiger.training.memory import add_memory
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 
@@ -39,6 +40,7 @@ def main() -> None:
     if recommender.ranker is not None:
         raise DataError(f"{args.recommender} has a ranker that learned from its T5 alone: train it again afterwards.")
     split, _ = split_of_model(data, np.arange(data.num_items), recommender.training, args.dataset)
+    split = without_validation_counts(recommender, split)
     add_memory(recommender, data, split, args.embeddings)
     recommender.save_pretrained(args.recommender)
     print(f"{args.recommender} has a memory of {recommender.memory.size:,} pairs of items")

@@ -262,7 +262,8 @@ def test_one_command_for_a_dataset_of_ones_own(work):
     ]
     done = run(*command)
     assert "two-stage" in done.stdout
-    results = json.loads((work / "own" / "results" / "two-stage.json").read_text())
+    results = json.loads((work / "own" / "results" / "two-stage-with-validation.json").read_text())
+    assert all("p against hybrid-with-validation" in row["over users"] for row in results)
     shown = {row["setting"]: row["metrics"] for row in results}
     assert 0 < shown["as published, history removed"]["ndcg@10"] <= 1
     tiger = TigerRecommender.from_pretrained(work / "own" / "model")

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tiger import train
 from tiger.cli.common import friendly_errors
 from tiger.evaluation.results import command_line
+from tiger.evaluation.training_split import SUFFIX
 from tiger.training.arguments import parse_arguments
 from tiger.training.plan import FAST, over
 from tiger.utils.errors import DataError
@@ -173,11 +174,12 @@ def _broken(one: dict[str, Any]) -> str:
 
 
 def table_of(found: list[dict[str, Any]]) -> str:
-    """One line per log: NDCG@10 of the baselines and of the stages."""
+    """One line per log: NDCG@10 of the baselines and of stages; counted with validation, where that is measured."""
     names = ("popularity", "transition", "hybrid", "memory", "tiger", "two-stage")
     lines = [f"{'log':18}{'users':>7} {'history':9}" + "".join(f"{name:>11}" for name in names) + "  seconds  broken"]
     for one in found:
-        cells = "".join(f"{one['ndcg@10'][name]:11.4f}" if name in one["ndcg@10"] else f"{'-':>11}" for name in names)
+        by_name = {name.removesuffix(SUFFIX): value for name, value in one["ndcg@10"].items()}  # the last of a name
+        cells = "".join(f"{by_name[name]:11.4f}" if name in by_name else f"{'-':>11}" for name in names)
         head = f"{one['log'][:17]:18}{one['users']:7,} {one['history']:9}"
         lines.append(f"{head}{cells}{one['seconds']:9}  {'; '.join(one['broken']) or 'none'}")
     return "\n".join(lines)
@@ -322,7 +324,10 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Log]] = {
     for kind in (repeats, sessions, small, sparse, no_text, popular, ties, giant_tail_users, cold, two_columns)
 }
 # Names of the report's section "Decisions".
-DECISIONS = ("semantic IDs", "tokens of the T5", "epochs", "items of the history", "memory", "second stage")
+DECISIONS = (
+    *("semantic IDs", "tokens of the T5", "epochs", "items of the history", "memory", "second stage"),
+    "validation events",
+)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.training.arguments import parse_arguments
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.errors import DataError
 
 
@@ -38,6 +39,7 @@ def main() -> None:
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+    split = without_validation_counts(tiger, split)
     users = EvaluationExamples(*split.part("valid")).sample(args.users)
     rows = []
     for beams in args.beams:

@@ -23,6 +23,7 @@ from tiger.evaluation.results import command_line
 from tiger.evaluation.training_split import split_of_model
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -50,6 +51,7 @@ def main() -> None:
             raise DataError(f"{name} was trained on another split than {args.models[0]}.")
         ties = tiger.training.get("shuffle_ties")
         split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+        split = without_validation_counts(tiger, split)
         row = {"model": "alone", "seed": tiger.training.get("seed")}
         for part in PARTS:
             histories, targets = split.part(part)

@@ -35,14 +35,14 @@ from tiger.evaluation.baselines import Hybrid
 from tiger.evaluation.metrics import next_item_metrics_per_user
 from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
-from tiger.evaluation.training_split import split_of_model
+from tiger.evaluation.training_split import split_of_model, suffix_of
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.memory import ItemMemory
 from tiger.training.arguments import parse_arguments
-from tiger.training.validation_counts import suffix_of, with_validation_counts, without_validation_counts
+from tiger.training.validation_counts import with_validation_counts, without_validation_counts
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -86,6 +86,7 @@ def main() -> None:
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
             split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+            split = without_validation_counts(tiger, split)
             beams = {part: proposed(args, tiger, split, part) for part in beams}
             memory = tiger.memory
         codes = tiger.tokenizer.codes
@@ -112,7 +113,10 @@ def proposed(
         count_validation: count validation events in the memory; it goes on counting them, or not, from here.
     """
     # Here, since every script of this folder gets its beams here.
-    (with_validation_counts if count_validation else without_validation_counts)(tiger, split)
+    if count_validation:
+        with_validation_counts(tiger, split)
+    else:
+        split = without_validation_counts(tiger, split)
     name = f"{Path(args.dataset).name}-{digest(*weights_of(tiger))}-{args.num_beams}-{part}"
     file = Path(args.cache) / f"{name}{suffix_of(tiger.training)}.safetensors"
     kept = load_file(file) if file.exists() else {}

@@ -53,7 +53,9 @@ def test_the_smallest_log_is_trained_on(tmp_path, texts):
     settings = [word for word in SETTINGS if not word.startswith(("two_stage.keep", "tokenizer"))]
     main(["train", data, "--out", str(out), "--set", *settings])
     found = json.loads((out / "test.json").read_text())
-    assert found["users"] == 5 and set(found["models"]) >= {"popularity", "transition", "tiger"}
+    assert found["users"] == 5 and set(found["models"]) >= {"popularity", "transition", "tiger-with-validation"}
+    counted = ("hybrid" if texts else "transition") + "-with-validation"
+    assert found["comparisons"][1]["baseline"] == counted
     assert found["exclude_history"] is False
     page = (out / "report.html").read_text()
     assert "<h2>Decisions</h2>" in page and "<td>second stage</td>" in page

@@ -7,7 +7,7 @@ import pytest
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.baselines import Popularity, evaluate_baselines
+from tiger.evaluation.baselines import Hybrid, Popularity, evaluate_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, evaluate_stages, rank_bytes
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.evaluation.results import (
@@ -91,6 +91,21 @@ def test_rows_over_seeds_and_files(split, tmp_path):
         "as published, history kept, valid",
         *ways,
     ]
+
+
+def test_a_stage_that_counts_validation_is_compared_with_a_hybrid_that_does(split):
+    def counted(histories, exclude_history):
+        for name, rows in stages(histories, exclude_history):
+            yield name if name == "tiger" else f"{name}-with-validation-no-timestamps", rows
+
+    rows, first = model_results(Measured("shop", seeds=(1,)), counted, split, TEXTS)
+    own = dict(zip(("tiger", "two-stage"), mean_over_seeds(rows[:2])))
+    for model, log in (("tiger", split.train), ("two-stage", split.test_histories)):
+        hybrid = evaluate(Hybrid().fit(log, TEXTS).recommend, *split.part("test")).metrics["ndcg@10"]
+        name = "the hybrid" if model == "tiger" else "hybrid-with-validation"
+        gap = own[model]["metrics"]["ndcg@10"] - hybrid
+        assert own[model]["over users"][f"more than {name}, ndcg@10"] == pytest.approx(gap, abs=2e-5)
+        assert sum(key.startswith("p against") and "hybrid" in key for key in own[model]["over users"]) == 1
 
 
 def test_errors_of_means():

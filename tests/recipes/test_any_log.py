@@ -52,6 +52,13 @@ def test_equal_seeds_give_equal_logs(any_log, tmp_path, logs):
     assert not np.array_equal(other.items[:50], again.items[:50])
 
 
+def test_the_table_shows_what_counts_validation_in_its_column(any_log):
+    found = {"popularity": 0.1, "hybrid": 0.2, "hybrid-with-validation": 0.3, "tiger": 0.4}
+    found["two-stage-with-validation"] = 0.5
+    one = {"log": "some", "users": 9, "ndcg@10": found, "history": "kept", "seconds": 1, "broken": []}
+    assert any_log.table_of([one]).splitlines()[1].split()[3:-2] == ["0.1000", "-", "0.3000", "-", "0.4000", "0.5000"]
+
+
 def test_a_broken_promise_is_one_beyond_chance(any_log):
     one = {"model": "two-stage", "baseline": "hybrid", "difference": -0.01, "low": -0.03, "high": 0.01}
     assert any_log._broken(one) == ""

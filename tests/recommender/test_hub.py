@@ -352,7 +352,9 @@ def test_the_card_tells_what_is_known(recommender, tmp_path):
     assert models == ["popularity", "**tiger**", "tiger-paper", "hybrid"]
     assert "0.1250 ± 0.0100" in text and "`hybrid` does better here than this model, without training" in text
     assert recommender.tokenizer.fingerprint in text and "seeds 1, 2" in text and "Trained on `demo`" in text
-    assert "/home/me" not in text and "`d_model` | 16" in text
+    assert "/home/me" not in text and "`d_model` | 16" in text and "counts hold validation" not in text
+    text = model_card(recommender.state, REPO, [mine, result("hybrid-with-validation", 0.5)])
+    assert "`hybrid-with-validation` does better here than this model, without training" in text
     assert "None" not in text
 
 

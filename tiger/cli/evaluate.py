@@ -46,8 +46,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from tiger.data.dataset import RecommendationData
     from tiger.data.splits import ALL
     from tiger.evaluation.evaluator import evaluate
-    from tiger.evaluation.training_split import OTHER_LOG, SEEN_ALL, split_of_model
+    from tiger.evaluation.training_split import COUNTED, OTHER_LOG, SEEN_ALL, SUFFIX, counts_validation, split_of_model
     from tiger.retriever.dataset import EvaluationExamples
+    from tiger.training.validation_counts import without_validation_counts
 
     if args.num_beams < 10 or (args.users is not None and args.users < 1):
         raise DataError("--num_beams must be at least 10 and --users at least 1.")
@@ -58,6 +59,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
     with print_warnings():
         split, same = split_of_model(data, rows, tiger.training, args.dataset, args.allow_other_log)
     seen_all = tiger.training.get("split") == ALL
+    if args.part == "valid" and split.valid_counted and same:  # of another log, there is nothing to go back to
+        split = without_validation_counts(tiger, split)
+        print("The memory's counts hold validation events: these are taken out to measure on them.", file=sys.stderr)
+    counted = {COUNTED: True} if counts_validation(tiger.training) else {}
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
     histories = examples.histories.without_timestamps() if args.no_timestamps else examples.histories
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
@@ -73,12 +78,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
         found = evaluate(recommend, histories, examples.targets, exclude_history=not keep)
     metrics = {"users": len(examples)} | found.metrics
     if args.json:
-        facts: dict[str, Any] = {"split": ALL} if seen_all else {}
+        facts: dict[str, Any] = counted | ({"split": ALL} if seen_all else {})
         facts |= ({"other_log": True} if same is False else {}) | ({"timestamps": False} if args.no_timestamps else {})
         print(json.dumps(metrics | facts))
         return
     if args.no_timestamps:
         print("measured without timestamps")
+    if counted:
+        print(f"counts hold validation events, as those of hybrid{SUFFIX} do")
     if same is False:
         print(f"measured on {SEEN_ALL if seen_all else OTHER_LOG}")
     for name, value in metrics.items():

@@ -79,8 +79,11 @@ def _ranker(ranker) -> str:
 
 def _training(training: dict) -> dict[str, Any]:
     """The main entries of a training record."""
+    from tiger.evaluation.training_split import counts_validation
+
     names = ("dataset", "split", "epochs", "steps", "seconds", "seed", "exclude_history")
     found = {name: training[name] for name in names if training.get(name) is not None}
+    found |= {"counts": "with validation events"} if counts_validation(training) else {}
     return found | {name: value for name, value in training.items() if name.startswith("validation ") and value}
 
 

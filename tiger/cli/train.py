@@ -117,7 +117,7 @@ def _device(name: str | None) -> str | None:
     return usable_device(name)
 
 
-_MEASURED = ("users", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "exclude_history")
+_MEASURED = ("users", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "exclude_history", "counts_validation")
 
 
 def _print_results(found: dict) -> None:

@@ -27,6 +27,7 @@ class LeaveOneOut:
         test_targets: int32 [n].
         num_left_out: users with fewer than three events.
         held_out: False: ``train`` is all events of all users, and nothing validates or tests.
+        valid_counted: the model whose split this is has counted its validation events, so that ``valid`` is refused.
     """
 
     users: np.ndarray
@@ -36,13 +37,14 @@ class LeaveOneOut:
     test_targets: np.ndarray
     num_left_out: int
     held_out: bool = True
+    valid_counted: bool = False
 
     @property
     def next_items(self) -> tuple[Sequences, np.ndarray]:
         """Histories and targets that say how users go on: those of validation, or where none is held out, the last
         item of each user after those before it. For facts of the log, such as how much of it repeats."""
         if self.held_out:
-            return self.part("valid")
+            return self.valid_histories, self.valid_targets
         return self.train.drop_last(1), self.train.items[self.train.offsets[1:] - 1]
 
     @property
@@ -51,11 +53,20 @@ class LeaveOneOut:
         return self.train
 
     def part(self, name: str) -> tuple[Sequences, np.ndarray]:
-        """Histories and targets of ``valid`` or ``test``."""
+        """Histories and targets of ``valid`` or ``test``.
+
+        Raises:
+            DataError: there is no such part, or it can't measure the model whose split this is.
+        """
         if name not in ("valid", "test"):
             raise DataError(f"part must be valid or test, got {name!r}.")
         if not self.held_out:
             raise DataError("nothing of this log is held out (split all): there is no part to validate or test on.")
+        if name == "valid" and self.valid_counted:
+            raise DataError(
+                "the counts of this recommender hold validation events (two_stage.count_validation), so they can't "
+                "measure it. Measure the test part, or train the second stage with --count_validation false."
+            )
         if name == "valid":
             return self.valid_histories, self.valid_targets
         return self.test_histories, self.test_targets

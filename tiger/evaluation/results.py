@@ -19,6 +19,7 @@ from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.baselines import Hybrid, evaluate_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
+from tiger.evaluation.training_split import SUFFIX
 from tiger.evaluation.transition_graph import evaluate_transition_graphs
 from tiger.utils.files import write_atomically
 
@@ -138,24 +139,31 @@ def model_results(
         measured: what else a row says.
         stages: the model, see :data:`tiger.evaluation.evaluator.Stages`.
         split: a leave-one-out split.
-        texts: one per item: the hybrid baseline is measured too and each user's difference to it is kept.
+        texts: one per item: the hybrid baseline is measured too and each user's difference to it is kept; of a stage
+            whose counts hold validation events, that to a hybrid whose counts do.
         alone: name of the stage that the others are compared with, the retriever; None: the first.
 
     Returns:
         The rows, and the retriever's evaluation by setting.
     """
     histories, targets = split.part(measured.part)
-    hybrid = None if texts is None else Hybrid().fit(split.train, texts)
+    hybrids: dict[bool, Hybrid] = {}
     rows, first_stages = [], {}
     for exclude_history in (True, False):
         found = evaluate_stages(stages, split, measured.part, exclude_history=exclude_history)
         first = next(iter(found.values())) if alone is None else found[alone]
         first_stages[measured.setting(exclude_history)] = first
-        base = None if hybrid is None else evaluate(hybrid.recommend, histories, targets, (10,), exclude_history)
+        bases: dict[bool, np.ndarray] = {}
         for model, evaluation in found.items():
+            counted = SUFFIX in model
+            if texts is not None and counted not in bases:
+                if counted not in hybrids:
+                    hybrids[counted] = Hybrid().fit(split.test_histories if counted else split.train, texts)
+                base = evaluate(hybrids[counted].recommend, histories, targets, (10,), exclude_history)
+                bases[counted] = base.per_user["ndcg@10"]
             row = measured.row(model, exclude_history, evaluation.metrics, evaluation.seconds)
             own = evaluation.per_user["ndcg@10"]
-            row[PER_USER] = own, own if base is None else base.per_user["ndcg@10"], first.per_user["ndcg@10"]
+            row[PER_USER] = own, bases.get(counted, own), first.per_user["ndcg@10"]
             rows.append(row | dict(measured.facts) | {"empty_places": evaluation.empty_places})
     return rows, first_stages
 
@@ -181,14 +189,21 @@ def mean_over_seeds(rows: list[dict]) -> list[dict]:
             }
         )
         if per_user:
-            merged[-1]["over users"] = _compared(*np.mean(per_user, axis=0))
+            hybrid = f"hybrid{SUFFIX}" if SUFFIX in model else "the hybrid"
+            own, base, first = np.mean(per_user, axis=0)
+            merged[-1]["over users"] = _compared(own, base, first, hybrid)
     return merged
 
 
-def _compared(own: np.ndarray, hybrid: np.ndarray, first: np.ndarray) -> dict:
-    """NDCG@10 of each user with 95% of its resampled means, and the gain over other models where they differ."""
+def _compared(own: np.ndarray, hybrid: np.ndarray, first: np.ndarray, name: str) -> dict:
+    """NDCG@10 of each user with 95% of its resampled means, and the gain over other models where they differ.
+
+    Args:
+        own, hybrid, first: float [users], of the model, of the hybrid and of the retriever.
+        name: of the hybrid.
+    """
     found: dict = {"interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)]}
-    for name, other in (("the hybrid", hybrid), ("the T5", first)):
+    for name, other in ((name, hybrid), ("the T5", first)):
         if not np.array_equal(own, other):
             found[f"more than {name}, ndcg@10"] = round(float((own - other).mean()), 5)
             found[f"p against {name}"] = bootstrap_p(own - other)

@@ -17,6 +17,8 @@ from tiger.utils.errors import DataError
 
 SEEN_ALL = "events that may be those the model was trained on: it held none back (split all)"
 OTHER_LOG = "another log than the model was trained on: targets may be what it has seen"
+COUNTED = "counts_validation"  # in the record of a model's training
+SUFFIX = "-with-validation"  # of the names of what is measured with counts that hold validation events
 
 
 def split_of_model(
@@ -38,8 +40,9 @@ def split_of_model(
         tables: what is compared: ``train`` and, for those who read texts too, ``items``.
 
     Returns:
-        The split, in the model's rows; and whether its training part is the model's: None where the model is older
-        than digests of the data, which is told in a warning.
+        The split, in the model's rows, which refuses its validation part where the model has counted that; and
+        whether its training part is the model's: None where the model is older than digests of the data, which is told
+        in a warning.
 
     Raises:
         DataError: the model lacks items, has held nothing back, or the data is other than it was trained on.
@@ -68,7 +71,17 @@ def split_of_model(
         remedy = "targets may be what the model has seen. Give the dataset that it was trained on"
         option = ", or --allow-other-log to measure all the same" if tuple(tables) == (TRAIN,) else ""
         check_same_data(recorded, found, source, "the model", remedy + option)
-    return _in_rows(split, rows), same
+    return replace(_in_rows(split, rows), valid_counted=counts_validation(training)), same
+
+
+def counts_validation(training: Mapping[str, Any]) -> bool:
+    """Whether a model's counts hold validation events, from the record of its training."""
+    return bool(training.get(COUNTED))
+
+
+def suffix_of(training: Mapping[str, Any]) -> str:
+    """The end of the names under which a model is measured; empty unless it counts validation events."""
+    return SUFFIX if counts_validation(training) else ""
 
 
 def known_digests(training: Mapping[str, Any]) -> dict[str, str]:

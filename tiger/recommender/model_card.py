@@ -14,11 +14,12 @@ import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from tiger import __version__
-from tiger.data.splits import ALL
 from tiger.embeddings.base import is_local_folder
+from tiger.evaluation.training_split import SUFFIX
 from tiger.quantizers.report import plot_code_usage
 from tiger.recommender.card_block import BEGIN, END, LIBRARY
-from tiger.recommender.card_lineage import cell, lineage_sentences
+from tiger.recommender.card_data import data_text
+from tiger.recommender.card_lineage import cell
 from tiger.recommender.state import RecommenderState
 from tiger.retriever.config import reads_users, retriever_config
 from tiger.retriever.plain_t5 import unlike_t5
@@ -28,7 +29,7 @@ from tiger.utils.paths import is_repo_id
 
 CARD, PLOT = "README.md", "code_usage.png"
 CARD_FILES = (CARD, PLOT)
-BASELINES = ("popularity", "transition", "content", "hybrid")
+BASELINES = ("popularity", "transition", "content", "hybrid", f"hybrid{SUFFIX}")
 _NEEDED = ("dataset", "model", "setting", "metrics")
 # Described in words elsewhere, or of no use to a reader: folders of the machine that trained.
 _UNLISTED = ("dataset", "arguments", "tokenizer", "model_dir", "init_from")
@@ -98,7 +99,7 @@ def model_card(
     sections = (
         (None, _summary(state)),
         ("Use", _use(state, repo_id, revision)),
-        ("Data", _data(state)),
+        ("Data", data_text(state)),
         ("Training", _training(state)),
         ("Results", _results(own, results)),
         ("Semantic IDs", _codes(state)),
@@ -226,26 +227,6 @@ def _plain_text(state: RecommenderState) -> str:
     if reasons := unlike_t5(state.model):
         return f"A plain T5 with these weights computes other probabilities, for {'; '.join(reasons)}."
     return "A plain T5 with these weights computes the same; `model.export_t5(folder)` writes one."
-
-
-def _data(state: RecommenderState) -> str:
-    training = state.training
-    dataset = training.get("dataset")
-    lines = [f"Trained on `{Path(str(dataset)).name}`." if dataset else "The data set is not recorded."]
-    if "shuffle_ties" in training:
-        seed = training["shuffle_ties"]
-        order = "stand as in the file" if seed is None else f"were put in random order (seed {seed})"
-        lines.append(f"Events of one user and one day {order}.")
-    if training.get("split") == ALL:
-        lines.append("All events were trained on, none were held out: no part of this log can measure the model.")
-    lines += lineage_sentences(training)
-    lines.append(f"The model reads the last {state.max_history} items of a history.")
-    if state.items is None:
-        lines.append("Texts of the items are not part of this repository: answers are item ids.")
-    else:
-        columns = ", ".join(f"`{column}`" for column in state.items.column_names)
-        lines.append(f"`items.parquet` holds the items' {columns}.")
-    return " ".join(lines)
 
 
 def _training(state: RecommenderState) -> str:

@@ -27,6 +27,7 @@ from scipy import sparse
 from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts, shared_counts
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_neighbors import ItemTexts, nearest_items, truncated
+from tiger.utils.errors import DataError
 
 ROUTES = ("follows", "together", "similar", "follows similar", "similar to follower", "again")
 AGAIN = ROUTES.index("again")
@@ -289,10 +290,13 @@ class ItemMemory:
         """With counts of another log over the same items, and the weights as they are.
 
         Raises:
-            ValueError: items were added or removed since it was fitted.
+            DataError: items were added or removed since it was fitted.
         """
         if not self._is_as_fitted or self.borrowed.shape[0]:
-            raise ValueError("items were added or removed since the memory was fitted: fit it anew.")
+            raise DataError(
+                "items were added or removed since the memory was fitted, so that it can't be counted anew: train the "
+                "recommender on the catalog as it is now."
+            )
         return ItemMemory(MemoryTables.counted(log, self.tables.neighbors), self.weights)
 
     def keep(self, rows: np.ndarray) -> ItemMemory:

@@ -126,7 +126,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)
     if recommender is not None:
-        without_validation_counts(recommender, split)
+        split = without_validation_counts(recommender, split)
     ranker, metrics = _trained(args, training, data, tokenizer, split, recommender)
     report: dict[str, Any] = {"validation": metrics}
     if recommender is not None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import KEEP_FROM, repeat_share
-from tiger.data.splits import LEAVE_ONE_OUT
+from tiger.data.splits import ALL, LEAVE_ONE_OUT
+from tiger.evaluation.training_split import SUFFIX, counts_validation
+from tiger.rankers.two_stage.choice import BY_T5
 from tiger.retriever.memory import T5_WEIGHT
 from tiger.training.catalog_size import MAX_CODES, MOST_PREFIXES, TUPLES, TWO_LEVELS
 from tiger.training.two_stage import order_in_words
@@ -33,6 +35,7 @@ def decisions_of(
     found += [_of_tokens(str(asked["tokens"]), data.num_items)] if asked.get("tokens") else []
     found += [_of_epochs(training, asked)] if training.get("steps") else []
     found += [history_decision(data, training, results), _of_memory(training), _of_second_stage(training)]
+    found += [_of_validation(training)] if "second_stage" in training else []
     return [*found, *_of_users(results)]
 
 
@@ -109,6 +112,21 @@ def _of_second_stage(training: Mapping[str, Any]) -> Decision:
         return "second stage", "none", "The recipe has no two_stage.yaml, or the step was not run.", "--recipe default"
     choice = {"trees": "trees", "hybrid": "the hybrid's order, no trees", "t5": "none"}[known["order"]]
     return "second stage", choice, order_in_words(known), "two_stage.keep=trees"
+
+
+def _of_validation(training: Mapping[str, Any]) -> Decision:
+    """Whether counts hold validation events, which a step of the second stage decides."""
+    name, change = "validation events", "two_stage.count_validation=false"
+    if counts_validation(training):
+        why = "A recommender in use counts all events so far, and so does the one that the test asks; all weights and "
+        why += f"trees were fitted without these. Names of results end in {SUFFIX}, that of their baseline too."
+        return name, "counted, once all was fitted", why, change
+    if training.get("split", LEAVE_ONE_OUT) == ALL:
+        return name, "counted, as all events", "Nothing was held out (split all).", "--split leave_one_out"
+    if training["second_stage"]["order"] == BY_T5 and "memory" not in training:
+        return name, "not counted", "The T5 answers alone, without a memory: nothing in it counts.", change
+    why = "A setting (two_stage.count_validation) says so: counts hold training events alone."
+    return name, "not counted", why, "two_stage.count_validation=true"
 
 
 def _of_users(results: Mapping[str, Any]) -> Iterator[Decision]:

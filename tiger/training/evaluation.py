@@ -11,18 +11,16 @@ import numpy as np
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
-from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.baselines import Hybrid, Transition, recommend_by_score
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.significance import bootstrap_interval
-from tiger.evaluation.training_split import split_of_model
+from tiger.evaluation.training_split import COUNTED, SUFFIX, counts_validation, split_of_model, suffix_of
 from tiger.recommender.answers import ranker_order
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.memory import ItemMemory
 from tiger.training.stories import spread, stories_of
-from tiger.training.validation_counts import SUFFIX, check_part, counts_validation, suffix_of
 from tiger.utils import devices
 
 # The largest of the published sets has 7e8; fifty million scores take a CPU about a second.
@@ -58,7 +56,7 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     Returns:
         ``recall@5``, ``ndcg@5``, ``recall@10`` and ``ndcg@10`` of the whole recommender; ``users``, their number;
         ``models``, the same four by model, the weakest kind first; ``errors``, their standard errors, where users
-        were drawn; ``exclude_history``; ``repeats``, the share of
+        were drawn; ``exclude_history``; ``counts_validation``, where it does; ``repeats``, the share of
         targets that stand in their history; ``hybrid, history removed`` and ``hybrid, history kept``, where some do;
         ``comparisons``, see :func:`comparisons_of`; ``examples``, see :func:`tiger.training.stories.stories_of`.
 
@@ -75,9 +73,10 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
     asked = everyone.select(users)
     found: dict[str, NextItemEvaluation] = {}
     texts = _texts_of_rows(data, rows, len(tiger.tokenizer))
-    baselines = baselines_of(split, texts)
-    if counts_validation(tiger.training) and "hybrid" in baselines:
-        baselines[f"hybrid{SUFFIX}"] = Hybrid().fit(split.test_histories, texts).recommend
+    baselines = baselines_of(split.train, texts)
+    if counts_validation(tiger.training):  # then a baseline that counts them too is what it is to be compared with
+        strongest, recommend = list(baselines_of(split.test_histories, texts).items())[-1]
+        baselines[strongest + SUFFIX] = recommend
     for name, recommend in baselines.items():
         found[name] = evaluate(recommend, asked.histories, asked.targets, exclude_history=exclude)
     answers, scores = np.empty((0, 0)), np.empty((0, 0))
@@ -102,6 +101,7 @@ def measure(model: str, dataset: str, args: EvaluationArguments) -> dict[str, An
         "models": metrics,
         **sampled,
         "exclude_history": exclude,
+        **({COUNTED: True} if counts_validation(tiger.training) else {}),
         "repeats": round(repeats, 5),
         **both,
         "comparisons": comparisons_of(found, name_alone(tiger), suffix_of(tiger.training)),
@@ -119,14 +119,14 @@ def comparisons_of(
     Args:
         found: all models by name, the last stage last.
         alone: the name of the T5's own order.
-        suffix: of the hybrid's name, which counts what the last stage counts.
+        suffix: of the hybrid's or transition's name, which counts what the last stage counts.
 
     Returns:
         ``model``, ``baseline``, and of NDCG@10 the ``difference`` with its 95% interval over users, ``low`` and
         ``high``.
     """
     last, hybrid = list(found)[-1], f"hybrid{suffix}"
-    pairs = ((alone, "popularity"), (last, hybrid if hybrid in found else "transition"))
+    pairs = ((alone, "popularity"), (last, hybrid if hybrid in found else f"transition{suffix}"))
     compared = []
     for model, baseline in pairs:
         if not len(found[model].ranks):
@@ -167,9 +167,6 @@ def stages_of(
         with ``no_timestamps`` those that know no times of events come before. Before all come those of the memory,
         [n, 10], where there is one, and with ``no_memory`` those of the T5 without it. Names of what counts validation
         events end in ``-with-validation``.
-
-    Raises:
-        DataError: the part is ``valid``, and its events are counted.
     """
     search: dict[str, Any] = {
         "num_beams": args.num_beams,
@@ -178,7 +175,6 @@ def stages_of(
         "rank": False,
         "bf16": args.bf16,
     }
-    check_part(tiger.training, part)
     suffix = suffix_of(tiger.training)
     count = max(10, args.num_beams)
     if tiger.memory is not None:
@@ -211,12 +207,12 @@ def memory_alone(memory: ItemMemory, histories: Sequences, exclude_history: bool
     return recommend_by_score(lambda some: memory.mass(some)[:, order], order, histories, 10, exclude_history)
 
 
-def baselines_of(split: LeaveOneOut, texts: list[str]) -> dict[str, Recommend]:
-    """The training-free methods by name; without texts, those that read none."""
+def baselines_of(events: Sequences, texts: list[str]) -> dict[str, Recommend]:
+    """The training-free methods by name, the strongest last; without texts, those that read none."""
     try:
-        hybrid = Hybrid().fit(split.train, texts)
+        hybrid = Hybrid().fit(events, texts)
     except ValueError:  # no text holds a word
-        transition = Transition().fit(split.train, len(texts))
+        transition = Transition().fit(events, len(texts))
         return {"popularity": transition.popularity.recommend, "transition": transition.recommend}
     return {name: baseline.recommend for name, baseline in hybrid.baselines().items()}
 

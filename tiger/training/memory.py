@@ -23,7 +23,6 @@ from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.memory import ItemMemory, MemoryTables
 from tiger.retriever.memory_fitting import fit_weights
 from tiger.training.tokenizer import vectors_of
-from tiger.training.validation_counts import COUNTED
 
 # The largest ones are of logs whose order the counts don't know: there the T5 decides.
 T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -77,11 +76,10 @@ def add_memory(
         return
     valid = EvaluationExamples(*split.part("valid")).sample(VALIDATION_USERS)
     search: dict[str, Any] = {"num_beams": 50, "exclude_history": exclude_history, "rank": False, "progress": True}
-    beams = recommender.recommend_rows(valid.histories, 50, **search)
+    beams = recommender.recommend_rows(valid.histories, 50, memory=False, **search)  # it may have one already
     known = Validation(valid.histories, valid.targets, *beams)
     recommender.memory, chosen = with_chosen_weight(memory, known, exclude_history)
-    kept = {name: value for name, value in recommender.training.items() if name != COUNTED}
-    recommender.training = kept | {"memory": chosen}
+    recommender.training = recommender.training | {"memory": chosen}
     print(f"the T5's log-probability counts {chosen['t5_weight']:g} times beside the memory's")
 
 

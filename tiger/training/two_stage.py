@@ -75,8 +75,8 @@ class TwoStageArguments:
     count_validation: bool = field(
         default=False,
         metadata={
-            "help": "once the trees are fitted, count validation events too, in the second stage and in the memory, "
-            "as a recommender in use counts all so far; names of what is measured then end in -with-validation"
+            "help": "once the trees are fitted or dropped, count validation events too, in the second stage and the "
+            "memory, as a recommender in use counts all so far; names of what is measured then end in -with-validation"
         },
     )
     split: str = field(default=LEAVE_ONE_OUT, metadata={"help": SPLIT_HELP + "; the trees are those of init_from"})
@@ -109,13 +109,13 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     rows = tiger.tokenizer.rows(data.item_ids)
     split, _ = split_of_model(data, rows, tiger.training, args.dataset, tables=(TRAIN, ITEMS))
     start = time.perf_counter()
-    without_validation_counts(tiger, split)
+    split = without_validation_counts(tiger, split)
     ordered = _ordered(tiger, data)
     vectors = _content_vectors(args, tiger, ordered)
     try:
         ranker = _fit(args, tiger, _candidates(args, tiger, ordered, vectors, split.train), split)
     except NothingToLearn as error:
-        _without_trees(args, tiger, {"order": BY_T5, "reason": str(error)})
+        _without_trees(args, tiger, {"order": BY_T5, "reason": str(error)}, split)
         return None
     record = ranker.record
     record["seconds"] = round(time.perf_counter() - start)
@@ -126,13 +126,12 @@ def train_two_stage(args: TwoStageArguments) -> TwoStageRanker | None:
     decision = {"order": record.get("order", BY_TREES), "trees": record["trees"]} | known
     print(order_in_words(decision))
     if decision["order"] == BY_T5:
-        _without_trees(args, tiger, decision)
+        _without_trees(args, tiger, decision, split)
         return None
     tiger.training = tiger.training | {"second_stage": decision}
     if args.count_validation:
         with_validation_counts(tiger, split)
         ranker.candidates = _candidates(args, tiger, ordered, vectors, split.test_histories)
-        print("validation events are counted from now on")
     return _saved(args, tiger, ranker)
 
 
@@ -179,10 +178,18 @@ def order_in_words(decision: Mapping[str, Any]) -> str:
     return f"{where}: {done[decision['order']]}."
 
 
-def _without_trees(args: TwoStageArguments, tiger: TigerRecommender, decision: dict[str, Any]) -> None:
-    """Save the recommender without a second stage, and why it has none."""
+def _without_trees(
+    args: TwoStageArguments, tiger: TigerRecommender, decision: dict[str, Any], split: LeaveOneOut | None = None
+) -> None:
+    """Save the recommender without a second stage, and why it has none.
+
+    Args:
+        split: whose validation events its memory counts from now on, where the settings say so; None: there are none.
+    """
     tiger.ranker = None
     tiger.training = tiger.training | {"second_stage": decision}
+    if args.count_validation and split is not None and tiger.memory is not None:  # else nothing counts
+        with_validation_counts(tiger, split)
     tiger.save_pretrained(args.recommender)
     print(f"{args.recommender} has no second stage")
 
