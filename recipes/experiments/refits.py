@@ -1,4 +1,4 @@
-"""Contribution of the T5 (with its memory) and of the codes to the second stage, over refits of both.
+"""Contribution of the T5 and of the codes to the second stage, over refits of both.
 
     python recipes/experiments/refits.py --recommenders runs/beauty/model0 runs/beauty/model1 runs/beauty/model2 \\
         --dataset datasets/beauty --embeddings embeddings.safetensors
@@ -36,7 +36,6 @@ from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
 from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import compare_recipes
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import TwoStageOptions, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import parse_arguments
@@ -45,10 +44,9 @@ from tiger.utils.files import write_atomically
 
 VARIANTS = {
     "full": (),
-    "without memory": ("memory",),
-    "without T5": ("t5", "memory"),
+    "without T5": ("t5",),
     "without codes": ("codes",),
-    "without T5 and codes": ("t5", "codes", "memory"),
+    "without T5 and codes": ("t5", "codes"),
 }
 METRICS = ("ndcg@10", "recall@10")
 SEED_STEP = 100  # between the seeds of the trees over one T5 and over the next
@@ -157,7 +155,7 @@ def fits_of(
     """All fits over one recommender, the variants of a seed side by side."""
     read = {"t5": digest(*weights_of(tiger)) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
     if tiger.memory is not None:
-        read["memory"] = digest(tiger.memory.weights.kernels)
+        read["t5"] += digest(tiger.memory.weights.kernels)
     log = digest(data.sequences.items, data.sequences.offsets, data.sequences.timestamps)
     same = [log, None if vectors is None else digest(vectors), tiger.training.get("shuffle_ties"), args.num_proposed]
     same += ["validation counted"] * args.count_validation
@@ -165,8 +163,6 @@ def fits_of(
     for seed in (number * SEED_STEP + seed for seed in args.seeds):
         for variant in args.variants:
             without = VARIANTS[variant]
-            if without == ("memory",) and tiger.memory is None:
-                continue  # it would be the full one
             source = "; ".join(f"{name} {value}" for name, value in read.items() if name not in without)
             options = asdict(TwoStageOptions(without=without, seed=seed))
             if not options["time_dropout"]:
@@ -226,10 +222,7 @@ def propose(
     if tiger is None:
         return candidates.propose(histories, progress=True)
     beams = proposed(args, tiger, split, *part)[:2]
-    found = candidates.propose(histories, *beams, progress=True)
-    if tiger.memory is None:
-        return found
-    return with_memory_features(found, candidates.names, histories, tiger.memory)
+    return candidates.propose(histories, *beams, progress=True)
 
 
 def target_ranks(ranker: TwoStageRanker, proposals: Proposals, targets: np.ndarray) -> np.ndarray:

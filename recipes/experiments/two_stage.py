@@ -1,4 +1,4 @@
-"""Contribution of each source to the second stage: without the T5 (and its memory), semantic IDs, both, or dates.
+"""Contribution of each source to the second stage: without the T5, semantic IDs, both, or dates.
 
     python recipes/experiments/two_stage.py --recommender runs/beauty/model --dataset datasets/beauty
 
@@ -37,10 +37,8 @@ from tiger.evaluation.results import command_line
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.evaluation.training_split import split_of_model, suffix_of
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
-from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
-from tiger.retriever.memory import ItemMemory
 from tiger.training.arguments import parse_arguments
 from tiger.training.validation_counts import with_validation_counts, without_validation_counts
 from tiger.utils.errors import DataError
@@ -48,10 +46,9 @@ from tiger.utils.files import write_atomically
 
 VARIANTS = {
     "two-stage": (),
-    "two-stage without memory": ("memory",),
-    "two-stage without T5": ("t5", "memory"),
+    "two-stage without T5": ("t5",),
     "two-stage without codes": ("codes",),
-    "two-stage without T5 and codes": ("t5", "codes", "memory"),
+    "two-stage without T5 and codes": ("t5", "codes"),
     "two-stage without dates": ("time",),
     "two-stage, mean of 3 fits": (),
 }
@@ -82,17 +79,16 @@ def main() -> None:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     vectors = content_vectors(args.embeddings, tiger, data)
     for ties in (None, *args.tie_seeds):
-        split, memory = data.leave_one_out(ties), None
+        split = data.leave_one_out(ties)
         beams = {part: None for part in ("valid", "test")}
         if ties == tiger.training.get("shuffle_ties"):
             split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
             split = without_validation_counts(tiger, split)
             beams = {part: proposed(args, tiger, split, part) for part in beams}
-            memory = tiger.memory
         codes = tiger.tokenizer.codes
         if tiger.tokenizer.learned_split not in (None, {"shuffle_ties": ties}):
             codes = None
-        measure(args, data, split, (codes, vectors, memory), beams, ties)
+        measure(args, data, split, codes, vectors, beams, ties)
 
 
 def content_vectors(file: str | None, tiger: TigerRecommender, data: RecommendationData) -> np.ndarray | None:
@@ -152,17 +148,12 @@ def measure(
     args: TwoStageExperiment,
     data: RecommendationData,
     split: LeaveOneOut,
-    known: tuple[np.ndarray | None, np.ndarray | None, ItemMemory | None],
+    codes: np.ndarray | None,
+    vectors: np.ndarray | None,
     beams: dict,
     ties: int | None,
 ) -> None:
-    """One row per variant, beside the hybrid's.
-
-    Args:
-        known: codes, content vectors and the memory, where there are any.
-        beams: of each part of the split, see :func:`proposed`; None: no T5.
-    """
-    codes, vectors, memory = known
+    """One row per variant, beside the hybrid's."""
     variants = VARIANTS
     setting = "as published" if ties is None else f"ties shuffled, seed {ties}"
     if beams["valid"] is None:
@@ -183,10 +174,7 @@ def measure(
     candidates = Candidates.fit(split.train, data.items, codes=codes, vectors=vectors, num_proposed=args.num_proposed)
     proposals: dict[str, Proposals] = {}
     for part, given in beams.items():
-        histories = split.part(part)[0]
-        proposals[part] = candidates.propose(histories, *(given or ())[:2], progress=True)
-        if memory is not None:
-            proposals[part] = with_memory_features(proposals[part], candidates.names, histories, memory)
+        proposals[part] = candidates.propose(split.part(part)[0], *(given or ())[:2], progress=True)
         if part == "valid":  # what the trees learn from; the test's proposals are no training
             counting = round(time.perf_counter() - start)
             before = {"beams": round(given[2]) if given else 0, "counting and proposing": counting}

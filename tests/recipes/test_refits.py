@@ -67,8 +67,7 @@ def test_refits_measure_each_variant_and_go_on_where_they_stopped(refits, run, t
     assert calls == {"propose": 4, "fit": 16}  # what the first T5's fits found is read
     assert "[8/8] without T5 and codes, T5 1, trees' seed 101: ndcg@10 0." in capsys.readouterr().out
 
-    # No T5 has a memory here: the variant without it would be the full one.
-    assert set(found["variants"]) == set(refits.VARIANTS) - {"without memory"} and found["seeds"] == [0, 1]
+    assert set(found["variants"]) == set(refits.VARIANTS) and found["seeds"] == [0, 1]
     sources = {name: (row["fits"], row["sources"]) for name, row in found["variants"].items()}
     assert sources == {"full": (4, 2), "without T5": (4, 1), "without codes": (4, 2), "without T5 and codes": (4, 1)}
     kept = {file: load_file(file) for file in (tmp_path / "cache" / "small").glob("*.safetensors")}
@@ -151,3 +150,22 @@ def test_without_a_difference_p_is_uniform_or_above(refits, t5):
     assert np.mean(found < 0.5) == pytest.approx(0.45, abs=0.12)
     if t5:
         assert np.mean(np.array(naive) < 0.05) > 0.05 + error
+
+
+def test_counts_of_validation_are_those_of_the_test_alone(refits, run, tmp_path, monkeypatch):
+    """The trees are fitted as without them; what they are asked about is counted with them, in files of their own."""
+    fit = TwoStageRanker.fit.__func__
+    seen = []
+
+    def counted_fit(cls, candidates, proposals, *args, **options):
+        seen.append((candidates.events.copy(), proposals.columns.copy()))
+        return fit(cls, candidates, proposals, *args, **options, max_trees=8)
+
+    monkeypatch.setattr(TwoStageRanker, "fit", classmethod(counted_fit))
+    without = run("--variants", "full", recommenders=1)
+    held = run("--variants", "full", "--count_validation", "true", recommenders=1)
+    assert (without["count_validation"], held["count_validation"]) == (False, True)
+    for events, columns in seen[2:]:
+        assert np.array_equal(events, seen[0][0]) and np.array_equal(columns, seen[0][1], equal_nan=True)
+    ranks = [load_file(file)["ranks"] for file in sorted((tmp_path / "cache" / "small").glob("full-0-*"))]
+    assert len(ranks) == 2 and not np.array_equal(*ranks)

@@ -18,7 +18,6 @@ from tiger.embeddings.item_text import item_texts
 from tiger.evaluation.training_split import known_digests, split_of_model
 from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES
-from tiger.rankers.two_stage.memory_features import with_memory_features
 from tiger.rankers.two_stage.ranker import NothingToLearn, TwoStageRanker
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -143,12 +142,9 @@ def _fit(
     exclude = excludes_history(split, args.exclude_history, tiger.training)
     search: dict[str, Any] = {"num_beams": args.num_beams, "exclude_history": exclude, "progress": True, "rank": False}
     beams, scores = tiger.recommend_rows(learn.histories, k=args.num_beams, bf16=True, **search)
-    proposals = candidates.propose(learn.histories, beams, scores, exclude, progress=True)
-    if tiger.memory is not None:
-        proposals = with_memory_features(proposals, candidates.names, learn.histories, tiger.memory)
     ranker = TwoStageRanker.fit(
         candidates,
-        proposals,
+        candidates.propose(learn.histories, beams, scores, exclude, progress=True),
         learn.targets,
         tiger.tokenizer.fingerprint,
         **{name: getattr(args, name) for name in _OPTIONS},

@@ -266,7 +266,7 @@ def test_trees_that_know_all_times_count_a_history_without_as_ending_on_the_last
     # It stays so on disk, in a file of today and in one of then.
     old.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / SETTINGS).read_text())
-    assert settings["format"] == 7 and settings["assume_last_day"] is True
+    assert settings["format"] == 6 and settings["assume_last_day"] is True
     (tmp_path / SETTINGS).write_text(
         json.dumps({name: value for name, value in settings.items() if name != "assume_last_day"} | {"format": 4})
     )

@@ -22,13 +22,12 @@ from safetensors.numpy import save
 from tiger._moved import old_arguments
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.evaluation.metrics import next_item_metrics
-from tiger.rankers.base import Ranker, SearchMemory, best_first
+from tiger.rankers.base import Ranker, best_first
 from tiger.rankers.two_stage.candidates import Candidates, Proposals
 from tiger.rankers.two_stage.choice import BY_HYBRID, BY_T5, BY_TREES, OrderChoice
 from tiger.rankers.two_stage.examples import NothingToLearn as NothingToLearn  # also known by this module
 from tiger.rankers.two_stage.examples import RankingExamples as _Examples
 from tiger.rankers.two_stage.kept_candidates import kept
-from tiger.rankers.two_stage.memory_features import FEATURES, with_memory_features
 from tiger.rankers.two_stage.options import PATIENCE, TwoStageOptions
 from tiger.rankers.two_stage.saved import (
     COUNTS,
@@ -48,10 +47,9 @@ from tiger.utils.files import write_atomically
 if TYPE_CHECKING:
     import lightgbm
 
-FORMAT = 7
-# Before there was dropout of times; before there could be no trees; before the memory's features.
-OLD_FORMATS = (4, 5, 6)
-STAGES = ("log", "text", "item", "codes", "time", "t5", "memory")
+FORMAT = 6
+OLD_FORMATS = (4, 5)  # before there was dropout of times; before there could be no trees
+STAGES = ("log", "text", "item", "codes", "time", "t5")
 
 
 class TwoStageRanker(Ranker):
@@ -84,7 +82,7 @@ class TwoStageRanker(Ranker):
         record: dict | None = None,
         assume_last_day: bool = False,
     ):
-        unknown = sorted(set(columns) - set(candidates.names) - set(FEATURES))
+        unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
             raise DataError(f"the trees read features that the candidates lack: {', '.join(unknown)}.")
         self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
@@ -106,7 +104,7 @@ class TwoStageRanker(Ranker):
         Args:
             candidates: fitted on a log that lacks the targets.
             proposals: its proposals for n histories that end before the target, with the beams of a T5 that has not
-                seen the targets either, and with a memory's features or without.
+                seen the targets either.
             targets: int [n], the next items.
             fingerprint: of the semantic IDs.
             options: how the trees are fitted.
@@ -118,13 +116,12 @@ class TwoStageRanker(Ranker):
         import lightgbm
 
         options = replace(options or TwoStageOptions(), **fields)
-        names = [*candidates.names, *FEATURES][: proposals.columns.shape[-1]]
-        columns = [name for name in names if name.split(":")[0] not in options.without]
+        columns = [name for name in candidates.names if name.split(":")[0] not in options.without]
         if "t5" in options.without:
             proposals = candidates.without_beams(proposals)
         held_out = options.drawn(len(targets))
         no_times = np.random.default_rng([options.seed, 1]).random(len(targets)) < options.time_dropout
-        examples = _Examples(proposals, targets, no_times, names, columns)
+        examples = _Examples(proposals, targets, no_times, candidates.names, columns)
         learned, chosen, all_users = map(examples.lists, (~held_out, held_out, held_out | ~held_out))
         halves, whole = [], []
         for number in range(options.num_seeds):
@@ -171,11 +168,6 @@ class TwoStageRanker(Ranker):
         """Whether the T5's beams and scores count."""
         return any(name.startswith("t5") for name in self.columns)
 
-    @property
-    def reads_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
-        """True where the trees read a memory's features; else None."""
-        return True if set(FEATURES) & set(self.columns) else None
-
     def order(
         self,
         histories: Sequences,
@@ -184,7 +176,6 @@ class TwoStageRanker(Ranker):
         k: int,
         exclude_history: bool = True,
         allowed: np.ndarray | None = None,
-        memory: SearchMemory | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` best of the beams and of what the log and the texts propose; see
         :meth:`tiger.rankers.base.Ranker.order`."""
@@ -199,24 +190,21 @@ class TwoStageRanker(Ranker):
             without = np.flatnonzero(gone)
         for start in range(0, len(histories), 1024):
             users = np.arange(start, min(start + 1024, len(histories)))
-            some = self._dated(histories.select(users))
-            proposals = self.candidates.propose(some, beams[users], scores[users], exclude_history, without=without)
-            if self.reads_memory:
-                proposals = with_memory_features(proposals, self.candidates.names, some, memory)
+            proposals = self.candidates.propose(
+                self._dated(histories.select(users)), beams[users], scores[users], exclude_history, without=without
+            )
             rows[users], t5[users], trees[users] = self.best(proposals, k)
         return rows, t5, trees
 
     def score(self, histories: list[np.ndarray], candidates: np.ndarray) -> np.ndarray:
         """The trees' scores of given candidates, int [users, C], -1: none; float32 [users, C], ``-inf`` there.
 
-        Neither the T5 nor a memory is asked: their columns are unknown.
+        The T5 is not asked: its columns are unknown.
         """
         return self.score_sequences(Sequences.from_rows(histories), candidates)
 
     def score_sequences(self, histories: Sequences, candidates: np.ndarray) -> np.ndarray:
-        histories = self._dated(histories)
-        found = self.candidates.describe(histories, candidates)
-        return self._predict(with_memory_features(found, self.candidates.names, histories, None))
+        return self._predict(self.candidates.describe(self._dated(histories), candidates))
 
     def _dated(self, histories: Sequences) -> Sequences:
         """The histories; for trees that know none without times, those end on the log's last day."""
@@ -232,8 +220,7 @@ class TwoStageRanker(Ranker):
         return rows, np.where(np.isnan(log_probs), -np.inf, log_probs), scores
 
     def _predict(self, proposals: Proposals) -> np.ndarray:
-        names = [*self.candidates.names, *FEATURES]
-        reading = [names.index(name) for name in self.columns]
+        reading = [self.candidates.names.index(name) for name in self.columns]
         table = proposals.columns[..., reading].reshape(-1, len(reading))
         scores = table[:, 0]
         if self.trees:
