@@ -34,7 +34,7 @@ def summary_table(folder: Path) -> str:
         parts = [found[name].get(model, {}).get(way, {}) for name in PAPER for way in settings.values()]
         return [f"`{model}`", *(pair(part.get("metrics")) for part in parts)]
 
-    lines = [line(model) for model in ("tiger-paper", "tiger-no-memory", "hybrid", "memory", "tiger")]
+    lines = [line(model) for model in ("tiger-paper", "tiger-no-memory", "hybrid", "memory", "tiger", "tiger-ranked")]
     second = ["`two-stage`"]
     for name in PAPER:
         second += [pair(_second_stage_metrics(folder, name)), ""]
