@@ -48,7 +48,7 @@ MOVED = {
     "tiger.given_items": ("tiger.recommender.catalog_updates",),
     "tiger.hub": ("tiger.recommender.hub",),
     "tiger.impressions": ("tiger.rankers.click.dataset",),
-    "tiger.item_features": ("tiger.rankers.click.features",),
+    "tiger.item_features": ("tiger.rankers.click.features", "tiger.rankers.click.hashes"),
     "tiger.live": ("tiger.serving.live", "tiger.serving.answers"),
     "tiger.log_vectors": ("tiger.embeddings.item_vectors",),
     "tiger.manifest": ("tiger.recommender.manifest",),

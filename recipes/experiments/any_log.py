@@ -61,7 +61,7 @@ class AnyLogArguments:
             "help": "a T5 of 64 dimensions, for two epochs: quick, and promises have to hold for a weak one too"
         },
     )
-    seed: int = field(default=0, metadata={"help": "of the simulation"})
+    seed: int = field(default=0, metadata={"help": "of the simulation, and of the sample"})
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def log_of(kind: str, args: AnyLogArguments) -> Path:
     made = Path(args.out) / "data"
     if not args.dataset:
         return write_log(kind, made, args.users, args.seed)
-    return (
-        Path(args.dataset)
-        if args.sample is None
-        else sampled(Path(args.dataset), made / Path(args.dataset).name, args)
-    )
+    given = Path(args.dataset)
+    if args.sample is None:
+        return given
+    # A folder of its own: another sample, or all users, would else go on with the run of this one.
+    return sampled(given, made / f"{given.name}-{args.sample}-{args.seed}", args)
 
 
 def sampled(dataset: Path, folder: Path, args: AnyLogArguments) -> Path:

@@ -28,6 +28,7 @@ from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
 from tiger.semantic_ids.code_tree import categories_at
 from tiger.training.arguments import parse_arguments
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.errors import DataError
 
 matplotlib.use("Agg")
@@ -62,6 +63,7 @@ def main() -> None:
     if tiger.tokenizer.item_ids != data.item_ids:
         raise DataError(f"{args.recommender} knows other items than {args.dataset} holds.")
     split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+    split = without_validation_counts(tiger, split)
     users = EvaluationExamples(*split.part("test"), tiger.max_history).sample(args.users)
     settings: list[tuple[str, float | None]] = [("search", None)]
     settings += [(name, temperature) for name in LEVELS for temperature in args.temperatures]

@@ -27,7 +27,7 @@ from tiger.cli.common import friendly_errors
 from tiger.data.dataset import RecommendationData
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.evaluation.results import write_experiment
-from tiger.evaluation.training_split import split_of_model
+from tiger.evaluation.training_split import COUNTED, counts_validation, split_of_model
 from tiger.recommender.filters import CatalogFilters
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.dataset import EvaluationExamples
@@ -64,6 +64,8 @@ def main() -> None:
     users = EvaluationExamples(*split.part("test"), tiger.max_history).sample(args.users)
     found: dict = {"users": len(users), "part": "test", "items": data.num_items, "num_beams": args.num_beams, "k": K}
     found["ranker"] = None if tiger.ranker is None else tiger.ranker.kind
+    if counts_validation(tiger.training):
+        found[COUNTED] = True
     found["accuracy"] = []
     size = len(tiger.tokenizer)
     unfiltered = {

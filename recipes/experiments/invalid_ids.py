@@ -32,6 +32,7 @@ from tiger.retriever.dataset import EvaluationExamples
 from tiger.retriever.inference_model import PackedDecoder, packed
 from tiger.retriever.model import TigerT5
 from tiger.training.arguments import parse_arguments
+from tiger.training.validation_counts import without_validation_counts
 from tiger.utils.errors import DataError
 
 matplotlib.use("Agg")
@@ -82,6 +83,7 @@ def main() -> None:
         if uses_child_softmax(tiger.model):
             raise DataError(f"{name}: its probabilities are among the trie's children, so it can't go without.")
         split, _ = split_of_model(data, np.arange(data.num_items), tiger.training, args.dataset)
+        split = without_validation_counts(tiger, split)
         users = EvaluationExamples(*split.part("test"), tiger.max_history).sample(args.users)
         for beams in args.beams:
             rows.append({"model": name, "beams": beams, **measured(tiger, users, beams)})

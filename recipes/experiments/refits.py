@@ -154,8 +154,6 @@ def fits_of(
 ) -> list[Fit]:
     """All fits over one recommender, the variants of a seed side by side."""
     read = {"t5": digest(*weights_of(tiger)) + f"-{args.num_beams}", "codes": digest(tiger.tokenizer.codes)}
-    if tiger.memory is not None:
-        read["t5"] += digest(tiger.memory.weights.kernels)
     log = digest(data.sequences.items, data.sequences.offsets, data.sequences.timestamps)
     same = [log, None if vectors is None else digest(vectors), tiger.training.get("shuffle_ties"), args.num_proposed]
     same += ["validation counted"] * args.count_validation

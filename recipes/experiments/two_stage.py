@@ -231,7 +231,11 @@ def measure(
 def weights_of(tiger: TigerRecommender) -> list[np.ndarray]:
     """Weights of a recommender's T5 and memory, on which its beams depend."""
     weights = [weight.detach().float().cpu().numpy() for weight in tiger.model.parameters()]
-    return weights if tiger.memory is None else [*weights, tiger.memory.weights.kernels]
+    if tiger.memory is None:
+        return weights
+    known = tiger.memory.weights
+    numbers = known.floor, known.popularity, known.t5_weight, known.t5_floor
+    return [*weights, known.kernels, np.array(numbers, dtype=np.float64)]
 
 
 def digest(*arrays: np.ndarray) -> str:

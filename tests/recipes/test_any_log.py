@@ -73,5 +73,10 @@ def test_a_sample_holds_all_events_of_some_users(any_log, tmp_path):
     users = {event["user_id"] for event in kept}
     assert len(users) == 7 and kept == [event for event in whole if event["user_id"] in users]
     assert pq.read_table(folder / "items.parquet") == pq.read_table(dataset / "items.parquet")
+    assert len({folder, dataset, any_log.log_of("small", replace(args, seed=1))}) == 3
+    # The dataset may be one that this script made: it stays as it is.
+    inside = replace(args, dataset=str(folder), sample=3)
+    assert any_log.log_of("small", inside) != folder
+    assert pq.read_table(folder / "interactions.parquet").to_pylist() == kept
     with pytest.raises(DataError, match="has [0-9,]+ users, give a number from 1"):
         any_log.log_of("small", replace(args, sample=10**6))

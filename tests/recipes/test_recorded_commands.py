@@ -127,12 +127,12 @@ def test_rows_of_the_second_stage_name_a_command_with_their_seeds():
             assert row["model"] == "hybrid" or [int(seed) for seed in seeds] == row["seeds"], (file, row["model"])
 
 
-def test_the_recipes_fit_the_second_stage_as_often_as_the_rows_say():
+def test_rows_of_the_second_stage_are_single_fits_and_recipes_average_three():
     def num_seeds(folder: str) -> int:
         return yaml.safe_load((ROOT / "recipes" / folder / "two_stage.yaml").read_text())["num_seeds"]
 
     for name in ("beauty", "sports", "toys"):
         content = json.loads((ROOT / "recipes" / "results" / "two_stage" / f"{name}.json").read_text())
         (row,) = [row for row in content["rows"] if (row["model"], row["setting"]) == ("two-stage", "as published")]
-        assert {len(trees) for trees in row["trees"]} == {num_seeds(name)} == {1}
+        assert {len(trees) for trees in row["trees"]} == {1} and num_seeds(name) == 3
     assert num_seeds("default") == 3

@@ -175,7 +175,7 @@ def retrained(work, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("order", ["trees", "hybrid", "t5", "nothing"])
-def test_whatever_order_is_kept_all_that_counts_has_counted_validation(order, work, retrained):
+def test_whatever_order_is_kept_all_that_counts_has_counted_validation(order, work, retrained, capsys):
     recommender, found = retrained(order)
     histories = counted_events(recommender, work / "data")
     assert counts_validation(recommender.training)
@@ -191,6 +191,11 @@ def test_whatever_order_is_kept_all_that_counts_has_counted_validation(order, wo
     last = found["comparisons"][1]
     assert (last["model"], last["baseline"]) == (stages[-1], "hybrid-with-validation")
     assert "counted, once all was fitted" in (retrained.out / "report.html").read_text()
+    capsys.readouterr()
+    options = ["--num_beams", "10", "--no_bf16", "--no_memory", "--json"]
+    main(["evaluate", str(retrained.out), str(work / "data"), *options])
+    # Without a memory, a second stage alone reads counts.
+    assert ("counts_validation" in json.loads(capsys.readouterr().out)) is (recommender.ranker is not None)
 
 
 def test_a_t5_alone_without_a_memory_has_counted_nothing(work, retrained, tmp_path):

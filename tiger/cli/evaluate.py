@@ -62,7 +62,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.part == "valid" and split.valid_counted and same:  # of another log, there is nothing to go back to
         split = without_validation_counts(tiger, split)
         print("The memory's counts hold validation events: these are taken out to measure on them.", file=sys.stderr)
-    counted = {COUNTED: True} if counts_validation(tiger.training) else {}
     examples = EvaluationExamples(*split.part(args.part)).sample(args.users)
     histories = examples.histories.without_timestamps() if args.no_timestamps else examples.histories
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
@@ -71,6 +70,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
     if not rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
+    reads_counts = (rank and tiger.ranker is not None) or (tiger.memory is not None and not args.no_memory)
+    counted = {COUNTED: True} if reads_counts and counts_validation(tiger.training) else {}
     with torch.autocast(tiger.device.type, torch.bfloat16, enabled=not args.no_bf16):
         bf16 = not args.no_bf16
         recommend = partial(tiger.recommend_rows, num_beams=args.num_beams, progress=True, rank=rank, bf16=bf16)

@@ -23,19 +23,14 @@ from tiger.utils.errors import DataError
 
 
 class SearchMemory(Protocol):
-    """What a ranker may ask of the memory of a search, see :class:`tiger.retriever.memory.ItemMemory`."""
-
-    @property
-    def prior(self) -> np.ndarray:
-        """float32 [items]: the mass of each item without any history."""
-        ...
+    """The memory of a search, as a ranker reads it; see :class:`tiger.retriever.memory.ItemMemory`."""
 
     def mass_of(self, histories: Sequences, rows: np.ndarray) -> np.ndarray:
-        """The mass of items, int [n, C], -1: none, by each route from n histories: float32 [n, C, routes]."""
+        """Mass of items (int [n, C], -1: none) by each route from n histories: float32 [n, C, routes]."""
         ...
 
     def parts(self, histories: Sequences, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """What scores [n, C] of a search's answers are made of: float32 [n, C, routes + 2]."""
+        """Parts of the scores [n, C] of a search's answers: float32 [n, C, routes + 2]."""
         ...
 
 
@@ -172,7 +167,7 @@ class Ranker(Protocol):
 
 
 def reads_memory(ranker: Ranker, has_memory: bool) -> bool:
-    """Whether a ranker is told what a memory makes of a search's answers.
+    """Whether a ranker is given the memory of a search.
 
     Raises:
         DataError: it learned from searches with a memory, and this one has none, or the reverse.

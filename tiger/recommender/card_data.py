@@ -23,9 +23,9 @@ def data_text(state: RecommenderState) -> str:
         lines.append("All events were trained on, none were held out: no part of this log can measure the model.")
     if counts_validation(training):
         lines.append(
-            "Its counts hold validation events too, but no test event; what is fitted to the log was fitted without "
-            f"them. It can't be measured on them; names of test results end in `{SUFFIX}`, and so does that of the "
-            "baseline to compare."
+            "Its counts hold validation events too, but no test event; all was fitted with counts of training events "
+            f"alone. It can't be measured on validation events; names of test results end in `{SUFFIX}`, and so does "
+            "that of the baseline to compare."
         )
     lines += lineage_sentences(training)
     lines.append(f"The model reads the last {state.max_history} items of a history.")

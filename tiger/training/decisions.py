@@ -119,7 +119,8 @@ def _of_validation(training: Mapping[str, Any]) -> Decision:
     name, change = "validation events", "two_stage.count_validation=false"
     if counts_validation(training):
         why = "A recommender in use counts all events so far, and so does the one that the test asks; all weights and "
-        why += f"trees were fitted without these. Names of results end in {SUFFIX}, that of their baseline too."
+        why += "trees were fitted with counts of training events alone. "
+        why += f"Names of results end in {SUFFIX}, that of their baseline too."
         return name, "counted, once all was fitted", why, change
     if training.get("split", LEAVE_ONE_OUT) == ALL:
         return name, "counted, as all events", "Nothing was held out (split all).", "--split leave_one_out"
