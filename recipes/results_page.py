@@ -69,7 +69,7 @@ def default_table(folder: Path) -> str:
     return (
         "`python recipes/pipeline.py recipes/default --dataset datasets/NAME --out runs/default/NAME --set "
         "retriever.memory=false two_stage.count_validation=false`: LSA's vectors in place of MiniLM's, three fits of "
-        "the second stage averaged, else the same. One seed.\n\n"
+        "the second stage averaged; else what the recipes of the data sets then were. One seed.\n\n"
         f"{markdown_table(heads, lines)}"
     )
 
