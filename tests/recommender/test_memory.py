@@ -10,6 +10,7 @@ from scipy import sparse
 from tests.conftest import make_model, make_recommender
 from tests.recommender.test_recommender import fitted  # noqa: F401
 from tests.retriever.test_memory import make_log, make_memory, make_texts, make_weights, one_history
+from tiger.rankers.base import Ranker, best_first
 from tiger.recommender.recommender import TigerRecommender
 from tiger.retriever.memory import ItemMemory, MemoryTables
 from tiger.semantic_ids.neighbors import code_neighbors, items_around
@@ -164,3 +165,28 @@ def test_a_damaged_memory_is_named(tiger, tmp_path):
 
 def test_an_empty_table_of_neighbors_is_a_memory_too():
     assert make_memory().extended(sparse.csr_matrix((1, ITEMS), dtype=np.float32)).borrowed.nnz == 0
+
+
+class MassRanker(Ranker):
+    """A third party's ranker: the mass by which a history reaches an item, and nothing else."""
+
+    kind = "mass"
+    reads_memory = True
+
+    def __len__(self):
+        return ITEMS
+
+    def order(self, histories, beams, scores, k, exclude_history=True, allowed=None, memory=None):
+        return best_first(memory.mass_of(histories, beams).sum(axis=-1), beams, scores, k)
+
+
+def test_a_ranker_of_ones_own_is_given_the_memory(tiger):
+    tiger.ranker = MassRanker()
+    ids = tiger.tokenizer.item_ids
+    items, scores = tiger.recommend([[ids[3], ids[9]]], **EVERY)
+    mass = tiger.memory.mass(one_history(3, 9))[0] - tiger.memory.prior
+    rows = tiger.tokenizer.rows(items[0])
+    assert len(rows) == ITEMS - 2 and (np.diff(mass[rows]) <= 1e-6).all()
+    np.testing.assert_allclose(scores[0, : len(rows)], mass[rows], atol=1e-5)
+    with pytest.raises(DataError, match="learned from searches with a memory"):
+        tiger.recommend([[ids[3]]], memory=False, **EVERY)
