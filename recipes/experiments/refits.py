@@ -181,15 +181,14 @@ def make(
     """Fit the trees over one recommender, and keep the places of the test's targets."""
     split = data.leave_one_out(tiger.training.get("shuffle_ties"))
     reads_t5 = any("t5" not in VARIANTS[fit.variant] for fit in missing)
-    proposals, candidates = {}, None
-    # The last candidates, of the training log, are those of the trees.
-    for part, counted in (("test", args.count_validation), ("valid", False)):
-        if candidates is None or args.count_validation:
-            log = split.test_histories if counted else split.train
-            candidates = Candidates.fit(
-                log, data.items, codes=tiger.tokenizer.codes, vectors=vectors, num_proposed=args.num_proposed
-            )
-        proposals[part] = propose(args, (tiger if reads_t5 else None), split, candidates, (part, counted))
+    options = {"codes": tiger.tokenizer.codes, "vectors": vectors, "num_proposed": args.num_proposed}
+    candidates = asked = Candidates.fit(split.train, data.items, **options)
+    if args.count_validation:
+        asked = Candidates.fit(split.test_histories, data.items, **options)
+    source = tiger if reads_t5 else None
+    proposals = {
+        part: propose(args, source, split, counts, part) for part, counts in (("valid", candidates), ("test", asked))
+    }
     progress = Progress(len(missing))
     for fit in missing:
         without = VARIANTS[fit.variant]
@@ -208,19 +207,16 @@ def propose(
     tiger: TigerRecommender | None,
     split: LeaveOneOut,
     candidates: Candidates,
-    part: tuple[str, bool],
+    part: str,
 ) -> Proposals:
     """Candidates of a part's users with all features, of which a fit reads those of its variant.
 
     Args:
         tiger: whose beams are candidates too; None: nobody's, no variant reads a T5.
-        part: of the split, and whether the counts hold validation events.
     """
-    histories = split.part(part[0])[0]
-    if tiger is None:
-        return candidates.propose(histories, progress=True)
-    beams = proposed(args, tiger, split, *part)[:2]
-    return candidates.propose(histories, *beams, progress=True)
+    counted = args.count_validation and part == "test"  # the trees learn from counts of the training part
+    beams = () if tiger is None else proposed(args, tiger, split, part, counted)[:2]
+    return candidates.propose(split.part(part)[0], *beams, progress=True)
 
 
 def target_ranks(ranker: TwoStageRanker, proposals: Proposals, targets: np.ndarray) -> np.ndarray:

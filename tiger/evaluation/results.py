@@ -203,10 +203,10 @@ def _compared(own: np.ndarray, hybrid: np.ndarray, first: np.ndarray, name: str)
         name: of the hybrid.
     """
     found: dict = {"interval of ndcg@10": [round(value, 5) for value in bootstrap_interval(own)]}
-    for name, other in ((name, hybrid), ("the T5", first)):
+    for rival, other in ((name, hybrid), ("the T5", first)):
         if not np.array_equal(own, other):
-            found[f"more than {name}, ndcg@10"] = round(float((own - other).mean()), 5)
-            found[f"p against {name}"] = bootstrap_p(own - other)
+            found[f"more than {rival}, ndcg@10"] = round(float((own - other).mean()), 5)
+            found[f"p against {rival}"] = bootstrap_p(own - other)
     return found
 
 
