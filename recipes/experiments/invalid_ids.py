@@ -29,7 +29,8 @@ from tiger.retriever.beam_search import CPU_USERS, beam_search
 from tiger.retriever.config import history_item_length, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator
 from tiger.retriever.dataset import EvaluationExamples
-from tiger.retriever.inference_model import PackedDecoder, packed
+from tiger.retriever.inference_decoder import PackedDecoder
+from tiger.retriever.inference_model import packed
 from tiger.retriever.model import TigerT5
 from tiger.training.arguments import parse_arguments
 from tiger.training.validation_counts import without_validation_counts

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from tiger.cli.common import friendly_errors
 from tiger.data.sequences import pad_rows
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.inference_model import PackedDecoder
+from tiger.retriever.inference_decoder import PackedDecoder
 from tiger.training.arguments import parse_arguments
 
 BFLOAT16 = ", bfloat16"
@@ -182,7 +182,7 @@ def level_normalized(step, tokenizer):
     """``PackedDecoder.step`` with probabilities among a level's tokens."""
     bounds = [*tokenizer.vocabulary.starts.tolist(), tokenizer.vocab_size]
 
-    def wrapped(self, tokens, choices, allowed):
+    def wrapped(self, tokens, choices, allowed, trie=None):
         level = self.written
         own = torch.arange(bounds[level], bounds[level + 1])
         log_probs = step(self, tokens, own, torch.ones(*tokens.shape, len(own), dtype=torch.bool))

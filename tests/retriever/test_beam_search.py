@@ -5,6 +5,7 @@ from transformers import T5ForConditionalGeneration
 from tests.conftest import make_histories, make_model, make_tokenizer
 from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.beam_search import beam_search, trie_generate
+from tiger.retriever.config import sums_items
 from tiger.retriever.data_collator import child_targets
 from tiger.retriever.model import next_item_loss
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -24,15 +25,20 @@ def score_all(model, tokenizer, history):
     for row, tokens in enumerate(table):
         labels = tokens.view(1, 1, -1)
         visible = history.ne(0).sum(-1, keepdim=True) // tokenizer.history_depth
-        children = child_targets(trie, torch.tensor([row])) if tokenizer.tokens != "codes" else None
+        children = None
+        if tokenizer.tokens != "codes":
+            children = child_targets(trie, torch.tensor([row]), sums_items(model))
         scores.append(-next_item_loss(model, history, visible, labels, 1, children))
     return torch.stack(scores).detach()
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
-@pytest.mark.parametrize("attention", ["causal", "full"])
-def test_equals_scoring_every_item(attention, tokens):
-    tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], tokens, history_attention=attention)
+@pytest.mark.parametrize(
+    "tokens, softmax", [("codes", None), ("prefixes", None), ("prefixes", "items"), ("hashed_prefixes", None)]
+)
+@pytest.mark.parametrize("attention, recent_items", [("causal", 0), ("causal", 3), ("full", 0), ("full", 3)])
+def test_equals_scoring_every_item(attention, recent_items, tokens, softmax):
+    options = {"history_attention": attention, "output_softmax": softmax, "recent_items": recent_items}
+    tokenizer, model, trie, histories = setup(60, [3, 0, 5, 1], tokens, **options)
     beams = beam_search(model, trie, histories, num_beams=60)
     for row in range(len(histories)):
         length = max(int(histories[row].ne(0).sum()), tokenizer.history_depth)

@@ -217,22 +217,36 @@ def test_old_arguments_work_with_a_warning():
         next_item_loss(model, histories, visible, labels)
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes"])
-def test_compiles_to_one_graph(tokens):
+SHAPES = (([4, 2, 3], 2, 0), ([6, 5], 3, 1), ([3, 3, 3, 2], 2, 2))  # lengths of histories, targets, seed
+
+
+# To make the backward graph as well takes half a minute a shape: it is made for one.
+@pytest.mark.parametrize(
+    "tokens, softmax, backend, shapes",
+    [
+        ("codes", None, "aot_eager", SHAPES[:1]),
+        ("codes", None, "eager", SHAPES),
+        ("prefixes", None, "eager", SHAPES),
+        ("prefixes", "items", "eager", SHAPES),
+    ],
+)
+def test_compiles_to_one_graph(tokens, softmax, backend, shapes):
     """Training steps of several shapes: no graph break, and the loss and gradients of eager mode."""
     tokenizer = make_tokenizer(30, tokens=tokens)
     # One layer: each more is traced like the first, ten seconds of it.
-    model, trie = make_model(tokenizer, num_layers=1).train(), SemanticIdTrie.build(tokenizer.token_table)
+    model = make_model(tokenizer, num_layers=1, output_softmax=softmax).train()
+    trie = SemanticIdTrie.build(tokenizer.token_table)
     torch._dynamo.reset()
-    compiled = torch.compile(next_item_loss, dynamic=True, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(next_item_loss, dynamic=True, backend=backend, fullgraph=True)
     counters = torch._dynamo.utils.counters
     counters.clear()
-    for lengths, targets, seed in (([4, 2, 3], 2, 0), ([6, 5], 3, 1), ([3, 3, 3, 2], 2, 2)):
+    for lengths, targets, seed in shapes:
         histories, labels = batch(tokenizer, lengths, targets, seed)
         visible = torch.tensor([[max(1, length - targets + 1 + n) for n in range(targets)] for length in lengths])
         children = None
         if tokens != "codes":
-            children = child_targets(trie, torch.from_numpy(tokenizer.decode(labels.flatten(0, 1).numpy())))
+            rows = torch.from_numpy(tokenizer.decode(labels.flatten(0, 1).numpy()))
+            children = child_targets(trie, rows, softmax == "items")
         gradients = []
         for loss_of in (next_item_loss, compiled):
             model.zero_grad()

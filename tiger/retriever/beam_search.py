@@ -17,7 +17,8 @@ from transformers.generation import GenerateBeamEncoderDecoderOutput
 from tiger._moved import old_arguments
 from tiger.retriever.allowed_items import AllowedItems
 from tiger.retriever.config import history_item_length, pad_token
-from tiger.retriever.inference_model import PackedDecoder, packed
+from tiger.retriever.inference_decoder import PackedDecoder
+from tiger.retriever.inference_model import packed
 from tiger.retriever.prior import MemoryPrior
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils import devices
@@ -198,7 +199,7 @@ def _search(decoder, trie, histories, num_beams, excluded, sampling, scored_leve
         children, allowed = children.expand(shape), allowed.expand(shape)
         scored = scored_levels is None or level < scored_levels
         if scored:
-            log_probs = decoder.step(tokens, choices, allowed)
+            log_probs = decoder.step(tokens, choices, allowed, trie)
         if members is not None:
             allowed = allowed & (members.leaf_counts(level, children) > 0)
         if not scored:

@@ -1,7 +1,13 @@
-"""Softmax over the children of a prefix: the tokens that may follow it, in place of the whole vocabulary."""
+"""Softmax over the children of a prefix: the tokens that may follow it, in place of the whole vocabulary.
+
+A first token stands for many items, of which its vector is a mean. With ``output_softmax="items"`` its probability is
+the sum, over the items that begin with it, of a softmax over all items, each by the vector of its last token: one item
+that is likely makes its first token likely, where a mean would hide it. On later levels few items share a prefix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +16,7 @@ from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import pad_token
 from tiger.retriever.hashed_prefixes import HashedPrefixes, row_sums
+from tiger.semantic_ids.trie import SemanticIdTrie
 
 
 @dataclass
@@ -20,19 +27,27 @@ class ChildTargets:
         places: int64 [Q], positions among the batch's B * T targets; those with a single child are left out.
         choices: int64 [Q or 1, W], the children of each prefix; padded with the pad token.
         answers: int64 [Q], position in ``choices`` of the right one.
+        starts: int64 [children + 1]; only where probabilities of items are summed. Then ``choices`` [1, n] are the
+            last tokens of all items in the order of the trie, ``answers`` are numbers of children, and child ``c`` has
+            the items from ``starts[c]`` up to ``starts[c + 1]``.
     """
 
     places: torch.Tensor
     choices: torch.Tensor
     answers: torch.Tensor
+    starts: torch.Tensor | None = None
 
     def to(self, *args, **kwargs) -> ChildTargets:
         """Like ``Tensor.to``."""
-        return ChildTargets(*(part.to(*args, **kwargs) for part in (self.places, self.choices, self.answers)))
+        return self._map(lambda part: part.to(*args, **kwargs))
 
     def pin_memory(self) -> ChildTargets:
         """A copy in pinned memory, which a ``DataLoader`` asks for: a GPU reads it while the host goes on."""
-        return ChildTargets(*(part.pin_memory() for part in (self.places, self.choices, self.answers)))
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ChildTargets:
+        starts = None if self.starts is None else change(self.starts)
+        return ChildTargets(change(self.places), change(self.choices), change(self.answers), starts)
 
 
 def child_loss(
@@ -53,8 +68,41 @@ def child_loss(
         if len(level.places):
             candidates = candidates.view(*level.choices.shape, -1)
             logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token(model))
-            total = total + F.cross_entropy(logits, level.answers, reduction="sum")
+            if level.starts is None:
+                total = total + F.cross_entropy(logits, level.answers, reduction="sum")
+            else:
+                total = total + _sum_loss(logits, level.starts, level.answers)
     return total
+
+
+def _sum_loss(logits: torch.Tensor, starts: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Minus the log of the probability that a softmax gives to the items of the answers, summed over targets.
+
+    Args:
+        logits: float32 [Q, n], of all items.
+        starts, answers: see :class:`ChildTargets`.
+    """
+    at = torch.arange(logits.shape[1], device=logits.device)
+    first, stop = starts[answers].unsqueeze(-1), starts[answers + 1].unsqueeze(-1)
+    own = logits.masked_fill((at < first) | (at >= stop), float("-inf")).logsumexp(-1)
+    return (logits.logsumexp(-1) - own).sum()
+
+
+def first_logits(states: torch.Tensor, table: torch.Tensor, trie: SemanticIdTrie, pad: int) -> torch.Tensor:
+    """Logits of first tokens from those of all items: the log of the sum of their exponentials, float32 [..., W].
+
+    Args:
+        states: input of the output layer, [..., d].
+        table: its rows, [tokens, d].
+        trie: of the items; W is the width of its first level.
+        pad: the token that pads.
+    """
+    last, nodes = trie.items_by_first()
+    logits = choice_logits(states, last, F.embedding(last, table), pad)
+    top = logits.amax(-1, keepdim=True)
+    sums = logits.new_zeros(*logits.shape[:-1], trie.widths[0]).index_add_(-1, nodes, (logits - top).exp())
+    # The least of them can round to zero, and must stay an answer.
+    return sums.clamp(min=torch.finfo(sums.dtype).tiny).log() + top
 
 
 def _vectors(model: T5ForConditionalGeneration, children: list[ChildTargets], labels: torch.Tensor) -> torch.Tensor:

@@ -16,10 +16,11 @@ from tiger.utils.errors import DataError
 from tiger.utils.schema import Rule, boolean, dict_of, number, one_of, optional, text, whole
 
 HISTORY_ATTENTION = ("causal", "full")
-OUTPUT_SOFTMAX = ("vocabulary", "children")
+OUTPUT_SOFTMAX = ("vocabulary", "children", "items")
 MAX_USER_TOKENS = 1 << 20
 MAX_HASHED_ROWS = 1 << 24
 HASHED_ROWS = 20_000
+MAX_RECENT_ITEMS = 4096
 # Before the nested config, these fields stood beside T5's own, the softmax under another name.
 _FLAT_FIELDS = ("history_attention", "history_item_length", "semantic_ids", "token_choice")
 _TOKEN_CHOICES = {"all": "vocabulary", "siblings": "children"}
@@ -37,6 +38,8 @@ class RetrieverConfig:
         history_item_length: tokens per item in the encoder's input; None: as many as a semantic ID has.
         output_softmax: ``vocabulary``: a token's probability is normalized over the vocabulary, as in T5.
             ``children``: over the tokens that may follow the tokens before it in the catalog's prefix trie.
+            ``items``: as ``children``, but the probability of an item's first token is the sum, over all items that
+            begin with it, of a softmax over the last tokens of all items.
         semantic_ids: fingerprint of the semantic IDs that the model was made for; None: not recorded.
         user_tokens: number of tokens for users, one of which stands before a history, see
             :mod:`tiger.retriever.user_tokens`; 0: histories are items alone. Their embeddings, and that of an unknown
@@ -45,6 +48,8 @@ class RetrieverConfig:
             :mod:`tiger.retriever.hashed_prefixes`; 0: there is none.
         unhashed_token: with ``hashed_rows``, the token that adds none of them: the collision token of the first item
             with its codes.
+        recent_items: distances from the end of a history that the decoder's attention has a bias for, see
+            :mod:`tiger.retriever.recency`; 0: as in T5, it doesn't know which items were the last.
 
     Raises:
         DataError: a value is not one of these.
@@ -57,6 +62,7 @@ class RetrieverConfig:
     user_tokens: int = 0
     hashed_rows: int = 0
     unhashed_token: int = 0
+    recent_items: int = 0
 
     def __post_init__(self):
         if self.history_attention not in HISTORY_ATTENTION:
@@ -65,6 +71,8 @@ class RetrieverConfig:
             raise DataError(f"output_softmax must be one of {OUTPUT_SOFTMAX}, got {self.output_softmax!r}.")
         if self.history_item_length is not None and self.history_item_length < 1:
             raise DataError(f"history_item_length must be at least 1, got {self.history_item_length}.")
+        if not 0 <= self.recent_items <= MAX_RECENT_ITEMS:
+            raise DataError(f"recent_items must be from 0 to {MAX_RECENT_ITEMS}, got {self.recent_items}.")
         if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
             raise DataError(f"user_tokens must be from 0 to {MAX_USER_TOKENS}, got {self.user_tokens}.")
         if not 0 <= self.hashed_rows <= MAX_HASHED_ROWS:
@@ -100,7 +108,7 @@ class RetrieverConfig:
 
     def to_dict(self) -> dict:
         """As it is saved; without what a model has none of, as versions that don't know it save it."""
-        absent = {"user_tokens", "hashed_rows", "unhashed_token"}
+        absent = {"user_tokens", "hashed_rows", "unhashed_token", "recent_items"}
         return {name: value for name, value in asdict(self).items() if name not in absent or value}
 
 
@@ -195,7 +203,12 @@ def is_causal(model: T5ForConditionalGeneration) -> bool:
 
 def uses_child_softmax(model: T5ForConditionalGeneration) -> bool:
     """Whether a token's probability is normalized over the children of its prefix only."""
-    return retriever_config(model).output_softmax == "children"
+    return retriever_config(model).output_softmax != "vocabulary"
+
+
+def sums_items(model: T5ForConditionalGeneration) -> bool:
+    """Whether the probability of a first token is the sum of those of the items that begin with it."""
+    return retriever_config(model).output_softmax == "items"
 
 
 def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
@@ -248,6 +261,8 @@ def t5_config(
     history_attention: str = "causal",
     user_tokens: int = 0,
     hashed_rows: int = HASHED_ROWS,
+    output_softmax: str | None = None,
+    recent_items: int = 0,
 ) -> TigerT5Config:
     """The T5 of TIGER (arXiv 2305.05065, section 4) over a tokenizer's tokens.
 
@@ -258,9 +273,12 @@ def t5_config(
         user_tokens: number of tokens for users, by a hash of their ids; 2,000 in the paper. 0: none.
         hashed_rows: rows of the table that prefixes are hashed into, of a tokenizer with ``hashed_prefixes``; other
             kinds of tokens have no such table.
+        output_softmax: see :class:`RetrieverConfig`; None: ``vocabulary`` for codes, ``children`` for prefixes.
+        recent_items: see :class:`RetrieverConfig`.
 
     Raises:
-        DataError: ``history_attention`` is neither, or ``user_tokens`` or ``hashed_rows`` is out of range.
+        DataError: ``history_attention`` is neither, ``user_tokens`` or ``hashed_rows`` is out of range, or
+            ``output_softmax`` is none that the tokenizer's kind of tokens can have.
     """
     vocabulary = tokenizer.vocabulary
     hashed = vocabulary if isinstance(vocabulary, HashedPrefixVocabulary) else None
@@ -269,11 +287,12 @@ def t5_config(
     settings = RetrieverConfig(
         history_attention=history_attention,
         history_item_length=tokenizer.history_depth,
-        output_softmax="children" if tokenizer.tokens in PREFIX_KINDS else "vocabulary",
+        output_softmax=_softmax_of(tokenizer.tokens, output_softmax),
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
         hashed_rows=0 if hashed is None else hashed_rows,
         unhashed_token=0 if hashed is None else int(hashed.starts[-1]),
+        recent_items=recent_items,
     )
     return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size + settings.user_rows + settings.hashed_rows,
@@ -292,6 +311,20 @@ def t5_config(
     )
 
 
+def _softmax_of(tokens: str, wanted: str | None) -> str:
+    """``output_softmax`` for a kind of tokens.
+
+    Raises:
+        DataError: the kind of tokens can't have the wanted one.
+    """
+    possible = ["children"] if tokens in PREFIX_KINDS else ["vocabulary"]
+    if tokens == "prefixes":
+        possible.append("items")  # the last token of an item is its own, and has a row of the table
+    if wanted not in (None, *possible):
+        raise DataError(f"output_softmax with tokens: {tokens} must be {' or '.join(possible)}, got {wanted!r}.")
+    return wanted or possible[0]
+
+
 def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer) -> None:
     """Check that a model was made for a tokenizer's semantic IDs.
 
@@ -305,7 +338,7 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
             f"{tokenizer.fingerprint}: use the tokenizer saved with the model"
         )
     by_prefix = HashedPrefixVocabulary.kind if settings.hashed_rows else "prefixes"
-    kind = by_prefix if settings.output_softmax == "children" else "codes"
+    kind = "codes" if settings.output_softmax == "vocabulary" else by_prefix
     if kind != tokenizer.tokens:
         raise ValueError(f"this model's tokens are {kind}, the tokenizer's are {tokenizer.tokens}: use with_tokens")
     if item_vocabulary(model) != tokenizer.vocab_size:

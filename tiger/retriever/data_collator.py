@@ -24,12 +24,14 @@ class TrainingCollator:
 
     Args:
         tokenizer: of the catalog.
-        trie: of its tokens, for a model whose ``output_softmax`` is ``children``; else None.
+        trie: of its tokens, for a model whose ``output_softmax`` is ``children`` or ``items``; else None.
+        sums_items: whether it is ``items``.
     """
 
-    def __init__(self, tokenizer: SemanticIdTokenizer, trie: SemanticIdTrie | None = None):
+    def __init__(self, tokenizer: SemanticIdTokenizer, trie: SemanticIdTrie | None = None, sums_items: bool = False):
         self._tokenizer = tokenizer
         self._trie = trie
+        self.sums_items = sums_items
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor | list[ChildTargets]]:
         histories = pad_rows([example["items"][:-1] for example in examples])
@@ -44,7 +46,7 @@ class TrainingCollator:
             "labels": torch.from_numpy(labels),
         }
         if self._trie is not None:
-            batch["children"] = child_targets(self._trie, torch.from_numpy(targets).flatten())
+            batch["children"] = child_targets(self._trie, torch.from_numpy(targets).flatten(), self.sums_items)
         return batch
 
 
@@ -56,11 +58,12 @@ def history_tokens(tokenizer: SemanticIdTokenizer, histories: np.ndarray, exampl
     return torch.from_numpy(tokens)
 
 
-def child_targets(trie: SemanticIdTrie, targets: torch.Tensor) -> list[ChildTargets]:
+def child_targets(trie: SemanticIdTrie, targets: torch.Tensor, sums_items: bool = False) -> list[ChildTargets]:
     """The softmax over children that each target needs, per level.
 
     Args:
         targets: int64 [n], rows of the trie's table; -1 where there is no target.
+        sums_items: for a model whose ``output_softmax`` is ``items``.
     """
     wanted = targets.ge(0).nonzero().squeeze(1)
     paths = trie.paths(targets[wanted])
@@ -68,8 +71,12 @@ def child_targets(trie: SemanticIdTrie, targets: torch.Tensor) -> list[ChildTarg
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, None if level == 0 else paths[:, level - 1])
         answers = paths[:, level] - children[..., 0]
-        places = wanted
-        if level == 0:
+        places, starts = wanted, None
+        if level == 0 and sums_items:
+            choices = trie.tokens[-1].long().unsqueeze(0)
+            first, stop = trie.leaf_ranges(0, children)
+            starts = torch.cat([first, stop[-1:]])
+        elif level == 0:
             choices = choices.unsqueeze(0)
         else:
             counts = allowed.sum(-1)
@@ -77,7 +84,7 @@ def child_targets(trie: SemanticIdTrie, targets: torch.Tensor) -> list[ChildTarg
             width = int(counts.max()) if len(counts) else 1
             choices = choices.masked_fill(~allowed, PAD_TOKEN)[several, :width]
             places, answers = places[several], answers[several]
-        levels.append(ChildTargets(places, choices, answers))
+        levels.append(ChildTargets(places, choices, answers, starts))
     return levels
 
 

@@ -19,6 +19,7 @@ from tiger.retriever.config import (
     pad_token,
     reads_users,
     retriever_config,
+    sums_items,
     uses_child_softmax,
 )
 from tiger.retriever.hashed_prefixes import HashedPrefixes
@@ -94,9 +95,9 @@ class ItemGeneration:
         """T5's forward over the tokens of one target a row; padding is found where no mask is given.
 
         Raises:
-            DataError: prefixes are hashed: T5's output layer has no vectors for them.
+            DataError: T5's output layer is not all that makes probabilities of tokens, see :func:`_refuse`.
         """
-        _refuse_hashed(self, "T5's forward over tokens")
+        _refuse(self, "T5's forward over tokens")
         if attention_mask is None:
             attention_mask = history_mask(self, input_ids)
         elif attention_mask.ndim == 2 and attention_mask.shape[1]:
@@ -120,10 +121,10 @@ class ItemGeneration:
         that may follow are normalized again.
 
         Raises:
-            DataError: prefixes are hashed, and there is no ``custom_generate``.
+            DataError: there is no ``custom_generate``, and the model needs it, see :func:`_refuse`.
         """
         if options.get("custom_generate") is None:
-            _refuse_hashed(self, "generate without custom_generate")
+            _refuse(self, "generate without custom_generate")
             if uses_child_softmax(self):
                 options.setdefault("renormalize_logits", True)
             histories = options.get("input_ids") if inputs is None else inputs
@@ -133,9 +134,20 @@ class ItemGeneration:
         return super().generate(inputs, *args, **options)  # type: ignore[misc]
 
 
-def _refuse_hashed(model: T5ForConditionalGeneration, what: str) -> None:
+def _refuse(model: T5ForConditionalGeneration, what: str) -> None:
+    """
+    Raises:
+        DataError: T5's own layers don't do all that the model does.
+    """
     if HashedPrefixes.of(model) is not None:
-        raise DataError(
-            f"{what} doesn't know which prefix a token ends (tokens: hashed_prefixes): search by "
-            "tiger.generate_items, generate(custom_generate=trie_generate, trie=...) or beam_search."
-        )
+        reason = "doesn't know which prefix a token ends (tokens: hashed_prefixes)"
+    elif sums_items(model):
+        reason = "doesn't sum over the items that begin with a token (output_softmax: items)"
+    elif retriever_config(model).recent_items:
+        reason = "doesn't know how many items ago an item of the history was (recent_items)"
+    else:
+        return
+    raise DataError(
+        f"{what} {reason}: search by tiger.generate_items, generate(custom_generate=trie_generate, trie=...) or "
+        "beam_search."
+    )

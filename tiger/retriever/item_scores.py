@@ -6,7 +6,8 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import history_item_length, pad_token
-from tiger.retriever.inference_model import PackedDecoder, packed
+from tiger.retriever.inference_decoder import PackedDecoder
+from tiger.retriever.inference_model import packed
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils import devices
 
@@ -52,7 +53,7 @@ def _score(model, weights, trie: SemanticIdTrie, histories: torch.Tensor, rows: 
             )
         else:
             allowed = allowed.expand(len(histories), 1, -1)
-        log_probs = decoder.step(tokens, choices, allowed).expand(*shape, -1)
+        log_probs = decoder.step(tokens, choices, allowed, trie).expand(*shape, -1)
         place = paths[:, level] - children[..., 0]  # children of a node are neighbors
         scores += log_probs.gather(-1, place.expand(shape).unsqueeze(-1)).squeeze(-1)
         if level < trie.depth - 1:

@@ -29,12 +29,14 @@ from tiger.retriever.config import (
     nested_config,
     pad_token,
     reads_users,
+    retriever_config,
     uses_child_softmax,
 )
 from tiger.retriever.generation import ItemGeneration
 from tiger.retriever.hashed_prefixes import HashedPrefixes, position_item_length
 from tiger.retriever.layer_weights import refuse_wrapped_layers
 from tiger.retriever.plain_t5 import export_t5, over_modules_of
+from tiger.retriever.recency import Recency, cross_attention_bias, recency_table
 from tiger.retriever.user_tokens import forget_some_users
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.utils import devices
@@ -49,8 +51,9 @@ class TigerT5(ItemGeneration, T5ForConditionalGeneration):
     ``AutoModelForSeq2SeqLM.from_pretrained`` gives one, too. ``generate`` with ``prefix_allowed_tokens_fn`` and, much
     faster, with ``custom_generate=trie_generate`` compute what the model was trained for. Plain
     ``T5ForConditionalGeneration.from_pretrained`` opens the checkpoint with a warning: that class gives the same
-    probabilities only if ``history_attention`` is ``full``, ``output_softmax`` is ``vocabulary`` and ``user_tokens``
-    is 0 (see :meth:`export_t5`); otherwise they differ (by up to .19 in log-probability after two training steps).
+    probabilities only if ``history_attention`` is ``full``, ``output_softmax`` is ``vocabulary``, and ``user_tokens``
+    and ``recent_items`` are 0 (see :meth:`export_t5`); otherwise they differ (by up to .19 in log-probability after
+    two training steps).
 
     Args:
         config: of a T5. Settings that an older version saved beside T5's own are moved into ``tiger_config``, in a
@@ -61,6 +64,8 @@ class TigerT5(ItemGeneration, T5ForConditionalGeneration):
 
     def __init__(self, config: T5Config):
         super().__init__(nested_config(config))
+        if distances := retriever_config(self).recent_items:
+            self.recency = Recency(distances, self.config.num_heads)
 
     @classmethod
     def from_t5(cls, model: T5ForConditionalGeneration) -> TigerT5:
@@ -179,13 +184,12 @@ def target_states(
         )
     item_length = position_item_length(model, length)
     encoded = encode(model, input_ids, item_length)
+    places = encoded[0][0].shape[2]
     starts = labels.new_full((rows, targets, 1), model.config.decoder_start_token_id)
     tokens = torch.cat([starts, labels[..., :-1].clamp(min=0)], dim=-1)
-    items = history_places(encoded[0][0].shape[2], item_length, reads_users(model), input_ids.device)
-    masked = items >= num_visible_items.unsqueeze(-1)
-    masked[..., 0] = False  # targets without a history, and padding targets, attend to the first token
-    cross_bias = torch.zeros(masked.shape, device=input_ids.device).masked_fill(masked, float("-inf"))
-    cross_bias = cross_bias.repeat_interleave(length, dim=1).unsqueeze(1)
+    table, has_user = recency_table(model), reads_users(model)
+    cross_bias = cross_attention_bias(num_visible_items, places, item_length, has_user, table)
+    cross_bias = cross_bias.repeat_interleave(length, dim=2)
 
     states = _dropout(model, _target_vectors(model, tokens)).view(rows * targets, length, -1)
     decoder: Any = model.decoder  # transformers leaves the types of its parts open

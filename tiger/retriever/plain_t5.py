@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tiger.retriever.config import is_causal, reads_users, retriever_config, uses_child_softmax
+from tiger.retriever.config import is_causal, reads_users, retriever_config, sums_items, uses_child_softmax
 from tiger.retriever.layer_weights import refuse_wrapped_layers
+from tiger.retriever.recency import recency_table
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 
@@ -34,7 +35,9 @@ def unlike_t5(model: T5ForConditionalGeneration) -> list[str]:
         "an item of the history attends to earlier items only (history_attention: causal)": is_causal(model),
         "its tokens are prefixes, each normalized among its siblings (tokens: prefixes)": uses_child_softmax(model)
         and not hashed,
+        "the probability of a first token is the sum over its items (output_softmax: items)": sums_items(model),
         "a token's vector has hashed rows of the prefix that it ends (tokens: hashed_prefixes)": hashed,
+        "attention to the history has a bias for the last items (recent_items)": recency_table(model) is not None,
         "users have tokens, which are inputs only (user_tokens)": reads_users(model),
     }
     return [reason for reason, applies in reasons.items() if applies]

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalPrediction
 from tiger._moved import old_names
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, reads_users, uses_child_softmax
+from tiger.retriever.config import check_pair, reads_users, sums_items, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples, example_array
 from tiger.retriever.layer_weights import adapter_base
@@ -113,6 +113,7 @@ class RetrieverTrainer(CheckedTrainer):
         self.muon_learning_rate = muon_learning_rate
         trie = SemanticIdTrie.build(processing_class.token_table)
         self._trie = trie.to(args.device)
+        self._collator = TrainingCollator(processing_class, trie if prefixes else None)
         self._eval_collator = EvaluationCollator(processing_class)
         self._eval_loaders: dict[str, DataLoader] = {}  # with the workers that are kept
         self._uses_graphs = cuda_graphs and args.device.type == "cuda"
@@ -120,7 +121,7 @@ class RetrieverTrainer(CheckedTrainer):
         super().__init__(
             model=None if model is None else self._checked(model),
             args=args,
-            data_collator=data_collator or TrainingCollator(processing_class, trie if prefixes else None),
+            data_collator=data_collator or self._collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -145,6 +146,7 @@ class RetrieverTrainer(CheckedTrainer):
         model, base = tiger_t5(model)
         check_pair(base, self._tokenizer)
         check_model(base, *self._known_examples)
+        self._collator.sums_items = sums_items(base)
         return model
 
     def call_model_init(self, trial=None) -> T5ForConditionalGeneration:
@@ -281,7 +283,7 @@ class RetrieverTrainer(CheckedTrainer):
         labels = torch.from_numpy(tokenizer.encode(targets.cpu().numpy())).to(targets.device)
         items = inputs["input_ids"][:, int(reads_users(model)) :]
         num_visible_items = items.ne(PAD_TOKEN).sum(-1, keepdim=True) // tokenizer.history_depth
-        children = child_targets(self._trie, targets) if uses_child_softmax(model) else None
+        children = child_targets(self._trie, targets, sums_items(model)) if uses_child_softmax(model) else None
         with torch.no_grad(), self.accelerator.autocast():
             loss = next_item_loss(
                 model, inputs["input_ids"], num_visible_items, labels.unsqueeze(1), children=children

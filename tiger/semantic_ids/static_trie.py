@@ -60,3 +60,8 @@ class StaticTrie(SemanticIdTrie):
         """See :meth:`SemanticIdTrie.follow`."""
         children, tokens, allowed = super().follow(level, nodes)
         return children, tokens, children < self._first_level if nodes is None else allowed
+
+    def items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`SemanticIdTrie.items_by_first`; unused places have token 0, and some node."""
+        tokens, nodes = self._find_items_by_first()  # not kept: the next trie may be written over this one
+        return tokens, nodes.clamp(max=self.widths[0] - 1)

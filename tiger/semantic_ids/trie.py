@@ -52,6 +52,7 @@ class SemanticIdTrie:
         self.depth = len(tokens)
         # Plain integers, read once: a step needs the width of its answer without asking the device.
         self.widths = widths or [len(tokens[0])] + [int(starts.diff().max()) for starts in children]
+        self._items_by_first: tuple[torch.Tensor, torch.Tensor] | None = None  # when asked for
 
     @classmethod
     def build(cls, table: np.ndarray) -> SemanticIdTrie:
@@ -240,6 +241,18 @@ class SemanticIdTrie:
         for starts in self.children[level:]:
             first, stop = starts[first].long(), starts[stop].long()
         return first, stop
+
+    def items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per leaf, its last token and the node of the first level that it is under: int64 [n] each."""
+        if self._items_by_first is None:
+            self._items_by_first = self._find_items_by_first()
+        return self._items_by_first
+
+    def _find_items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+        nodes = torch.arange(len(self.rows), dtype=torch.int32, device=self.rows.device)
+        for starts in reversed(self.children):
+            nodes = torch.searchsorted(starts, nodes, right=True, out_int32=True) - 1
+        return self.tokens[-1].long(), nodes.long()
 
     def leaf_counts(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
         """Number of leaves under each node of ``level``: int64, the shape of ``nodes``."""

@@ -233,6 +233,9 @@ def check_settings_go_on(parent: Parent, args: Any) -> None:
     for name in ("history_attention", "user_tokens", "start_from", "start_share"):
         if isinstance(recorded, dict) and name in recorded:
             pairs[name] = (getattr(args, name), recorded[name])
+    if args.output_softmax is not None:
+        pairs["output_softmax"] = (args.output_softmax, retriever_config(parent.tiger.model).output_softmax)
+    pairs["recent_items"] = (args.recent_items, retriever_config(parent.tiger.model).recent_items)
     if own.tokens == HashedPrefixVocabulary.kind:
         pairs["hashed_rows"] = (args.hashed_rows, retriever_config(parent.tiger.model).hashed_rows)
     refuse_other(parent, pairs | {"tokens": (own.tokens if args.tokens == "auto" else args.tokens, own.tokens)})

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
 from tiger.rankers.two_stage.choice import KEPT
-from tiger.retriever.config import MAX_HASHED_ROWS
+from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
@@ -278,6 +278,7 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
         **{name: (1, None) for name in ("max_history", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")},
         "num_decoder_layers": (1, None),
         "hashed_rows": (1, MAX_HASHED_ROWS),
+        "recent_items": (0, MAX_RECENT_ITEMS),
         "dropout_rate": (0, 1),
         "start_share": (0, 1),
         "min_steps": (0, None),

@@ -31,7 +31,7 @@ from tiger.quantizers.report import settings_of, template_of
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.recommender.trainer import TigerTrainer
-from tiger.retriever.config import is_causal, t5_config
+from tiger.retriever.config import is_causal, retriever_config, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
@@ -83,6 +83,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
     parent = load_parent(args.init_from) if args.init_from else None
     args = replace(args, tokens=_tokens(args, data, parent))
+    args = replace(args, output_softmax=_softmax(args, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings) | parent_digest(args.init_from)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
@@ -121,6 +122,13 @@ def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent |
     if args.tokens != "auto":
         return args.tokens
     return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
+
+
+def _softmax(args: RetrieverArguments, parent: Parent | None) -> str | None:
+    """What probabilities are normalized over; where that is left open, as a parent's."""
+    if args.output_softmax is not None or parent is None:
+        return args.output_softmax
+    return retriever_config(parent.tiger.model).output_softmax
 
 
 def _checked_origin(
@@ -267,7 +275,7 @@ def untrained_model(
 ) -> TigerT5:
     """Create the untrained T5: random, or with token embeddings initialized from item vectors."""
     names = ["d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers", "dropout_rate"]
-    names += ["history_attention", "user_tokens", "hashed_rows"]
+    names += ["history_attention", "user_tokens", "hashed_rows", "output_softmax", "recent_items"]
     model = TigerT5(t5_config(tokenizer, **{name: getattr(args, name) for name in names}))
     if args.start_from:
         init_token_embeddings(model, tokenizer, *known_of_items(args, tokenizer, data, split), share=args.start_share)

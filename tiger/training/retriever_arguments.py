@@ -34,6 +34,21 @@ class RetrieverArguments:
         default=HASHED_ROWS,
         metadata={"help": "with tokens: hashed_prefixes, rows of the table that prefixes are hashed into"},
     )
+    output_softmax: str | None = field(
+        default=None,
+        metadata={
+            "help": "what a token's probability is normalized over: vocabulary (tokens: codes), children (of its "
+            "prefix), or items (with tokens: prefixes: as children, but a first token's is the sum over its items); "
+            "default: vocabulary for codes, children for prefixes"
+        },
+    )
+    recent_items: int = field(
+        default=0,
+        metadata={
+            "help": "distances from the end of a history for which the decoder's attention learns a bias; further "
+            "items share the last; 0: none, as in T5"
+        },
+    )
     user_tokens: int = field(
         default=0, metadata={"help": "tokens before the history, by a hash of the user; 2000 in the paper; 0: none"}
     )
