@@ -135,9 +135,7 @@ def test_a_folder_of_its_name_that_holds_other_files_is_refused(files, tmp_path,
     for folder, given in ((tmp_path / "work" / "tiger-index", "work"), (tmp_path / ".out.parts", None)):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("years")
-        args = IndexArguments(
-            tuple(files), str(tmp_path / "out"), work=given and str(tmp_path / given), **SETTINGS
-        )
+        args = IndexArguments(tuple(files), str(tmp_path / "out"), work=given and str(tmp_path / given), **SETTINGS)
         with pytest.raises(DataError, match=f"holds other files, which would be lost, '{name}' for one"):
             index_items(args)
         assert (folder / name).read_text() == "years" and not (tmp_path / "out").exists()
