@@ -54,10 +54,10 @@ def find_reasons(recommender: TigerRecommender, history: np.ndarray, answers: np
     if ranked and state.ranker is not None:
         scores = state.ranker.score(histories, np.tile(np.asarray(answers, dtype=np.int64), (len(histories), 1)))
     else:
-        device = recommender.device
+        device = state.model.device
         tokens = torch.from_numpy(state.tokenizer.encode_history(pad_rows(histories))).to(device)
         rows = torch.as_tensor(np.asarray(answers, dtype=np.int64), device=device)
-        scores = item_log_probs(state.model, recommender.trie, tokens, rows).cpu().numpy()
+        scores = item_log_probs(state.model, state.trie_on(device), tokens, rows).cpu().numpy()
     drops = np.zeros((len(answers), len(history)), dtype=np.float32)
     drops[:, len(history) - len(read) :] = (scores[0] - scores[1:]).T
     return Reasons(drops, outstanding(drops), scored_by)
