@@ -158,9 +158,7 @@ def _check_plan(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store)
     plan = json.dumps(told | {"chunks": [asdict(chunk) for chunk in chunks], "versions": versions})
     others = [name for name in store.names() if not _is_ours(name)]
     if others:
-        raise DataError(
-            f"{store.place} holds other files, which would be lost, {others[0]!r} for one: move them."
-        )
+        raise DataError(f"{store.place} holds other files, which would be lost, {others[0]!r} for one: move them.")
     found = read_object(store, PLAN)
     if found is None:
         store.remove()  # what is left of a run that was killed while it removed its files

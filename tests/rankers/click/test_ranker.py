@@ -134,3 +134,20 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
         TigerRecommender(recommender.model, tokenizer).rank([["i1"]], [["i2"]])
     with pytest.raises(ValueError, match="needs a ranker"):
         recommender.recommend([["i1"]], rank=False, both_scores=True)
+
+
+def test_whatever_it_reads_is_in_its_digest(recommender):
+    known, tokenizer = recommender.ranker, recommender.tokenizer
+    dense = known._dense.numpy()
+
+    def make(vectors=dense, **config):
+        ranker = make_ranker(tokenizer, vectors, "unigram+dense")
+        ranker.ranker.config.update(config)
+        return ranker
+
+    assert make().digest() == known.digest()
+    others = [make(-dense), make(t5_weight=2.0), make(max_history=3)]
+    assert len({one.digest() for one in [known, *others]}) == 4
+    moved = make()
+    moved._rows = moved._rows.flip(0)  # of other features
+    assert moved.digest() != known.digest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -297,10 +299,18 @@ class ClickRanker(Ranker):
         return cls(ranker, features, tokenizer, dense, totals)
 
     def digest(self) -> bytes:
-        """All weights, and what its beam head or its gate reads of the items."""
-        weights = [one.detach().cpu().contiguous().flatten() for one in self.ranker.state_dict().values()]
-        totals = b"" if self._totals is None else self._totals.tobytes()
-        return b"".join(one.view(torch.uint8).numpy().tobytes() for one in weights) + totals
+        """Of its config and weights, and of all that it reads of the items."""
+        config = {name: getattr(self.ranker.config, name) for name in (*CONFIG_RULES, *OPTIONAL_RULES)}
+        found = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        weights = [one.detach().cpu() for one in self.ranker.state_dict().values()]
+        for one in [*weights, self._rows, *(() if self._dense is None else (self._dense,))]:
+            found.update(str((one.dtype, one.shape)).encode())
+            found.update(one.contiguous().flatten().view(torch.uint8).numpy())
+        found.update(b"" if self._totals is None else self._totals.tobytes())
+        if self._quantizer is not None and self._codes is not None:
+            for start in range(0, len(self), _ITEMS):
+                found.update(np.ascontiguousarray(self._quantizer.decode(self._codes[start : start + _ITEMS])).ravel())
+        return found.digest()
 
 
 def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tokenizer: SemanticIdTokenizer) -> None:

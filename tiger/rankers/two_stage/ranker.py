@@ -8,6 +8,7 @@ among them, are made on a part of the users kept apart.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -260,8 +261,12 @@ class TwoStageRanker(Ranker):
         self.candidates = kept(self.candidates, np.asarray(rows))
 
     def digest(self) -> bytes:
-        """All trees, or the name of the column that orders without any."""
-        return "".join([trees.model_to_string() for trees in self.trees] or self.columns).encode()
+        """Of all trees, what they read, and what is known of the items and the log."""
+        found = hashlib.sha256(json.dumps([self.columns, self.assume_last_day]).encode())
+        for trees in self.trees:
+            found.update(trees.model_to_string().encode())
+        found.update(self.candidates.digest())
+        return found.digest()
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
