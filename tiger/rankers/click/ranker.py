@@ -95,6 +95,11 @@ class ClickRanker(Ranker):
         return None if self.ranker.beam_head is None else self.ranker.config.reads_memory
 
     @property
+    def learned_with_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
+        """Whether the T5's weight was tuned on searches with a memory; None: it is 0, or that was not recorded."""
+        return self.ranker.config.learned_with_memory if self.ranker.config.t5_weight else None
+
+    @property
     def fingerprint(self) -> str | None:
         """Of the semantic IDs that it was trained with; None where that is not recorded."""
         return self.ranker.config.semantic_ids
@@ -193,7 +198,12 @@ class ClickRanker(Ranker):
         return np.where(beams < 0, -np.inf, found).astype(np.float32)
 
     def tune_t5_weight(
-        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        with_memory: bool | None = None,
     ) -> dict[float, float]:
         """Choose the weight of the T5's log-probability with the best NDCG@10, and set it in the ranker's config.
 
@@ -204,6 +214,8 @@ class ClickRanker(Ranker):
             histories: n sequences of item rows.
             beams, scores: as for :meth:`order`.
             targets: int [n], the next items; validation's, which neither model was trained on.
+            with_memory: whether the beams are of searches with a memory: others are refused from then on; None: not
+                known.
 
         Returns:
             NDCG@10 by weight, of those in ``T5_WEIGHTS``.
@@ -213,7 +225,7 @@ class ClickRanker(Ranker):
             rows, _, _ = best_first(_weighted_sums(logits, scores, weight), beams, scores, beams.shape[1])
             found[weight] = ndcg_at_k(rows, targets, 10)
         self.ranker.config.t5_weight = max(found, key=found.__getitem__)
-        self.ranker.config.learned_from = "valid"
+        self.ranker.config.learned_from, self.ranker.config.learned_with_memory = "valid", with_memory
         return found
 
     def weigh_t5(self, *args, **kwargs) -> dict[float, float]:
