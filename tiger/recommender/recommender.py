@@ -273,7 +273,8 @@ class TigerRecommender(RecommenderParts):
         """Update the texts of known items. Where the frozen quantizer finds the same codes, an item keeps its ID.
 
         Else it gets the ID of its new text and counts as unseen from then on, for training knew it by another. All
-        other items keep theirs. If anything fails, nothing has changed.
+        other items keep theirs. If anything fails, nothing has changed. A memory stays as it is: what the log says of
+        the item still holds, and the items that its old text was like still count as near it until the next training.
 
         Args:
             item_ids, texts, table, embeddings: see :meth:`add_items`. What the table lacks, or null, stays in the item
