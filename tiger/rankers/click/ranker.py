@@ -321,7 +321,8 @@ class ClickRanker(Ranker):
         found.update(b"" if self._totals is None else self._totals.tobytes())
         if self._quantizer is not None and self._codes is not None:
             for start in range(0, len(self), _ITEMS):
-                found.update(np.ascontiguousarray(self._quantizer.decode(self._codes[start : start + _ITEMS])).ravel())
+                vectors = self._quantizer.decode(self._codes[start : start + _ITEMS])
+                found.update(np.ascontiguousarray(vectors).ravel().data)
         return found.digest()
 
 

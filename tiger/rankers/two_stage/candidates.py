@@ -306,7 +306,7 @@ class Candidates:
         for array in arrays:
             found.update(str(None if array is None else (array.dtype, array.shape)).encode())
             if array is not None:
-                found.update(np.ascontiguousarray(array).ravel())
+                found.update(np.ascontiguousarray(array).ravel().data)
         return found.digest()
 
     @classmethod

@@ -154,8 +154,7 @@ class TwoStageRanker(Ranker):
         }
         if record.get("order") == BY_HYBRID:
             whole, columns = [], [HYBRID_COLUMN]
-        known = not options.time_dropout, options.with_memory
-        return cls(candidates, whole, columns, fingerprint, record, *known)
+        return cls(candidates, whole, columns, fingerprint, record, not options.time_dropout, options.with_memory)
 
     def __len__(self) -> int:
         return len(self.candidates)

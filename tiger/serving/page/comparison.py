@@ -53,7 +53,7 @@ def compare(
         "exclude_history": state.exclude_history,
         "filter": filter,
     }
-    methods: dict[str, dict[str, bool]] = {"T5": {"rank": False}}
+    methods: dict[str, dict[str, Any]] = {"T5": {"rank": False}}
     if recommender.memory is not None:
         methods = {"T5": {"rank": False, "memory": False}, "memory": {"rank": False}}
     if recommender.ranker is not None:
