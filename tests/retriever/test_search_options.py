@@ -36,6 +36,7 @@ def test_the_command_line_has_them():
     given = [
         "--keep_history",
         "--no_memory",
+        "--no_rank",
         "--num_beams",
         "3",
         "--temperature",
@@ -46,7 +47,7 @@ def test_the_command_line_has_them():
         "5",
     ]
     expected = {"num_beams": 10, "temperature": 2.0, "seed": 1, "batch_size": 5, "exclude_history": False}
-    expected["memory"] = False
+    expected |= {"memory": False, "rank": False}
     assert search_options(parser.parse_args(given), at_least=10) == expected
     with pytest.raises(DataError, match="--batch_users must be at least 1, got 0"):
         search_options(parser.parse_args(["--batch_users", "0"]), at_least=1)

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_recommender
+from tests.rankers.test_base import LongestId, values_of
 from tests.retriever.test_memory import ITEMS, make_memory
+from tiger.recommender.recommender import TigerRecommender
 from tiger.serving import log_parts, offline
 from tiger.serving.offline import parts_of, recommend_users
 from tiger.serving.run_identity import identity_in_memory
@@ -204,6 +206,26 @@ def test_a_run_with_another_memory_is_another(tmp_path):
     recommend_users(same, tmp_path / "log.parquet", tmp_path / "out.parquet", k=3)
     with pytest.raises(DataError, match="of another log or with other settings"):
         recommend_users(second, tmp_path / "log.parquet", tmp_path / "out.parquet", k=3)
+
+
+def test_what_decides_answers_is_in_the_identity(tmp_path):
+    def changed(change):
+        tiger = make_recommender(60)
+        change(tiger)
+        return identity_in_memory(tiger)
+
+    known = identity_in_memory(make_recommender(60))
+    found = [
+        identity_in_memory(make_recommender(60, max_history=5)),
+        changed(lambda tiger: tiger.model.config.update({"layer_norm_epsilon": 0.1})),
+        changed(lambda tiger: setattr(tiger, "unseen", np.arange(60) > 50)),
+        changed(lambda tiger: tiger.half()),
+        changed(lambda tiger: setattr(tiger, "ranker", LongestId(values_of(tiger.tokenizer.item_ids)))),
+        changed(lambda tiger: setattr(tiger, "ranker", LongestId(-values_of(tiger.tokenizer.item_ids)))),
+    ]
+    assert len({known, *found}) == 7
+    make_recommender(60).save_pretrained(tmp_path / "model")
+    assert identity_in_memory(TigerRecommender.from_pretrained(tmp_path / "model")) == known
 
 
 def remove_settings_last(folder):

@@ -105,6 +105,63 @@ def test_a_run_that_was_killed_goes_on(files, tmp_path, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def stop_at_call(monkeypatch, method: str, number: int) -> None:
+    """Kill a run within the n-th call of a method of its workers."""
+    original, calls = getattr(IndexWorker, method), []
+
+    def call(self, task):
+        calls.append(task)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return original(self, task)
+
+    monkeypatch.setattr(IndexWorker, method, call)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_other_files_of_the_work_folder_stay(files, tmp_path, scheme):
+    """Only a folder of its own name within that is a run's to remove."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("years")
+    (work / "plan.json").write_text("{}")  # another program's
+    args = IndexArguments(tuple(files), str(tmp_path / "out"), work=f"{scheme}{work}", **SETTINGS)
+    assert len(index_items(args)) == 300
+    assert sorted(os.listdir(work)) == ["plan.json", "thesis.txt"] and (work / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "vectors", "notes/thesis.txt"])
+def test_a_folder_of_its_name_that_holds_other_files_is_refused(files, tmp_path, name):
+    for folder, given in ((tmp_path / "work" / "tiger-index", "work"), (tmp_path / ".out.parts", None)):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("years")
+        args = IndexArguments(tuple(files), str(tmp_path / "out"), work=given and str(tmp_path / given), **SETTINGS)
+        with pytest.raises(DataError, match=f"holds other files, which would be lost, '{name}' for one"):
+            index_items(args)
+        assert (folder / name).read_text() == "years" and not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_removal_leaves_is_no_obstacle(files, tmp_path):
+    (tmp_path / ".out.parts" / "vectors").mkdir(parents=True)
+    (tmp_path / ".out.parts" / "vectors" / "0.safetensors").write_bytes(b"damaged")
+    assert len(index_items(IndexArguments(tuple(files), str(tmp_path / "out"), **SETTINGS))) == 300
+    assert not (tmp_path / ".out.parts").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_files_written_again_are_no_run_to_go_on_with(files, tmp_path, monkeypatch, scheme):
+    """With as many rows in as many groups: their old vectors would stand under new ids."""
+    args = IndexArguments(tuple(scheme + file for file in files), str(tmp_path / "out"), **SETTINGS)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        stop_at_call(patched, "encode", 4)
+        index_items(args)
+    table = pq.read_table(files[0])
+    renamed = pa.array([f"new{row}" for row in range(len(table))])
+    pq.write_table(table.set_column(0, "item_id", renamed), files[0], row_group_size=30)
+    with pytest.raises(DataError, match="holds an interrupted run of other items or settings"):
+        index_items(args)
+
+
 def test_bad_files_are_named(files, tmp_path):
     def refused(names, message):
         with pytest.raises(DataError, match=message):

@@ -193,9 +193,15 @@ def test_whatever_order_is_kept_all_that_counts_has_counted_validation(order, wo
     assert "counted, once all was fitted" in (retrained.out / "report.html").read_text()
     capsys.readouterr()
     options = ["--num_beams", "10", "--no_bf16", "--no_memory", "--json"]
+    if order == "trees":  # they have learned from searches with the memory
+        assert recommender.ranker.learned_with_memory is True
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(retrained.out), str(work / "data"), *options])
+        assert "learned from searches with a memory" in (told := capsys.readouterr().err) and "--no_rank" in told
+        options.append("--no_rank")
     main(["evaluate", str(retrained.out), str(work / "data"), *options])
     # Without a memory, a second stage alone reads counts.
-    assert ("counts_validation" in json.loads(capsys.readouterr().out)) is (recommender.ranker is not None)
+    assert ("counts_validation" in json.loads(capsys.readouterr().out)) is (order == "hybrid")
 
 
 def test_a_t5_alone_without_a_memory_has_counted_nothing(work, retrained, tmp_path):
@@ -210,7 +216,7 @@ def test_a_t5_alone_without_a_memory_has_counted_nothing(work, retrained, tmp_pa
     # A second stage over it counts alone.
     recommender, found = retrained("trees", recommender=tmp_path / "plain")
     assert list(found["models"])[3:] == ["hybrid", "hybrid-with-validation", "tiger", "two-stage-with-validation"]
-    assert counts_validation(recommender.training)
+    assert counts_validation(recommender.training) and recommender.ranker.learned_with_memory is False
 
 
 @pytest.mark.parametrize("order", ["trees", "t5"])

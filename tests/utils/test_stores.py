@@ -1,6 +1,7 @@
 """Folders of a disk and of URLs: whole files, and one writer for a name that is free."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def test_files_come_and_go(store):
     store.remove()
     with pytest.raises(DataError, match="a can't be read"):
         store.open("a").read()
+
+
+def test_a_file_written_again_has_another_version(store):
+    assert store.version("a") is None
+    store.write("a", b"one")
+    first = store.version("a")
+    assert first and store.version("a") == first
+    time.sleep(1.1 if store.place.startswith("s3") else 0.02)
+    store.write("a", b"two")
+    assert store.version("a") not in (None, first)
 
 
 def test_what_is_there_is_not_created_again(store):

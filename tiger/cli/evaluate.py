@@ -67,8 +67,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     keep = args.keep_history or (tiger.training.get("exclude_history") is False and not args.remove_history)
     if keep and not args.keep_history:
         print("Items of the history stay in the answers, as in the model's training.", file=sys.stderr)
-    rank = tiger.ranker is None or tiger.ranker.learned_from != args.part
-    if not rank:
+    rank = not args.no_rank and (tiger.ranker is None or tiger.ranker.learned_from != args.part)
+    if not rank and not args.no_rank:
         print("The second stage learned from validation items: only the T5 is measured on them.", file=sys.stderr)
     reads_counts = (rank and tiger.ranker is not None) or (tiger.memory is not None and not args.no_memory)
     counted = {COUNTED: True} if reads_counts and counts_validation(tiger.training) else {}

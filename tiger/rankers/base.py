@@ -47,7 +47,9 @@ class Ranker(Protocol):
         proposes_items: whether its answers may hold items that were not among the beams.
         reads_times: whether its answers depend on the times of events.
         reads_memory: True: it orders searches with a memory alone, and :meth:`order` is given ``memory``, a
-            :class:`SearchMemory`; False: searches without one alone; None: either.
+            :class:`SearchMemory`; False: searches without one alone; None: as ``learned_with_memory`` says.
+        learned_with_memory: whether the scores that it learned from were of searches with a memory: those of others
+            are refused; None: it reads none, or that is not known.
     """
 
     kind: ClassVar[str]
@@ -55,6 +57,7 @@ class Ranker(Protocol):
     proposes_items: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
     reads_memory: bool | None = None
+    learned_with_memory: bool | None = None
 
     def __len__(self) -> int:
         """Items of the catalog."""
@@ -172,13 +175,16 @@ def reads_memory(ranker: Ranker, has_memory: bool) -> bool:
     Raises:
         DataError: it learned from searches with a memory, and this one has none, or the reverse.
     """
-    wanted = getattr(ranker, "reads_memory", None)  # rankers of others may not have the attribute
-    if wanted is None or wanted == has_memory:
+    wanted = getattr(ranker, "reads_memory", None)  # rankers of others may not have these attributes
+    learned = getattr(ranker, "learned_with_memory", None) if wanted is None else wanted
+    if learned is None or learned == has_memory:
         return bool(wanted)
     raise DataError(
-        "this ranker learned from searches without a memory: search with memory=False, or train it again."
+        "this ranker learned from searches without a memory: search with memory=False (--no_memory), or train it "
+        "again."
         if has_memory
-        else "this ranker learned from searches with a memory, and this one has none: give rank=False as well."
+        else "this ranker learned from searches with a memory, and this one has none: give rank=False (--no_rank) as "
+        "well."
     )
 
 

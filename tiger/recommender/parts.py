@@ -69,7 +69,8 @@ class RecommenderParts:
     @property
     def trie(self) -> SemanticIdTrie:
         """The trie over the tokenizer's items, on the model's device."""
-        return self.state.trie_on(self.device)
+        state = self.state
+        return state.trie_on(state.model.device)
 
     def to(
         self: Parts, *places: str | int | torch.device | torch.dtype, device: Any = None, dtype: Any = None

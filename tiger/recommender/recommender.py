@@ -137,12 +137,12 @@ class TigerRecommender(RecommenderParts):
         """
         histories = id_lists(histories, "histories")
         options = AnswerOptions(SearchOptions(**search), k, rank, both_scores, unseen_share)
-        sequences = known_histories(self.tokenizer, histories, timestamps, at)
-        sequences = replace(sequences, user_ids=user_array(self.model, user_ids, len(histories)))
         state = self.state  # of one moment, whatever becomes of the catalog meanwhile
+        sequences = known_histories(state.tokenizer, histories, timestamps, at)
+        sequences = replace(sequences, user_ids=user_array(state.model, user_ids, len(histories)))
         filters = state.filters.choose(filter, len(histories))
         answers, scores = answer_histories(state, sequences, options, filters)
-        ids = self.tokenizer.item_ids
+        ids = state.tokenizer.item_ids
         return [[ids[row] for row in answer if row >= 0] for answer in answers.tolist()], scores
 
     def recommend_rows(
@@ -187,8 +187,8 @@ class TigerRecommender(RecommenderParts):
             DataError: there is no ranker, a candidate is unknown, or times don't fit.
         """
         histories, candidates = id_lists(histories, "histories"), id_lists(candidates, "candidates")
-        sequences = known_histories(self.tokenizer, histories, timestamps, at)
         state = self.state
+        sequences = known_histories(state.tokenizer, histories, timestamps, at)
         return rank_candidates(state, sequences, candidates, state.filters.choose(filter, len(histories)))
 
     @property
@@ -211,8 +211,9 @@ class TigerRecommender(RecommenderParts):
         Raises:
             DataError: the filter can't be read.
         """
-        self.state = replace(self.state, filters=self.state.filters.add(name, filter))
-        return compile_aloud(self.state.filters, name)
+        state = self.state
+        self.state = state = replace(state, filters=state.filters.add(name, filter))
+        return compile_aloud(state.filters, name)
 
     def remove_filter(self, name: str) -> None:
         """Forget a filter.
@@ -220,7 +221,8 @@ class TigerRecommender(RecommenderParts):
         Raises:
             DataError: none has the name.
         """
-        self.state = replace(self.state, filters=self.state.filters.remove(name))
+        state = self.state
+        self.state = replace(state, filters=state.filters.remove(name))
 
     def compile_filter(self, filter: Filter) -> CompiledFilter:
         """The items that a filter allows: ``mask``, bool [items], ``count``, and ``unknown`` ids.
@@ -271,7 +273,8 @@ class TigerRecommender(RecommenderParts):
         """Update the texts of known items. Where the frozen quantizer finds the same codes, an item keeps its ID.
 
         Else it gets the ID of its new text and counts as unseen from then on, for training knew it by another. All
-        other items keep theirs. If anything fails, nothing has changed.
+        other items keep theirs. If anything fails, nothing has changed. A memory stays as it is: what the log says of
+        the item still holds, and the items that its old text was like still count as near it until the next training.
 
         Args:
             item_ids, texts, table, embeddings: see :meth:`add_items`. What the table lacks, or null, stays in the item
@@ -306,10 +309,10 @@ class TigerRecommender(RecommenderParts):
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Names of items for people: their titles where the item table has them, else their ids."""
-        if self.items is None or "title" not in self.items.column_names:
-            return list(item_ids)
-        item_ids = list(item_ids)
-        names = self.items["title"].take(self.tokenizer.rows(item_ids)).to_pylist()
+        state, item_ids = self.state, list(item_ids)
+        if state.items is None or "title" not in state.items.column_names:
+            return item_ids
+        names = state.items["title"].take(state.tokenizer.rows(item_ids)).to_pylist()
         return [name or item for name, item in zip(names, item_ids)]
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:

@@ -230,6 +230,18 @@ class ItemMemory:
         found = np.concatenate([masses, prior[..., None], t5[..., None]], axis=-1)
         return np.where(rows[..., None] < 0, 0, found).astype(np.float32)
 
+    def mixed(self, histories: Sequences, rows: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+        """Scores of given items, as a search with this memory gives them: float32 [n, C].
+
+        Args:
+            histories: n sequences of rows.
+            rows: int [n, C], rows of the catalog.
+            log_probs: float [n, C], of the items under the T5.
+        """
+        mass = self.mass_of(histories, rows).sum(axis=-1) + self.prior[rows]
+        t5 = np.log(np.exp(log_probs) + self.t5_floors[rows])
+        return (np.log(mass) + self.weights.t5_weight * t5).astype(np.float32)
+
     def _with_borrowed(self, mass: sparse.csr_matrix) -> np.ndarray:
         """Mass [n, rows of the tables] and, behind it, what new items borrow of it: float32 [n, slots]."""
         found = mass.toarray()

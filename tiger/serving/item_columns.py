@@ -36,7 +36,8 @@ def item_columns(
         UnknownColumn: there is no such column.
         TooMuch: the values take more than :data:`MAX_BYTES`.
     """
-    table = recommender.items
+    state = recommender.state
+    table = state.items
     known = [] if table is None else [name for name in table.column_names if name != "item_id"]
     columns = known if columns is None else list(dict.fromkeys(columns))
     if unknown := [name for name in columns if name not in known]:
@@ -46,7 +47,7 @@ def item_columns(
         return [[{} for _ in items] for items in lists]
     chosen, size, found = table.select(columns), 0, []
     for items in lists:
-        part = chosen.take(pa.array(recommender.tokenizer.rows(list(items))))
+        part = chosen.take(pa.array(state.tokenizer.rows(list(items))))
         size += part.nbytes
         if size > MAX_BYTES:
             raise TooMuch(f"these fields take more than {MAX_BYTES} bytes: ask for fewer, or for fewer items.")

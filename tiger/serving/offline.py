@@ -8,6 +8,7 @@ an output.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -82,6 +83,7 @@ def recommend_users(
             another process is writing ``out``, or scores are NaN or infinite.
         DiskError: the disk is full, read-only or denied. What is done is kept: the same call goes on from there.
     """
+    tiger = copy.copy(tiger)  # of one moment: rows of its parts mean nothing to a catalog that was changed meanwhile
     histories, out = Path(histories), Path(out)
     check_run(out, part_events, options)
     tables = read_events(histories)

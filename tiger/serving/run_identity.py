@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
+from transformers import PreTrainedModel
 
 from tiger.recommender.manifest import read_manifest
 from tiger.recommender.recommender import TigerRecommender
@@ -16,6 +17,9 @@ from tiger.utils.digests import file_digests
 
 # Files and folders of a recommender that no answer depends on.
 _SILENT = ("README.md", "encoder", "quantizer", "custom_generate")
+
+# Fields of a model's config that its answers don't depend on; its weights tell their type.
+_NOT_OF_ANSWERS = ("architectures", "transformers_version", "dtype", "torch_dtype", "use_cache")
 
 
 def log_identity(log: Path) -> dict:
@@ -39,14 +43,28 @@ def saved_identity(folder: Path) -> str:
 
 
 def identity_in_memory(tiger: TigerRecommender) -> str:
-    """Identity of a recommender in memory: a digest of its catalog, of all weights, of its memory and of all
-    trees."""
-    digest = hashlib.sha256(tiger.tokenizer.semantic_ids.tobytes() + tiger.unseen.tobytes())
-    digest.update("\0".join(tiger.tokenizer.item_ids).encode())
-    for weights in tiger.model.state_dict().values():
-        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    if tiger.memory is not None:
-        digest.update(memory_bytes(tiger.memory))
-    if tiger.ranker is not None:
-        digest.update(tiger.ranker.digest())
+    """Identity of a recommender in memory: a digest of all that decides its answers.
+
+    That is its catalog and how many items of a history are read, the T5's config and weights, the memory and the
+    ranker (:meth:`tiger.rankers.base.Ranker.digest`). It takes seconds where these take gigabytes.
+    """
+    state = tiger.state
+    digest = hashlib.sha256(state.tokenizer.semantic_ids.tobytes() + state.unseen.tobytes())
+    digest.update("\0".join(state.tokenizer.item_ids).encode())
+    told = {"tokens": state.tokenizer.tokens, "codebook_size": state.tokenizer.codebook_size}
+    told |= {"max_history": state.max_history, "ranker": None if state.ranker is None else state.ranker.kind}
+    digest.update(json.dumps(told | {"config": _config(state.model)}, sort_keys=True, default=str).encode())
+    for name, weights in state.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if state.memory is not None:
+        digest.update(memory_bytes(state.memory))
+    if state.ranker is not None:
+        digest.update(state.ranker.digest())
     return digest.hexdigest()[:16]
+
+
+def _config(model: PreTrainedModel) -> dict:
+    """A model's config but for where it came from and who wrote it."""
+    config = model.config.to_dict()
+    return {name: value for name, value in config.items() if name not in _NOT_OF_ANSWERS and name[0] != "_"}

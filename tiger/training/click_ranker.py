@@ -139,7 +139,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
         if args.negatives == BEAMS:
             report["beams"] = _learn_order(args, ranker, recommender, users, beams, training.seed)
         else:
-            weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets)
+            weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets, recommender.memory is not None)
             report["ndcg@10 by the weight of the T5"] = weighed
             print("validation NDCG@10 by the weight of the T5:", {one: round(n, 4) for one, n in weighed.items()})
     report["arguments"] = asdict(args)

@@ -24,6 +24,7 @@ from tiger.semantic_ids.numbering import check_ids
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.index_worker import (
     ENCODER,
+    WORK_FOLDERS,
     IndexSettings,
     IndexWorker,
     QuantizeTask,
@@ -37,9 +38,10 @@ from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
 from tiger.utils.sampling import sampled_rows
-from tiger.utils.stores import Store, absolute, open_store, read_object
+from tiger.utils.stores import Store, absolute, open_store, read_object, store_of
 
 PLAN = "plan.json"
+OWN_FOLDER = "tiger-index"  # within a folder that the user names: that may hold anything
 Run = Callable[[str, Iterable[Any]], Iterator[Any]]
 
 
@@ -52,7 +54,8 @@ class IndexArguments:
         output_dir: gets the tokenizer, as :func:`tiger.train_tokenizer` writes it.
         encoder, template, embedding_dim, quantizer, num_codebooks, codebook_size, seed: as in
             :class:`tiger.TokenizerArguments`, but for ``num_codebooks``, which the number of items decides if it is 0.
-        work: folder of intermediate files, a path or URL that all machines reach; None: beside ``output_dir``.
+        work: folder in which the intermediate files get a folder of their own, ``tiger-index``: a path or URL that all
+            machines reach; None: beside ``output_dir``.
     """
 
     files: tuple[str, ...]
@@ -68,9 +71,9 @@ class IndexArguments:
 
     @property
     def work_folder(self) -> str:
-        """The folder of intermediate files."""
+        """The folder of intermediate files alone, which is removed in the end."""
         if self.work is not None:
-            return absolute(self.work)
+            return f"{absolute(self.work).rstrip('/')}/{OWN_FOLDER}"
         out = Path(os.path.abspath(self.output_dir))
         return str(out.with_name(f".{out.name}.parts"))
 
@@ -148,18 +151,33 @@ def _check_plan(args: IndexArguments, chunks: Sequence[ItemChunk], store: Store)
     """Begin a run, or go on with the one that was killed.
 
     Raises:
-        DataError: the folder holds another one.
+        DataError: the folder holds another one, one of files that were written again since, or files of others.
     """
     told = {name: value for name, value in asdict(args).items() if name not in ("files", "output_dir", "work")}
-    plan = json.dumps(told | {"chunks": [asdict(chunk) for chunk in chunks]})
+    versions = {file: _version(file) for file in dict.fromkeys(chunk.file for chunk in chunks)}
+    plan = json.dumps(told | {"chunks": [asdict(chunk) for chunk in chunks], "versions": versions})
+    others = [name for name in store.names() if not _is_ours(name)]
+    if others:
+        raise DataError(f"{store.place} holds other files, which would be lost, {others[0]!r} for one: move them.")
     found = read_object(store, PLAN)
     if found is None:
-        store.remove()
+        store.remove()  # what is left of a run that was killed while it removed its files
         store.write(PLAN, plan.encode())
     elif found != json.loads(plan):
         raise DataError(
             f"{store.place} holds an interrupted run of other items or settings: remove it, or go on there."
         )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a run leaves files of this name in its folder."""
+    first, _, rest = name.partition("/")
+    return name == PLAN or bool(rest) and (first in WORK_FOLDERS or first.startswith("quantizer-"))
+
+
+def _version(file: str) -> str | None:
+    store, name = store_of(file)
+    return store.version(name)
 
 
 def _encoder_name(args: IndexArguments) -> str:

@@ -20,6 +20,8 @@ from tiger.utils.errors import DataError
 from tiger.utils.stores import Store, open_store
 
 ENCODER = "encoder"
+VECTORS, CODES = "vectors", "codes"
+WORK_FOLDERS = (ENCODER, VECTORS, CODES)  # beside those of the quantizers
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ class QuantizeTask:
 
 def vectors_file(chunk: int) -> str:
     """Name of the file of a chunk's vectors."""
-    return f"vectors/{chunk}.safetensors"
+    return f"{VECTORS}/{chunk}.safetensors"
 
 
 def codes_file(quantizer: str, chunk: int) -> str:
     """Name of the file of a chunk's codes."""
-    return f"codes/{quantizer}/{chunk}.safetensors"
+    return f"{CODES}/{quantizer}/{chunk}.safetensors"
 
 
 def read_array(store: Store, name: str) -> np.ndarray:

@@ -147,6 +147,7 @@ def _fit(
         candidates.propose(learn.histories, beams, scores, exclude, progress=True),
         learn.targets,
         tiger.tokenizer.fingerprint,
+        with_memory=tiger.memory is not None,
         **{name: getattr(args, name) for name in _OPTIONS},
     )
     places = ("recommender", "dataset", "embeddings")
@@ -248,6 +249,11 @@ def _with_kept_trees(
     if before is None:
         _without_trees(args, tiger, tiger.training["second_stage"])
         return None
+    if before.learned_with_memory not in (None, tiger.memory is not None):
+        how, wanted = ("without", "false") if tiger.memory is not None else ("with", "true")
+        raise DataError(
+            f"the trees of {args.init_from} learned from searches {how} a memory: train the T5 with memory: {wanted}."
+        )
     start, split = time.perf_counter(), data.split(ALL, tiger.training.get("shuffle_ties"))
     found = {TRAIN: train_digest(data, split), ITEMS: items_digest(data.items)}
     check_same_data(known_digests(tiger.training), found, args.dataset, args.recommender, "give the same dataset")
@@ -257,7 +263,7 @@ def _with_kept_trees(
     record = before.record | {"trees of": parent.fingerprint, "seconds": round(time.perf_counter() - start)}
     names = before.trees, before.columns, tiger.tokenizer.fingerprint, record, before.assume_last_day
     print(f"the trees of {args.init_from} stay, over counts of all events")
-    return _saved(args, tiger, TwoStageRanker(candidates, *names))
+    return _saved(args, tiger, TwoStageRanker(candidates, *names, before.learned_with_memory))
 
 
 def _saved(args: TwoStageArguments, tiger: TigerRecommender, ranker: TwoStageRanker) -> TwoStageRanker:

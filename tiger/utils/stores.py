@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -44,6 +45,10 @@ class Store(Protocol):
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None: there is none."""
+        ...
+
+    def version(self, name: str) -> str | None:
+        """Text that is another one once the file was written again, without reading it; None: there is no file."""
         ...
 
     def open(self, name: str) -> Any:
@@ -162,6 +167,12 @@ class DiskStore:
             return (self._folder / name).stat().st_size
         return None
 
+    def version(self, name: str) -> str | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = (self._folder / name).stat()
+            return f"{found.st_size}-{found.st_mtime_ns}"
+        return None
+
     def open(self, name: str) -> IO[bytes]:
         try:
             return open(self._folder / name, "rb")
@@ -223,6 +234,14 @@ class UrlStore:
         with _told(f"{self.place}/{name}", "read"):
             try:
                 return int(self._files.info(self._path(name))["size"])
+            except FileNotFoundError:
+                return None
+
+    def version(self, name: str) -> str | None:
+        with _told(f"{self.place}/{name}", "read"):
+            try:
+                known = self._files.info(self._path(name))  # size, and ETag or time of change
+                return hashlib.sha256(str(known).encode()).hexdigest()
             except FileNotFoundError:
                 return None
 

@@ -93,6 +93,10 @@ def test_nothing_of_them_is_saved(tmp_path):
         tmp_path / "decoded", SemanticIdTokenizer.from_pretrained(tmp_path / "tokenizer")
     )
     np.testing.assert_allclose(elsewhere.score(HISTORIES, CANDIDATES), ranker.score(HISTORIES, CANDIDATES), **CLOSE)
+    assert again.digest() == elsewhere.digest() == ranker.digest()
+    other = SemanticIdTokenizer.from_pretrained(tmp_path / "tokenizer")
+    other.quantizer.codebooks[0].data.add_(1.0)  # the codes are the same, what they decode to is not
+    assert ClickRanker.from_pretrained(tmp_path / "decoded", other).digest() != ranker.digest()
 
 
 def test_items_are_added_updated_and_kept():

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from transformers import set_seed
 
 from tests.conftest import make_model
 from tests.recommender.test_recommender import fitted  # noqa: F401
+from tests.retriever.test_memory import make_memory
 from tiger.cli.main import main
 from tiger.data.sequences import Sequences
 from tiger.rankers.click.features import ItemFeatures
@@ -134,3 +136,39 @@ def test_refuses_what_does_not_belong_together(recommender, fitted):  # noqa: F8
         TigerRecommender(recommender.model, tokenizer).rank([["i1"]], [["i2"]])
     with pytest.raises(ValueError, match="needs a ranker"):
         recommender.recommend([["i1"]], rank=False, both_scores=True)
+
+
+def test_whatever_it_reads_is_in_its_digest(recommender):
+    known, tokenizer = recommender.ranker, recommender.tokenizer
+    dense = known._dense.numpy()
+
+    def make(vectors=dense, **config):
+        ranker = make_ranker(tokenizer, vectors, "unigram+dense")
+        ranker.ranker.config.update(config)
+        return ranker
+
+    assert make().digest() == known.digest()
+    others = [make(-dense), make(t5_weight=2.0), make(max_history=3)]
+    assert len({one.digest() for one in [known, *others]}) == 4
+    moved = make()
+    moved._rows = moved._rows.flip(0)  # of other features
+    assert moved.digest() != known.digest()
+
+
+def test_a_weight_that_was_tuned_with_a_memory_is_not_asked_without(recommender, tmp_path):
+    recommender.memory = make_memory()
+    ranker, ids = recommender.ranker, recommender.tokenizer.item_ids
+    ask = partial(recommender.recommend, [["i1", "i2"]], k=5, num_beams=20)
+    ask(), ask(memory=False)  # it reads no score
+    histories, beams = Sequences.from_rows([np.array([1])] * 20), np.tile(np.arange(2, 14), (20, 1))
+    scores = np.tile(-np.arange(12.0), (20, 1))
+    for learned, other in ((True, False), (False, True)):
+        ranker.tune_t5_weight(histories, beams, scores, beams[:, 0], with_memory=learned)
+        assert ranker.ranker.config.t5_weight > 0
+        with pytest.raises(DataError, match=f"learned from searches {'with' if learned else 'without'} a memory"):
+            ask(memory=other)
+        assert ask(memory=learned)[0] != ask(memory=other, rank=False)[0] and len(ids) == 40
+        recommender.save_pretrained(tmp_path / "model")
+        assert TigerRecommender.from_pretrained(tmp_path / "model").ranker.learned_with_memory is learned
+    ranker.ranker.config.learned_with_memory = None  # as older versions saved it
+    ask(), ask(memory=False)

@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import make_model
 from tests.rankers.two_stage.test_candidates import DAY, catalogue, codes, sequences, vectors
+from tests.retriever.test_memory import make_memory
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.rankers.two_stage.candidates import Candidates
 from tiger.rankers.two_stage.ranker import SETTINGS, TREES, TwoStageRanker, _Examples
@@ -289,3 +290,45 @@ def test_timestamps_matter_where_there_are_any(fitted):
     column = candidates.names.index("time: days since its first event")
     one, two = (candidates.describe(part, rows).columns[..., column] for part in (histories, later))
     assert np.array_equal(two - one, np.full(one.shape, 900.0))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_trees_are_not_asked_for_searches_that_they_have_not_learned_from(fitted, tokenizer, tmp_path, learned):
+    """The scores of the T5 and those that are mixed with a memory's differ, and the trees read them."""
+    known = fitted.candidates, fitted.trees, fitted.columns, tokenizer.fingerprint
+    ranker = TwoStageRanker(*known, learned_with_memory=learned)
+    made = TigerRecommender(make_model(tokenizer), tokenizer, items=catalogue(), ranker=ranker, memory=make_memory())
+    made.save_pretrained(tmp_path / "model")
+    tiger = TigerRecommender.from_pretrained(tmp_path / "model")
+    history = [["item-3", "item-20"]]
+    assert len(tiger.recommend(history, k=5, num_beams=8, memory=learned)[0][0]) == 5
+    with pytest.raises(DataError, match=f"learned from searches {'with' if learned else 'without'} a memory"):
+        tiger.recommend(history, k=5, num_beams=8, memory=not learned)
+    assert len(tiger.recommend(history, k=5, num_beams=8, memory=not learned, rank=False)[0][0]) == 5
+    # What reads no scores, and what was saved before this was kept, takes either.
+    bare = [name for name in fitted.columns if not name.startswith("t5")]
+    assert (
+        TwoStageRanker(fitted.candidates, fitted.trees, bare, "", learned_with_memory=learned).learned_with_memory
+        is None
+    )
+    file = tmp_path / "model" / "ranker" / SETTINGS
+    settings = json.loads(file.read_text())
+    assert settings.pop("learned_with_memory") is learned
+    file.write_text(json.dumps(settings))
+    old = TwoStageRanker.from_pretrained(file.parent, tokenizer, catalogue())
+    assert old.learned_with_memory is None
+    file.write_text(json.dumps(settings | {"learned_with_memory": "yes"}))
+    with pytest.raises(DataError, match="learned_with_memory"):
+        TwoStageRanker.from_pretrained(file.parent, tokenizer, catalogue())
+
+
+def test_the_fit_keeps_what_it_is_told_of_the_beams(fitted, tokenizer):
+    histories, targets = follow(1)
+    beams = np.tile(np.arange(5), (len(targets), 1))
+    given = fitted.candidates.propose(histories, beams, np.zeros(beams.shape, dtype=np.float32))
+    options = SETTINGS_OF_TREES | {"max_trees": 2}
+    for told in (True, False, None):
+        ranker = TwoStageRanker.fit(
+            fitted.candidates, given, targets, tokenizer.fingerprint, with_memory=told, **options
+        )
+        assert ranker.reads_t5 and ranker.learned_with_memory is told

@@ -158,3 +158,10 @@ def test_without_columns_there_is_no_filter(handlers):
     assert bare.columns == [] and len(bare.recommend(["i1"], *SETTINGS[:-1], "x = 1")[1]) == 5
     *_, settings, _, status = bare.open_link("?item=i1&filter=price<5")
     assert settings == "" and "no columns to filter by" in status
+
+
+def test_the_page_is_of_one_moment(recommender):  # noqa: F811
+    handlers = PageHandlers(recommender, seed=0)
+    expected = handlers.recommend(["i5", "i9"], *SETTINGS), handlers.compare(["i5", "i9"], *SETTINGS)
+    recommender.remove_items(["i0", "i1"])  # another thread: rows mean other items from now on
+    assert (handlers.recommend(["i5", "i9"], *SETTINGS), handlers.compare(["i5", "i9"], *SETTINGS)) == expected

@@ -3,7 +3,10 @@ import pytest
 
 from tests.rankers.click.test_ranker import make_ranker
 from tests.recommender.test_recommender import fitted, recommender  # noqa: F401
+from tests.retriever.test_memory import make_memory
 from tiger.serving.page.answers import find_answers
+from tiger.serving.page.catalog import PageCatalog
+from tiger.serving.page.comparison import compare, comparison_html
 from tiger.serving.page.link import PageState
 from tiger.serving.page.reasons import find_reasons, outstanding
 
@@ -62,3 +65,59 @@ def test_answers_are_those_of_the_recommender(recommender):  # noqa: F811
     for answer, place in zip(answers, reasons.places):
         assert answer.because == (-1 if place < 0 else [1, 2][place]) and bool(answer.how) == (place >= 0)
     assert find_answers(recommender, PageState(k=5, num_beams=40), np.arange(40)) == []
+
+
+@pytest.fixture
+def with_memory(recommender):  # noqa: F811
+    recommender.memory = make_memory()
+    return recommender
+
+
+def test_mixed_scores_are_no_probabilities(with_memory):
+    """The T5's own stand beside them."""
+    answers = find_answers(with_memory, STATE, np.array([1, 2]))
+    items, scores = with_memory.recommend([["i1", "i2"]], k=5, num_beams=40)
+    alone, log_probs = with_memory.recommend([["i1", "i2"]], k=40, num_beams=40, exclude_history=False, memory=False)
+    assert (scores > -2).any() and len(answers) == 5
+    for answer, item, score in zip(answers, items[0], scores[0]):
+        own = log_probs[0, alone[0].index(item)]
+        assert answer.row == with_memory.tokenizer.rows([item])[0]
+        assert answer.numbers[:3] == (
+            ("T5 with its memory, score", f"{score:.2f}"),
+            ("T5, log-probability", f"{own:.2f}"),
+            ("T5, probability", f"{np.exp(own):.2%}"),
+        )
+
+
+def test_the_drop_is_that_of_the_mixed_score(with_memory):
+    """By items that the memory alone reads, too: the T5 reads the last five."""
+    history, wanted = np.arange(1, 9), ["i20", "i30"]
+    found = find_reasons(with_memory, history, with_memory.tokenizer.rows(wanted), ranked=False)
+    assert found.scored_by == "T5 with its memory" and found.drops.shape == (2, 8)
+
+    def scores(rows):
+        items, values = with_memory.recommend([[f"i{row}" for row in rows]], k=40, num_beams=40, exclude_history=False)
+        return np.array([values[0][items[0].index(item)] for item in wanted])
+
+    for place in range(8):
+        drops = scores(history) - scores(np.delete(history, place))
+        np.testing.assert_allclose(found.drops[:, place], drops, atol=1e-4)
+    assert np.abs(found.drops[:, 0]).max() > 1e-3
+
+
+def test_a_ranker_over_a_memory_has_three_numbers(with_memory):
+    dense = with_memory.encoder.encode(with_memory.items["title"].to_pylist())
+    with_memory.ranker = make_ranker(with_memory.tokenizer, dense, "unigram+dense")
+    names = [name for name, _ in find_answers(with_memory, STATE, np.array([1, 2]))[0].numbers]
+    assert names[:4] == ["Ranker, score", "T5 with its memory, score", "T5, log-probability", "T5, probability"]
+
+
+def test_the_comparison_tells_the_t5_from_its_memory(with_memory):
+    found = compare(with_memory, STATE, np.array([1, 2]), None)
+    assert list(found) == ["T5", "memory"]
+    for name, memory in (("T5", False), ("memory", True)):
+        items, _ = with_memory.recommend([["i1", "i2"]], k=5, num_beams=40, memory=memory)
+        assert [with_memory.tokenizer.item_ids[row] for row in found[name]] == items[0]
+    assert found["T5"].tolist() != found["memory"].tolist()
+    html = comparison_html(PageCatalog(with_memory.tokenizer, with_memory.items), found, 2)
+    assert "<h2>T5 alone</h2>" in html and "<h2>T5 and memory</h2>" in html

@@ -43,6 +43,7 @@ OPTIONAL_RULES = {
     "beam_inputs": whole(0, 1 << 10),
     "beam_hidden": whole(1, 1 << 16),
     "reads_memory": boolean,
+    "learned_with_memory": optional(boolean),
     "gate_columns": list_of(whole(0, 1 << 16), longest=1 << 10),
 }
 
@@ -72,6 +73,8 @@ class RankerConfig(PreTrainedConfig):
             0: there is no beam head.
         beam_hidden: size of its two hidden layers.
         reads_memory: whether its inputs are of searches with a memory.
+        learned_with_memory: whether ``t5_weight`` was tuned on searches with a memory; None: it was not tuned, or that
+            was not recorded.
         gate_columns: which of an item's table rows are its own and weighed by its count, see
             :class:`tiger.rankers.click.gate.CountGate`; empty: there is no gate.
     """
@@ -96,6 +99,7 @@ class RankerConfig(PreTrainedConfig):
     beam_inputs: int = 0
     beam_hidden: int = 64
     reads_memory: bool = False
+    learned_with_memory: bool | None = None
     gate_columns: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +93,11 @@ class ClickRanker(Ranker):
     def reads_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
         """Whether its beam head was trained on searches with a memory; None: it has no beam head."""
         return None if self.ranker.beam_head is None else self.ranker.config.reads_memory
+
+    @property
+    def learned_with_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was trained
+        """Whether the T5's weight was tuned on searches with a memory; None: it is 0, or that was not recorded."""
+        return self.ranker.config.learned_with_memory if self.ranker.config.t5_weight else None
 
     @property
     def fingerprint(self) -> str | None:
@@ -191,7 +198,12 @@ class ClickRanker(Ranker):
         return np.where(beams < 0, -np.inf, found).astype(np.float32)
 
     def tune_t5_weight(
-        self, histories: Sequences, beams: np.ndarray, scores: np.ndarray, targets: np.ndarray
+        self,
+        histories: Sequences,
+        beams: np.ndarray,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        with_memory: bool | None = None,
     ) -> dict[float, float]:
         """Choose the weight of the T5's log-probability with the best NDCG@10, and set it in the ranker's config.
 
@@ -202,6 +214,8 @@ class ClickRanker(Ranker):
             histories: n sequences of item rows.
             beams, scores: as for :meth:`order`.
             targets: int [n], the next items; validation's, which neither model was trained on.
+            with_memory: whether the beams are of searches with a memory: others are refused from then on; None: not
+                known.
 
         Returns:
             NDCG@10 by weight, of those in ``T5_WEIGHTS``.
@@ -211,7 +225,7 @@ class ClickRanker(Ranker):
             rows, _, _ = best_first(_weighted_sums(logits, scores, weight), beams, scores, beams.shape[1])
             found[weight] = ndcg_at_k(rows, targets, 10)
         self.ranker.config.t5_weight = max(found, key=found.__getitem__)
-        self.ranker.config.learned_from = "valid"
+        self.ranker.config.learned_from, self.ranker.config.learned_with_memory = "valid", with_memory
         return found
 
     def weigh_t5(self, *args, **kwargs) -> dict[float, float]:
@@ -297,10 +311,19 @@ class ClickRanker(Ranker):
         return cls(ranker, features, tokenizer, dense, totals)
 
     def digest(self) -> bytes:
-        """All weights, and what its beam head or its gate reads of the items."""
-        weights = [one.detach().cpu().contiguous().flatten() for one in self.ranker.state_dict().values()]
-        totals = b"" if self._totals is None else self._totals.tobytes()
-        return b"".join(one.view(torch.uint8).numpy().tobytes() for one in weights) + totals
+        """Of its config and weights, and of all that it reads of the items."""
+        config = {name: getattr(self.ranker.config, name) for name in (*CONFIG_RULES, *OPTIONAL_RULES)}
+        found = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        weights = [one.detach().cpu() for one in self.ranker.state_dict().values()]
+        for one in [*weights, self._rows, *(() if self._dense is None else (self._dense,))]:
+            found.update(str((one.dtype, one.shape)).encode())
+            found.update(one.contiguous().flatten().view(torch.uint8).numpy())
+        found.update(b"" if self._totals is None else self._totals.tobytes())
+        if self._quantizer is not None and self._codes is not None:
+            for start in range(0, len(self), _ITEMS):
+                vectors = self._quantizer.decode(self._codes[start : start + _ITEMS])
+                found.update(np.ascontiguousarray(vectors).ravel().data)
+        return found.digest()
 
 
 def _check_sizes(folder: Path, config: RankerConfig, features: ItemFeatures, tokenizer: SemanticIdTokenizer) -> None:

@@ -9,6 +9,8 @@ and codes, transitions between code prefixes, the time of its last events and th
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +24,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from tiger.data.cooccurrence import PairTable
+from tiger.data.identity import items_digest
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
@@ -293,6 +296,18 @@ class Candidates:
         if self.pairs.size == len(self):
             return self.pairs, self.events, self.cooccurrence
         return self._counts_at(np.arange(len(self)))
+
+    def digest(self) -> bytes:
+        """Digest of the counts, the items and their codes and vectors, by which candidates and features are made."""
+        # Of the items that came after the fit, words have the weights of the fit.
+        told = [len(self), self._fitted, self.num_proposed, self.pairs.size, items_digest(self.items)]
+        found = hashlib.sha256(json.dumps(told).encode())
+        arrays = (self.pairs.keys, self.pairs.values, self.events, self._cooccurrence, self.codes, self.vectors)
+        for array in arrays:
+            found.update(str(None if array is None else (array.dtype, array.shape)).encode())
+            if array is not None:
+                found.update(np.ascontiguousarray(array).ravel().data)
+        return found.digest()
 
     @classmethod
     def load(cls, file: str | os.PathLike, items: pa.Table, **options) -> Candidates:

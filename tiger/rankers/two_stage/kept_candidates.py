@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -93,6 +94,10 @@ class KeptCandidates(Candidates):
     ) -> Candidates:
         """As of any candidates; see :meth:`Candidates.moved`."""
         return self._whole.moved(items, self._in_whole(where), codes, new_vectors)
+
+    def digest(self) -> bytes:
+        """As of any candidates; see :meth:`Candidates.digest`."""
+        return hashlib.sha256(self._whole.digest() + np.asarray(self._rows, dtype=np.int64).tobytes()).digest()
 
     @property
     def counts(self) -> tuple[PairTable, np.ndarray, np.ndarray]:

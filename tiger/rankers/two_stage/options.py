@@ -33,6 +33,7 @@ class TwoStageOptions:
             without (``recipes/experiments/timestamps.py``).
         keep: ``trees``, or ``auto``: the order that :class:`tiger.rankers.two_stage.choice.OrderChoice` finds on the
             users held out. The record names it under ``order``; where it is the hybrid's, the ranker has no trees.
+        with_memory: whether the beams are of searches with a memory: the ranker then refuses others; None: not known.
     """
 
     without: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class TwoStageOptions:
     num_seeds: int = 1
     time_dropout: float = 0.0
     keep: str = BY_TREES
+    with_memory: bool | None = None
 
     def __post_init__(self) -> None:
         if self.keep not in KEPT:

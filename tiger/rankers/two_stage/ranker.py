@@ -8,6 +8,7 @@ among them, are made on a part of the users kept apart.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -66,6 +67,8 @@ class TwoStageRanker(Ranker):
         record: what is known of the fit.
         assume_last_day: whether a history without times counts as one that ends on the log's last day, because the
             trees have not learned from such histories.
+        learned_with_memory: whether the T5's scores that the trees learned from were mixed with a memory's; None: that
+            is not known.
     """
 
     kind = "two-stage"
@@ -81,12 +84,14 @@ class TwoStageRanker(Ranker):
         fingerprint: str,
         record: dict | None = None,
         assume_last_day: bool = False,
+        learned_with_memory: bool | None = None,
     ):
         unknown = sorted(set(columns) - set(candidates.names))
         if unknown:
             raise DataError(f"the trees read features that the candidates lack: {', '.join(unknown)}.")
         self.candidates, self.trees, self.columns, self._fingerprint = candidates, trees, columns, fingerprint
         self.record, self.assume_last_day = record or {}, assume_last_day
+        self._with_memory = learned_with_memory
 
     @classmethod
     @old_arguments(committee="num_seeds")
@@ -149,7 +154,7 @@ class TwoStageRanker(Ranker):
         }
         if record.get("order") == BY_HYBRID:
             whole, columns = [], [HYBRID_COLUMN]
-        return cls(candidates, whole, columns, fingerprint, record, assume_last_day=not options.time_dropout)
+        return cls(candidates, whole, columns, fingerprint, record, not options.time_dropout, options.with_memory)
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -167,6 +172,12 @@ class TwoStageRanker(Ranker):
     def reads_t5(self) -> bool:
         """Whether the T5's beams and scores count."""
         return any(name.startswith("t5") for name in self.columns)
+
+    @property
+    def learned_with_memory(self) -> bool | None:  # type: ignore[override]  # which depends on how it was fitted
+        """Whether the scores that the trees learned from were of searches with a memory; None: they read none, or
+        that was not recorded."""
+        return self._with_memory if self.reads_t5 else None
 
     def order(
         self,
@@ -260,8 +271,12 @@ class TwoStageRanker(Ranker):
         self.candidates = kept(self.candidates, np.asarray(rows))
 
     def digest(self) -> bytes:
-        """All trees, or the name of the column that orders without any."""
-        return "".join([trees.model_to_string() for trees in self.trees] or self.columns).encode()
+        """Of all trees, what they read, and what is known of the items and the log."""
+        found = hashlib.sha256(json.dumps([self.columns, self.assume_last_day]).encode())
+        for trees in self.trees:
+            found.update(trees.model_to_string().encode())
+        found.update(self.candidates.digest())
+        return found.digest()
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write trees (LightGBM's text in JSON), and counts and content vectors (float16) as safetensors."""
@@ -276,7 +291,7 @@ class TwoStageRanker(Ranker):
             write_atomically(folder / VECTORS, save({"vectors": self.candidates.vectors.astype(np.float16)}))
         settings = {"format": FORMAT, "columns": self.columns, "semantic_ids": self.fingerprint}
         settings |= {"num_proposed": self.candidates.num_proposed, "record": self.record}
-        settings |= {"assume_last_day": self.assume_last_day}
+        settings |= {"assume_last_day": self.assume_last_day, "learned_with_memory": self._with_memory}
         write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
     @classmethod
@@ -305,7 +320,7 @@ class TwoStageRanker(Ranker):
             folder / COUNTS, items, codes=tokenizer.codes, vectors=vectors, num_proposed=settings["num_proposed"]
         )
         known = settings["columns"], tokenizer.fingerprint, settings["record"], settings["assume_last_day"]
-        return cls(candidates, trees, *known)
+        return cls(candidates, trees, *known, settings.get("learned_with_memory"))
 
 
 def _choice(

@@ -12,7 +12,7 @@ from tiger.rankers.two_stage.features import DAYS
 from tiger.rankers.two_stage.trees import checked_model
 from tiger.utils.errors import DataError
 from tiger.utils.json_files import read_json
-from tiger.utils.schema import check_fields, list_of, shown, text, whole
+from tiger.utils.schema import boolean, check_fields, list_of, optional, shown, text, whole
 from tiger.utils.tensor_files import read_arrays
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _FLOATS = ("F16", "F32")
 
 def read_settings(file: Path, version: int, old_versions: tuple[int, ...]) -> dict[str, Any]:
     """``two_stage.json``, of this version or of an old one; the first lacks ``assume_last_day``: it is true there.
+    Where ``learned_with_memory`` is missing, it is not known.
 
     Raises:
         DataError: missing, damaged or of another version.
@@ -44,7 +45,7 @@ def read_settings(file: Path, version: int, old_versions: tuple[int, ...]) -> di
         "record": lambda value: isinstance(value, dict),
         "assume_last_day": lambda value: isinstance(value, bool),
     }
-    check_fields(settings, rules, file)
+    check_fields(settings, rules, file, learned_with_memory=optional(boolean))
     if not settings["columns"] or len(set(settings["columns"])) < len(settings["columns"]):
         raise DataError(f"{file} is damaged: no columns, or one of them twice.")
     return settings

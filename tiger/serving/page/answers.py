@@ -8,7 +8,7 @@ from tiger.recommender.filters import CompiledFilter
 from tiger.recommender.recommender import TigerRecommender
 from tiger.serving.page.cards import Answer
 from tiger.serving.page.link import PageState
-from tiger.serving.page.reasons import HOW, Reasons, find_reasons
+from tiger.serving.page.reasons import HOW, WITH_MEMORY, Reasons, find_reasons, t5_log_probs
 
 MAX_DROPS = 3  # items of the history that an answer's numbers name
 
@@ -41,12 +41,20 @@ def find_answers(
     deciding = both[:, -1].astype(np.float64)
     shares = np.exp(deciding - deciding.max())
     reasons = find_reasons(recommender, history, rows, rank)
+    # Scores of a search with a memory are no probabilities of the T5's.
+    known = recommender.state
+    own = both[:, 0] if known.memory is None else t5_log_probs(known, [np.asarray(history)], rows)[0]
     titles = recommender.titles([recommender.tokenizer.item_ids[row] for row in history])
     return [
         Answer(
             int(row),
             float(share),
-            (*_score_numbers(row_scores, rank), *_drop_numbers(reasons, number, titles)),
+            (
+                *([("Ranker, score", f"{float(row_scores[-1]):.2f}")] if rank else []),
+                *([] if known.memory is None else [_mixed_number(float(row_scores[0]))]),
+                *_t5_numbers(float(own[number])),
+                *_drop_numbers(reasons, number, titles),
+            ),
             int(history[place]) if (place := int(reasons.places[number])) >= 0 else -1,
             f"{HOW} Scored by the {reasons.scored_by}." if place >= 0 else "",
         )
@@ -54,14 +62,18 @@ def find_answers(
     ]
 
 
-def _score_numbers(scores: np.ndarray, ranked: bool) -> list[tuple[str, str]]:
-    """The T5's score and the ranker's, as names and values."""
-    log_prob = float(scores[0])
+def _mixed_number(score: float) -> tuple[str, str]:
+    """The score of a search with a memory, as a name and a value."""
+    if np.isneginf(score):
+        return WITH_MEMORY, "not among its proposals"
+    return f"{WITH_MEMORY}, score", f"{score:.2f}"
+
+
+def _t5_numbers(log_prob: float) -> list[tuple[str, str]]:
+    """The T5's log-probability and probability, as names and values."""
     if np.isneginf(log_prob):
-        found = [("T5", "not among its proposals")]
-    else:
-        found = [("T5, log-probability", f"{log_prob:.2f}"), ("T5, probability", f"{np.exp(log_prob):.2%}")]
-    return [("Ranker, score", f"{float(scores[-1]):.2f}"), *found] if ranked else found
+        return [("T5", "not among its proposals")]
+    return [("T5, log-probability", f"{log_prob:.2f}"), ("T5, probability", f"{np.exp(log_prob):.2%}")]
 
 
 def _drop_numbers(reasons: Reasons, number: int, titles: list[str]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from tiger.serving.page.cards import facts_html
 from tiger.serving.page.catalog import PageCatalog
 from tiger.serving.page.link import PageState
 
-NAMES = {"T5": "T5 alone", "ranker": "T5 and ranker", "popularity": "Most popular"}
+NAMES = {"T5": "T5 alone", "memory": "T5 and memory", "ranker": "T5 and ranker", "popularity": "Most popular"}
 
 
 def popularity_of(ranker: Ranker | None, count: int) -> Popularity | None:
@@ -53,11 +53,15 @@ def compare(
         "exclude_history": state.exclude_history,
         "filter": filter,
     }
+    methods: dict[str, dict[str, Any]] = {"T5": {"rank": False}}
+    if recommender.memory is not None:
+        methods = {"T5": {"rank": False, "memory": False}, "memory": {"rank": False}}
+    if recommender.ranker is not None:
+        methods["ranker"] = {"rank": True}
     found = {}
-    for name in ("T5", "ranker"):
-        if name == "T5" or recommender.ranker is not None:
-            items, _ = recommender.recommend([ids], k=state.k, rank=name == "ranker", **search)
-            found[name] = recommender.tokenizer.rows(items[0])
+    for name, method in methods.items():
+        items, _ = recommender.recommend([ids], k=state.k, **method, **search)
+        found[name] = recommender.tokenizer.rows(items[0])
     if popularity is not None:
         count = state.k if filter is None else len(recommender.tokenizer)
         rows = popularity.recommend(Sequences.from_rows([history]), count, state.exclude_history)[0][0]

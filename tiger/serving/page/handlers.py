@@ -5,6 +5,7 @@ Whoever sends events is not trusted: every value is checked, whatever the page's
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +55,7 @@ class PageHandlers:
     """
 
     def __init__(self, recommender: TigerRecommender, show_images: bool = False, seed: int | None = None):
-        self.recommender = recommender
+        self.recommender = recommender = copy.copy(recommender)  # of one moment, as the catalog that the page shows
         self.catalog = PageCatalog(recommender.tokenizer, recommender.items, show_images)
         self.has_ranker = recommender.ranker is not None
         schema = None if recommender.items is None else recommender.items.schema
