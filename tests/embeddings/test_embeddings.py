@@ -1,6 +1,7 @@
 import errno
 import json
 import resource
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -224,8 +225,6 @@ def test_cache_embeds_only_what_changed(sentence_t5, tmp_path, counted):
 
 
 def test_cache_is_kept_apart_by_weights(sentence_t5, tmp_path, counted):
-    import shutil
-
     make(sentence_t5, tmp_path / "cache").encode(TEXTS)
     shutil.copytree(sentence_t5, tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("another")
@@ -341,6 +340,25 @@ def test_sentence_encoder_saves_its_name_only(sentence_t5, tmp_path):
     loaded = load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache")
     assert isinstance(loaded, SentenceEncoder) and loaded.name == str(sentence_t5)
     np.testing.assert_array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_an_encoder_in_the_home_directory(sentence_t5, tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(sentence_t5, tmp_path / "enc")
+    encoder = make("~/enc", tmp_path / "cache")
+    np.testing.assert_array_equal(encoder.encode(TEXTS), make(tmp_path / "enc", tmp_path / "cache").encode(TEXTS))
+    assert len(counted) == len(TEXTS) and encoder.name == str(tmp_path / "enc")  # one folder, one cache
+    (tmp_path / "enc" / "README.md").write_text("another")
+    make("~/enc", tmp_path / "cache").encode(TEXTS)
+    assert len(counted) == 2 * len(TEXTS)
+
+    encoder.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "encoder.json").read_text())
+    (tmp_path / "saved" / "encoder.json").write_text(json.dumps(saved | {"name": "~/enc"}))  # by an earlier version
+    assert load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache").encode(TEXTS).shape == (5, 24)
+    shutil.copytree(tmp_path / "saved", tmp_path / "copied")
+    with pytest.raises(DataError, match="a path that was not saved here"):
+        load_encoder(tmp_path / "copied").encode(TEXTS)
 
 
 def test_sentence_encoder_errors(tmp_path, monkeypatch):

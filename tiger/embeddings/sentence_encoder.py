@@ -31,7 +31,7 @@ class SentenceEncoder:
     """Any SentenceTransformer, by name or folder; every text is embedded once and then read from the disk.
 
     Args:
-        name: of a model on the Hub, or a local folder.
+        name: of a model on the Hub, or a local folder; ``~`` is the home directory.
         revision: branch, tag or commit on the Hub.
         batch_size: texts per step.
         device: such as ``"cuda"``; None: the best there is.
@@ -59,7 +59,7 @@ class SentenceEncoder:
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
     ) -> None:
-        self.name = os.fspath(name)
+        self.name = os.path.expanduser(name)
         self.revision = revision
         self.batch_size = batch_size
         self.device = device
@@ -124,7 +124,7 @@ class SentenceEncoder:
             saved, rules, place / "encoder.json", revision=optional(text(300)), saved_in=optional(text(10_000))
         )
         encoder = cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
-        encoder._refused = _refusal(saved["name"], place, saved.get("saved_in"))
+        encoder._refused = _refusal(encoder.name, place, saved.get("saved_in"))
         return encoder
 
     def _embed(self, rows: dict[bytes, int], texts: Sequence[str]) -> Iterator[dict[bytes, np.ndarray]]:
@@ -166,7 +166,7 @@ class SentenceEncoder:
     def _load(self):
         self._check_trusted()
         if self._model is None:
-            if _is_path(self.name) and not Path(self.name).expanduser().exists():
+            if _is_path(self.name) and not Path(self.name).exists():
                 raise DataError(
                     f"there is no sentence encoder {self.name}{nearest_hint(self.name)}: give its folder, or the name "
                     "of a SentenceTransformer on the Hub."
