@@ -114,6 +114,7 @@ FIELDS = {
     "proposals without end": ("two_stage", "ranker/two_stage.json", {"num_proposed": 10**12}),
     "trees that are none": ("two_stage", "ranker/trees.json", {"lightgbm": ["tree\n"]}),
     "histories without end": ("codes", "tiger.json", {"max_history": 10**12}),
+    "a part that is the folder": ("codes", "tiger.json", {"parts": ["."]}),
     "a template of numbers": ("codes", "tiger.json", {"training": {"template": 7}}),
     "a template of other columns": ("codes", "tiger.json", {"training": {"template": "title,nothing"}}),
 }

@@ -44,6 +44,8 @@ def test_unknown_keys_and_files_are_errors(tmp_path):
         parse_arguments([Settings], ["nowhere.yaml"])
     with pytest.raises(DataError, match="is not YAML"):
         parse_arguments([Settings], [str(_yaml(tmp_path, "a: [1"))])
+    with pytest.raises(DataError, match="is not YAML: month must be in 1..12"):
+        parse_arguments([Settings], [str(_yaml(tmp_path, "name: 2024-13-45"))])
     with pytest.raises(DataError, match="key: value"):
         parse_arguments([Settings], [str(_yaml(tmp_path, "- a"))])
 

@@ -124,7 +124,7 @@ def read_yaml(file: str | os.PathLike) -> dict:
         raise DataError(f"{file} is missing: give the YAML file of a recipe, such as recipes/demo/retriever.yaml.")
     try:
         settings = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or of bytes that are no text
         raise DataError(f"{file} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise DataError(f"{file} must hold `key: value` lines.")
