@@ -1,6 +1,7 @@
 import errno
 import json
 import resource
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -224,8 +225,6 @@ def test_cache_embeds_only_what_changed(sentence_t5, tmp_path, counted):
 
 
 def test_cache_is_kept_apart_by_weights(sentence_t5, tmp_path, counted):
-    import shutil
-
     make(sentence_t5, tmp_path / "cache").encode(TEXTS)
     shutil.copytree(sentence_t5, tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("another")
@@ -341,6 +340,71 @@ def test_sentence_encoder_saves_its_name_only(sentence_t5, tmp_path):
     loaded = load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache")
     assert isinstance(loaded, SentenceEncoder) and loaded.name == str(sentence_t5)
     np.testing.assert_array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def hub_cache(folder, commit, model):
+    """A model in the layout of the Hub's cache, as if ``main`` were at that commit."""
+    place = folder / "models--me--enc"
+    shutil.copytree(model, place / "snapshots" / commit)
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
+
+
+def test_vectors_of_two_commits_are_not_mixed(sentence_t5, tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    hub_cache(tmp_path / "hub", "a" * 40, sentence_t5)
+    old = make("me/enc", tmp_path / "cache")
+    before = old.encode(TEXTS[:2])
+    shutil.copytree(sentence_t5, tmp_path / "newer")
+    (file,) = (tmp_path / "newer").glob("*Dense/model.safetensors")
+    save_file({name: -weights for name, weights in load_file(file).items()}, file)
+    hub_cache(tmp_path / "hub", "b" * 40, tmp_path / "newer")
+
+    counted.clear()
+    after = make("me/enc", tmp_path / "cache").encode(TEXTS)  # main has moved: nothing of the old commit is read
+    assert sorted(counted) == sorted(TEXTS)
+    np.testing.assert_allclose(after[:2], -before, atol=1e-6)
+    np.testing.assert_allclose(old.encode(TEXTS), -after, atol=1e-6)  # one that has begun with the old one stays there
+    for revision in ("main", "b" * 40):  # the same weights by other names
+        counted.clear()
+        make("me/enc", tmp_path / "cache", revision=revision).encode(TEXTS)
+        assert counted == []
+    np.testing.assert_array_equal(make("me/enc", tmp_path / "cache", revision="a" * 40).encode(TEXTS[:2]), before)
+
+
+def test_a_model_that_is_downloaded_has_a_commit(sentence_t5, tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    load = SentenceEncoder._load
+
+    def downloading(self):
+        if not (tmp_path / "hub").exists():
+            hub_cache(tmp_path / "hub", "a" * 40, sentence_t5)
+        return load(self)
+
+    monkeypatch.setattr(SentenceEncoder, "_load", downloading)
+    first = make("me/enc", tmp_path / "cache").encode(TEXTS)
+    counted.clear()
+    np.testing.assert_array_equal(make("me/enc", tmp_path / "cache").encode(TEXTS), first)
+    assert counted == [] and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_an_encoder_in_the_home_directory(sentence_t5, tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(sentence_t5, tmp_path / "enc")
+    encoder = make("~/enc", tmp_path / "cache")
+    np.testing.assert_array_equal(encoder.encode(TEXTS), make(tmp_path / "enc", tmp_path / "cache").encode(TEXTS))
+    assert len(counted) == len(TEXTS) and encoder.name == str(tmp_path / "enc")  # one folder, one cache
+    (tmp_path / "enc" / "README.md").write_text("another")
+    make("~/enc", tmp_path / "cache").encode(TEXTS)
+    assert len(counted) == 2 * len(TEXTS)
+
+    encoder.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "encoder.json").read_text())
+    (tmp_path / "saved" / "encoder.json").write_text(json.dumps(saved | {"name": "~/enc"}))  # by an earlier version
+    assert load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache").encode(TEXTS).shape == (5, 24)
+    shutil.copytree(tmp_path / "saved", tmp_path / "copied")
+    with pytest.raises(DataError, match="a path that was not saved here"):
+        load_encoder(tmp_path / "copied").encode(TEXTS)
 
 
 def test_sentence_encoder_errors(tmp_path, monkeypatch):

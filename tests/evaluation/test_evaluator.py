@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
+from tiger.evaluation import evaluator
 from tiger.evaluation.baselines import Hybrid, Popularity, evaluate_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, evaluate_stages, rank_bytes
 from tiger.evaluation.metrics import next_item_metrics
@@ -91,6 +93,30 @@ def test_rows_over_seeds_and_files(split, tmp_path):
         "as published, history kept, valid",
         *ways,
     ]
+
+
+def test_means_over_seeds_leave_the_rows_as_they_are(split):
+    def short(histories, exclude_history):
+        yield "tiger", np.where(np.arange(12) < 9, np.arange(12), -1)[None].repeat(len(histories), 0)
+
+    rows = [model_results(Measured("shop", seeds=(seed,)), of, split)[0][0] for seed, of in enumerate((stages, short))]
+    before = [dict(row) for row in rows]
+    (merged,) = mean_over_seeds(rows)
+    assert [row["empty_places"] for row in rows] == [0, pytest.approx(0.1)]
+    assert merged["empty_places"] == pytest.approx(0.05)
+    assert [row.keys() for row in rows] == [row.keys() for row in before] and "by user" in rows[0]
+    assert mean_over_seeds(rows) == [merged]
+
+
+def test_seconds_are_those_of_each_baseline(split, monkeypatch):
+    clock = (100.0 * number + late for number in itertools.count() for late in (0, number))
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluator.time, "perf_counter", lambda: next(clock))
+        rows = baseline_results(Measured("shop"), split, TEXTS)
+    assert [row["seconds"] for row in rows] == list(range(10))
+    assert {row["model"]: row["metrics"]["ndcg@10"] for row in rows[:5]} == {
+        name: round(found["ndcg@10"], 5) for name, found in evaluate_baselines(split, TEXTS).items()
+    }
 
 
 def test_a_stage_that_counts_validation_is_compared_with_a_hybrid_that_does(split):

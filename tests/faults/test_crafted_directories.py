@@ -18,6 +18,7 @@ from tests.faults.crafting import sign
 from tests.faults.subjects import FIXTURE
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.sentence_encoder import SentenceEncoder
+from tiger.recommender import saved_items
 from tiger.recommender.recommender import TigerRecommender
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
@@ -114,6 +115,7 @@ FIELDS = {
     "proposals without end": ("two_stage", "ranker/two_stage.json", {"num_proposed": 10**12}),
     "trees that are none": ("two_stage", "ranker/trees.json", {"lightgbm": ["tree\n"]}),
     "histories without end": ("codes", "tiger.json", {"max_history": 10**12}),
+    "a part that is the folder": ("codes", "tiger.json", {"parts": ["."]}),
     "a template of numbers": ("codes", "tiger.json", {"training": {"template": 7}}),
     "a template of other columns": ("codes", "tiger.json", {"training": {"template": "title,nothing"}}),
 }
@@ -174,6 +176,41 @@ def test_a_small_file_of_many_rows_is_not_read(crafted):
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array(["x"]))
     pq.write_table(pa.table({"item_id": ids}), folder / "items.parquet", compression="zstd")
     assert "2,000,000 rows" in refused(folder)
+
+
+REPEATED = {
+    "a text": lambda text, count: pa.array([text] * count),
+    "a dictionary": lambda text, count: pa.array([text] * count).dictionary_encode(),
+    "a large text": lambda text, count: pa.array([text] * count, pa.large_string()),
+    "a view": lambda text, count: pa.array([text] * count, pa.string_view()),
+    "bytes": lambda text, count: pa.array([text.encode()] * count),
+    "bytes of one length": lambda text, count: pa.array([text.encode()] * count, pa.binary(len(text))),
+    "a list": lambda text, count: pa.array([[text, text]] * (count // 2)).take(pa.array(np.arange(count) % 2)),
+    "a list of two": lambda text, count: pa.array([[text, text]] * count, pa.list_(pa.string(), 2)),
+    "a field": lambda text, count: pa.array([{"a": 1, "b.c": text}] * count),
+    "a map": lambda text, count: pa.array([[(text, text)]] * count, pa.map_(pa.string(), pa.string())),
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_a_text_that_is_stored_once_and_unfolds(tmp_path, monkeypatch, kind):
+    """40 rows of a text of 2,000 bytes, within small limits, and half a limit too many."""
+    count, file = 40, tmp_path / "items.parquet"
+    items = pa.table({"item_id": [f"i{row}" for row in range(count)], "a.b": REPEATED[kind]("x" * 2000, count)})
+    pq.write_table(items, file, compression="zstd", row_group_size=20)
+    monkeypatch.setattr(saved_items, "MAX_UNFOLDING", 0)
+    monkeypatch.setattr(saved_items, "SMALL", 400_000)
+    assert saved_items.read_items(file, count).num_rows == count
+    monkeypatch.setattr(saved_items, "SMALL", 60_000)
+    with pytest.raises(DataError, match=r"items.parquet unfolds to (80|160),\d\d\d bytes of text, far more"):
+        saved_items.read_items(file, count)
+
+
+def test_texts_that_repeat_those_before_them_are_refused(tmp_path):
+    items, file = pa.table({"item_id": ["a", "b"], "title": ["soap", "soap"]}), tmp_path / "items.parquet"
+    pq.write_table(items, file, use_dictionary=False, column_encoding={"title": "DELTA_BYTE_ARRAY"})
+    with pytest.raises(DataError, match="'title' is encoded as DELTA_BYTE_ARRAY. Save it again"):
+        saved_items.read_items(file, 2)
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "config.json", "encoder/encoder.json", "trie.safetensors"])

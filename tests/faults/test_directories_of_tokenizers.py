@@ -10,6 +10,7 @@ from tests.faults.subjects import FIXTURE, give_owner_files, owner_files_lost
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids import directory
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.utils import digests
 from tiger.utils.errors import DataError
 
 
@@ -64,6 +65,22 @@ def test_semantic_ids_and_a_quantizer_of_two_tokenizers_are_refused(tmp_path):
         DataError, match="is damaged, or of another tokenizer than .*model.safetensors is not as saved"
     ):
         SemanticIdTokenizer.from_pretrained(tmp_path / "0")
+
+
+@pytest.mark.parametrize("name", ["../../secret", "{tmp_path}/secret", "a/../../../secret"])
+def test_a_header_that_names_files_elsewhere_opens_none(tmp_path, monkeypatch, name):
+    fitted(0).save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "tokenizer" / "quantizer" / "a").mkdir()
+    place, name = tmp_path / "tokenizer" / directory.FILE_NAME, name.format(tmp_path=tmp_path)
+    arrays, item_ids, header = directory.read_semantic_ids(place)
+    header["quantizer"][name] = digests.sha256(tmp_path / "secret")  # a right guess is no way in either
+    directory.write_semantic_ids(place, arrays, item_ids, {key: one for key, one in header.items() if key != "sha256"})
+    opened, read = [], digests.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path: opened.append(path) or read(path))
+    with pytest.raises(DataError, match=r"names '.*secret', outside .*quantizer: don't trust .*tokenizer"):
+        SemanticIdTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert opened == []
 
 
 def test_a_tokenizer_without_quantizer_takes_none_that_lies_there(tmp_path):

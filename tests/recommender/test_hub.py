@@ -545,7 +545,8 @@ def test_the_card_keeps_what_the_owner_wrote(hub, recommender):
 def test_a_readme_that_is_not_ours_stays(hub, recommender):
     recommender.push_to_hub(REPO)
     text = "---\nlicense: mit\n---\n\n# Mine\n"
-    for own in (text, "# Mine\n", "---\n[broken\n---\n"):
+    broken = ("[broken", "date: 2024-13-45", "a: !!timestamp b", "a: !!bool b", "[" * 5000)
+    for own in (text, "# Mine\n", *(f"---\n{head}\n---\n" for head in broken)):
         write_readme(hub, own)
         with pytest.warns(UserWarning, match=f"README.md of {REPO} was not written by tiger"):
             recommender.push_to_hub(REPO)

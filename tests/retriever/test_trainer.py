@@ -244,3 +244,12 @@ def test_embeddings_and_matrices_have_learning_rates_of_their_own(tmp_path):
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0]
     assert all(not torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
+
+
+def test_a_learning_rate_of_0_leaves_the_embeddings_as_they_are(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=3, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    trainer.embedding_learning_rate = 0.0
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    same = {name for name, weight in trainer.model.named_parameters() if torch.equal(weight, before[name])}
+    assert same == {"shared.weight"}

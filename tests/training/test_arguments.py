@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 from transformers import TrainingArguments
 
-from tiger.training.arguments import parse_arguments
+from tiger.training.arguments import as_words, parse_arguments, read_arguments
 from tiger.utils.errors import DataError
 
 
@@ -44,6 +44,8 @@ def test_unknown_keys_and_files_are_errors(tmp_path):
         parse_arguments([Settings], ["nowhere.yaml"])
     with pytest.raises(DataError, match="is not YAML"):
         parse_arguments([Settings], [str(_yaml(tmp_path, "a: [1"))])
+    with pytest.raises(DataError, match="is not YAML: month must be in 1..12"):
+        parse_arguments([Settings], [str(_yaml(tmp_path, "name: 2024-13-45"))])
     with pytest.raises(DataError, match="key: value"):
         parse_arguments([Settings], [str(_yaml(tmp_path, "- a"))])
 
@@ -64,3 +66,19 @@ def test_keys_that_changed_work_for_one_release(tmp_path):
     }
     with pytest.raises(DataError, match="unknown key 'log_weight'"):
         parse_arguments([Settings], ["--log_weight", "1"])
+
+
+def test_an_empty_list_is_a_value(tmp_path):
+    @dataclass
+    class Head:
+        hidden_sizes: list[int] = field(default_factory=lambda: [128, 64])
+        gate: bool = False
+        rate: float = 0.5
+
+    assert parse_arguments([Head], [str(_yaml(tmp_path, "hidden_sizes: []\nrate: 0.25"))]) == (Head([], rate=0.25),)
+    assert read_arguments([Head], {"hidden_sizes": ()}) == (Head([]),)
+    assert parse_arguments([Head], as_words({"hidden_sizes": [], "gate": True})) == (Head([], True),)  # a process's
+    assert parse_arguments([Head], [str(_yaml(tmp_path, "hidden_sizes: []")), "--hidden_sizes", "8"]) == (Head([8]),)
+    for key in ("gate", "rate"):  # that the flag is given, and no more, would mean true
+        with pytest.raises(DataError, match=f"settings: {key} is an empty list, but takes one value"):
+            parse_arguments([Head], [str(_yaml(tmp_path, f"{key}: []"))])

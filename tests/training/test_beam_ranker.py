@@ -1,6 +1,7 @@
 """A click ranker that learns the order of beams, trained from files: what it may see, and what it leaves behind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ from transformers import TrainingArguments
 import tiger
 from tests.recipes.test_ranking_experiment import write_dataset
 from tests.training.test_pipeline import SMALL
+from tiger.data.cooccurrence import floored_totals
 from tiger.data.dataset import RecommendationData
+from tiger.evaluation.training_split import counts_validation
 from tiger.recommender.recommender import TigerRecommender
 from tiger.training.click_ranker import RankerArguments, train_click_ranker
 from tiger.training.evaluation import EvaluationArguments, stages_of
+from tiger.training.validation_counts import with_validation_counts
 from tiger.utils.errors import DataError
 
 
@@ -91,6 +95,28 @@ def test_the_saved_recommender_ranks_with_it(work, tmp_path):
     assert np.isfinite(recommender.recommend([["i1", "new"]], k=5, num_beams=10)[1]).all()
     recommender.remove_items(["i5"])
     assert "i5" not in recommender.recommend([["i1"]], k=10, num_beams=20)[0][0]
+
+
+@pytest.mark.parametrize("negatives", ["beams", "sampled"])
+def test_validation_events_are_counted_again_once_it_is_fitted(work, tmp_path, capsys, negatives):
+    recommender = TigerRecommender.from_pretrained(work / "run" / "model")
+    data = RecommendationData.load(work / "data")
+    split = data.leave_one_out(None)
+    plain = train_ranker(work, tmp_path / "plain", negatives=negatives)
+    with_validation_counts(recommender, split)
+    shutil.copytree(work / "run", tmp_path / "counted" / "run")
+    recommender.save_pretrained(tmp_path / "counted" / "run" / "model")
+    capsys.readouterr()
+    out = train_ranker(tmp_path / "counted", tmp_path / "out", work / "data", negatives=negatives)
+    assert capsys.readouterr().out.count("validation events are counted from now on") == 1
+    after = TigerRecommender.from_pretrained(out / "model")
+    assert counts_validation(after.training) and after.training == recommender.training
+    np.testing.assert_array_equal(after.memory.tables.totals, recommender.memory.tables.totals)
+    assert after.memory.tables.totals.sum() == floored_totals(split.test_histories, data.num_items).sum()
+    for name in ("model.safetensors", "config.json"):  # what it has learned is that without them
+        assert (out / "ranker" / name).read_bytes() == (plain / "ranker" / name).read_bytes(), name
+    told = [json.loads((one / "ranker" / "report.json").read_text())["counts_validation"] for one in (plain, out)]
+    assert told == [False, True]
 
 
 def test_gated_rows_and_decoded_vectors_from_files(work, tmp_path):

@@ -6,9 +6,11 @@ import time
 import pytest
 import yaml
 
+from recipes.evaluate import EvaluateArguments
 from tests.recipes.test_recorded_commands import ROOT, write_recipe
+from tiger.training.arguments import known_keys
 from tiger.training.catalog_size import CatalogSize
-from tiger.training.evaluation import users_to_ask
+from tiger.training.evaluation import SCRIPT_KEYS, EvaluationArguments, users_to_ask
 from tiger.training.plan import FAST, check_settings, find_recipe, make_plan, over
 from tiger.training.progress import StepClock, duration, estimated_seconds
 from tiger.training.tokenizer import TokenizerArguments, sized
@@ -42,6 +44,25 @@ def test_a_misspelled_recipe_is_one_line(tmp_path, monkeypatch):
 def test_the_recipes_of_the_repository_are_right(folder):
     plan = make_plan("data", "run", ROOT / "recipes" / folder)
     assert set(check_settings(plan, plan.steps)) == set(plan.steps) and len(plan.steps) >= 3
+
+
+def test_a_misspelled_key_of_the_evaluation_is_told(tmp_path):
+    recipe = tmp_path / "mine"
+    write_recipe(recipe)
+    (recipe / "evaluate.yaml").write_text("num_beam: 20\n")
+    with pytest.raises(DataError, match=r"mine/evaluate.yaml: unknown key 'num_beam'. Did you mean 'num_beams'\?"):
+        make_plan("data", "run", recipe)
+    (recipe / "evaluate.yaml").write_text("num_beams: 20\ntie_seeds: [0]\nresults_dir: out\n")
+    plan = make_plan("data", "run", recipe, overrides={"evaluate": {"part": "valid"}})
+    assert plan.arguments("evaluate")[0].num_beams == 20
+    assert plan.settings["evaluate"] == {"num_beams": 20, "tie_seeds": [0], "results_dir": "out", "part": "valid"}
+    with pytest.raises(DataError, match="settings: unknown key 'tie_seed'. Did you mean 'tie_seeds'"):
+        make_plan("data", "run", recipe, overrides={"evaluate": {"tie_seed": 1}})
+
+
+def test_the_keys_of_the_script_that_measures_are_known():
+    others = set(known_keys([EvaluateArguments])) - set(known_keys([EvaluationArguments]))
+    assert sorted(SCRIPT_KEYS) == sorted(others)
 
 
 def test_fast_is_the_demo_recipe_on_any_data():

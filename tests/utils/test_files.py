@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 import pytest
@@ -43,7 +44,7 @@ def test_what_is_not_ours_stays(tmp_path):
         (fresh / "marker").write_text("1")
         (fresh / "old part").write_text("goes")
         os.chmod(fresh / "marker", 0o600)
-    assert (folder / "marker").stat().st_mode & 0o777 == 0o644
+    assert (folder / "marker").stat().st_mode & 0o777 == files.FILE_MODE
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("main")
     link.symlink_to("v1")
@@ -52,6 +53,36 @@ def test_what_is_not_ours_stays(tmp_path):
     assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["current", "v1"]
     assert sorted(os.listdir(folder)) == [".git", "marker"] and (folder / "marker").read_text() == "2"
     assert (folder / ".git" / "HEAD").read_text() == "main"
+
+
+WRITING = """
+import os, sys
+from tiger.utils.files import replaced_folder, write_atomically
+from tiger.utils.stores import DiskStore
+os.chdir(sys.argv[1])
+write_atomically("file", "a")
+with replaced_folder("folder", "marker") as fresh:
+    (fresh / "part").mkdir()
+    write_atomically(fresh / "marker", "a")
+DiskStore(".").create("created", b"a")
+"""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path, umask):
+    subprocess.run([sys.executable, "-c", WRITING, tmp_path], check=True, umask=umask)
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    file, folder = 0o666 & ~umask, 0o777 & ~umask
+    expected = {"file": file, "created": file, "folder": folder, "folder/part": folder, "folder/marker": file}
+    assert {name: oct(mode) for name, mode in modes.items() if name in expected} == {
+        name: oct(mode) for name, mode in expected.items()
+    }
+
+
+def test_the_umask_is_read_where_the_system_does_not_tell_it(monkeypatch):
+    told = files._umask()
+    monkeypatch.setattr(files.Path, "read_text", lambda path: "Name: python\n")
+    assert files._umask() == files._umask() == told
 
 
 def test_what_can_not_be_carried_over_leaves_the_old_folder(tmp_path, monkeypatch):

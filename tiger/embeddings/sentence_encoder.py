@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
@@ -31,8 +32,9 @@ class SentenceEncoder:
     """Any SentenceTransformer, by name or folder; every text is embedded once and then read from the disk.
 
     Args:
-        name: of a model on the Hub, or a local folder.
-        revision: branch, tag or commit on the Hub.
+        name: of a model on the Hub, or a local folder; ``~`` is the home directory.
+        revision: branch, tag or commit on the Hub; None: ``main``. Of a branch, the commit that the cache of this
+            machine holds, else the newest: vectors of two commits are never mixed.
         batch_size: texts per step.
         device: such as ``"cuda"``; None: the best there is.
         cache_dir: where vectors are kept; None: ``$XDG_CACHE_HOME/tiger``, by default ``~/.cache/tiger``.
@@ -59,7 +61,7 @@ class SentenceEncoder:
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
     ) -> None:
-        self.name = os.fspath(name)
+        self.name = os.path.expanduser(name)
         self.revision = revision
         self.batch_size = batch_size
         self.device = device
@@ -68,6 +70,7 @@ class SentenceEncoder:
         self._model: Any = None
         self._cache: _VectorCache | None = None
         self._refused: str | None = None
+        self._commit: str | None = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of the texts: float32 [n, d], in their order.
@@ -124,7 +127,7 @@ class SentenceEncoder:
             saved, rules, place / "encoder.json", revision=optional(text(300)), saved_in=optional(text(10_000))
         )
         encoder = cls(saved["name"], revision=saved.get("revision"), device=device, cache_dir=cache_dir)
-        encoder._refused = _refusal(saved["name"], place, saved.get("saved_in"))
+        encoder._refused = _refusal(encoder.name, place, saved.get("saved_in"))
         return encoder
 
     def _embed(self, rows: dict[bytes, int], texts: Sequence[str]) -> Iterator[dict[bytes, np.ndarray]]:
@@ -166,7 +169,7 @@ class SentenceEncoder:
     def _load(self):
         self._check_trusted()
         if self._model is None:
-            if _is_path(self.name) and not Path(self.name).expanduser().exists():
+            if _is_path(self.name) and not Path(self.name).exists():
                 raise DataError(
                     f"there is no sentence encoder {self.name}{nearest_hint(self.name)}: give its folder, or the name "
                     "of a SentenceTransformer on the Hub."
@@ -175,7 +178,7 @@ class SentenceEncoder:
 
             try:
                 self._model = SentenceTransformer(
-                    self.name, revision=self.revision, device=self.device, trust_remote_code=False
+                    self.name, revision=self._commit or self.revision, device=self.device, trust_remote_code=False
                 )
             except (OSError, ValueError) as error:
                 raise DataError(
@@ -185,7 +188,7 @@ class SentenceEncoder:
         return self._model
 
     def _fingerprint(self) -> str:
-        """A hash of the weights: of the files of a local folder, or of a Hub model's name and revision."""
+        """A hash of the weights: of the files of a local folder, or of a Hub model's name and commit."""
         digest = hashlib.sha256()
         folder = Path(self.name)
         if folder.is_dir():
@@ -194,7 +197,11 @@ class SentenceEncoder:
                 with open(file, "rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
         else:
-            digest.update(f"{self.name}\0{self.revision}".encode())
+            self._commit = _commit_in_cache(self.name, self.revision)
+            if self._commit is None:
+                self._load()  # into the Hub's cache
+                self._commit = _commit_in_cache(self.name, self.revision)
+            digest.update(f"{self.name}\0{self._commit or self.revision}".encode())
         return digest.hexdigest()
 
 
@@ -271,6 +278,18 @@ class _VectorCache:
             for file in files:
                 if written is not None and file != written:
                     file.unlink(missing_ok=True)
+
+
+def _commit_in_cache(name: str, revision: str | None) -> str | None:
+    """Commit of a model that the Hub's cache of this machine holds for a revision; None: it holds none."""
+    place = os.environ.get("SENTENCE_TRANSFORMERS_HOME")  # where SentenceTransformer keeps models
+    names = [name] if "/" in name else [f"sentence-transformers/{name}", name]  # in the order that it tries
+    for repository, file in itertools.product(names, ("modules.json", "config.json")):
+        with suppress(ValueError):  # no name that a repository can have
+            found = try_to_load_from_cache(repository, file, cache_dir=place, revision=revision)
+            if isinstance(found, str):
+                return Path(found).parent.name
+    return None
 
 
 def _is_local(name: str) -> bool:

@@ -27,7 +27,7 @@ from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.evaluator import evaluate
+from tiger.evaluation.evaluator import NextItemEvaluation, evaluate
 from tiger.utils.growing import Growing
 
 TRANSITION_WEIGHT = 0.5  # of the hybrid
@@ -312,6 +312,28 @@ def evaluate_baselines(
 ) -> dict[str, dict[str, float]]:
     """Recall and NDCG of the four baselines on a leave-one-out split, and of a hybrid that has seen validation.
 
+    Args:
+        split, texts, part, ks, exclude_history, seed, only: see :func:`baseline_evaluations`.
+
+    Returns:
+        ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``, for the test with
+        ``"hybrid-with-validation"``.
+    """
+    found = baseline_evaluations(split, texts, part, ks, exclude_history, seed, only)
+    return {name: evaluation.metrics for name, evaluation in found.items()}
+
+
+def baseline_evaluations(
+    split: LeaveOneOut,
+    texts: list[str],
+    part: str = "test",
+    ks: Sequence[int] = (5, 10),
+    exclude_history: bool = True,
+    seed: int = 0,
+    only: Sequence[str] = (),
+) -> dict[str, NextItemEvaluation]:
+    """Evaluations of the baselines, by name, the simplest first; their seconds are of the answers, not of the fit.
+
     The second stage learns from validation targets, which the baselines don't count. On the test,
     ``hybrid-with-validation`` is the hybrid fitted on training and validation events.
 
@@ -323,10 +345,6 @@ def evaluate_baselines(
         exclude_history: whether items of the history are left out.
         seed: of the order that breaks ties.
         only: names of those that are measured; none: all.
-
-    Returns:
-        ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``, for the test with
-        ``"hybrid-with-validation"``.
     """
     histories, targets = split.part(part)
     hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
@@ -335,7 +353,7 @@ def evaluate_baselines(
         refitted = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed))
         baselines["hybrid-with-validation"] = refitted.fit(split.test_histories, texts)
     return {
-        name: evaluate(baseline.recommend, histories, targets, ks, exclude_history).metrics
+        name: evaluate(baseline.recommend, histories, targets, ks, exclude_history)
         for name, baseline in baselines.items()
         if not only or name in only
     }

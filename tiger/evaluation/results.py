@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.baselines import Hybrid, evaluate_baselines
+from tiger.evaluation.baselines import Hybrid, baseline_evaluations
 from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.evaluation.training_split import SUFFIX
-from tiger.evaluation.transition_graph import evaluate_transition_graphs
+from tiger.evaluation.transition_graph import transition_graph_evaluations
 from tiger.utils.files import write_atomically
 
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -121,12 +120,11 @@ def baseline_results(
     """
     rows = []
     for exclude_history in (True, False):
-        start = time.perf_counter()
-        found = evaluate_baselines(split, texts, measured.part, exclude_history=exclude_history, only=only)
+        found = baseline_evaluations(split, texts, measured.part, exclude_history=exclude_history, only=only)
         if vectors is not None:
-            found |= evaluate_transition_graphs(split, vectors, measured.part, exclude_history, only)
-        for model, metrics in found.items():
-            rows.append(measured.row(model, exclude_history, metrics, time.perf_counter() - start))
+            found |= transition_graph_evaluations(split, vectors, measured.part, exclude_history, only)
+        for model, evaluation in found.items():
+            rows.append(measured.row(model, exclude_history, evaluation.metrics, evaluation.seconds))
     return rows
 
 
@@ -171,16 +169,16 @@ def model_results(
 def mean_over_seeds(rows: list[dict]) -> list[dict]:
     """One row per model and setting: means over seeds, and their standard deviations.
 
-    What is said of users is said of each user's mean over seeds.
+    What is said of users is said of each user's mean over seeds. The given rows stay as they are.
     """
     merged = []
     for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
         same = [row for row in rows if (row["model"], row["setting"]) == (model, setting)]
-        per_user = [row.pop(PER_USER) for row in same if PER_USER in row]
+        per_user = [row[PER_USER] for row in same if PER_USER in row]
         values = {name: np.array([row["metrics"][name] for row in same]) for name in METRICS}
         spread = {name: round(float(found.std(ddof=1)), 5) for name, found in values.items()} if same[1:] else {}
         merged.append(
-            same[0]
+            {name: value for name, value in same[0].items() if name != PER_USER}
             | {
                 "seeds": [seed for row in same for seed in row["seeds"]],
                 "metrics": {name: round(float(found.mean()), 5) for name, found in values.items()},
@@ -188,6 +186,8 @@ def mean_over_seeds(rows: list[dict]) -> list[dict]:
                 "seconds": round(sum(row["seconds"] for row in same), 1),
             }
         )
+        if "empty_places" in same[0]:
+            merged[-1]["empty_places"] = float(np.mean([row["empty_places"] for row in same]))
         if per_user:
             hybrid = f"hybrid{SUFFIX}" if SUFFIX in model else "the hybrid"
             own, base, first = np.mean(per_user, axis=0)

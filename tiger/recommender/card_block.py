@@ -33,7 +33,7 @@ class Readme:
         head, found, text = lines[4:].partition("\n---")
         try:
             metadata = yaml.safe_load(head) if found else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError):  # a date that is none
             return None
         if metadata is None and found:
             metadata = {}

@@ -106,6 +106,8 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     if not listed or not all(isinstance(name, str) for name in [*parts, *files, *files.values()]):
         raise DataError(f"{file} is damaged (its lists of files are none): save the recommender again.")
     for name in [*parts, *files]:
+        if not Path(name).parts:
+            raise DataError(f"{file} is damaged: it names {name!r}, no file. Save the recommender again.")
         # It may come from a stranger, and files that it names are read and, in a cache, removed.
         if leads_out(name):
             raise DataError(f"{file} names {name!r}, outside its directory: don't trust {folder}.")

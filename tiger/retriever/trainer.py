@@ -203,10 +203,12 @@ class RetrieverTrainer(CheckedTrainer):
             else:
                 rest.append(parameter)
         groups: list[dict[str, Any]] = [
-            {"params": embeddings, "lr": self.embedding_learning_rate or args.learning_rate},
+            {"params": embeddings, "lr": args.learning_rate},
             {"params": matrices},
             {"params": rest, "weight_decay": 0.0},
         ]
+        if self.embedding_learning_rate is not None:  # 0 is a rate too: the embeddings stay
+            groups[0]["lr"] = self.embedding_learning_rate
         if self.muon_learning_rate is not None:
             groups[1] |= {"lr": self.muon_learning_rate, "muon": True}
         self.optimizer = MuonAdamW(

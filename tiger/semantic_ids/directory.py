@@ -11,7 +11,7 @@ from tiger.quantizers.auto import load_quantizer, save_quantizer
 from tiger.quantizers.base import Quantizer
 from tiger.semantic_ids.item_ids import ItemIds
 from tiger.semantic_ids.storage import read_semantic_ids, write_semantic_ids
-from tiger.utils.digests import changed_files, file_digests
+from tiger.utils.digests import changed_files, file_digests, leads_out
 from tiger.utils.errors import DataError
 from tiger.utils.files import put_back, replaced_folder
 from tiger.utils.locks import read_unmixed
@@ -76,6 +76,8 @@ def _read(folder: Path) -> tuple[dict[str, np.ndarray], ItemIds, dict, Quantizer
     files = header.get("quantizer", {})
     if files is None or not (files or place.is_dir()):
         return arrays, item_ids, header, None
+    if out := [name for name in files if leads_out(name)]:
+        raise DataError(f"{file} names {out[0]!r}, outside {place}: don't trust {folder}.")
     if missing := [name for name in files if not (place / name).exists()]:
         raise DataError(f"{place} lacks {', '.join(missing)}: it is half-written or damaged.")
     if changed := changed_files(place, files):

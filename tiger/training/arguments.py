@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,18 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str):
         raise DataError(message)
+
+    def add_argument(self, *names, **options):
+        if options.get("nargs") == "+":  # an empty list is a list too
+            options["nargs"] = "*"
+        return super().add_argument(*names, **options)
+
+    def check_lists(self, settings: Mapping) -> None:
+        """Refuse an empty list where a single value is wanted: of a flag, the name alone would be read as true."""
+        takes_many = {action.dest for action in self._actions if action.nargs == "*"}
+        for key, value in settings.items():
+            if isinstance(value, list | tuple) and not value and key not in takes_many:
+                raise DataError(f"settings: {key} is an empty list, but takes one value: give one, or leave it out.")
 
 
 def parse_arguments(kinds: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
@@ -78,9 +90,14 @@ def read_arguments(kinds: Sequence[type], *sources: Source) -> tuple:
     return _filled(kinds, merged(kinds, *sources), [])
 
 
-def merged(kinds: Sequence[type], *sources: Source) -> dict:
-    """The settings of YAML files and mappings in one mapping, their keys checked; what comes later wins."""
-    known = known_keys(kinds)
+def merged(kinds: Sequence[type], *sources: Source, also: Collection[str] = ()) -> dict:
+    """The settings of YAML files and mappings in one mapping, their keys checked; what comes later wins.
+
+    Args:
+        kinds, sources: as for :func:`read_arguments`.
+        also: further keys that a source may have.
+    """
+    known = sorted({*known_keys(kinds), *also})
     settings: dict[str, Any] = {}
     for source in sources:
         found = source if isinstance(source, Mapping) else read_yaml(source)
@@ -107,7 +124,7 @@ def read_yaml(file: str | os.PathLike) -> dict:
         raise DataError(f"{file} is missing: give the YAML file of a recipe, such as recipes/demo/retriever.yaml.")
     try:
         settings = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date that is none, or of bytes that are no text
         raise DataError(f"{file} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise DataError(f"{file} must hold `key: value` lines.")
@@ -118,7 +135,7 @@ def as_words(settings: Mapping) -> list[str]:
     """Settings as command-line arguments, which argparse converts to the fields' types: YAML reads 1e-3 as text."""
     words = []
     for key, value in settings.items():
-        if value is None or value == []:
+        if value is None:
             continue
         if isinstance(value, list | tuple):
             words += [f"--{key}", *map(str, value)]
@@ -132,6 +149,7 @@ def _filled(kinds: Sequence[type], settings: Mapping, argv: Sequence[str]) -> tu
     if TrainingArguments in kinds and devices.is_host(devices.fastest()):
         words += ["--use_cpu", "true"]  # Trainer allows bfloat16 on a CPU only with it
     parser = _Parser(list(kinds))  # type: ignore[arg-type]  # wants a NewType, which no dataclass is
+    parser.check_lists(settings)
     return parser.parse_args_into_dataclasses(args=words)
 
 

@@ -15,7 +15,7 @@ from tiger.data.identity import ITEMS, TRAIN, check_same_data
 from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.training_split import known_digests
+from tiger.evaluation.training_split import counts_validation, known_digests
 from tiger.quantizers.report import REPORT
 from tiger.rankers.click.beam_inputs import num_inputs
 from tiger.rankers.click.beam_training import BeamLists, fit_beam_head
@@ -36,7 +36,7 @@ from tiger.retriever.memory import ROUTES
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.run_settings import check_folders
 from tiger.training.tokenizer import load_data_and_tokenizer, saved_vectors
-from tiger.training.validation_counts import without_validation_counts
+from tiger.training.validation_counts import with_validation_counts, without_validation_counts
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files, replaced_folder
@@ -106,7 +106,8 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
 
     The ranker goes to ``args.ranker_dir``. Where a saved recommender is named, it goes into that too and orders its
     beams from then on; how much the T5's own log-probability counts beside the ranker's logit is chosen on validation
-    items. With negatives ``beams``, a head over the beams is trained on validation items in its place.
+    items. With negatives ``beams``, a head over the beams is trained on validation items in its place. A memory that
+    counts validation events does so again once all is fitted, and not before.
 
     Raises:
         DataError: the dataset, the tokenizer and the recommender don't belong together.
@@ -125,6 +126,7 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
     if args.num_beams < 10:
         raise DataError(f"num_beams must be at least 10, got {args.num_beams}: beams are weighed by NDCG@10.")
     split = data.leave_one_out(args.shuffle_ties)
+    counted = recommender is not None and counts_validation(recommender.training)
     if recommender is not None:
         split = without_validation_counts(recommender, split)
     ranker, metrics = _trained(args, training, data, tokenizer, split, recommender)
@@ -142,13 +144,15 @@ def train_click_ranker(args: RankerArguments, training: TrainingArguments) -> Cl
             weighed = ranker.tune_t5_weight(users.histories, *beams, users.targets, recommender.memory is not None)
             report["ndcg@10 by the weight of the T5"] = weighed
             print("validation NDCG@10 by the weight of the T5:", {one: round(n, 4) for one, n in weighed.items()})
-    report["arguments"] = asdict(args)
+    report |= {"arguments": asdict(args), "counts_validation": counted}
     with replaced_folder(args.ranker_dir, REPORT, ours=lambda old: OWN_FILES) as folder:
         ranker.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     print(f"validation AUC {metrics['eval_auc']:.4f}; saved to {args.ranker_dir}")
     if recommender is not None and args.recommender:
         recommender.ranker = ClickRanker.from_pretrained(args.ranker_dir, recommender.tokenizer)
+        if counted:  # as before: the ranker has learned from counts that end before them, as a second stage's trees do
+            with_validation_counts(recommender, split)
         recommender.save_pretrained(args.recommender)
         print(f"{args.recommender} now ranks with it")
     return ranker

@@ -27,6 +27,11 @@ from tiger.utils import devices
 MOST_SCORES = 4_000_000_000
 SAMPLED_USERS = 20_000
 ALONE = "tiger"  # what the T5's own order is called in tables
+# Keys of an evaluate.yaml that only recipes/evaluate.py reads.
+SCRIPT_KEYS = (
+    *("allow_other_log", "baselines", "command", "dataset", "embeddings", "models", "name", "note", "only", "part"),
+    *("ranks_dir", "results_dir", "tie_seeds"),
+)
 
 
 @dataclass

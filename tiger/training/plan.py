@@ -21,7 +21,7 @@ from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
-from tiger.training.evaluation import EvaluationArguments
+from tiger.training.evaluation import SCRIPT_KEYS, EvaluationArguments
 from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
 from tiger.training.retriever import RetrieverArguments, sources_of
 from tiger.training.tokenizer import TokenizerArguments
@@ -178,7 +178,8 @@ def make_plan(
         own = merged(kinds, *recipes, fixed[step])
         settings[step] = merged(kinds, own, start.settings(step, own), overrides.get(step, {}))
     file = folder / "evaluate.yaml"
-    settings["evaluate"] = (read_yaml(file) if file.exists() else {}) | dict(overrides.get("evaluate", {}))
+    measured = [*([file] if file.exists() else []), overrides.get("evaluate", {})]
+    settings["evaluate"] = merged([EvaluationArguments], *measured, also=SCRIPT_KEYS)
     return Plan(folder, out, settings, processes)
 
 

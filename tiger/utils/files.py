@@ -9,11 +9,27 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tiger.utils.disk import disk_errors
 from tiger.utils.locks import locked
+
+
+def _umask() -> int:
+    """The rights that this process gives to nobody. Where the system tells them, they are not changed for that: other
+    threads may write meanwhile."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_MASK = _umask()
+FILE_MODE, FOLDER_MODE = 0o666 & ~_MASK, 0o777 & ~_MASK  # of what others may read, as if it were written in place
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -41,7 +57,7 @@ def written_whole(path: str | os.PathLike, wanted: int | None = None) -> Iterato
         temporary = Path(name)
         try:
             yield temporary
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, FILE_MODE)
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
@@ -125,7 +141,7 @@ def replaced_folder(
             with disk_errors(path):  # before it is cleared away, to count what is free
                 yield fresh
             for part in (*fresh.rglob("*"), fresh):  # temporary files that were renamed are their owner's alone
-                os.chmod(part, 0o755 if part.is_dir() else 0o644)
+                os.chmod(part, FOLDER_MODE if part.is_dir() else FILE_MODE)
                 sync(part)
             if path.exists():
                 _exchange(path, fresh, None if ours is None else set(ours(path)))

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 from tiger.utils.disk import disk_errors
 from tiger.utils.errors import DataError, first_line
-from tiger.utils.files import sync, write_atomically, written_whole
+from tiger.utils.files import FILE_MODE, sync, write_atomically, written_whole
 from tiger.utils.json_files import parse_json
 
 
@@ -152,7 +152,7 @@ class DiskStore:
             try:
                 with os.fdopen(handle, "wb") as opened:
                     opened.write(content)
-                os.chmod(temporary, 0o644)
+                os.chmod(temporary, FILE_MODE)
                 sync(temporary)
                 os.link(temporary, file)  # unlike a rename, it takes no other's place, on NFS too
             except FileExistsError:

@@ -158,6 +158,22 @@ def test_training_finds_what_the_search_leaves_out(tokenizer):
     assert all(torch.equal(value, weights_of(ranker)[name]) for name, value in weights_of(again).items())
 
 
+def test_training_leaves_the_callers_random_state(tokenizer):
+    ranker = make_ranker(tokenizer)
+    lists = make_lists(tokenizer, ranker, 100)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        again = make_ranker(tokenizer)
+        torch.set_rng_state(state)
+        record = fit_beam_head(again, lists, epochs=2)
+        assert torch.equal(torch.get_rng_state(), state)
+        found.append((record, weights_of(again)))
+    assert found[0][0] == found[1][0]  # what it draws depends on its own seed alone
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+
+
 def test_where_nothing_is_to_be_learned_the_searchs_order_stays(tokenizer):
     ranker = make_ranker(tokenizer)
     lists = make_lists(tokenizer, ranker)

@@ -125,8 +125,19 @@ def test_items_without_codes():
     assert (rows[1] == 100).all() and (rows[0] < 100).all()
 
 
-def test_bad_settings():
+def test_bad_settings(tmp_path):
     codes = make_codes()
+    for number in (0, 65):  # of which a saved one would not be read
+        with pytest.raises(DataError, match=f"num_hashes must be between 1 and 64, got {number}"):
+            ItemFeatures.fit("random_hash", 300, codes, SIZE, num_hashes=number)
+    features = ItemFeatures.fit("random_hash", 300, codes, SIZE, num_hashes=64)
+    assert features.rows(IDS, codes).shape[1] == 64
+    features.save_pretrained(tmp_path)
+    assert ItemFeatures.from_pretrained(tmp_path).num_hashes == 64
+    file = tmp_path / "item_features.json"
+    file.write_text(file.read_text().replace('"num_hashes": 64', '"num_hashes": 65'))
+    with pytest.raises(DataError, match="item_features.json.*num_hashes"):
+        ItemFeatures.from_pretrained(tmp_path)
     with pytest.raises(DataError, match="kind must be one of"):
         ItemFeatures("words", 100, LEVELS, SIZE)
     with pytest.raises(DataError, match="kind must be one of"):

@@ -71,11 +71,27 @@ def fit_beam_head(
     Raises:
         DataError: no list holds its target.
     """
-    head = ranker.ranker.beam_head
-    assert head is not None
+    assert ranker.ranker.beam_head is not None
     hits = lists.hits
     if not len(hits):
         raise DataError("no validation item is among its beams: there is nothing to learn from; leave negatives out.")
+    with torch.random.fork_rng():  # dropout draws from it; the caller's random state stays as it is
+        best, found = _fitted(ranker, lists, epochs, learning_rate, seed)
+    ranker.ranker.config.learned_from = "valid"
+    return {
+        "lists": len(lists),
+        "with the target": len(hits),
+        "epochs": best,
+        "held out ndcg@10": [round(float(value), 5) for value in found],
+    }
+
+
+def _fitted(
+    ranker: ClickRanker, lists: BeamLists, epochs: int, learning_rate: float, seed: int
+) -> tuple[int, list[float]]:
+    """The best number of epochs, for which the head is trained, and NDCG@10 of the lists held out after each."""
+    head, hits = ranker.ranker.beam_head, lists.hits
+    assert head is not None
     kept, held = held_out(len(lists), seed)
     device, start = head.weight.device, copy.deepcopy(head.state_dict())
     first = _Fit(head, lists.select(np.intersect1d(hits, kept)), epochs, learning_rate, seed)
@@ -93,13 +109,7 @@ def fit_beam_head(
         for epoch in range(best):
             fit.run(epoch)
     head.eval().to(device)
-    ranker.ranker.config.learned_from = "valid"
-    return {
-        "lists": len(lists),
-        "with the target": len(hits),
-        "epochs": best,
-        "held out ndcg@10": [round(float(value), 5) for value in found],
-    }
+    return best, found
 
 
 def held_out(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
 
 from tiger.rankers.click.hashes import mix, mix_columns
-from tiger.rankers.click.saved_features import read_settings
+from tiger.rankers.click.saved_features import MAX_HASHES, read_settings
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 
@@ -50,7 +50,7 @@ class ItemFeatures:
         budget: rows of the table in all. A further one, number ``budget``, pads and is always zero.
         num_codebooks, codebook_size: of the codes.
         n: length of an n-gram.
-        num_hashes: rows of an item under ``random_hash``.
+        num_hashes: rows of an item under ``random_hash``, at most 64.
         seed: of the hashes.
         pieces: the vocabulary of ``spm``: each piece, one character per code, and its score.
 
@@ -85,6 +85,8 @@ class ItemFeatures:
             raise DataError(f"{num_codebooks} levels of {codebook_size} codes are more than 65,534 codes in all.")
         if "ngram" in self.kinds and not 1 <= n <= num_codebooks:
             raise DataError(f"n must be between 1 and the number of levels, {num_codebooks}, got {n}.")
+        if not 1 <= num_hashes <= MAX_HASHES:
+            raise DataError(f"num_hashes must be between 1 and {MAX_HASHES}, got {num_hashes}.")
         self.kind, self.budget = kind, budget
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.n, self.num_hashes, self.seed = n, num_hashes, seed

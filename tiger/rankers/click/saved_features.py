@@ -9,13 +9,14 @@ from tiger.utils.errors import DataError
 from tiger.utils.json_files import read_json
 from tiger.utils.schema import check_fields, dict_of, number, optional, shown, text, whole
 
+MAX_HASHES = 64  # rows of an item: int32 [items, num_hashes] is held for all of them; 2 are usual
 _RULES = {
     "kind": text(200),
     "budget": whole(1, 1 << 31),
     "num_codebooks": whole(1, 64),
     "codebook_size": whole(1, 65_534),
     "n": whole(1, 64),
-    "num_hashes": whole(1, 1000),
+    "num_hashes": whole(1, MAX_HASHES),
     "seed": whole(0, 1 << 50),
     "pieces": optional(dict_of(number(-1e9, 1e9), 1 << 24)),
 }
