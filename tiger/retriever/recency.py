@@ -40,7 +40,7 @@ def recency_table(model: T5ForConditionalGeneration) -> torch.Tensor | None:
 def cross_attention_bias(
     num_visible_items: torch.Tensor, length: int, item_length: int, has_user: bool, table: torch.Tensor | None
 ) -> torch.Tensor:
-    """What the decoder's attention to a history adds to its scores: float [B, 1 or heads, T, length].
+    """Bias of the decoder's attention to a history: float [B, 1 or heads, T, length].
 
     Args:
         num_visible_items: int64 [B, T], items that a target may attend to; of the others the bias is ``-inf``.

@@ -178,7 +178,7 @@ def make_plan(
         own = merged(kinds, *recipes, fixed[step])
         settings[step] = merged(kinds, own, start.settings(step, own), overrides.get(step, {}))
     file = folder / "evaluate.yaml"
-    measured = [*([file] if file.exists() else []), overrides.get("evaluate", {})]
+    measured: list[Any] = [*([file] if file.exists() else []), overrides.get("evaluate", {})]
     settings["evaluate"] = merged([EvaluationArguments], *measured, also=SCRIPT_KEYS)
     return Plan(folder, out, settings, processes)
 

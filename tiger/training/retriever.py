@@ -125,7 +125,7 @@ def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent |
 
 
 def _softmax(args: RetrieverArguments, parent: Parent | None) -> str | None:
-    """What probabilities are normalized over; where that is left open, as a parent's."""
+    """The setting ``output_softmax``; where that is left open, a parent's."""
     if args.output_softmax is not None or parent is None:
         return args.output_softmax
     return retriever_config(parent.tiger.model).output_softmax
