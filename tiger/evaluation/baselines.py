@@ -28,7 +28,7 @@ from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.evaluator import NextItemEvaluation, evaluate
-from tiger.utils.growing import Growing
+from tiger.utils.growing_rows import GrowingRows, with_empty
 
 TRANSITION_WEIGHT = 0.5  # of the hybrid
 _CHUNK_SCORES = 2**24  # scores held at once, 64 MiB of float32
@@ -269,36 +269,9 @@ class Hybrid:
         return self.content.scores(histories) + self.transition_weight * self.transition.scores(histories)
 
 
-class GrowingRows:
-    """A sparse matrix to which rows are appended without a copy of the others.
-
-    Args:
-        matrix: not written to.
-    """
-
-    def __init__(self, matrix: sparse.csr_matrix):
-        self.matrix = matrix
-        self._parts = Growing(matrix.data), Growing(matrix.indices), Growing(matrix.indptr)
-
-    def append(self, rows: sparse.csr_matrix) -> GrowingRows:
-        """The matrix and ``rows`` [m, columns] behind it."""
-        grown, (data, indices, starts) = object.__new__(GrowingRows), self._parts
-        ends = (rows.indptr[1:] + self.matrix.indptr[-1]).astype(starts.values.dtype)
-        grown._parts = data.append(rows.data), indices.append(rows.indices), starts.append(ends)
-        shape = (self.matrix.shape[0] + rows.shape[0], self.matrix.shape[1])
-        grown.matrix = sparse.csr_matrix(tuple(part.values for part in grown._parts), shape=shape)
-        return grown
-
-
 def _no_words(texts: list[str]) -> sparse.csr_matrix:
     """TF-IDF of texts where no word is known: float32 [texts, 0]."""
     return sparse.csr_matrix((len(texts), 0), dtype=np.float32)
-
-
-def with_empty(matrix: sparse.csr_matrix, size: int) -> sparse.csr_matrix:
-    """A square matrix with empty rows and columns at its end, ``size`` in all; the entries are not copied."""
-    starts = np.append(matrix.indptr, np.full(size - matrix.shape[0], matrix.indptr[-1], matrix.indptr.dtype))
-    return sparse.csr_matrix((matrix.data, matrix.indices, starts), shape=(size, size))
 
 
 def evaluate_baselines(

@@ -28,11 +28,12 @@ from tiger.data.identity import items_digest
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
-from tiger.evaluation.baselines import TRANSITION_WEIGHT, Content, Transition, recency, with_empty
+from tiger.evaluation.baselines import TRANSITION_WEIGHT, Content, Transition, recency
 from tiger.rankers.two_stage.features import DAYS, DECAY, READ, CandidateFeatures, RankingBatch, reads_time
 from tiger.rankers.two_stage.saved import read_counts
 from tiger.utils.files import write_atomically
 from tiger.utils.growing import Growing
+from tiger.utils.growing_rows import with_empty
 
 # Of the candidates, the first two thirds are the hybrid's best. The rest are the best by texts plus weighted damped
 # counts of followers and normalized counts of co-occurrence. These three numbers were set by hand and not tuned.
