@@ -82,8 +82,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
     parent = load_parent(args.init_from) if args.init_from else None
-    args = replace(args, tokens=_tokens(args, data, parent))
-    args = replace(args, output_softmax=_softmax(args, parent))
+    args = replace(args, tokens=_tokens(args, data, parent), output_softmax=_softmax(args, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings) | parent_digest(args.init_from)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
