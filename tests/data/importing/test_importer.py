@@ -277,6 +277,39 @@ def test_columns_are_guessed_from_their_values_where_names_say_nothing(tmp_path)
     assert first["price"] == 3.0 and first["image_url"] == "https://cdn.com/1.webp"
 
 
+NUMBERED = pa.table({"artikel": list(range(1, 21)), "title": [f"Tent number {row}" for row in range(20)]})
+
+
+def numbered_log(*names: str) -> pa.Table:
+    """Users 1 to 10, each of whose numbers is an item's too."""
+    rows = [(1 + row % 10, 1 + row * 7 % 20, NEW_YEAR + row) for row in range(60)]
+    return pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+
+
+@pytest.mark.parametrize(
+    "names", [("kunde", "product", "zeit"), ("customer", "artikelnr", "time"), ("uid", "nr", "day")]
+)
+def test_users_whose_numbers_are_items_are_not_taken_for_items(tmp_path, names):
+    report = import_tables(NUMBERED, numbered_log(*names), tmp_path / "out")
+    assert (report.users, report.items) == (10, 20)
+    assert str(report.item_columns[0]) == "item_id <- artikel, guessed from its values"
+    how = "" if names[1] == "product" else ", guessed from its values"
+    assert str(report.event_columns[1]) == f"item_id <- {names[1]}{how}"
+
+
+def test_two_columns_that_can_be_the_items_are_asked_about(tmp_path):
+    clicks = numbered_log("kunde", "artikelnr", "time")
+    with pytest.raises(
+        ImportProblems, match="kunde and artikelnr of the log .* --event-item-id artikelnr .* --user-id"
+    ):
+        import_tables(NUMBERED, clicks, tmp_path / "out")
+    for columns in ({"event_item_id": "artikelnr"}, {"user_id": "kunde"}):
+        assert import_tables(NUMBERED, clicks, tmp_path / "out", ImportOptions(columns)).users == 10
+    twice = NUMBERED.append_column("row", NUMBERED["artikel"])
+    with pytest.raises(ImportProblems, match="artikel and row of the items .* --item-id row"):
+        import_tables(twice, numbered_log("user", "product", "time"), tmp_path / "out")
+
+
 def test_columns_that_the_caller_names(tmp_path):
     items = pa.table({"id": ["a", "b"], "title": ["long text", "more"], "short": ["A", "B"], "secret": ["s", "t"]})
     clicks = pa.table(

@@ -12,6 +12,7 @@ from tiger.data.columns import is_bytes, is_list, is_number, is_text
 from tiger.data.importing.prices import has_currency, parse_prices
 from tiger.data.importing.texts import first_url, is_url, parse_list
 
+GUESSED = "guessed from its values"
 _SAMPLE = 2_000
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|avif|svg|bmp)\b", re.IGNORECASE)
 # Written alike by every program that reads numbers as numbers; 007 and +49 are not among them.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tiger.data.importing.columns import Reading, content_of
+from tiger.data.importing.columns import GUESSED, Reading, content_of
 from tiger.data.importing.identifiers import can_be_ids, id_texts
+from tiger.data.importing.keys import Keys
 from tiger.data.importing.names import EVENT_NAMES, named
 from tiger.data.importing.timestamps import (
     MICROSECONDS_PER_DAY,
@@ -42,13 +43,13 @@ class EventColumns:
 
 
 def read_event_columns(
-    sample: pa.Table, key: str, given: Mapping[str, str], time_format: str | None, problems: list[str]
+    sample: pa.Table, keys: Keys, given: Mapping[str, str], time_format: str | None, problems: list[str]
 ) -> EventColumns | None:
     """Decide what each column of a log is, by its name and by what is in it.
 
     Args:
         sample: the first rows.
-        key: the column of item ids.
+        keys: the column of item ids.
         given: column by target (``user_id``, ``timestamp``, ...), where the caller knows.
         time_format: pattern of the times, as for ``strptime``.
         problems: takes what is missing.
@@ -56,8 +57,8 @@ def read_event_columns(
     Returns:
         None where a column is missing.
     """
-    taken = {key: "item_id"}
-    guessed: set[str] = set()
+    key = keys.event or ""
+    taken, guessed = {key: "item_id"}, {key} & keys.guessed
     free = [name for name in sample.column_names if name != key]
     users = [name for name in _named(free, given, "user_id") if can_be_ids(sample[name].type)]
     user = given.get("user_id") or next(iter(users), None)
@@ -90,7 +91,7 @@ def read_event_columns(
 def _readings(columns: list[str], taken: dict[str, str], guessed: set[str]) -> list[Reading]:
     kinds = {"item_id": "id", "user_id": "id", "timestamp": "time", "rating": "rating", "label": "label"}
     return [
-        Reading(name, taken[name], kinds[taken[name]], "guessed from its values" if name in guessed else "")
+        Reading(name, taken[name], kinds[taken[name]], GUESSED if name in guessed else "")
         if name in taken
         else Reading(name, "", "nothing")
         for name in columns
