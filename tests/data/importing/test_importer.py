@@ -310,6 +310,28 @@ def test_two_columns_that_can_be_the_items_are_asked_about(tmp_path):
         import_tables(twice, numbered_log("user", "product", "time"), tmp_path / "out")
 
 
+def test_objects_are_no_ids(tmp_path):
+    """All users would be one, called {}."""
+    items, file = pa.table({"item_id": ["a", "b"], "title": ["A", "B"]}), tmp_path / "clicks.jsonl"
+    rows = [{"user": "u0", "item_id": "a", "time": NEW_YEAR}]
+    rows += [{"user": {"id": n, "name": "x"}, "item_id": "b", "time": NEW_YEAR, "uid": f"u{n}"} for n in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    options = ImportOptions(columns={"user_id": "user"})
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(items, file, tmp_path / "out", options)
+    assert caught.value.lines == [
+        f"{file}, line 1: 'user' is an object with user.id, user.name, not an id. Write the id as a key of its own "
+        "beside 'user', or keep 'user' from being read with --leave-out user."
+    ]
+    assert import_tables(items, file, tmp_path / "out", ImportOptions(leave_out=["user"])).users == 3
+    file.write_text("\n".join(json.dumps(row | {"item_id": [{"sku": "a"}]}) for row in rows))
+    with pytest.raises(ImportProblems, match="clicks.jsonl, line 2: 'user' is an object with user.id"):
+        import_tables(items, file, tmp_path / "out", options)
+    file.write_text(json.dumps([{"item_id": [{"sku": "a"}], "title": "A"}]))
+    with pytest.raises(ImportProblems, match="clicks.jsonl, object 1: 'item_id' is an object with item_id.sku"):
+        import_tables(file, events(log("a")), tmp_path / "out")
+
+
 def test_columns_that_the_caller_names(tmp_path):
     items = pa.table({"id": ["a", "b"], "title": ["long text", "more"], "short": ["A", "B"], "secret": ["s", "t"]})
     clicks = pa.table(

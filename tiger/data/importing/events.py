@@ -98,6 +98,7 @@ def build_events(
         The events and remarks on how they were read; None: what stands for times are none.
     """
     found = _collect(source, columns, item_ids)
+    source.report_objects([columns.column(target) or "" for target in ("user_id", "item_id")], problems)
     source.report_bad_rows(problems)
     if not found.items:
         problems.fatal.append(f"{source.name}: no events. Give a log with at least one row.")

@@ -38,6 +38,7 @@ def build_items(
         The table, ``item_id`` first; the readings, corrected where a column turned out to be another; remarks.
     """
     key = next(reading.source for reading in readings if reading.kind == "id")
+    source.report_objects([key], problems)
     ids = id_texts(table[key])
     keep = _usable(ids, source, problems)
     everything = bool(keep.all())
