@@ -280,6 +280,7 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "hashed_rows": (1, MAX_HASHED_ROWS),
         "dropout_rate": (0, 1),
         "start_share": (0, 1),
+        "num_train_epochs": (0.001, None),
         "min_steps": (0, None),
         "eval_users": (1, None),
         "eval_beams": (10, MAX_BEAMS),
