@@ -68,5 +68,10 @@ def run_import(args: argparse.Namespace) -> None:
         print(json.dumps(report.as_dict()))
         return
     print(report)
+    if not report.trainable_users:
+        print(
+            f"written to {args.out}, but tiger train needs users with 3 events or more, and there is none: give a longer log"
+        )
+        return
     name = args.out.rstrip("/").rsplit("/", 1)[-1]
     print(f"written to {args.out}; next: tiger train {args.out} --out runs/{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -71,17 +71,31 @@ def read_event_columns(
     if user is None or time is None or how is None:
         return None
     taken |= {user: "user_id", time: "timestamp"}
+    no_labels: list[str] = []
     for target in ("rating", "label"):
         for name in [given[target]] if target in given else _named(free, given, target):
             content = content_of(sample[name])
-            fits = content.kind == "number" or _is_flag(content.values) or (target == "rating" and content.are_prices)
-            if name not in taken and (target in given or fits):
+            fits = _is_flag(content.values) or (
+                target == "rating" and (content.kind == "number" or content.are_prices)
+            )
+            if name in taken:
+                continue
+            if fits or (target == "rating" and target in given):
                 taken[name] = target
                 break
+            if target == "label":
+                no_labels.append(name)
+    if "label" in given and given["label"] in no_labels:
+        problems.append(f"{given['label']}: values other than 0 and 1 (or true and false) are no labels.")
     clock = None
     if how.kind != "number" and not (parse_times(sample[time], how).compressed() % MICROSECONDS_PER_DAY).any():
         clock = next((name for name in free if name not in taken and are_clocks(sample[name])), None)
-    readings = _readings(sample.column_names, taken, guessed)
+    readings = [
+        replace(one, how="values other than 0 and 1, so no label")
+        if one.source in no_labels and not one.target
+        else one
+        for one in _readings(sample.column_names, taken, guessed)
+    ]
     if clock:
         place = sample.column_names.index(clock)
         readings[place] = Reading(clock, "timestamp", "time", "the time of day, added")
@@ -166,4 +180,13 @@ def _guess_user(free: list[str], sample: pa.Table) -> str | None:
 
 
 def _is_flag(values: list[str]) -> bool:
-    return bool(values) and {value.lower() for value in values} <= {"true", "false", "yes", "no", "0", "1"}
+    return bool(values) and {value.lower() for value in values} <= {
+        "true",
+        "false",
+        "yes",
+        "no",
+        "0",
+        "1",
+        "0.0",
+        "1.0",
+    }

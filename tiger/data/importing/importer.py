@@ -85,6 +85,10 @@ def import_tables(
     item_source = Source(items, "the items", tuple(options.leave_out))
     event_source = Source(interactions, "the interactions", tuple(options.leave_out))
     table, sample = item_source.read(), event_source.sample()
+    if sample.num_rows == 0:
+        problems.fatal.append(f"{event_source.name}: the log has no rows. Give one with at least one event.")
+        event_source.report_bad_rows(problems)
+        problems.check()
     columns = _given_columns(options, table, sample, problems.fatal)
     found = _mapped(table, sample, columns, options, problems.fatal)
     if found is None:
