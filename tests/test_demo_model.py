@@ -65,6 +65,7 @@ def test_the_commands_know_it_and_leave_it_as_it_is(elsewhere, capsys):
     assert found["try"].startswith("tiger recommend demo --history ")
     ids = found["try"].split()[-2:]
     assert found["items"] == 400 and found["ranker"] == "none" and found["levels"] == "2 of 32 codes"
+    assert "saved" not in found and "age" not in found  # its files say when it was installed
     shown = run("info", "demo").out
     assert "    items  400\n" in shown and found["digest"] in shown and "epochs 12" in shown
     answer = json.loads(run("recommend", "demo", "--history", *ids, "-k", "3", "--json").out)

@@ -60,11 +60,12 @@ def test_the_transcript_of_the_page(tmp_path, monkeypatch):
 
 
 def test_json_and_the_next_command(files):
+    Path("clicks.csv").write_text(CLICKS + "u,1,2024-01-03\n")
     code, printed = run("import", "items.csv", "clicks.csv", "--out", "datasets/shop/")
     assert code == 0 and printed.endswith("next: tiger train datasets/shop/ --out runs/shop\n")
     code, printed = run("import", "items.csv", "clicks.csv", "--out", "datasets/shop", "--json")
     report = json.loads(printed.splitlines()[-1])
-    assert (report["users"], report["items"], report["events"], report["repeats"]) == (1, 2, 2, 0)
+    assert (report["users"], report["items"], report["events"], round(report["repeats"], 3)) == (1, 2, 3, 0.333)
     assert report["item_columns"][1] == {"source": "name", "target": "title", "kind": "text", "how": ""}
 
 
@@ -113,3 +114,9 @@ def test_columns_by_option(files):
     code, printed = run("import", "items.csv", "clicks.csv", "--out", "new", "--title", "zz", "--user-id", "yy")
     assert code == 2 and "no column 'zz' to read as title: items have a, b, c, d, e." in printed
     assert "no column 'yy' to read as user_id: events have k, l, m, n." in printed
+
+
+def test_a_log_that_is_too_short_to_train_on_is_not_sent_to_training(files):
+    code, printed = run("import", "items.csv", "clicks.csv", "--out", "out")
+    assert code == 0 and " 1 user," in printed and "no user has 3 events" in printed
+    assert "next: tiger train" not in printed and "needs users with 3 events or more" in printed

@@ -96,6 +96,21 @@ def test_new_items_borrow_from_those_of_their_words(with_codebooks):
     assert tokenizer.item_ids[0] not in gone and "new" not in gone
 
 
+def test_an_item_that_came_and_went_leaves_nothing(with_codebooks, tmp_path):
+    tiger = with_codebooks
+    tokenizer, history = tiger.tokenizer, [[tiger.tokenizer.item_ids[3]]]
+    before = tiger.recommend(history, **EVERY)
+    tiger.add_items(["new"], table=[{"title": "Lantern"}], embeddings=tokenizer.quantizer.decode(tokenizer.codes[5:6]))
+    tiger.remove_items(["new"])
+    assert tiger.memory.borrowed.shape == (0, ITEMS)
+    tiger.memory.recounted(make_log())  # as on the day it was fitted
+    tiger.save_pretrained(tmp_path / "model")
+    for there in (tiger, TigerRecommender.from_pretrained(tmp_path / "model")):
+        items, scores = there.recommend(history, **EVERY)
+        assert items == before[0]
+        np.testing.assert_allclose(scores, before[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("table", [True, False])
 def test_new_items_of_unknown_words_borrow_from_those_of_their_codes(with_codebooks, table):
     tiger = with_codebooks

@@ -279,6 +279,23 @@ def test_a_memory_comes_back_from_its_file(tmp_path):
             read_memory(file, ITEMS - 1)
 
 
+def test_a_file_with_a_row_that_no_item_borrows_is_read_without_it(tmp_path):
+    file = tmp_path / "memory.safetensors"
+    memory = make_memory()
+    shares = sparse.csr_matrix(([1.0, 1.0, 1.0], ([0, 1, 2], [3, 8, 4])), shape=(3, ITEMS), dtype=np.float32)
+    grown = memory.extended(shares)
+    write_memory(grown, file)
+    arrays = load_file(file)
+    for kept in (np.arange(ITEMS), np.array([ITEMS + 2, *range(ITEMS), ITEMS])):
+        # What earlier versions wrote: the removed items' slots are gone, their rows are not.
+        save_file(arrays | {"slots": grown.slots[kept]}, file)
+        again = read_memory(file, len(kept))
+        assert again.borrowed.shape[0] == len(kept) - ITEMS
+        history = one_history(*np.flatnonzero(np.isin(kept, [7, 4])))
+        np.testing.assert_allclose(again.mass(history), grown.mass(one_history(4, 7))[:, kept], rtol=1e-6)
+    assert again.slots.tolist() == [ITEMS + 1, *range(ITEMS), ITEMS]
+
+
 def test_neighbors_are_the_most_similar_by_words_and_vectors():
     texts = make_texts()
     words, vectors = texts.words.toarray(), texts.vectors

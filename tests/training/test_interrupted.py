@@ -6,6 +6,7 @@ import time
 from tests.processes import Started, run_python
 from tests.training.test_pipeline import ROOT, SIZES, SMALL, changes
 from tests.training.test_report import write_log
+from tiger.data.dataset import RecommendationData
 
 
 def test_an_interrupted_command_goes_on(tmp_path):
@@ -48,7 +49,9 @@ def test_an_interrupted_command_goes_on(tmp_path):
     names = [line.split()[0] for line in last[last.index("".join(x for x in last if "R@10" in x)) + 1 :][:8]]
     counted = [f"{name}-with-validation" for name in ("hybrid", "memory", "tiger", "two-stage")]
     assert names == ["popularity", "transition", "content", "hybrid", *counted]
-    assert f"saved to {out / 'model'}; try: tiger recommend" in last[-1]
+    ids = " ".join(RecommendationData.load(dataset).item_ids[:2])
+    assert f"saved to {out / 'model'}; try: tiger recommend {out / 'model'} --history {ids}" in last[-1]
+    assert "try:" not in done.stderr and not list(out.glob(".run.lock*"))
     assert "{" not in done.stderr and "Loading weights" not in done.stderr and "Warning" not in done.stderr
     assert f"report: {out / 'report.html'}" in done.stderr
 

@@ -89,6 +89,15 @@ def test_fast_is_the_demo_recipe_on_any_data():
     assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 5
 
 
+@pytest.mark.parametrize("epochs", ["-3", "0"])
+def test_epochs_that_are_none_are_refused(epochs):
+    plan = make_plan("data", "run", overrides={"retriever": {"num_train_epochs": epochs}})
+    with pytest.raises(DataError, match=f"retriever.num_train_epochs must be .* 0.001.*{epochs}"):
+        check_settings(plan, ["retriever"])
+    plan = make_plan("data", "run", overrides={"retriever": {"num_train_epochs": "0.5"}})
+    assert check_settings(plan, ["retriever"])["retriever"][1].num_train_epochs == 0.5
+
+
 def test_what_a_step_may_take():
     assert [duration(seconds) for seconds in (0.3, 42, 88, 200, 9000)] == ["5 s", "40 s", "90 s", "3 min", "2.5 h"]
     steps = ("tokenizer", "retriever", "two_stage", "evaluate")

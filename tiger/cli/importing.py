@@ -68,5 +68,8 @@ def run_import(args: argparse.Namespace) -> None:
         print(json.dumps(report.as_dict()))
         return
     print(report)
+    if not report.trainable_users:
+        print(f"written to {args.out}; tiger train needs users with 3 events or more: give a longer log first")
+        return
     name = args.out.rstrip("/").rsplit("/", 1)[-1]
     print(f"written to {args.out}; next: tiger train {args.out} --out runs/{name}")

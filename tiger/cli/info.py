@@ -42,7 +42,6 @@ def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
 
     tokenizer = tiger.tokenizer
     files = [file for file in folder.rglob("*") if file.is_file()]
-    saved = (folder / MANIFEST).stat().st_mtime
     ids = tokenizer.item_ids[:2]
     return {
         "model": str(folder),
@@ -57,10 +56,15 @@ def describe(tiger, folder: Path, name: str) -> dict[str, Any]:
         **_parent(tiger.training),
         "size": f"{sum(file.stat().st_size for file in files):,} bytes",
         "digest": manifest_digest(read_bytes(folder / MANIFEST)),
-        "saved": time.strftime("%Y-%m-%d %H:%M", time.localtime(saved)),
-        "age": f"{max(time.time() - saved, 0) / 86400:.1f} days",
+        # Of what came with the library, or from the Hub, files say when they were fetched.
+        **(_age((folder / MANIFEST).stat().st_mtime) if Path(name).exists() else {}),
         "try": f"tiger recommend {name} --history {' '.join(ids)}",
     }
+
+
+def _age(saved: float) -> dict[str, str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(saved))
+    return {"saved": when, "age": f"{max(time.time() - saved, 0) / 86400:.1f} days"}
 
 
 def _tokens(tiger) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from tiger.cli.importing import add_import_verb
 from tiger.cli.index import add_index_verb
 from tiger.cli.info import add_info_verb
 from tiger.cli.items import add_items_verbs
+from tiger.cli.parser import Parser
 from tiger.cli.push import add_push_verb
 from tiger.cli.recommend import add_recommend_verbs
 from tiger.cli.serving import add_serving_verbs
@@ -23,7 +23,7 @@ from tiger.utils.extras import extras_named
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``tiger`` command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tiger",
         description="Generative retrieval for recommenders.",
         epilog="`tiger VERB --help` has the details. Answers go to standard output, all else to standard error. "
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_push_verb(verbs)
     add_serving_verbs(verbs)
     add_completion_verb(verbs, parser)
+    parser.know_both_spellings()
     args = parser.parse_args(argv)
     with friendly_errors(), extras_named():
         args.run(args)

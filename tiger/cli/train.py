@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -84,7 +85,7 @@ def run_train(args: argparse.Namespace) -> None:
     try:
         # What the steps say goes to standard error; the answer is what comes at the end.
         with using_device(_device(args.device)), redirect_stdout(sys.stderr):
-            train(
+            recommender = train(
                 args.dataset,
                 args.out,
                 args.recipe,
@@ -106,7 +107,8 @@ def run_train(args: argparse.Namespace) -> None:
         return
     _print_results(found)
     keep = "" if found.get("exclude_history", True) else " --keep_history"
-    print(f"saved to {model}; try: tiger recommend {model} --history ID ID{keep}")
+    ids = " ".join(map(shlex.quote, recommender.tokenizer.item_ids[:2]))
+    print(f"saved to {model}; try: tiger recommend {shlex.quote(str(model))} --history {ids}{keep}")
 
 
 def _device(name: str | None) -> str | None:

@@ -86,6 +86,11 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     """
     file = Path(folder) / MANIFEST
     if not file.exists():
+        if all((Path(folder) / part).exists() for part in ("tokenizer.json", "tokenizer")):
+            raise DataError(
+                f"{folder} holds a training that is not finished: give the same tiger train command again, which goes "
+                "on where it was."
+            )
         within = next((part.parent for part in sorted(Path(folder).glob(f"*/{MANIFEST}"))), None)
         meant = "" if within is None else f" (is {within} meant?)"
         raise DataError(

@@ -147,6 +147,19 @@ class ItemMemory:
             object.__setattr__(self, "slots", np.arange(len(self.tables), dtype=np.int32))
         if self.borrowed is None:
             object.__setattr__(self, "borrowed", sparse.csr_matrix((0, len(self.tables)), dtype=np.float32))
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        """Drop rows of ``borrowed`` whose items are gone, also those in files that earlier versions wrote."""
+        known, new = len(self.tables), self.borrowed.shape[0]
+        used = np.zeros(new, dtype=bool)
+        used[self.slots[self.slots >= known] - known] = True
+        if used.all():
+            return
+        places = np.arange(known + new, dtype=np.int32)
+        places[known:] = known + np.cumsum(used) - 1
+        object.__setattr__(self, "slots", places[self.slots])
+        object.__setattr__(self, "borrowed", self.borrowed[np.flatnonzero(used)])
 
     def __len__(self) -> int:
         return len(self.slots)

@@ -28,6 +28,7 @@ from tiger.recommender.recommender import TigerRecommender
 from tiger.training.arguments import as_words, merged, read_arguments
 from tiger.training.evaluation import EvaluationArguments, measure
 from tiger.training.learning import check_enough
+from tiger.training.output_folder import training_into
 from tiger.training.parent import parent_digest
 from tiger.training.plan import (
     KINDS,
@@ -95,7 +96,8 @@ def train(
         The recommender, read back from ``output_dir/model``.
 
     Raises:
-        DataError: the dataset or a setting can't be used, or ``output_dir`` holds a run with other settings.
+        DataError: the dataset or a setting can't be used, or ``output_dir`` can't be written, holds a run with other
+            settings, or another process trains into it.
         FileExistsError: a folder that would be written holds something else.
         subprocess.CalledProcessError: one of several processes failed.
 
@@ -111,14 +113,15 @@ def train(
     plan = make_plan(folder, output_dir, recipe, **more, overrides=overrides)
     steps = plan.steps if steps is None else list(steps)
     settings = check_settings(plan, steps)  # of the last step too, before hours of training
-    if not isinstance(dataset, str | os.PathLike):
-        write_dataset(dataset, Path(folder))
-    clock = StepClock(_estimates(plan, settings))
-    for number, step in enumerate(steps, 1):
-        print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
-        run_step(plan, step)
-        clock.done()
-    _report(plan, steps)
+    with training_into(plan.out):
+        if not isinstance(dataset, str | os.PathLike):
+            write_dataset(dataset, Path(folder))
+        clock = StepClock(_estimates(plan, settings))
+        for number, step in enumerate(steps, 1):
+            print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
+            run_step(plan, step)
+            clock.done()
+        _report(plan, steps)
     return TigerRecommender.from_pretrained(plan.model, devices.fastest())
 
 

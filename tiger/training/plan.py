@@ -282,6 +282,7 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "recent_items": (0, MAX_RECENT_ITEMS),
         "dropout_rate": (0, 1),
         "start_share": (0, 1),
+        "num_train_epochs": (0.001, None),
         "min_steps": (0, None),
         "eval_users": (1, None),
         "eval_beams": (10, MAX_BEAMS),

@@ -152,6 +152,7 @@ def curve_picture(history: Sequence[dict]) -> bytes:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 3.6), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
@@ -170,6 +171,10 @@ def curve_picture(history: Sequence[dict]) -> bytes:
     for axes in (losses, metric):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.02)
+        for line in axes.lines:  # markers at the edge are whole
+            line.set_clip_on(False)
+        if history and max(row.get("epoch", 0) for row in history) >= 2:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     content = BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

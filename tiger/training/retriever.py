@@ -109,8 +109,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
         recommender = _recommender(args, model, tokenizer, learning, known)
         recommender.save_pretrained(args.model_dir)
         record.finish()
-        history = " ".join(data.item_ids[:2])
-        print(f"saved to {args.model_dir}; try: tiger recommend {args.model_dir} --history {history}")
+        print(f"saved to {args.model_dir}")
     if hub_id is not None and recommender is not None:
         publish(recommender, training, hub_id)
     return recommender

@@ -74,8 +74,8 @@ class RunRecord(TrainerCallback):
         ]
         if changed:
             raise DataError(
-                f"{output_dir} holds a run with other settings ({'; '.join(changed)}): "
-                "give another --output_dir, or remove that one."
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}): train into another folder "
+                "(--out; of a recipe, --output_dir), or remove that one."
             )
 
     @property

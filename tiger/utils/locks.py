@@ -26,7 +26,7 @@ _mine = threading.local()
 
 
 @contextmanager
-def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None]:
+def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS, refusal: str = "") -> Iterator[None]:
     """Hold the lock of a folder or file that is to be written, ``.NAME.lock`` beside it; may be nested.
 
     A process that dies gives its lock back.
@@ -34,6 +34,7 @@ def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None
     Args:
         path: what is written; it need not exist.
         wait: seconds to wait for another process, which is named on stderr meanwhile.
+        refusal: what the error says, ``{}`` being the other process; empty: that it writes the path.
 
     Raises:
         DataError: another one still holds it.
@@ -50,7 +51,11 @@ def locked(path: str | os.PathLike, wait: float = WAIT_SECONDS) -> Iterator[None
     path.parent.mkdir(parents=True, exist_ok=True)
     file, holder = path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.lock.holder")
     lock = FileLock(file, thread_local=False)
-    _acquire(lock, path, holder, wait)
+    refusal = refusal or f"{path} is being written by {{}}: wait until it is done, then try again."
+    try:
+        _acquire(lock, path, holder, wait)
+    except Timeout as error:
+        raise DataError(refusal.replace("{}", _who(holder))) from error
     try:
         held[path] = 1
         with suppress(OSError):  # it only says who holds the lock
@@ -108,12 +113,7 @@ def _acquire(lock: FileLock, path: Path, holder: Path, wait: float) -> None:
     except Timeout:
         if wait > NOTICE_SECONDS:
             print(f"waiting for {_who(holder)}, which writes {path}", file=sys.stderr, flush=True)
-    try:
-        lock.acquire(timeout=max(0.0, wait - (time.monotonic() - began)))
-    except Timeout as error:
-        raise DataError(
-            f"{path} is being written by {_who(holder)}: wait until it is done, then try again."
-        ) from error
+    lock.acquire(timeout=max(0.0, wait - (time.monotonic() - began)))
 
 
 def _who(holder: Path) -> str:

@@ -277,6 +277,123 @@ def test_columns_are_guessed_from_their_values_where_names_say_nothing(tmp_path)
     assert first["price"] == 3.0 and first["image_url"] == "https://cdn.com/1.webp"
 
 
+NUMBERED = pa.table({"artikel": list(range(1, 21)), "title": [f"Tent number {row}" for row in range(20)]})
+
+
+def numbered_log(*names: str) -> pa.Table:
+    """Users 1 to 10, each of whose numbers is an item's too."""
+    rows = [(1 + row % 10, 1 + row * 7 % 20, NEW_YEAR + row) for row in range(60)]
+    return pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+
+
+@pytest.mark.parametrize(
+    "names", [("kunde", "product", "zeit"), ("customer", "artikelnr", "time"), ("uid", "nr", "day")]
+)
+def test_users_whose_numbers_are_items_are_not_taken_for_items(tmp_path, names):
+    report = import_tables(NUMBERED, numbered_log(*names), tmp_path / "out")
+    assert (report.users, report.items) == (10, 20)
+    assert str(report.item_columns[0]) == "item_id <- artikel, guessed from its values"
+    how = "" if names[1] == "product" else ", guessed from its values"
+    assert str(report.event_columns[1]) == f"item_id <- {names[1]}{how}"
+
+
+def test_two_columns_that_can_be_the_items_are_asked_about(tmp_path):
+    clicks = numbered_log("kunde", "artikelnr", "time")
+    with pytest.raises(
+        ImportProblems, match="kunde and artikelnr of the log .* --event-item-id artikelnr .* --user-id"
+    ):
+        import_tables(NUMBERED, clicks, tmp_path / "out")
+    for columns in ({"event_item_id": "artikelnr"}, {"user_id": "kunde"}):
+        assert import_tables(NUMBERED, clicks, tmp_path / "out", ImportOptions(columns)).users == 10
+    twice = NUMBERED.append_column("row", NUMBERED["artikel"])
+    with pytest.raises(ImportProblems, match="artikel and row of the items .* --item-id row"):
+        import_tables(twice, numbered_log("user", "product", "time"), tmp_path / "out")
+
+
+def test_words_for_no_value_are_none(tmp_path):
+    nothing = ["NaN", "nan", "None", "NULL", "null", "\\N", " N/A ", "<NA>", "", None]
+    items = pa.table(
+        {
+            "item_id": [f"i{row}" for row in range(12)] + ["N/A"],
+            "title": [*nothing, "Nanny", "Null Island", "Tent"],
+            "weight": ["NULL", "nan", "1.5", "2", *["3"] * 9],
+            "price": ["N/A", "$3", *["$4"] * 11],
+        }
+    )
+    report = import_tables(items, events(log("i1", "i2", "i3")), tmp_path / "out", ImportOptions(drop_unknown=True))
+    rows = written(tmp_path / "out")[0]
+    assert [row["title"] for row in rows] == [None] * 10 + ["Nanny", "Null Island"]
+    assert [row["weight"] for row in rows[:3]] == [None, None, 1.5] and rows[0]["price"] is None
+    assert report.dropped == {"items without an id": 1}
+    assert "8 of 'title' say that there is no value ('NaN', 'nan', 'None'): left empty" in report.notes
+    assert "10 of 12 items have no title" in report.notes
+    assert "1 of 'price' say that there is no value ('N/A'): left empty" in report.notes
+
+
+TWO = pa.table({"item_id": ["a", "b"], "title": ["A", "B"]})
+
+
+def test_a_log_without_rows_says_so(tmp_path):
+    (tmp_path / "c.csv").write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(TWO, tmp_path / "c.csv", tmp_path / "out")
+    assert caught.value.lines == [f"{tmp_path / 'c.csv'}: the log has no rows. Give one with at least one event."]
+
+
+def test_times_in_two_units_are_named(tmp_path):
+    rows = [("u", "a", (NEW_YEAR + row) * (1000 if row % 2 else 1)) for row in range(10)]
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(TWO, events(rows), tmp_path / "out")
+    (line,) = caught.value.lines
+    assert line.startswith("5 events without a time") and "the interactions, row " in line
+    assert line.endswith(
+        "5 of them would be times in seconds, while most are milliseconds since 1970: write all in one unit"
+    )
+
+
+@pytest.mark.parametrize(("step", "lost"), [(10_000, True), (86_400, False), (60, False)])
+def test_times_without_their_last_digits_are_noted(tmp_path, step, lost):
+    rows = [("u", "a", f"{1_700_610_000_000 + row * step * 1000:.0f}") for row in range(10)]
+    report = import_tables(TWO, events(rows), tmp_path / "out")
+    assert any("digits seem lost" in note for note in report.notes) == lost
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"), [([1, 2, 3], False), ([0, 1, 1], True), (["true", "false", "true"], True)]
+)
+def test_labels_are_0_or_1(tmp_path, values, kept):
+    clicks = events(log("a", "b", "a")).append_column("label", pa.array(values))
+    report = import_tables(TWO, clicks, tmp_path / "out")
+    how = "label" if kept else "label: left out (values other than 0 and 1, so no label)"
+    assert str(report.event_columns[3]) == how
+    assert ("label" in written(tmp_path / "out")[1][0]) == kept
+    if not kept:
+        with pytest.raises(ImportProblems, match="label: values other than 0 and 1"):
+            import_tables(TWO, clicks, tmp_path / "out", ImportOptions(columns={"label": "label"}))
+
+
+def test_objects_are_no_ids(tmp_path):
+    """All users would be one, called {}."""
+    items, file = pa.table({"item_id": ["a", "b"], "title": ["A", "B"]}), tmp_path / "clicks.jsonl"
+    rows = [{"user": "u0", "item_id": "a", "time": NEW_YEAR}]
+    rows += [{"user": {"id": n, "name": "x"}, "item_id": "b", "time": NEW_YEAR, "uid": f"u{n}"} for n in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    options = ImportOptions(columns={"user_id": "user"})
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(items, file, tmp_path / "out", options)
+    assert caught.value.lines == [
+        f"{file}, line 1: 'user' is an object with user.id, user.name, not an id. Write the id as a key of its own "
+        "beside 'user', or keep 'user' from being read with --leave-out user."
+    ]
+    assert import_tables(items, file, tmp_path / "out", ImportOptions(leave_out=["user"])).users == 3
+    file.write_text("\n".join(json.dumps(row | {"item_id": [{"sku": "a"}]}) for row in rows))
+    with pytest.raises(ImportProblems, match="clicks.jsonl, line 2: 'user' is an object with user.id"):
+        import_tables(items, file, tmp_path / "out", options)
+    file.write_text(json.dumps([{"item_id": [{"sku": "a"}], "title": "A"}]))
+    with pytest.raises(ImportProblems, match="clicks.jsonl, object 1: 'item_id' is an object with item_id.sku"):
+        import_tables(file, events(log("a")), tmp_path / "out")
+
+
 def test_columns_that_the_caller_names(tmp_path):
     items = pa.table({"id": ["a", "b"], "title": ["long text", "more"], "short": ["A", "B"], "secret": ["s", "t"]})
     clicks = pa.table(

@@ -12,6 +12,9 @@ from tiger.data.columns import is_bytes, is_list, is_number, is_text
 from tiger.data.importing.prices import has_currency, parse_prices
 from tiger.data.importing.texts import first_url, is_url, parse_list
 
+# Ways in which databases, spreadsheets and pandas write that there is no value.
+NOTHING = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "none", "<NA>", "N/A", "n/a", "#N/A", "undefined")
+GUESSED = "guessed from its values"
 _SAMPLE = 2_000
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|avif|svg|bmp)\b", re.IGNORECASE)
 # Written alike by every program that reads numbers as numbers; 007 and +49 are not among them.
@@ -137,7 +140,7 @@ def _first_values(column: pa.ChunkedArray) -> list[str]:
             if pa.types.is_floating(part.type):
                 part = part.filter(pc.invert(pc.is_nan(part)))
             texts = (str(value).strip() for value in part.to_pylist())
-            found += [text for text in texts if text not in ("", "[]")]
+            found += [text for text in texts if text not in (*NOTHING, "[]")]
             if len(found) >= _SAMPLE:
                 return found[:_SAMPLE]
     return found

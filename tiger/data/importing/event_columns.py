@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tiger.data.importing.columns import Reading, content_of
+from tiger.data.importing.columns import GUESSED, Reading, content_of
 from tiger.data.importing.identifiers import can_be_ids, id_texts
+from tiger.data.importing.keys import Keys
 from tiger.data.importing.names import EVENT_NAMES, named
 from tiger.data.importing.timestamps import (
     MICROSECONDS_PER_DAY,
@@ -42,13 +43,13 @@ class EventColumns:
 
 
 def read_event_columns(
-    sample: pa.Table, key: str, given: Mapping[str, str], time_format: str | None, problems: list[str]
+    sample: pa.Table, keys: Keys, given: Mapping[str, str], time_format: str | None, problems: list[str]
 ) -> EventColumns | None:
     """Decide what each column of a log is, by its name and by what is in it.
 
     Args:
         sample: the first rows.
-        key: the column of item ids.
+        keys: the column of item ids.
         given: column by target (``user_id``, ``timestamp``, ...), where the caller knows.
         time_format: pattern of the times, as for ``strptime``.
         problems: takes what is missing.
@@ -56,8 +57,8 @@ def read_event_columns(
     Returns:
         None where a column is missing.
     """
-    taken = {key: "item_id"}
-    guessed: set[str] = set()
+    key = keys.event or ""
+    taken, guessed = {key: "item_id"}, {key} & keys.guessed
     free = [name for name in sample.column_names if name != key]
     users = [name for name in _named(free, given, "user_id") if can_be_ids(sample[name].type)]
     user = given.get("user_id") or next(iter(users), None)
@@ -70,17 +71,31 @@ def read_event_columns(
     if user is None or time is None or how is None:
         return None
     taken |= {user: "user_id", time: "timestamp"}
+    no_labels: list[str] = []
     for target in ("rating", "label"):
         for name in [given[target]] if target in given else _named(free, given, target):
             content = content_of(sample[name])
-            fits = content.kind == "number" or _is_flag(content.values) or (target == "rating" and content.are_prices)
-            if name not in taken and (target in given or fits):
+            fits = _is_flag(content.values) or (
+                target == "rating" and (content.kind == "number" or content.are_prices)
+            )
+            if name in taken:
+                continue
+            if fits or (target == "rating" and target in given):
                 taken[name] = target
                 break
+            if target == "label":
+                no_labels.append(name)
+    if "label" in given and given["label"] in no_labels:
+        problems.append(f"{given['label']}: values other than 0 and 1 (or true and false) are no labels.")
     clock = None
     if how.kind != "number" and not (parse_times(sample[time], how).compressed() % MICROSECONDS_PER_DAY).any():
         clock = next((name for name in free if name not in taken and are_clocks(sample[name])), None)
-    readings = _readings(sample.column_names, taken, guessed)
+    readings = [
+        replace(one, how="values other than 0 and 1, so no label")
+        if one.source in no_labels and not one.target
+        else one
+        for one in _readings(sample.column_names, taken, guessed)
+    ]
     if clock:
         place = sample.column_names.index(clock)
         readings[place] = Reading(clock, "timestamp", "time", "the time of day, added")
@@ -90,7 +105,7 @@ def read_event_columns(
 def _readings(columns: list[str], taken: dict[str, str], guessed: set[str]) -> list[Reading]:
     kinds = {"item_id": "id", "user_id": "id", "timestamp": "time", "rating": "rating", "label": "label"}
     return [
-        Reading(name, taken[name], kinds[taken[name]], "guessed from its values" if name in guessed else "")
+        Reading(name, taken[name], kinds[taken[name]], GUESSED if name in guessed else "")
         if name in taken
         else Reading(name, "", "nothing")
         for name in columns
@@ -165,4 +180,13 @@ def _guess_user(free: list[str], sample: pa.Table) -> str | None:
 
 
 def _is_flag(values: list[str]) -> bool:
-    return bool(values) and {value.lower() for value in values} <= {"true", "false", "yes", "no", "0", "1"}
+    return bool(values) and {value.lower() for value in values} <= {
+        "true",
+        "false",
+        "yes",
+        "no",
+        "0",
+        "1",
+        "0.0",
+        "1.0",
+    }

@@ -16,7 +16,7 @@ from tiger.data.importing.identifiers import id_texts
 from tiger.data.importing.prices import parse_prices
 from tiger.data.importing.problems import MAX_EXAMPLES, Problems
 from tiger.data.importing.source import Source
-from tiger.data.importing.timestamps import parse_clocks, parse_times, whole_seconds
+from tiger.data.importing.timestamps import lost_digits, other_unit, parse_clocks, parse_times, whole_seconds
 from tiger.utils.errors import DataError
 
 _UNKNOWN, _MISSING = -1, -2
@@ -98,6 +98,7 @@ def build_events(
         The events and remarks on how they were read; None: what stands for times are none.
     """
     found = _collect(source, columns, item_ids)
+    source.report_objects([columns.column(target) or "" for target in ("user_id", "item_id")], problems)
     source.report_bad_rows(problems)
     if not found.items:
         problems.fatal.append(f"{source.name}: no events. Give a log with at least one row.")
@@ -113,7 +114,8 @@ def build_events(
     users = pa.chunked_array(found.users, pa.string())
     has_user = users.is_valid().to_numpy()
     items = np.concatenate(found.items)
-    _report(source, found, (has_user, items, has_time), item_ids, problems)
+    mixed = other_unit(times, has_time, said) if columns.time_format.kind == "number" else ""
+    _report(source, found, (has_user, items, has_time, mixed), item_ids, problems)
     good = has_user & (items >= 0) & has_time
     order = times.data
     if not good.all():
@@ -123,6 +125,8 @@ def build_events(
     sequence = np.lexsort((order, numbers))
     extras = {name: np.concatenate(parts)[good][sequence] for name, parts in found.extras.items()}
     notes = [f"{time}: {said}"]
+    if lost := lost_digits(seconds):
+        notes.append(f"{time}: {lost}")
     if len(seconds) and (np.diff(order) < 0).any():
         notes.append("the log is not in order of time: sorted, equal times in the order of the file")
     return Events(coded.dictionary, numbers[sequence], items[sequence], seconds[sequence], extras), notes
@@ -176,18 +180,18 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 def _report(
     source: Source,
     found: _Columns,
-    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray, str],
     item_ids: pa.Array,
     problems: Problems,
 ) -> None:
-    has_user, items, has_time = columns
-    for kind, wrong in (
-        ("events without a user", ~has_user),
-        ("events without an item", items == _MISSING),
-        ("events without a time that can be read (or one before 1971 or after 2200)", ~has_time),
+    has_user, items, has_time, mixed = columns
+    for kind, wrong, hint in (
+        ("events without a user", ~has_user, ""),
+        ("events without an item", items == _MISSING, ""),
+        ("events without a time that can be read (or one before 1971 or after 2200)", ~has_time, mixed),
     ):
         rows = np.flatnonzero(wrong)
-        problems.add(kind, len(rows), (source.place(int(row)) for row in rows[:MAX_EXAMPLES]))
+        problems.add(kind, len(rows), (source.place(int(row)) for row in rows[:MAX_EXAMPLES]), hint)
     examples = (f"{source.place(row)} ({item!r})" for row, item in found.unknown.items())
     count = int((items == _UNKNOWN).sum())
     problems.add("events of items that the item table lacks", count, examples, _hint(found.unknown_ids, item_ids))

@@ -6,10 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tiger.data.columns import is_bytes, is_text
+from tiger.data.importing.columns import NOTHING
 from tiger.utils.errors import DataError
-
-# Ways in which databases and pandas write that there is no value.
-_NOTHING = pa.array(["", "\\N", "NULL", "null", "NaN", "nan", "None", "none", "<NA>", "#N/A", "undefined"])
 
 
 def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -31,7 +29,7 @@ def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     elif is_bytes(kind):
         column = column.cast(pa.string())
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    return pc.if_else(pc.is_in(texts, value_set=_NOTHING), None, texts)
+    return pc.if_else(pc.is_in(texts, value_set=pa.array(NOTHING)), None, texts)
 
 
 def can_be_ids(kind: pa.DataType) -> bool:

@@ -85,6 +85,10 @@ def import_tables(
     item_source = Source(items, "the items", tuple(options.leave_out))
     event_source = Source(interactions, "the interactions", tuple(options.leave_out))
     table, sample = item_source.read(), event_source.sample()
+    if sample.num_rows == 0:
+        problems.fatal.append(f"{event_source.name}: the log has no rows. Give one with at least one event.")
+        event_source.report_bad_rows(problems)
+        problems.check()
     columns = _given_columns(options, table, sample, problems.fatal)
     found = _mapped(table, sample, columns, options, problems.fatal)
     if found is None:
@@ -145,7 +149,10 @@ def _mapped(
     items: pa.Table, events: pa.Table, given: dict[str, dict[str, str]], options: ImportOptions, problems: list[str]
 ):
     """Readings of the item table's columns and of the log's; None: something is missing, which ``problems`` tells."""
-    keys = find_keys(items, events, given["items"].get("item_id"), given["events"].get("item_id"))
+    keys = find_keys(items, events, given)
+    if keys.complaint:
+        problems.append(keys.complaint)
+        return None
     if keys.item is None:
         problems.append(
             f"no column of item ids among those of the items ({', '.join(items.column_names)}). Name it with "
@@ -157,13 +164,13 @@ def _mapped(
             "--event-item-id."
         )
     event_columns: EventColumns | None = read_event_columns(
-        events, keys.event or "", given["events"], options.time_format, problems
+        events, keys, given["events"], options.time_format, problems
     )
     if event_columns is None and named(items.column_names, EVENT_NAMES["user_id"]):
         problems.append("the first table looks like the log. Give the items first, then the log.")
     if problems or keys.item is None or event_columns is None:
         return None
-    return read_item_columns(items, keys.item, given["items"]), event_columns
+    return read_item_columns(items, keys, given["items"]), event_columns
 
 
 def _ids(items: pa.Table) -> pa.Array:

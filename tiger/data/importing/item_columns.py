@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from tiger.data.importing.columns import Content, Reading, content_of
+from tiger.data.importing.columns import GUESSED, Content, Reading, content_of
+from tiger.data.importing.keys import Keys
 from tiger.data.importing.names import ITEM_NAMES, named
 
 _KINDS = {
@@ -22,17 +23,18 @@ _KINDS = {
 _PAGE = "kept for the page, left out of the text"
 
 
-def read_item_columns(table: pa.Table, key: str, given: Mapping[str, str]) -> list[Reading]:
+def read_item_columns(table: pa.Table, keys: Keys, given: Mapping[str, str]) -> list[Reading]:
     """Decide what each column of an item table is, by its name and by what is in it.
 
     Args:
         table: the item table as it was read.
-        key: the column of item ids.
+        keys: the column of item ids.
         given: column by target (``title``, ``price``, ...), where the caller knows.
 
     Returns:
         One reading per column, in the order of the table.
     """
+    key = keys.item
     contents = {name: content_of(table[name]) for name in table.column_names if name != key}
     taken = {target: name for target, name in given.items() if target in _KINDS and target != "item_id"}
     guessed: set[str] = set()
@@ -52,7 +54,7 @@ def read_item_columns(table: pa.Table, key: str, given: Mapping[str, str]) -> li
     readings = []
     for name in table.column_names:
         if name == key:
-            readings.append(Reading(name, "item_id", "id"))
+            readings.append(Reading(name, "item_id", "id", GUESSED if key in keys.guessed else ""))
         elif name in roles:
             target = roles[name]
             how = _how(target, contents[name], name in guessed)
@@ -95,7 +97,7 @@ def _looks_like(target: str, content: Content) -> bool:
 
 
 def _how(target: str, content: Content, guessed: bool) -> str:
-    parts = ["guessed from its values"] if guessed else []
+    parts = [GUESSED] if guessed else []
     if target == "price" and content.kind == "text":
         parts.append("parsed")
     if target == "image_url":

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tiger.data.columns import is_text
-from tiger.data.importing.columns import Reading
+from tiger.data.importing.columns import NOTHING, Reading
 from tiger.data.importing.identifiers import id_texts
 from tiger.data.importing.names import is_path_name
 from tiger.data.importing.prices import currencies, parse_prices
@@ -38,6 +38,7 @@ def build_items(
         The table, ``item_id`` first; the readings, corrected where a column turned out to be another; remarks.
     """
     key = next(reading.source for reading in readings if reading.kind == "id")
+    source.report_objects([key], problems)
     ids = id_texts(table[key])
     keep = _usable(ids, source, problems)
     everything = bool(keep.all())
@@ -76,14 +77,31 @@ def _usable(ids: pa.ChunkedArray, source: Source, problems: Problems) -> np.ndar
 def _converted(column: pa.ChunkedArray, reading: Reading) -> tuple[pa.ChunkedArray | pa.Array, Reading, list[str]]:
     if reading.kind in ("id", "native"):
         return column, reading, []
+    column, notes = _without_nothing(column, reading)
     if reading.kind == "price":
-        return _prices(column, reading)
+        prices, reading, said = _prices(column, reading)
+        return prices, reading, notes + said
     if reading.kind == "number":
         numbers = _numbers(column)
         if numbers is not None:
-            return numbers, reading, []
+            return numbers, reading, notes
         reading = replace(reading, kind="text", how="text")
-    return _texts(column, _reader(reading)), reading, []
+    return _texts(column, _reader(reading)), reading, notes
+
+
+def _without_nothing(column: pa.ChunkedArray, reading: Reading) -> tuple[pa.ChunkedArray, list[str]]:
+    """A column of text with nulls where it says that there is no value, and a remark if it does."""
+    if not is_text(column.type):
+        return column, []
+    texts = pc.utf8_trim_whitespace(column)
+    no_value = pc.fill_null(pc.is_in(texts, value_set=pa.array(NOTHING[1:])), False)
+    count = pc.sum(no_value).as_py() or 0
+    if not count:
+        return column, []
+    examples = ", ".join(map(repr, texts.filter(no_value).unique().to_pylist()[:3]))
+    return pc.if_else(no_value, None, column), [
+        f"{count:,} of {reading.source!r} say that there is no value ({examples}): left empty"
+    ]
 
 
 def _reader(reading: Reading) -> Callable[[object], str]:

@@ -17,6 +17,7 @@ from tiger.data.importing.rows import RowNumbers
 
 _SAMPLE_LINES = 10_000
 _BATCH_LINES = 2**15
+_OBJECT, _OBJECTS = "{}", "[{}]"  # what stands for an object, and for a list of some
 # Numbers stay as they are written: 007 is no JSON, but 1e5 and 12345678901234567890 are.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
 
@@ -30,9 +31,11 @@ class JsonTable:
         columns: keys of the first 10,000 objects.
         notes: remarks on how it was read.
         rows: numbers of its lines (in an array, of its objects).
+        objects: by column, the first row that was read in which it is an object or holds some, and their keys.
     """
 
     def __init__(self, file: TableFile, leave_out: Sequence[str] = ()):
+        self.objects: dict[str, tuple[int, list[str]]] = {}
         self.file, self.rows, self._leave_out = file, RowNumbers(), frozenset([*leave_out, ""])
         facts = text_facts(file)
         self._encoding = facts.encoding
@@ -48,12 +51,21 @@ class JsonTable:
         """Columns of its rows in the order of the file; None: all that there are, also those the sample lacks."""
         self.rows = RowNumbers()
         objects = self._objects(self.rows)
-        while batch := [row for _, row in islice(objects, _BATCH_LINES)]:
+        while batch := list(islice(objects, _BATCH_LINES)):
             keys = wanted
             if keys is None:
-                found = dict.fromkeys(key for row in batch for key in row)
+                found = dict.fromkeys(key for _, row in batch for key in row)
                 keys = [key for key in found if key not in self._leave_out]
-            yield pa.table({key: pa.array([_text(key, row.get(key)) for row in batch], pa.string()) for key in keys})
+            yield pa.table({key: self._column(key, batch) for key in keys})
+
+    def _column(self, key: str, rows: list[tuple[int, dict[str, Any]]]) -> pa.Array:
+        texts = [_text(key, row.get(key)) for _, row in rows]
+        if key not in self.objects and (_OBJECT in texts or _OBJECTS in texts):
+            nested = ((number, _inner(row.get(key))) for number, row in rows)
+            number, keys = next(((number, keys) for number, keys in nested if keys is not None), (0, None))
+            if keys is not None:
+                self.objects[key] = number, [f"{key}.{inner}" for inner in keys]
+        return pa.array(texts, pa.string())
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(io.BufferedReader(self.file.open(), 1 << 20), encoding=self._encoding)
@@ -91,6 +103,12 @@ def _object(line: Any) -> dict[str, Any] | str:
     return line if isinstance(line, dict) else "no JSON object"
 
 
+def _inner(value: Any) -> list[str] | None:
+    """Keys of an object, or of the first of a list; None: it is none."""
+    parts = value if isinstance(value, list) else [value]
+    return next((list(part) for part in parts if isinstance(part, dict)), None)
+
+
 def _text(key: str, value: Any) -> str | None:
     if value is None:
         return None
@@ -103,7 +121,7 @@ def _text(key: str, value: Any) -> str | None:
         return "true" if value else "false"
     # What objects hold is read of images only; kept of all, they would take most of the memory.
     if isinstance(value, dict):
-        return json.dumps(value) if is_image_name(key) else "{}"
+        return json.dumps(value) if is_image_name(key) else _OBJECT
     if any(isinstance(part, dict) for part in value):
-        return json.dumps(value) if is_image_name(key) else "[{}]"
+        return json.dumps(value) if is_image_name(key) else _OBJECTS
     return json.dumps(value)

@@ -48,9 +48,11 @@ class ImportReport:
         few = self.users - self.trainable_users
         return "\n".join(
             [
-                f"{self.users:>12,} users" + (f", {few:,} of them with fewer than 3 events" if few else ""),
-                f"{self.items:>12,} items",
-                f"{self.events:>12,} events from {first} to {last}, {self.repeats:.1%} of items met before",
+                f"{self.users:>12,} {_plural('user', self.users)}"
+                + (f", {few:,} of them with fewer than 3 events" if few else ""),
+                f"{self.items:>12,} {_plural('item', self.items)}",
+                f"{self.events:>12,} {_plural('event', self.events)} from {first} to {last}, "
+                f"{self.repeats:.1%} of items met before",
                 *(
                     [f"{self.duplicates:>12,} of them repeat user, item and time of another"]
                     if self.duplicates
@@ -60,6 +62,10 @@ class ImportReport:
                 *(f"{count:>12,} left out: {kind}" for kind, count in self.dropped.items()),
             ]
         )
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 def describe(name: str, readings: list[Reading]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -155,6 +155,20 @@ class Source:
         part = bisect_right(self._starts, row) - 1
         name, source, _ = self._parts[part]
         return f"{name}, {source.unit} {source.rows.row(row - self._starts[part])}"
+
+    def report_objects(self, columns: Iterable[str], problems: Problems) -> None:
+        """Add columns of ids that hold objects of JSON in some row that was read."""
+        for column in columns:
+            parts = ((name, part) for name, part, _ in self._parts if isinstance(part, JsonTable))
+            for name, part in parts:
+                if column in part.objects:
+                    row, keys = part.objects[column]
+                    inner = f" with {', '.join(keys[:5])}" if keys else ""
+                    problems.fatal.append(
+                        f"{name}, {part.unit} {row}: {column!r} is an object{inner}, not an id. Write the id as a key "
+                        f"of its own beside {column!r}, or keep {column!r} from being read with --leave-out {column}."
+                    )
+                    break
 
     def report_bad_rows(self, problems: Problems) -> None:
         """Add rows that could not be read."""

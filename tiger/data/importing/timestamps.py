@@ -159,6 +159,34 @@ def whole_seconds(raw: np.ma.MaskedArray, how: TimeFormat) -> tuple[np.ndarray, 
     return np.where(good, seconds, 0).astype(np.int64), good, said
 
 
+def other_unit(raw: np.ma.MaskedArray, good: np.ndarray, said: str) -> str:
+    """A remark where a tenth of the numbers or more are times in another unit than most, or an empty text.
+
+    Args:
+        raw, good, said: what :func:`whole_seconds` took, and the last two that it gave.
+    """
+    values = np.where(np.ma.getmaskarray(raw) | good, 0, raw.data)
+    for unit, per_second in _PER_SECOND.items():
+        seconds = values / per_second
+        count = int(((seconds >= FIRST_SECOND) & (seconds < LAST_SECOND)).sum())
+        if count >= 0.1 * len(values):
+            return f"{count:,} of them would be times in {unit}, while most are {said}: write all in one unit"
+    return ""
+
+
+def lost_digits(seconds: np.ndarray) -> str:
+    """A remark where times are so round that digits must be lost, or an empty text.
+
+    Days are 86,400 seconds, so that days and hours are not all multiples of 1,000.
+    """
+    if len(seconds) < 3 or (seconds % 1000).any() or seconds.min() == seconds.max():
+        return ""
+    return (
+        "all are multiples of 1,000 seconds: digits seem lost, as where a spreadsheet writes 1.70061e+12, and the "
+        "order of events with them. Export the column as text or as whole numbers"
+    )
+
+
 def _said(how: TimeFormat) -> str:
     forms = {
         "native": "times",
