@@ -28,7 +28,7 @@ def test_the_nearest_name_is_told(capsys):
     assert "did you mean" not in stopped(capsys, "recommend", "demo", "--xyzzy")
 
 
-@pytest.mark.parametrize("words", [[], ["--no-ranker"], ["--no_ranker"]])
+@pytest.mark.parametrize("words", [[], ["--no-rank"], ["--no_rank"]])
 def test_the_ranker_can_be_left_out(monkeypatch, capsys, words):
     asked = []
 

@@ -59,7 +59,6 @@ def add_recommend_verbs(verbs) -> None:
     recommend.add_argument(
         "--no_bf16", action="store_true", help="decode in float32, slower (default for --history and - on a CPU)"
     )
-    recommend.add_argument("--no_ranker", action="store_true", help="leave the second stage out: the T5's order")
     recommend.add_argument("--json", action="store_true", help="print JSON")
     add_engine_options(recommend)
     recommend.set_defaults(run=run_recommend)
@@ -115,7 +114,6 @@ def run_recommend(args: argparse.Namespace) -> None:
     if args.unseen_share is not None and not 0 <= args.unseen_share <= 1:
         raise DataError("--unseen_share must be from 0 to 1.")
     options = {"k": args.k, "unseen_share": args.unseen_share} | search_options(args, at_least=args.k)
-    options |= {"rank": False} if args.no_ranker else {}
     if (args.out is None) == (args.histories not in (None, "-")):
         raise DataError("--out belongs to --histories FILE, and --histories FILE needs it.")
     if args.user is not None and args.histories is not None:
