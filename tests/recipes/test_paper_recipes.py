@@ -117,7 +117,7 @@ def test_codes_of_other_kinds_are_in_range_and_hang_on_the_vectors():
     assert (made["kmeans"] == fitted.encode(vectors)).all()
 
 
-@pytest.mark.parametrize("name", ["sweep", "final", "long", "whole", "together"])
+@pytest.mark.parametrize("name", ["sweep", "final", "long", "whole", "together", "kmeans"])
 def test_the_runs_name_sets_and_settings_that_exist(name):
     runs = yaml.safe_load((RECIPES / "paper" / f"{name}.yaml").read_text())
     common = runs.pop("common")
