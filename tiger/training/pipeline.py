@@ -116,13 +116,18 @@ def train(
     with training_into(plan.out):
         if not isinstance(dataset, str | os.PathLike):
             write_dataset(dataset, Path(folder))
-        clock = StepClock(_estimates(plan, settings))
-        for number, step in enumerate(steps, 1):
-            print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
-            run_step(plan, step)
-            clock.done()
+        _run_steps(plan, steps, settings)
         _report(plan, steps)
     return TigerRecommender.from_pretrained(plan.model, devices.fastest())
+
+
+def _run_steps(plan: Plan, steps: Sequence[str], settings: Mapping[str, tuple]) -> None:
+    """Run steps in order, and say of each how long it may take."""
+    clock = StepClock(_estimates(plan, settings))
+    for number, step in enumerate(steps, 1):
+        print(f"step {number} of {len(steps)}: {STEPS[step]}, {clock.start(step)}", flush=True)
+        run_step(plan, step)
+        clock.done()
 
 
 def _report(plan: Plan, steps: Sequence[str]) -> None:

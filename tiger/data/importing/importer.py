@@ -85,10 +85,7 @@ def import_tables(
     item_source = Source(items, "the items", tuple(options.leave_out))
     event_source = Source(interactions, "the interactions", tuple(options.leave_out))
     table, sample = item_source.read(), event_source.sample()
-    if sample.num_rows == 0:
-        problems.fatal.append(f"{event_source.name}: the log has no rows. Give one with at least one event.")
-        event_source.report_bad_rows(problems)
-        problems.check()
+    _refuse_empty(event_source, sample, problems)
     columns = _given_columns(options, table, sample, problems.fatal)
     found = _mapped(table, sample, columns, options, problems.fatal)
     if found is None:
@@ -116,6 +113,14 @@ def import_tables(
     report = _report(out, item_table, events, (readings, event_columns), problems, notes)
     _write(Path(out), item_table, events, report)
     return report
+
+
+def _refuse_empty(source: Source, sample: pa.Table, problems: Problems) -> None:
+    """Raise an error if a log has no rows, with those that could not be read."""
+    if sample.num_rows == 0:
+        problems.fatal.append(f"{source.name}: the log has no rows. Give one with at least one event.")
+        source.report_bad_rows(problems)
+        problems.check()
 
 
 def _given_columns(
