@@ -3,6 +3,7 @@ import json
 import resource
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -352,6 +353,7 @@ def hub_cache(folder, commit, model):
 
 def test_vectors_of_two_commits_are_not_mixed(sentence_t5, tmp_path, counted, monkeypatch):
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub_cache(tmp_path / "hub", "a" * 40, sentence_t5)
     old = make("me/enc", tmp_path / "cache")
     before = old.encode(TEXTS[:2])
@@ -374,6 +376,7 @@ def test_vectors_of_two_commits_are_not_mixed(sentence_t5, tmp_path, counted, mo
 
 def test_a_model_that_is_downloaded_has_a_commit(sentence_t5, tmp_path, counted, monkeypatch):
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     load = SentenceEncoder._load
 
     def downloading(self):
