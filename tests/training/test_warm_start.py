@@ -346,7 +346,8 @@ def test_all_events_are_trained_on(work, tmp_path, capsys):
     data = RecommendationData.load(today)
     assert len(found.ranker.candidates.events) == len(data.sequences.items) == found.training["log"]["events"]
     child = TigerRecommender.from_pretrained(work / "child")
-    assert found.ranker.digest() == child.ranker.digest()
+    ours, theirs = ([trees.model_to_string() for trees in one.ranker.trees] for one in (found, child))
+    assert ours == theirs and found.ranker.digest() != child.ranker.digest()  # the same trees over other counts
     assert "no part of this log can measure the model" in model_card(found.state, "me/shop")
     main(["info", str(out)])
     assert "split all" in capsys.readouterr().out
