@@ -58,8 +58,13 @@ def test_loss_and_gradients_are_those_of_the_sum_spelt_out(setup):
         loss.backward()
         found.append([loss.detach()] + [weight.grad.clone() for weight in model.parameters()])
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+    children = make_model(tokenizer)
+    children.load_state_dict(model.state_dict())
     with torch.no_grad():  # and not those of a softmax over children
-        assert abs(loss_of(model, trie, tokenizer, histories, rows, "children") - found[0][0]) > 0.01
+        assert abs(loss_of(children, trie, tokenizer, histories, rows, "children") - found[0][0]) > 0.01
+    for one, other in ((model, "children"), (children, "items")):
+        with pytest.raises(ValueError, match="made for another output_softmax"):
+            loss_of(one, trie, tokenizer, histories, rows, other)
 
 
 def test_batches_hold_the_items_of_each_first_token(setup):
@@ -70,11 +75,10 @@ def test_batches_hold_the_items_of_each_first_token(setup):
     table = tokenizer.token_table
     assert first.choices.tolist() == [table[trie.rows.numpy(), -1].tolist()]
     for answer, row in zip(first.answers.tolist(), (5, 9), strict=True):
-        items = trie.rows[first.starts[answer] : first.starts[answer + 1]].numpy()
+        items = trie.rows[first.owners == answer].numpy()
         assert sorted(items) == np.flatnonzero(table[:, 0] == table[row, 0]).tolist()
-    assert torch.equal(first.to(torch.int32).starts, first.starts.int()) and all(
-        level.starts is None for level in later
-    )
+    assert torch.equal(first.to(torch.int32).owners, first.owners.int())
+    assert all(level.owners is None for level in later)
 
 
 def test_probabilities_of_all_items_sum_to_one(setup):

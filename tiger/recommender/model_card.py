@@ -21,7 +21,8 @@ from tiger.recommender.card_block import BEGIN, END, LIBRARY
 from tiger.recommender.card_data import data_text
 from tiger.recommender.card_lineage import cell
 from tiger.recommender.state import RecommenderState
-from tiger.retriever.config import reads_users, retriever_config, sums_items
+from tiger.retriever.config import reads_users, retriever_config
+from tiger.retriever.generation import lacking_in_t5
 from tiger.retriever.plain_t5 import unlike_t5
 from tiger.utils.errors import DataError
 from tiger.utils.markdown import markdown_table
@@ -218,12 +219,8 @@ def _transformers_lines(state: RecommenderState, source: str, ids: list[str]) ->
 
 
 def _generate_text(state: RecommenderState) -> str:
-    if retriever_config(state.model).hashed_rows:
-        return "`model.generate` by itself is refused: it doesn't know which prefix a token ends."
-    if sums_items(state.model):
-        return "`model.generate` by itself is refused: it doesn't sum over the items that begin with a token."
-    if retriever_config(state.model).recent_items:
-        return "`model.generate` by itself is refused: it doesn't know how many items ago an item of the history was."
+    if lacking := lacking_in_t5(state.model):
+        return f"`model.generate` by itself is refused: it {lacking[0]}."
     return "`model.generate` with `prefix_allowed_tokens_fn` gives the same."
 
 

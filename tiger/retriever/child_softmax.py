@@ -27,15 +27,14 @@ class ChildTargets:
         places: int64 [Q], positions among the batch's B * T targets; those with a single child are left out.
         choices: int64 [Q or 1, W], the children of each prefix; padded with the pad token.
         answers: int64 [Q], position in ``choices`` of the right one.
-        starts: int64 [children + 1]; only where probabilities of items are summed. Then ``choices`` [1, n] are the
-            last tokens of all items in the order of the trie, ``answers`` are numbers of children, and child ``c`` has
-            the items from ``starts[c]`` up to ``starts[c + 1]``.
+        owners: int64 [W]; only where probabilities of items are summed. Then ``choices`` [1, W] are the last tokens of
+            all items, ``owners`` the child that each of them is under, and ``answers`` numbers of children.
     """
 
     places: torch.Tensor
     choices: torch.Tensor
     answers: torch.Tensor
-    starts: torch.Tensor | None = None
+    owners: torch.Tensor | None = None
 
     def to(self, *args, **kwargs) -> ChildTargets:
         """Like ``Tensor.to``."""
@@ -46,8 +45,8 @@ class ChildTargets:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ChildTargets:
-        starts = None if self.starts is None else change(self.starts)
-        return ChildTargets(change(self.places), change(self.choices), change(self.answers), starts)
+        owners = None if self.owners is None else change(self.owners)
+        return ChildTargets(change(self.places), change(self.choices), change(self.answers), owners)
 
 
 def child_loss(
@@ -68,23 +67,21 @@ def child_loss(
         if len(level.places):
             candidates = candidates.view(*level.choices.shape, -1)
             logits = choice_logits(states[level.places, at], level.choices, candidates, pad_token(model))
-            if level.starts is None:
+            if level.owners is None:
                 total = total + F.cross_entropy(logits, level.answers, reduction="sum")
             else:
-                total = total + _sum_loss(logits, level.starts, level.answers)
+                total = total + _sum_loss(logits, level.owners, level.answers)
     return total
 
 
-def _sum_loss(logits: torch.Tensor, starts: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+def _sum_loss(logits: torch.Tensor, owners: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     """Minus the log of the probability that a softmax gives to the items of the answers, summed over targets.
 
     Args:
-        logits: float32 [Q, n], of all items.
-        starts, answers: see :class:`ChildTargets`.
+        logits: float32 [Q, W], of all items.
+        owners, answers: see :class:`ChildTargets`.
     """
-    at = torch.arange(logits.shape[1], device=logits.device)
-    first, stop = starts[answers].unsqueeze(-1), starts[answers + 1].unsqueeze(-1)
-    own = logits.masked_fill((at < first) | (at >= stop), float("-inf")).logsumexp(-1)
+    own = logits.masked_fill(owners != answers.unsqueeze(-1), float("-inf")).logsumexp(-1)
     return (logits.logsumexp(-1) - own).sum()
 
 

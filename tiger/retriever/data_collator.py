@@ -71,12 +71,10 @@ def child_targets(trie: SemanticIdTrie, targets: torch.Tensor, sums_items: bool 
     for level in range(trie.depth):
         children, choices, allowed = trie.follow(level, None if level == 0 else paths[:, level - 1])
         answers = paths[:, level] - children[..., 0]
-        places, starts = wanted, None
-        if level == 0 and sums_items:
-            choices = trie.tokens[-1].long().unsqueeze(0)
-            first, stop = trie.leaf_ranges(0, children)
-            starts = torch.cat([first, stop[-1:]])
-        elif level == 0:
+        places, owners = wanted, None
+        if level == 0:
+            if sums_items:
+                choices, owners = trie.items_by_first()
             choices = choices.unsqueeze(0)
         else:
             counts = allowed.sum(-1)
@@ -84,7 +82,7 @@ def child_targets(trie: SemanticIdTrie, targets: torch.Tensor, sums_items: bool 
             width = int(counts.max()) if len(counts) else 1
             choices = choices.masked_fill(~allowed, PAD_TOKEN)[several, :width]
             places, answers = places[several], answers[several]
-        levels.append(ChildTargets(places, choices, answers, starts))
+        levels.append(ChildTargets(places, choices, answers, owners))
     return levels
 
 

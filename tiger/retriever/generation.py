@@ -134,20 +134,24 @@ class ItemGeneration:
         return super().generate(inputs, *args, **options)  # type: ignore[misc]
 
 
+def lacking_in_t5(model: T5ForConditionalGeneration) -> tuple[str, str] | None:
+    """A part of the model's work that T5's own layers don't do, and its setting; None: they do it all."""
+    if HashedPrefixes.of(model) is not None:
+        return "doesn't know which prefix a token ends", "tokens: hashed_prefixes"
+    if sums_items(model):
+        return "doesn't sum over the items that begin with a token", "output_softmax: items"
+    if retriever_config(model).recent_items:
+        return "doesn't know how many items ago an item of the history was", "recent_items"
+    return None
+
+
 def _refuse(model: T5ForConditionalGeneration, what: str) -> None:
     """
     Raises:
         DataError: T5's own layers don't do all that the model does.
     """
-    if HashedPrefixes.of(model) is not None:
-        reason = "doesn't know which prefix a token ends (tokens: hashed_prefixes)"
-    elif sums_items(model):
-        reason = "doesn't sum over the items that begin with a token (output_softmax: items)"
-    elif retriever_config(model).recent_items:
-        reason = "doesn't know how many items ago an item of the history was (recent_items)"
-    else:
-        return
-    raise DataError(
-        f"{what} {reason}: search by tiger.generate_items, generate(custom_generate=trie_generate, trie=...) or "
-        "beam_search."
-    )
+    if lacking := lacking_in_t5(model):
+        raise DataError(
+            f"{what} {lacking[0]} ({lacking[1]}): search by tiger.generate_items, "
+            "generate(custom_generate=trie_generate, trie=...) or beam_search."
+        )

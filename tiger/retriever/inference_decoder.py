@@ -74,18 +74,18 @@ class PackedDecoder:
             states = model._feed_forward(states, block)
         self._past = present
         states = model._norm(states)
-        if model.child_softmax:
+        if not model.child_softmax:
+            return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
+        if model.sums_items and not written:
+            assert trie is not None  # who searches for items has it
+            logits = first_logits(states, model.output, trie, model.pad_token)
+        else:
             users = batch
             if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory
                 users = max(1, vectors_at_once(states.device) // (choices[0].numel() * model.output.shape[1]))
-            groups = [slice(at, at + users) for at in range(0, batch, users)]
-            if model.sums_items and not written:
-                assert trie is not None  # who searches for items has it
-                logits = first_logits(states, model.output, trie, model.pad_token)
-            else:
-                logits = torch.cat([self._child_logits(states, choices, some) for some in groups])
-            return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
-        return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
+            groups = (slice(at, at + users) for at in range(0, batch, users))
+            logits = torch.cat([self._child_logits(states, choices, some) for some in groups])
+        return logits.masked_fill_(~allowed, float("-inf")).log_softmax(-1)
 
     def _input(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embeddings of the beams' last tokens, [B, beams, d_model]; of hashed prefixes, of the whole prefixes."""

@@ -148,9 +148,8 @@ class PackedT5:
         self.dtype, self.heads, self.width = dtype, config.num_heads, config.d_kv
         self.is_causal, self.child_softmax = is_causal(model), uses_child_softmax(model)
         self.sums_items = sums_items(model)
-        self._has_user, self._recency = reads_users(model), None
-        if (table := recency_table(model)) is not None:
-            self._recency = table.detach().float()
+        self._has_user, table = reads_users(model), recency_table(model)
+        self._recency = None if table is None else table.detach().float()
         self.hashed = HashedPrefixes.of(model)
         self._size = config.d_model
         self._least = torch.tensor((config.layer_norm_epsilon * config.d_model) ** 0.5, device=model.device)

@@ -30,6 +30,7 @@ from tiger.retriever.config import (
     pad_token,
     reads_users,
     retriever_config,
+    sums_items,
     uses_child_softmax,
 )
 from tiger.retriever.generation import ItemGeneration
@@ -144,10 +145,13 @@ def next_item_loss(
         children: one per level, for a model whose ``output_softmax`` is ``children``.
 
     Raises:
-        ValueError: ``children`` is missing, or given to a model with a softmax over the vocabulary.
+        ValueError: ``children`` is missing, given to a model with a softmax over the vocabulary, or made for another
+            softmax than the model's.
     """
     if (children is not None) != uses_child_softmax(model):
         raise ValueError("a model whose output_softmax is 'children' needs children, and no other model takes them")
+    if children is not None and (children[0].owners is not None) != sums_items(model):
+        raise ValueError("children were made for another output_softmax: give child_targets the model's sums_items")
     states = target_states(model, input_ids, num_visible_items, labels)
     count = labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
     if children is None:

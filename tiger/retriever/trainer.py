@@ -202,13 +202,12 @@ class RetrieverTrainer(CheckedTrainer):
                 matrices.append(parameter)
             else:
                 rest.append(parameter)
+        rate = self.embedding_learning_rate  # 0 is a rate too: the embeddings stay
         groups: list[dict[str, Any]] = [
-            {"params": embeddings, "lr": args.learning_rate},
+            {"params": embeddings, "lr": args.learning_rate if rate is None else rate},
             {"params": matrices},
             {"params": rest, "weight_decay": 0.0},
         ]
-        if self.embedding_learning_rate is not None:  # 0 is a rate too: the embeddings stay
-            groups[0]["lr"] = self.embedding_learning_rate
         if self.muon_learning_rate is not None:
             groups[1] |= {"lr": self.muon_learning_rate, "muon": True}
         self.optimizer = MuonAdamW(
