@@ -27,7 +27,7 @@ from tiger._moved import old_names
 from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.evaluator import NextItemEvaluation, evaluate
+from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, metrics_only
 from tiger.utils.growing_rows import GrowingRows, with_empty
 
 TRANSITION_WEIGHT = 0.5  # of the hybrid
@@ -274,28 +274,6 @@ def _no_words(texts: list[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix((len(texts), 0), dtype=np.float32)
 
 
-def evaluate_baselines(
-    split: LeaveOneOut,
-    texts: list[str],
-    part: str = "test",
-    ks: Sequence[int] = (5, 10),
-    exclude_history: bool = True,
-    seed: int = 0,
-    only: Sequence[str] = (),
-) -> dict[str, dict[str, float]]:
-    """Recall and NDCG of the four baselines on a leave-one-out split, and of a hybrid that has seen validation.
-
-    Args:
-        split, texts, part, ks, exclude_history, seed, only: see :func:`baseline_evaluations`.
-
-    Returns:
-        ``{"popularity": {"recall@5": ..., ...}, "transition": ..., "content": ..., "hybrid": ...}``, for the test with
-        ``"hybrid-with-validation"``.
-    """
-    found = baseline_evaluations(split, texts, part, ks, exclude_history, seed, only)
-    return {name: evaluation.metrics for name, evaluation in found.items()}
-
-
 def baseline_evaluations(
     split: LeaveOneOut,
     texts: list[str],
@@ -330,6 +308,10 @@ def baseline_evaluations(
         for name, baseline in baselines.items()
         if not only or name in only
     }
+
+
+# ``{"popularity": {"recall@5": ..., ...}, ...}``
+evaluate_baselines = metrics_only(baseline_evaluations)
 
 
 def recency(histories: Sequences, last: int, decay: float, num_items: int) -> sparse.csr_matrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.metrics import hit_ranks, metrics_of_ranks
 from tiger.utils.errors import DataError
+
+Asked = ParamSpec("Asked")
 
 # Called with n histories, and with ``k`` and ``exclude_history`` by keyword; returns int [n, k], best first, -1 where
 # there are no more items, and scores [n, k]: ``TigerRecommender.recommend_rows`` or a baseline's ``recommend``.
@@ -96,6 +99,17 @@ def evaluate(
             "lower learning rate."
         )
     return NextItemEvaluation.of(ranked, targets, ks, time.perf_counter() - start)
+
+
+def metrics_only(
+    evaluations: Callable[Asked, dict[str, NextItemEvaluation]],
+) -> Callable[Asked, dict[str, dict[str, float]]]:
+    """The same function of the same arguments, with each evaluation's metrics alone, by name."""
+
+    def metrics(*args: Asked.args, **options: Asked.kwargs) -> dict[str, dict[str, float]]:
+        return {name: one.metrics for name, one in evaluations(*args, **options).items()}
+
+    return metrics
 
 
 def evaluate_stages(

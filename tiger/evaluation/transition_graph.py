@@ -21,7 +21,7 @@ from tiger.data.cooccurrence import follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.baselines import Popularity
-from tiger.evaluation.evaluator import NextItemEvaluation, evaluate
+from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, metrics_only
 
 # Places of each ring around each source, the newest first, as in the paper; ten in all.
 TGH_1 = ((7, 2, 1),)
@@ -113,22 +113,6 @@ class TransitionGraph:
         return lists
 
 
-def evaluate_transition_graphs(
-    split: LeaveOneOut,
-    vectors: np.ndarray,
-    part: str = "test",
-    exclude_history: bool = True,
-    only: Sequence[str] = (),
-) -> dict[str, dict[str, float]]:
-    """Recall and NDCG of ``tgh-1`` and ``tgh-2``; for the test, of ``tgh-1-with-validation`` too.
-
-    Args:
-        split, vectors, part, exclude_history, only: see :func:`transition_graph_evaluations`.
-    """
-    found = transition_graph_evaluations(split, vectors, part, exclude_history, only)
-    return {name: evaluation.metrics for name, evaluation in found.items()}
-
-
 def transition_graph_evaluations(
     split: LeaveOneOut,
     vectors: np.ndarray,
@@ -139,7 +123,7 @@ def transition_graph_evaluations(
     """Evaluations of ``tgh-1`` and ``tgh-2``; for the test, of ``tgh-1-with-validation`` too.
 
     The edges of the last one are those of training and validation events, as in
-    :func:`tiger.evaluation.baselines.evaluate_baselines`.
+    :func:`tiger.evaluation.baselines.baseline_evaluations`.
 
     Args:
         split: from ``RecommendationData.leave_one_out``.
@@ -159,6 +143,9 @@ def transition_graph_evaluations(
         graph = TransitionGraph(sources).fit(log, vectors)
         found[name] = evaluate(graph.recommend, histories, targets, exclude_history=exclude_history)
     return found
+
+
+evaluate_transition_graphs = metrics_only(transition_graph_evaluations)
 
 
 def _assembled(rings: list[list[int]], places: tuple[int, ...]) -> list[int]:
