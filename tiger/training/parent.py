@@ -233,11 +233,12 @@ def check_settings_go_on(parent: Parent, args: Any) -> None:
     for name in ("history_attention", "user_tokens", "start_from", "start_share"):
         if isinstance(recorded, dict) and name in recorded:
             pairs[name] = (getattr(args, name), recorded[name])
+    settings = retriever_config(parent.tiger.model)
     if args.output_softmax is not None:
-        pairs["output_softmax"] = (args.output_softmax, retriever_config(parent.tiger.model).output_softmax)
-    pairs["recent_items"] = (args.recent_items, retriever_config(parent.tiger.model).recent_items)
+        pairs["output_softmax"] = (args.output_softmax, settings.output_softmax)
+    pairs["recent_items"] = (args.recent_items, settings.recent_items)
     if own.tokens == HashedPrefixVocabulary.kind:
-        pairs["hashed_rows"] = (args.hashed_rows, retriever_config(parent.tiger.model).hashed_rows)
+        pairs["hashed_rows"] = (args.hashed_rows, settings.hashed_rows)
     refuse_other(parent, pairs | {"tokens": (own.tokens if args.tokens == "auto" else args.tokens, own.tokens)})
     if args.split != ALL and parent.training.get("split") == ALL:
         raise DataError(

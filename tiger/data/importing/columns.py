@@ -14,6 +14,7 @@ from tiger.data.importing.texts import first_url, is_url, parse_list
 
 # Ways in which databases, spreadsheets and pandas write that there is no value.
 NOTHING = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "none", "<NA>", "N/A", "n/a", "#N/A", "undefined")
+_EMPTY = frozenset(NOTHING) | {"[]"}
 GUESSED = "guessed from its values"
 _SAMPLE = 2_000
 _IMAGE = re.compile(r"\.(jpe?g|png|webp|gif|avif|svg|bmp)\b", re.IGNORECASE)
@@ -140,7 +141,7 @@ def _first_values(column: pa.ChunkedArray) -> list[str]:
             if pa.types.is_floating(part.type):
                 part = part.filter(pc.invert(pc.is_nan(part)))
             texts = (str(value).strip() for value in part.to_pylist())
-            found += [text for text in texts if text not in (*NOTHING, "[]")]
+            found += [text for text in texts if text not in _EMPTY]
             if len(found) >= _SAMPLE:
                 return found[:_SAMPLE]
     return found

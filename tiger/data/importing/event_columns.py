@@ -21,6 +21,8 @@ from tiger.data.importing.timestamps import (
 )
 from tiger.utils.errors import DataError
 
+_FLAGS = frozenset(("true", "false", "yes", "no", "0", "1", "0.0", "1.0"))
+
 
 @dataclass(frozen=True)
 class EventColumns:
@@ -180,13 +182,4 @@ def _guess_user(free: list[str], sample: pa.Table) -> str | None:
 
 
 def _is_flag(values: list[str]) -> bool:
-    return bool(values) and {value.lower() for value in values} <= {
-        "true",
-        "false",
-        "yes",
-        "no",
-        "0",
-        "1",
-        "0.0",
-        "1.0",
-    }
+    return bool(values) and {value.lower() for value in values} <= _FLAGS

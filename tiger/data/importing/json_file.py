@@ -61,10 +61,10 @@ class JsonTable:
     def _column(self, key: str, rows: list[tuple[int, dict[str, Any]]]) -> pa.Array:
         texts = [_text(key, row.get(key)) for _, row in rows]
         if key not in self.objects and (_OBJECT in texts or _OBJECTS in texts):
-            nested = ((number, _inner(row.get(key))) for number, row in rows)
-            number, keys = next(((number, keys) for number, keys in nested if keys is not None), (0, None))
-            if keys is not None:
-                self.objects[key] = number, [f"{key}.{inner}" for inner in keys]
+            for number, row in rows:
+                if (keys := _inner(row.get(key))) is not None:
+                    self.objects[key] = number, [f"{key}.{inner}" for inner in keys]
+                    break
         return pa.array(texts, pa.string())
 
     def _text(self) -> io.TextIOWrapper:
