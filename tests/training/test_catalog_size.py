@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tiger.training import tokenizer as module
-from tiger.training.catalog_size import MOST_PREFIXES, CatalogSize
+from tiger.training.catalog_size import MOST_PREFIXES, MOST_SUMMED, CatalogSize, softmax_of
 from tiger.training.plan import check_settings, make_plan
 from tiger.training.tokenizer import TokenizerArguments, fitted_tokenizer, sized
 
@@ -27,6 +27,21 @@ def test_sizes_by_the_number_of_items(num_items, levels, size, tokens):
     assert CatalogSize.of(num_items) == CatalogSize(levels, size, tokens)
     if num_items > 21_845:
         assert size**levels >= 16 * num_items > size ** (levels - 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tokens", "num_items", "found"),
+    [
+        ("auto", "prefixes", MOST_SUMMED, "items"),
+        ("auto", "prefixes", MOST_SUMMED + 1, "children"),
+        ("auto", "codes", 100, None),
+        ("auto", "hashed_prefixes", 100, None),
+        ("children", "prefixes", 100, "children"),
+        (None, "prefixes", 100, None),
+    ],
+)
+def test_softmax_by_tokens_and_the_number_of_items(wanted, tokens, num_items, found):
+    assert softmax_of(wanted, tokens, num_items) == found
 
 
 def test_given_sizes_stay_and_open_ones_are_filled_in():

@@ -45,6 +45,24 @@ def test_all_decisions_are_there_with_reasons_and_settings():
     assert all(len(rest) == 3 and all(rest) for rest in found.values())
 
 
+@pytest.mark.parametrize(
+    ("softmax", "choice", "why"),
+    [
+        (
+            "items",
+            "items: the probability of a first token is the sum over its items",
+            "The catalog has 9 items, no more",
+        ),
+        ("children", "children", "A setting (retriever.output_softmax) says so."),
+    ],
+)
+def test_the_softmax_is_told(softmax, choice, why):
+    training = make_training()
+    training["arguments"]["output_softmax"] = softmax
+    found = told(training)["softmax of the T5"]
+    assert found[0] == choice and found[1].startswith(why) and found[2] != f"retriever.output_softmax={softmax}"
+
+
 @pytest.mark.parametrize("repeat", [False, True])
 def test_the_history_is_told_with_the_share_of_repeats(repeat):
     choice, why, change = told(make_training(), RESULTS | {"exclude_history": not repeat}, data=make_data(repeat))[

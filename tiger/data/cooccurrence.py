@@ -13,6 +13,8 @@ from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 # Totals below it are not distinguished: they would reveal held-out events, see tiger.evaluation.baselines.
 COUNT_FLOOR = 5
 NEAR = 3  # steps within which an item counts as a follower, with weight 1 / steps; not tuned
+# A user with more items is left out where all pairs of a user's items count: they would be 25 million pairs and more.
+MOST_TOGETHER = 5000
 _PAIRS_AT_ONCE = 1 << 23  # pairs that are sorted at a time: some 500 MB
 
 
@@ -43,11 +45,17 @@ def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sp
 
 
 def shared_counts(train: Sequences, num_items: int) -> sparse.csr_matrix:
-    """Count the users who had both items, in either order: float32 [num_items, num_items], 0 on the diagonal."""
+    """Count the users who had both items, in either order: float32 [num_items, num_items], 0 on the diagonal.
+
+    Users with more than :data:`MOST_TOGETHER` items, robots for the most part, are left out.
+    """
     cells = np.ones(len(train.items), dtype=np.float32), (train.users, train.items)
     had = sparse.csr_matrix(cells, shape=(len(train), num_items))
     had.sum_duplicates()
     had.data[:] = 1
+    counts = np.diff(had.indptr)
+    if (counts > MOST_TOGETHER).any():
+        had = had[np.flatnonzero(counts <= MOST_TOGETHER)]
     counts = (had.T @ had).tocsr()
     counts.setdiag(0)
     counts.eliminate_zeros()

@@ -12,6 +12,9 @@ TUPLES = 16  # for each item beyond that, so that few share one
 MOST_SHARED = 0.05  # share of the items beyond the first of their tuple: with more of them there are more levels
 # Prefixes are more than one token an item, whose embeddings and their moments in training take 4 kB at 256 dimensions.
 MOST_PREFIXES = 300_000
+# A softmax over all items multiplies each target by their table: at 50,000 items and 256 dimensions a batch of 512
+# targets takes 40 GFLOP and some hundred MB more.
+MOST_SUMMED = 50_000
 _MAX_LEVELS = 16
 
 
@@ -37,6 +40,14 @@ class CatalogSize:
         while codes > 1 and levels < _MAX_LEVELS and codes**levels < _tuples(num_items):
             levels += 1
         return cls(levels, codes, "prefixes" if num_items <= MOST_PREFIXES else "codes")
+
+
+def softmax_of(wanted: str | None, tokens: str, num_items: int) -> str | None:
+    """The setting ``output_softmax`` where ``wanted`` is ``auto``, else ``wanted``; None: its tokens have one."""
+    if wanted != "auto":
+        return wanted
+    by_size = "items" if num_items <= MOST_SUMMED else "children"
+    return by_size if tokens == "prefixes" else None
 
 
 def _tuples(num_items: int) -> int:

@@ -11,7 +11,7 @@ from tiger.data.splits import ALL, LEAVE_ONE_OUT
 from tiger.evaluation.training_split import SUFFIX, counts_validation
 from tiger.rankers.two_stage.choice import BY_T5
 from tiger.retriever.memory import T5_WEIGHT
-from tiger.training.catalog_size import MAX_CODES, MOST_PREFIXES, TUPLES, TWO_LEVELS
+from tiger.training.catalog_size import MAX_CODES, MOST_PREFIXES, MOST_SUMMED, TUPLES, TWO_LEVELS
 from tiger.training.two_stage import order_in_words
 
 HEADS = ("decision", "choice", "why", "to decide otherwise")
@@ -33,6 +33,7 @@ def decisions_of(
     asked = training.get("arguments", {})
     found = [*_of_codes(codes, data.num_items)] if codes else []
     found += [_of_tokens(str(asked["tokens"]), data.num_items)] if asked.get("tokens") else []
+    found += [_of_softmax(asked["output_softmax"], data.num_items)] if asked.get("output_softmax") else []
     found += [_of_epochs(training, asked)] if training.get("steps") else []
     found += [history_decision(data, training, results), _of_memory(training), _of_second_stage(training)]
     found += [_of_validation(training)] if "second_stage" in training else []
@@ -59,6 +60,27 @@ def _of_tokens(tokens: str, num_items: int) -> Decision:
         why = "A setting (retriever.tokens) says so."
     one = ": one token for an item of the history" if tokens == "prefixes" else ": one token for each level"
     return "tokens of the T5", tokens + one, why, f"retriever.tokens={'codes' if tokens == 'prefixes' else 'prefixes'}"
+
+
+def _of_softmax(softmax: str, num_items: int) -> Decision:
+    """What a token's probability is normalized over, as the recipe or the size of the catalog says."""
+    name, few = "softmax of the T5", num_items <= MOST_SUMMED
+    if softmax != "items":
+        why = f"The catalog has {num_items:,} items, more than {MOST_SUMMED:,}."
+        return (
+            name,
+            softmax,
+            "A setting (retriever.output_softmax) says so." if few else why,
+            "retriever.output_softmax=items",
+        )
+    why = f"The catalog has {num_items:,} items, no more than {MOST_SUMMED:,}."
+    choice = "items: the probability of a first token is the sum over its items"
+    return (
+        name,
+        choice,
+        why if few else "A setting (retriever.output_softmax) says so.",
+        "retriever.output_softmax=children",
+    )
 
 
 def _of_epochs(training: Mapping[str, Any], asked: Mapping[str, Any]) -> Decision:

@@ -234,7 +234,7 @@ def check_settings_go_on(parent: Parent, args: Any) -> None:
         if isinstance(recorded, dict) and name in recorded:
             pairs[name] = (getattr(args, name), recorded[name])
     settings = retriever_config(parent.tiger.model)
-    if args.output_softmax is not None:
+    if args.output_softmax not in (None, "auto"):
         pairs["output_softmax"] = (args.output_softmax, settings.output_softmax)
     pairs["recent_items"] = (args.recent_items, settings.recent_items)
     if own.tokens == HashedPrefixVocabulary.kind:

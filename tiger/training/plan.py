@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
 from tiger.rankers.two_stage.choice import KEPT
-from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS
+from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS, OUTPUT_SOFTMAX
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
@@ -254,8 +254,9 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
             if value is not None:
                 check_value(f"{step}.{name}", value, float if isinstance(value, float) else int, least, most)
         for name, allowed in _CHOICES.get(step, {}).items():
-            if getattr(parts[0], name) not in allowed:
-                raise DataError(f"{step}.{name} must be {' or '.join(allowed)}, got {getattr(parts[0], name)!r}.")
+            value, default = getattr(parts[0], name), getattr(type(parts[0]), name)
+            if value != default and value not in allowed:
+                raise DataError(f"{step}.{name} must be {' or '.join(allowed)}, got {value!r}.")
     if "tokenizer" in found:
         quantizer_class(found["tokenizer"][0].quantizer)
     if "retriever" in found:
@@ -308,5 +309,10 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {"split": SPLITS},
     "two_stage": {"split": SPLITS, "keep": KEPT},
-    "retriever": {"split": SPLITS, "history_attention": ("causal", "full"), "tokens": (*VOCABULARIES, "auto")},
+    "retriever": {
+        "split": SPLITS,
+        "history_attention": ("causal", "full"),
+        "tokens": (*VOCABULARIES, "auto"),
+        "output_softmax": (*OUTPUT_SOFTMAX, "auto"),
+    },
 }

@@ -36,7 +36,7 @@ from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.training.catalog_size import CatalogSize
+from tiger.training.catalog_size import CatalogSize, softmax_of
 from tiger.training.learning import Learning, check_enough, check_no_validation
 from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.memory import add_memory
@@ -82,7 +82,8 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     check_folders(training.output_dir, args.model_dir, args.tokenizer, "model_dir")
     data, tokenizer, digests = load_data_and_tokenizer(args.dataset, args.tokenizer, args.shuffle_ties, args.split)
     parent = load_parent(args.init_from) if args.init_from else None
-    args = replace(args, tokens=_tokens(args, data, parent), output_softmax=_softmax(args, parent))
+    args = replace(args, tokens=_tokens(args, data, parent))
+    args = replace(args, output_softmax=_softmax(args, data, parent))
     tokenizer = tokenizer.with_tokens(args.tokens)
     digests |= embeddings_digest(args.embeddings) | parent_digest(args.init_from)
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
@@ -122,11 +123,11 @@ def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent |
     return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
 
 
-def _softmax(args: RetrieverArguments, parent: Parent | None) -> str | None:
-    """The setting ``output_softmax``; where that is left open, a parent's."""
-    if args.output_softmax is not None or parent is None:
-        return args.output_softmax
-    return retriever_config(parent.tiger.model).output_softmax
+def _softmax(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str | None:
+    """The setting ``output_softmax``; where that is left open, a parent's, or what tokens and catalog allow."""
+    if parent is not None and args.output_softmax in (None, "auto"):
+        return retriever_config(parent.tiger.model).output_softmax
+    return softmax_of(args.output_softmax, args.tokens, data.num_items)
 
 
 def _checked_origin(

@@ -38,8 +38,9 @@ class RetrieverArguments:
         default=None,
         metadata={
             "help": "what a token's probability is normalized over: vocabulary (tokens: codes), children (of its "
-            "prefix), or items (with tokens: prefixes: as children, but a first token's is the sum over its items); "
-            "default: vocabulary for codes, children for prefixes"
+            "prefix), items (with tokens: prefixes: as children, but a first token's is the sum over its items), or "
+            "auto: items with prefixes in a catalog of up to 50,000 items; default: vocabulary for codes, children "
+            "for prefixes"
         },
     )
     recent_items: int = field(
