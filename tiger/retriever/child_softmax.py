@@ -94,10 +94,10 @@ def first_logits(states: torch.Tensor, table: torch.Tensor, trie: SemanticIdTrie
         trie: of the items; W is the width of its first level.
         pad: the token that pads.
     """
-    last, nodes = trie.items_by_first()
-    logits = choice_logits(states, last, F.embedding(last, table), pad)
+    items = trie.items_by_first()
+    logits = choice_logits(states, items.tokens, items.rows(table), pad)
     top = logits.amax(-1, keepdim=True)
-    sums = logits.new_zeros(*logits.shape[:-1], trie.widths[0]).index_add_(-1, nodes, (logits - top).exp())
+    sums = logits.new_zeros(*logits.shape[:-1], trie.widths[0]).index_add_(-1, items.nodes, (logits - top).exp())
     # The least of them can round to zero, and must stay an answer.
     return sums.clamp(min=torch.finfo(sums.dtype).tiny).log() + top
 

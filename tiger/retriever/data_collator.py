@@ -74,7 +74,8 @@ def child_targets(trie: SemanticIdTrie, targets: torch.Tensor, sums_items: bool 
         places, owners = wanted, None
         if level == 0:
             if sums_items:
-                choices, owners = trie.items_by_first()
+                items = trie.items_by_first()
+                choices, owners = items.tokens, items.nodes
             choices = choices.unsqueeze(0)
         else:
             counts = allowed.sum(-1)

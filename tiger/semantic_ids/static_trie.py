@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tiger.semantic_ids.items_by_first import ItemsByFirst
 from tiger.semantic_ids.trie import SemanticIdTrie
 
 
@@ -61,7 +62,7 @@ class StaticTrie(SemanticIdTrie):
         children, tokens, allowed = super().follow(level, nodes)
         return children, tokens, children < self._first_level if nodes is None else allowed
 
-    def items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def items_by_first(self) -> ItemsByFirst:
         """See :meth:`SemanticIdTrie.items_by_first`; unused places have token 0, and some node."""
         tokens, nodes = self._find_items_by_first()  # not kept: the next trie may be written over this one
-        return tokens, nodes.clamp(max=self.widths[0] - 1)
+        return ItemsByFirst(tokens, nodes.clamp(max=self.widths[0] - 1))

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from tiger.semantic_ids.items_by_first import ItemsByFirst
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
 from tiger.utils.tensor_files import check_tensors, read_header
@@ -52,7 +53,7 @@ class SemanticIdTrie:
         self.depth = len(tokens)
         # Plain integers, read once: a step needs the width of its answer without asking the device.
         self.widths = widths or [len(tokens[0])] + [int(starts.diff().max()) for starts in children]
-        self._items_by_first: tuple[torch.Tensor, torch.Tensor] | None = None  # when asked for
+        self._items_by_first: ItemsByFirst | None = None  # when asked for
 
     @classmethod
     def build(cls, table: np.ndarray) -> SemanticIdTrie:
@@ -242,13 +243,15 @@ class SemanticIdTrie:
             first, stop = starts[first].long(), starts[stop].long()
         return first, stop
 
-    def items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per leaf, its last token and the node of the first level that it is under: int64 [n] each."""
+    def items_by_first(self) -> ItemsByFirst:
+        """The items' last tokens, with the node of the first level that each is under."""
         if self._items_by_first is None:
-            self._items_by_first = self._find_items_by_first()
+            tokens, nodes = self._find_items_by_first()
+            self._items_by_first = ItemsByFirst.in_a_run(tokens, nodes)
         return self._items_by_first
 
     def _find_items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per leaf, its last token and the node of the first level that it is under: int64 [n] each."""
         nodes = torch.arange(len(self.rows), dtype=torch.int32, device=self.rows.device)
         for starts in reversed(self.children):
             nodes = torch.searchsorted(starts, nodes, right=True, out_int32=True) - 1
