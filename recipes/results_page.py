@@ -68,8 +68,9 @@ def default_table(folder: Path) -> str:
     heads = ["", "recipes/default, R@10 / N@10", "recipe of the data set, R@10 / N@10"]
     return (
         "`python recipes/pipeline.py recipes/default --dataset datasets/NAME --out runs/default/NAME --set "
-        "retriever.memory=false two_stage.count_validation=false`: LSA's vectors in place of MiniLM's, three fits of "
-        "the second stage averaged; else what the recipes of the data sets then were. One seed.\n\n"
+        "retriever.memory=false retriever.recent_items=0 retriever.output_softmax=children "
+        "two_stage.count_validation=false`: LSA's vectors in place of MiniLM's, three fits of the second stage "
+        "averaged; else what the recipes of the data sets then were. One seed.\n\n"
         f"{markdown_table(heads, lines)}"
     )
 
