@@ -42,6 +42,15 @@ def test_a_second_source():
     assert sum(map(sum, TGH_1)) == sum(map(sum, TGH_2)) == 10
 
 
+def test_users_in_parts_get_the_same(monkeypatch):
+    train = sequences([0, 5, 8, 1], [0, 6, 3, 2], [1, 7, 9], [5, 10])
+    graph = TransitionGraph(TGH_2).fit(train, VECTORS)
+    histories = sequences([0], [5, 0], [1], [0, 1], [3])
+    whole = graph.recommend(histories, k=5)[0]
+    monkeypatch.setattr("tiger.evaluation.transition_graph._SCORES_AT_ONCE", 2 * len(VECTORS))
+    assert np.array_equal(graph.recommend(histories, k=5)[0], whole)
+
+
 def test_histories_without_edges_get_popular_items():
     train = sequences([0, 5], [3] * 9, [2] * 7)
     graph = TransitionGraph().fit(train, VECTORS)

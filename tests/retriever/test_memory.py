@@ -16,6 +16,8 @@ from tiger.retriever.memory import AGAIN, AGES, ROUTES, ItemMemory, MemoryTables
 from tiger.retriever.memory_file import read_memory, write_memory
 from tiger.retriever.memory_fitting import fit_weights, leave_last_out
 from tiger.retriever.prior import MemoryPrior
+from tiger.retriever.search import beams_of_users
+from tiger.retriever.search_options import SearchOptions
 from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils.errors import DataError
 
@@ -206,6 +208,25 @@ def test_many_users_get_the_priors_of_their_own():
     found = beam_search(model, trie, many, ITEMS, prior=MemoryPrior(trie, masses, floors, 0.3))
     one = beam_search(model, trie, histories, ITEMS, prior=MemoryPrior(trie, mass, floors, 0.3))
     assert found.rows.tolist() == one.rows.tolist() * 10
+
+
+def test_a_large_catalog_is_decoded_for_a_few_users_at_a_time(monkeypatch):
+    tokenizer = make_tokenizer(ITEMS)
+    model, trie = make_model(tokenizer).eval(), SemanticIdTrie.build(tokenizer.token_table)
+    memory, histories, most = make_memory(), make_log(users=7), []
+    of_users = ItemMemory.mass
+
+    def counted(self, histories):
+        most.append(len(histories))
+        return of_users(self, histories)
+
+    monkeypatch.setattr(ItemMemory, "mass", counted)
+    options = SearchOptions(num_beams=ITEMS)
+    whole = beams_of_users(model, tokenizer, trie, histories, 5, options, 20, memory=memory)
+    monkeypatch.setattr("tiger.retriever.search._MASSES_AT_ONCE", 3 * ITEMS)
+    parts = beams_of_users(model, tokenizer, trie, histories, 5, options, 20, memory=memory)
+    assert sorted(most) == [1, 3, 3, 7]
+    assert np.array_equal(whole[0], parts[0]) and np.allclose(whole[1], parts[1], atol=1e-5)
 
 
 def test_sampling_with_a_prior_draws_by_what_tokens_add():

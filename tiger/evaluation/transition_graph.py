@@ -27,7 +27,7 @@ from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, metrics_onl
 TGH_1 = ((7, 2, 1),)
 TGH_2 = ((5, 1), (3, 1))
 EDGE_WEIGHT = 0.5  # as in the paper
-_CHUNK = 512
+_SCORES_AT_ONCE = 1 << 24  # 64 MiB in float32, and as much for each of a few steps
 
 
 class TransitionGraph:
@@ -65,8 +65,9 @@ class TransitionGraph:
         """As ``Popularity.recommend``; scores fall by one a place, as those of different rings don't compare."""
         place, order = self.popularity.place, self.popularity.order
         items = np.full((len(histories), k), -1, dtype=np.int32)
-        for start in range(0, len(histories), _CHUNK):
-            part = histories.select(np.arange(start, min(start + _CHUNK, len(histories))))
+        step = max(1, _SCORES_AT_ONCE // len(order))
+        for start in range(0, len(histories), step):
+            part = histories.select(np.arange(start, min(start + step, len(histories))))
             part = Sequences(part.offsets, place[part.items].astype(np.int32), part.timestamps)
             seen = np.zeros((len(part), len(order)), dtype=bool)
             if exclude_history:
