@@ -95,14 +95,19 @@ def main() -> None:
         settings = SMALL_T5 if args.small_t5 else {}
         found.append(checked(kind, folder, Path(args.out) / "runs" / folder.name, settings))
         print(table_of(found), flush=True)
+        write(args, found)
+    if broken := [one["log"] for one in found if one["broken"]]:
+        raise DataError(f"promises are broken on {', '.join(broken)}: see {args.results}.")
+
+
+def write(args: AnyLogArguments, found: list[dict[str, Any]]) -> None:
+    """Write the results so far, beside those of other logs that the file holds."""
     before = read_json(args.results) if Path(args.results).exists() else {}
     known = before["logs"] if before.get("small_t5") == args.small_t5 else []
     names = [one["log"] for one in found]
     logs = sorted(found + [one for one in known if one["log"] not in names], key=lambda one: one["log"])
     result = {"seed": args.seed, "small_t5": args.small_t5, "command": command_line(sys.argv), "logs": logs}
     write_atomically(args.results, json.dumps(result, indent=1) + "\n")
-    if broken := [one["log"] for one in found if one["broken"]]:
-        raise DataError(f"promises are broken on {', '.join(broken)}: see {args.results}.")
 
 
 def named(args: AnyLogArguments) -> str:

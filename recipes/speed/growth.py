@@ -121,22 +121,32 @@ def exponents(found: list[dict]) -> dict[str, float]:
 
 
 def draw(rows: list[dict], file: Path) -> None:
-    """One line per stage: seconds and memory over the number of items."""
+    """A line per stage, the costliest on top: a dot for each number of items, at its seconds and at its memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), sharex=True)
-    for axis, key, title in zip(axes, ("cpu_seconds", "peak_mib"), ("CPU seconds", "peak memory, MiB")):
-        for number, row in enumerate(rows):
-            points = [(one["items"], max(one[key], 1e-3)) for one in row["sizes"] if key in one]
-            style = ("-", "--", ":")[number // 10 % 3]
-            axis.loglog(*zip(*points), style, marker="o", label=row["stage"]) if points else None
-        axis.set_xlabel("items")
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels = (("cpu_seconds", "CPU seconds", 1e-5), ("peak_mib", "peak memory, MiB (0: left out)", 1.0))
+    ordered = sorted(rows, key=lambda row: max((one.get("cpu_seconds", 0) for one in row["sizes"]), default=0))
+    sizes = sorted({one["items"] for row in rows for one in row["sizes"]})
+    colors = dict(zip(sizes, pyplot.get_cmap("viridis_r")(np.linspace(0.15, 1, len(sizes)))))
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 1.5 + 0.24 * len(ordered)), sharey=True)
+    for axis, (key, title, least) in zip(axes, panels):
+        for place, row in enumerate(ordered):
+            points = [(one[key], one["items"]) for one in row["sizes"] if one.get(key, 0) >= least]
+            if points:
+                values = [value for value, _ in points]
+                axis.plot([min(values), max(values)], [place, place], color="0.8", zorder=1)
+                axis.scatter(values, [place] * len(points), c=[colors[size] for _, size in points], s=36, zorder=2)
+        axis.set_xscale("log")
+        axis.set_xlabel(title)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(ordered)), [row["stage"] for row in ordered], fontsize=8)
+    axes[0].margins(y=0.02)
+    for size in sizes:
+        axes[0].scatter([], [], color=colors[size], label=f"{size:,}")
+    axes[0].legend(title="items", fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)

@@ -199,16 +199,19 @@ def encode_codes(catalog: MadeCatalog) -> Work:
     return lambda: quantizer.encode(vectors)
 
 
+@stage("training step of 128 targets, prefixes that sum over items", tokens="prefixes", output_softmax="items")
 @stage("training step of 128 targets, hashed prefixes", tokens="hashed_prefixes")
 @stage("training step of 128 targets, forward and backward")
-def training_step(catalog: MadeCatalog, tokens: str | None = None) -> Work:
+def training_step(catalog: MadeCatalog, tokens: str | None = None, output_softmax: str | None = None) -> Work:
     tokenizer = catalog.tokenizer(tokens or CatalogSize.of(catalog.size).tokens)
-    model = TigerT5(t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512)).train()
+    config = t5_config(tokenizer, d_model=256, num_layers=2, d_ff=512, output_softmax=output_softmax)
+    model = TigerT5(config).train()
     trie = SemanticIdTrie.build(tokenizer.token_table)
     examples = TrainingExamples(catalog.train.select(np.arange(14)))
-    batch = TrainingCollator(tokenizer, trie if tokenizer.tokens in PREFIX_KINDS else None)(
-        [examples[place] for place in range(14)]
+    collator = TrainingCollator(
+        tokenizer, trie if tokenizer.tokens in PREFIX_KINDS else None, sums_items=output_softmax == "items"
     )
+    batch = collator([examples[place] for place in range(14)])
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
