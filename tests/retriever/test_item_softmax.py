@@ -8,11 +8,11 @@ from tests.conftest import make_histories, make_model, make_tokenizer
 from tiger.data.sequences import Sequences
 from tiger.retriever.beam_search import beam_search
 from tiger.retriever.child_softmax import first_logits
-from tiger.retriever.config import t5_config
+from tiger.retriever.config import note_learned_tokens, retriever_config, t5_config
 from tiger.retriever.data_collator import TrainingCollator, child_targets
 from tiger.retriever.dataset import TrainingExamples
 from tiger.retriever.inference_model import packed
-from tiger.retriever.initialization import with_new_tokens
+from tiger.retriever.initialization import grow_vocabulary, with_new_tokens
 from tiger.retriever.model import TigerT5, next_item_loss, target_states
 from tiger.semantic_ids.static_trie import StaticTrie
 from tiger.semantic_ids.trie import SemanticIdTrie
@@ -122,6 +122,52 @@ def test_a_static_trie_gives_the_same_logits(setup):
         assert static.overwrite(one)
         expected, found = (first_logits(states, output, each, 0) for each in (one, static))
         assert torch.equal(found[..., : expected.shape[-1]], expected)
+
+
+def first_probabilities(tokenizer, model, static=False):
+    """Of each first token, after one random state."""
+    trie, found = SemanticIdTrie.build(tokenizer.token_table), packed(model, torch.float32)
+    states = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    logits = first_logits(states, found.output, StaticTrie(trie) if static else trie, 0, found.learned_tokens)
+    return dict(zip(trie.tokens[0].tolist(), logits[0, : trie.widths[0]].softmax(-1).tolist()))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_many_new_items_leave_the_probabilities_of_the_others(setup, static):
+    """New items of one code add nothing to its probability, where each would add as much as its parent has."""
+    tokenizer, model, _, _ = setup
+    before = first_probabilities(tokenizer, model, static)
+    tokenizer.add_items([f"new{number}" for number in range(40)], codes=np.repeat(tokenizer.codes[3:4], 40, axis=0))
+    grow_vocabulary(model, tokenizer)
+    assert first_probabilities(tokenizer, model, static) == pytest.approx(before, abs=1e-6)
+
+
+def test_new_items_of_a_new_code_count_as_one():
+    tokenizer = make_tokenizer(20, 64, tokens="prefixes")
+    model = make_model(tokenizer, output_softmax="items")
+    known, found = set(first_probabilities(tokenizer, model)), []
+    unused = np.setdiff1d(np.arange(64), tokenizer.codes[:, 0])[0]
+    for number in range(2):
+        codes = np.repeat([[unused, *tokenizer.codes[0, 1:]]], 5, axis=0)
+        tokenizer.add_items([f"new{number}-{at}" for at in range(5)], codes=codes)
+        grow_vocabulary(model, tokenizer)
+        probabilities = first_probabilities(tokenizer, model)
+        (new,) = set(probabilities) - known
+        found.append(probabilities[new])
+    assert 0 < found[1] < 1.5 * found[0]  # twice the items
+
+
+def test_training_makes_new_items_known(setup):
+    tokenizer, model, _, _ = setup
+    known = retriever_config(model).learned_tokens
+    assert known == tokenizer.vocab_size
+    tokenizer.add_items(["new"], codes=tokenizer.codes[3:4])
+    grow_vocabulary(model, tokenizer)
+    assert retriever_config(model).learned_tokens == known < tokenizer.vocab_size
+    note_learned_tokens(model)
+    assert (
+        retriever_config(model).learned_tokens == tokenizer.vocab_size == packed(model, torch.float32).learned_tokens
+    )
 
 
 def test_items_are_added_without_training(setup):

@@ -85,7 +85,9 @@ def _sum_loss(logits: torch.Tensor, owners: torch.Tensor, answers: torch.Tensor)
     return (logits.logsumexp(-1) - own).sum()
 
 
-def first_logits(states: torch.Tensor, table: torch.Tensor, trie: SemanticIdTrie, pad: int) -> torch.Tensor:
+def first_logits(
+    states: torch.Tensor, table: torch.Tensor, trie: SemanticIdTrie, pad: int, learned: int = 0
+) -> torch.Tensor:
     """Logits of first tokens from those of all items: the log of the sum of their exponentials, float32 [..., W].
 
     Args:
@@ -93,9 +95,11 @@ def first_logits(states: torch.Tensor, table: torch.Tensor, trie: SemanticIdTrie
         table: its rows, [tokens, d].
         trie: of the items; W is the width of its first level.
         pad: the token that pads.
+        learned: see :meth:`tiger.semantic_ids.items_by_first.ItemsByFirst.weighed`.
     """
-    items = trie.items_by_first()
+    items = trie.items_by_first(learned)
     logits = choice_logits(states, items.tokens, items.rows(table), pad)
+    logits = logits if items.log_weights is None else logits + items.log_weights
     top = logits.amax(-1, keepdim=True)
     sums = logits.new_zeros(*logits.shape[:-1], trie.widths[0]).index_add_(-1, items.nodes, (logits - top).exp())
     # The least of them can round to zero, and must stay an answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -50,6 +50,8 @@ class RetrieverConfig:
             with its codes.
         recent_items: distances from the end of a history that the decoder's attention has a bias for, see
             :mod:`tiger.retriever.recency`; 0: as in T5, it doesn't know which items were the last.
+        learned_tokens: with ``output_softmax: items``, tokens of the vocabulary that training knew: an item whose last
+            one came later adds nothing to the probability of a first token that others begin with; 0: not recorded.
 
     Raises:
         DataError: a value is not one of these.
@@ -63,6 +65,7 @@ class RetrieverConfig:
     hashed_rows: int = 0
     unhashed_token: int = 0
     recent_items: int = 0
+    learned_tokens: int = 0
 
     def __post_init__(self):
         if self.history_attention not in HISTORY_ATTENTION:
@@ -73,6 +76,8 @@ class RetrieverConfig:
             raise DataError(f"history_item_length must be at least 1, got {self.history_item_length}.")
         if not 0 <= self.recent_items <= MAX_RECENT_ITEMS:
             raise DataError(f"recent_items must be from 0 to {MAX_RECENT_ITEMS}, got {self.recent_items}.")
+        if self.learned_tokens < 0:
+            raise DataError(f"learned_tokens must be at least 0, got {self.learned_tokens}.")
         if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
             raise DataError(f"user_tokens must be from 0 to {MAX_USER_TOKENS}, got {self.user_tokens}.")
         if not 0 <= self.hashed_rows <= MAX_HASHED_ROWS:
@@ -108,7 +113,7 @@ class RetrieverConfig:
 
     def to_dict(self) -> dict:
         """As it is saved; without what a model has none of, as versions that don't know it save it."""
-        absent = {"user_tokens", "hashed_rows", "unhashed_token", "recent_items"}
+        absent = {"user_tokens", "hashed_rows", "unhashed_token", "recent_items", "learned_tokens"}
         return {name: value for name, value in asdict(self).items() if name not in absent or value}
 
 
@@ -211,6 +216,12 @@ def sums_items(model: T5ForConditionalGeneration) -> bool:
     return retriever_config(model).output_softmax == "items"
 
 
+def note_learned_tokens(model: T5ForConditionalGeneration) -> None:
+    """Record that training knows all tokens that the vocabulary now has, see :class:`RetrieverConfig`."""
+    if sums_items(model):
+        model.config.tiger_config = replace(retriever_config(model), learned_tokens=item_vocabulary(model)).to_dict()
+
+
 def history_item_length(model: T5ForConditionalGeneration, depth: int) -> int:
     """Tokens per item in the history; ``depth``, the length of a semantic ID, unless the config has another number."""
     length = retriever_config(model).history_item_length
@@ -284,15 +295,17 @@ def t5_config(
     hashed = vocabulary if isinstance(vocabulary, HashedPrefixVocabulary) else None
     if hashed is not None and hashed_rows < 1:
         raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
+    softmax = _softmax_of(tokenizer.tokens, output_softmax)
     settings = RetrieverConfig(
         history_attention=history_attention,
         history_item_length=tokenizer.history_depth,
-        output_softmax=_softmax_of(tokenizer.tokens, output_softmax),
+        output_softmax=softmax,
         semantic_ids=tokenizer.fingerprint,
         user_tokens=user_tokens,
         hashed_rows=0 if hashed is None else hashed_rows,
         unhashed_token=0 if hashed is None else int(hashed.starts[-1]),
         recent_items=recent_items,
+        learned_tokens=tokenizer.vocab_size if softmax == "items" else 0,
     )
     return TigerT5Config(  # type: ignore[call-arg]  # it takes any other field, too
         vocab_size=tokenizer.vocab_size + settings.user_rows + settings.hashed_rows,

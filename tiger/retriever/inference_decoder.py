@@ -78,7 +78,7 @@ class PackedDecoder:
             return F.linear(states, model.output).float().log_softmax(-1).gather(-1, choices.expand(allowed.shape))
         if model.sums_items and not written:
             assert trie is not None  # who searches for items has it
-            logits = first_logits(states, model.output, trie, model.pad_token)
+            logits = first_logits(states, model.output, trie, model.pad_token, model.learned_tokens)
         else:
             users = batch
             if choices.ndim == 3:  # a few users at a time: the vectors of all users would not fit into memory

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import T5ForConditionalGeneration
 
 from tiger.retriever.config import (
+    RetrieverConfig,
     history_places,
     is_causal,
     item_vocabulary,
@@ -174,6 +175,11 @@ class PackedT5:
             weights = self.embeddings if self.child_softmax else self._together(model.lm_head)
             weights = weights[: item_vocabulary(model) if self.hashed is None else None].float()
             self._output = Growing((weights * self._output_gain).to(dtype))
+
+    @property
+    def learned_tokens(self) -> int:
+        """See :class:`tiger.retriever.config.RetrieverConfig`."""
+        return RetrieverConfig.from_t5(self.config).learned_tokens
 
     @property
     def output(self) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalPrediction
 from tiger._moved import old_names
 from tiger.evaluation.metrics import next_item_metrics
 from tiger.retriever.beam_search import beam_search
-from tiger.retriever.config import check_pair, reads_users, sums_items, uses_child_softmax
+from tiger.retriever.config import check_pair, note_learned_tokens, reads_users, sums_items, uses_child_softmax
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator, child_targets
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples, example_array
 from tiger.retriever.layer_weights import adapter_base
@@ -155,6 +155,7 @@ class RetrieverTrainer(CheckedTrainer):
 
     def train(self, *args: Any, **options: Any):
         self._graphs = None  # of a model that may be another one now
+        note_learned_tokens(adapter_base(self.accelerator.unwrap_model(self.model)))
         return super().train(*args, **options)
 
     def plain_step(self, model, inputs, num_items_in_batch) -> torch.Tensor:

@@ -62,7 +62,7 @@ class StaticTrie(SemanticIdTrie):
         children, tokens, allowed = super().follow(level, nodes)
         return children, tokens, children < self._first_level if nodes is None else allowed
 
-    def items_by_first(self) -> ItemsByFirst:
+    def items_by_first(self, learned: int = 0) -> ItemsByFirst:
         """See :meth:`SemanticIdTrie.items_by_first`; unused places have token 0, and some node."""
         tokens, nodes = self._find_items_by_first()  # not kept: the next trie may be written over this one
-        return ItemsByFirst(tokens, nodes.clamp(max=self.widths[0] - 1))
+        return ItemsByFirst(tokens, nodes.clamp(max=self.widths[0] - 1)).weighed(learned, self.widths[0])

@@ -53,7 +53,7 @@ class SemanticIdTrie:
         self.depth = len(tokens)
         # Plain integers, read once: a step needs the width of its answer without asking the device.
         self.widths = widths or [len(tokens[0])] + [int(starts.diff().max()) for starts in children]
-        self._items_by_first: ItemsByFirst | None = None  # when asked for
+        self._items_by_first: dict[int, ItemsByFirst] = {}  # when asked for
 
     @classmethod
     def build(cls, table: np.ndarray) -> SemanticIdTrie:
@@ -243,12 +243,16 @@ class SemanticIdTrie:
             first, stop = starts[first].long(), starts[stop].long()
         return first, stop
 
-    def items_by_first(self) -> ItemsByFirst:
-        """The items' last tokens, with the node of the first level that each is under."""
-        if self._items_by_first is None:
-            tokens, nodes = self._find_items_by_first()
-            self._items_by_first = ItemsByFirst.in_a_run(tokens, nodes)
-        return self._items_by_first
+    def items_by_first(self, learned: int = 0) -> ItemsByFirst:
+        """The items' last tokens, with the node of the first level that each is under.
+
+        Args:
+            learned: see :meth:`ItemsByFirst.weighed`.
+        """
+        if learned not in self._items_by_first:
+            found = ItemsByFirst.in_a_run(*self._find_items_by_first())
+            self._items_by_first[learned] = found.weighed(learned, self.widths[0])
+        return self._items_by_first[learned]
 
     def _find_items_by_first(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Per leaf, its last token and the node of the first level that it is under: int64 [n] each."""
