@@ -223,7 +223,7 @@ def test_a_large_catalog_is_decoded_for_a_few_users_at_a_time(monkeypatch):
     monkeypatch.setattr(ItemMemory, "mass", counted)
     options = SearchOptions(num_beams=ITEMS)
     whole = beams_of_users(model, tokenizer, trie, histories, 5, options, 20, memory=memory)
-    monkeypatch.setattr("tiger.retriever.search._MASSES_AT_ONCE", 3 * ITEMS)
+    monkeypatch.setattr("tiger.retriever.search._MASSES_AT_ONCE", 3 * ITEMS * torch.get_num_threads())
     parts = beams_of_users(model, tokenizer, trie, histories, 5, options, 20, memory=memory)
     assert sorted(most) == [1, 3, 3, 7]
     assert np.array_equal(whole[0], parts[0]) and np.allclose(whole[1], parts[1], atol=1e-5)

@@ -308,3 +308,22 @@ def test_what_older_records_lack_is_not_compared(tmp_path):
     with pytest.raises(DataError, match="its data can't be"):
         (tmp_path / "run.json").write_text(json.dumps({"settings": {}, "seconds": 1, "finished": True, "data": [1]}))
         RunRecord(tmp_path, {"seed": 1})
+
+
+def test_a_run_of_an_earlier_recipe_is_gone_on_with_by_its_settings(work, capsys):
+    """Its record leaves the softmax open and lacks what there was not yet: it was trained without both."""
+    plain = SMALL["retriever"] | {"output_softmax": "children", "recent_items": 0}
+    shutil.rmtree(work / "run")
+    train(work, retriever=plain)
+    file = work / "run" / "training" / "run.json"
+    record = json.loads(file.read_text())
+    record.pop("sha256")
+    assert record["settings"]["output_softmax"] == "children"
+    record["settings"]["output_softmax"] = None
+    record["settings"].pop("recent_items")
+    file.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="recent_items: 0 -> 32.*retriever.NAME=VALUE") as error:
+        train(work)
+    assert "output_softmax: children -> items" in str(error.value)
+    train(work, retriever=plain)
+    assert "is a finished run" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from tests.recipes.test_ranking_experiment import write_dataset
 from tiger.data.dataset import RecommendationData
 from tiger.quantizers.rqvae import RQVAEConfig
 from tiger.recommender.recommender import TigerRecommender
-from tiger.retriever.config import t5_config
+from tiger.retriever.config import retriever_config, t5_config
 from tiger.training import pipeline
 from tiger.training.arguments import read_arguments
 from tiger.training.pipeline import find_recipe, make_plan, read_overrides, train
@@ -57,6 +57,8 @@ def test_one_call_trains_everything_and_again_nothing(dataset, tmp_path, capsys)
     assert "{" not in said and said.count("with what follows") == 3  # no dicts; of each step, what is left after it
     assert isinstance(recommender, TigerRecommender) and recommender.ranker.record["trees"][0] >= 1
     assert recommender.tokenizer.codebook_size == 8 and recommender.tokenizer.tokens == "prefixes"
+    settings = retriever_config(recommender.model)  # of the default recipe
+    assert (settings.output_softmax, settings.recent_items) == ("items", 32)
     metrics = json.loads((out / "test.json").read_text())
     split = RecommendationData.load(dataset).leave_one_out()
     # A third of the next items stand in the history of this log: they stay in the answers.

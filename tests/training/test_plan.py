@@ -89,6 +89,13 @@ def test_fast_is_the_demo_recipe_on_any_data():
     assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 5
 
 
+def test_a_softmax_over_all_items_takes_longer():
+    plan = make_plan("data", "run")
+    settings = {"retriever": {k: v for part in plan.arguments("retriever") for k, v in vars(part).items()}}
+    few, more = (estimated_seconds(settings, (n, 20_000, 10**6), ["retriever"])["retriever"] for n in (50_000, 50_001))
+    assert few > 2 * more
+
+
 @pytest.mark.parametrize("epochs", ["-3", "0"])
 def test_epochs_that_are_none_are_refused(epochs):
     plan = make_plan("data", "run", overrides={"retriever": {"num_train_epochs": epochs}})

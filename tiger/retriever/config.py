@@ -295,7 +295,7 @@ def t5_config(
     hashed = vocabulary if isinstance(vocabulary, HashedPrefixVocabulary) else None
     if hashed is not None and hashed_rows < 1:
         raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
-    softmax = _softmax_of(tokenizer.tokens, output_softmax)
+    softmax = softmax_of_tokens(tokenizer.tokens, output_softmax)
     settings = RetrieverConfig(
         history_attention=history_attention,
         history_item_length=tokenizer.history_depth,
@@ -324,7 +324,7 @@ def t5_config(
     )
 
 
-def _softmax_of(tokens: str, wanted: str | None) -> str:
+def softmax_of_tokens(tokens: str, wanted: str | None) -> str:
     """``output_softmax`` for a kind of tokens.
 
     Raises:

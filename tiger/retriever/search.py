@@ -34,7 +34,7 @@ from tiger.semantic_ids.trie import SemanticIdTrie
 from tiger.utils import devices
 from tiger.utils.devices import HostCopy
 
-# A memory's masses of the histories that are decoded together: 256 MiB, and as much again for their logarithms.
+# A memory's masses of the histories that are decoded at one time: 256 MiB, and as much again for their logarithms.
 _MASSES_AT_ONCE = 1 << 26
 
 
@@ -123,8 +123,9 @@ def beams_of_users(
     # Histories of equal length share a batch: little padding.
     order = examples.by_length()
     size = options.batch_size or devices.default_batch_size(device, options.num_beams)
-    if memory is not None and options.batch_size is None:
-        size = min(size, max(1, _MASSES_AT_ONCE // len(memory)))
+    if memory is not None:
+        batches_at_once = torch.get_num_threads() if devices.is_host(device) else 3
+        size = min(size, max(1, _MASSES_AT_ONCE // (batches_at_once * len(memory))))
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def keep(users: np.ndarray, found: HostCopy) -> int:

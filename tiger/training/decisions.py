@@ -33,7 +33,8 @@ def decisions_of(
     asked = training.get("arguments", {})
     found = [*_of_codes(codes, data.num_items)] if codes else []
     found += [_of_tokens(str(asked["tokens"]), data.num_items)] if asked.get("tokens") else []
-    found += [_of_softmax(asked["output_softmax"], data.num_items)] if asked.get("output_softmax") else []
+    if asked.get("tokens") == "prefixes" and asked.get("output_softmax"):
+        found += [_of_softmax(asked["output_softmax"], data.num_items, "parent" in training)]
     found += [_of_epochs(training, asked)] if training.get("steps") else []
     found += [history_decision(data, training, results), _of_memory(training), _of_second_stage(training)]
     found += [_of_validation(training)] if "second_stage" in training else []
@@ -62,9 +63,11 @@ def _of_tokens(tokens: str, num_items: int) -> Decision:
     return "tokens of the T5", tokens + one, why, f"retriever.tokens={'codes' if tokens == 'prefixes' else 'prefixes'}"
 
 
-def _of_softmax(softmax: str, num_items: int) -> Decision:
+def _of_softmax(softmax: str, num_items: int, has_parent: bool) -> Decision:
     """What a token's probability is normalized over, as the recipe or the size of the catalog says."""
     name, few = "softmax of the T5", num_items <= MOST_SUMMED
+    if has_parent:
+        return name, softmax, "It is that of the parent, whose weights this training started from.", "no --init_from"
     if softmax != "items":
         why = f"The catalog has {num_items:,} items, more than {MOST_SUMMED:,}."
         return (

@@ -239,7 +239,8 @@ def check_settings_go_on(parent: Parent, args: Any) -> None:
     pairs["recent_items"] = (args.recent_items, settings.recent_items)
     if own.tokens == HashedPrefixVocabulary.kind:
         pairs["hashed_rows"] = (args.hashed_rows, settings.hashed_rows)
-    refuse_other(parent, pairs | {"tokens": (own.tokens if args.tokens == "auto" else args.tokens, own.tokens)})
+    pairs["tokens"] = (own.tokens if args.tokens == "auto" else args.tokens, own.tokens)
+    refuse_other(parent, pairs, "retriever")
     if args.split != ALL and parent.training.get("split") == ALL:
         raise DataError(
             f"{parent.name} was trained on all events of its log, those that would validate and test among them: give "
@@ -286,18 +287,21 @@ def still_unseen(parent: Parent, counts: np.ndarray) -> np.ndarray:
     return unseen & (counts < SEEN_FROM)
 
 
-def refuse_other(parent: Parent, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_other(parent: Parent, pairs: Mapping[str, tuple[Any, Any]], step: str | None = None) -> None:
     """Refuse settings that are not the parent's.
 
     Args:
         pairs: by name, the setting's value and the parent's.
+        step: of the recipe, which the names are settings of; None: they name theirs themselves, or have none.
 
     Raises:
         DataError: naming those that differ.
     """
+    given = [f"{step}.{name}={own}" for name, (wanted, own) in pairs.items() if step is not None and wanted != own]
+    remedy = f" (of this version's recipe, --set {' '.join(given)})" if given else ""
     others = [f"{name} {wanted!r}, not {own!r}" for name, (wanted, own) in pairs.items() if wanted != own]
     if others:
         raise DataError(
             f"{parent.name} was made with other settings ({'; '.join(others)}): give the --recipe and --set that it "
-            "was trained with, or train without --init_from."
+            f"was trained with{remedy}, or train without --init_from."
         )

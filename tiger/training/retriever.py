@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from tiger.quantizers.report import settings_of, template_of
 from tiger.recommender.manifest import MANIFEST, read_manifest
 from tiger.recommender.recommender import TigerRecommender
 from tiger.recommender.trainer import TigerTrainer
-from tiger.retriever.config import is_causal, retriever_config, t5_config
+from tiger.retriever.config import is_causal, retriever_config, softmax_of_tokens, t5_config
 from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
@@ -89,7 +89,7 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
     facts = {"semantic_ids": tokenizer.fingerprint, "events": len(data.sequences.items)}
     origin = {} if parent is None else _checked_origin(parent, args, tokenizer, data)
     settings = run_settings(args, training, **facts, **origin)
-    record = RunRecord(training.output_dir, settings, training.world_size, digests)
+    record = RunRecord(training.output_dir, settings, training.world_size, digests, earlier_settings(args.tokens))
     before = _model_before(args.model_dir)
     if record.finished and before is not None:
         _check_model_of_run(args, training, record, before)
@@ -123,11 +123,17 @@ def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent |
     return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
 
 
-def _softmax(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str | None:
+def _softmax(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str:
     """The setting ``output_softmax``; where that is left open, a parent's, or what tokens and catalog allow."""
     if parent is not None and args.output_softmax in (None, "auto"):
         return retriever_config(parent.tiger.model).output_softmax
-    return softmax_of(args.output_softmax, args.tokens, data.num_items)
+    return softmax_of_tokens(args.tokens, softmax_of(args.output_softmax, args.tokens, data.num_items))
+
+
+def earlier_settings(tokens: str) -> dict[str, Any]:
+    """What a run of an earlier version was trained with, where its record lacks a setting or leaves it open."""
+    defaults = {one.name: one.default for one in fields(RetrieverArguments) if one.default is not MISSING}
+    return defaults | {"output_softmax": softmax_of_tokens(tokens, None)}
 
 
 def _checked_origin(

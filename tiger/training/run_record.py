@@ -30,6 +30,7 @@ class RunRecord(TrainerCallback):
             compared.
         processes: how many train together.
         data: digests of what it learns from, see :func:`tiger.data.identity.data_digests`; compared likewise.
+        earlier: values of settings that an older version's record lacks, or leaves open (None): these are compared.
 
     Attributes:
         checkpoint: where to go on from; None: from the start.
@@ -47,10 +48,12 @@ class RunRecord(TrainerCallback):
         settings: dict,
         processes: int = 1,
         data: Mapping[str, str] | None = None,
+        earlier: Mapping[str, Any] | None = None,
     ):
         self._file = Path(output_dir) / "run.json"
         self._settings = settings | {"processes": processes}
         self._data = dict(data or {})
+        self._earlier_settings = dict(earlier or {})
         self.checkpoint = last_whole_checkpoint(output_dir, processes)
         record = self._read() if self._file.exists() else {}
         self._check(output_dir, record)
@@ -66,7 +69,9 @@ class RunRecord(TrainerCallback):
         dataset = self._settings.get("dataset", "the dataset")
         remedy = "put back what it was, or train into another folder (--output_dir; of tiger train, --out)"
         check_same_data(record.get("data", {}), self._data, dataset, f"the run in {output_dir}", remedy)
-        before = record.get("settings", {})
+        before = dict(record.get("settings", {}))
+        if before:
+            before |= {name: value for name, value in self._earlier_settings.items() if before.get(name) is None}
         changed = [
             f"{name}: {before[name]} -> {value}"
             for name, value in self._settings.items()
@@ -74,8 +79,9 @@ class RunRecord(TrainerCallback):
         ]
         if changed:
             raise DataError(
-                f"{output_dir} holds a run with other settings ({'; '.join(changed)}): train into another folder "
-                "(--out; of a recipe, --output_dir), or remove that one."
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}): give those that it has (of "
+                "tiger train, --set retriever.NAME=VALUE), train into another folder (--out; of a recipe, "
+                "--output_dir), or remove that one."
             )
 
     @property
