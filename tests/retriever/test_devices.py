@@ -70,10 +70,11 @@ def on_meta(tokens: str, **options):
     return tokenizer, trie, make_model(tokenizer, **options).to("meta")
 
 
-@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes"])
+@pytest.mark.parametrize("tokens", ["codes", "prefixes", "hashed_prefixes", "default"])
 @pytest.mark.parametrize("given", ["plain", "excluded", "filtered", "both", "unseen", "sampled"])
 def test_a_search_never_waits(tokens, given):
-    tokenizer, trie, model = on_meta(tokens)
+    of_default = {"output_softmax": "items", "recent_items": 32} if tokens == "default" else {}
+    tokenizer, trie, model = on_meta("prefixes" if of_default else tokens, **of_default)
     histories = make_histories(tokenizer, [3, 5, 2]).to("meta")
     excluded = torch.zeros(3, 4, dtype=torch.long, device="meta")
     allowed = torch.zeros(60, dtype=torch.bool, device="meta")

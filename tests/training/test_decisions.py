@@ -61,6 +61,9 @@ def test_the_softmax_is_told(softmax, choice, why):
     training["arguments"]["output_softmax"] = softmax
     found = told(training)["softmax of the T5"]
     assert found[0] == choice and found[1].startswith(why) and found[2] != f"retriever.output_softmax={softmax}"
+    assert "the parent" in told(training | {"parent": {}})["softmax of the T5"][1]
+    training["arguments"]["tokens"] = "codes"  # there is nothing to decide
+    assert "softmax of the T5" not in told(training)
 
 
 @pytest.mark.parametrize("repeat", [False, True])

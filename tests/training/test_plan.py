@@ -89,6 +89,13 @@ def test_fast_is_the_demo_recipe_on_any_data():
     assert yaml.safe_load((ROOT / "recipes" / "demo" / "evaluate.yaml").read_text())["examples"] == 5
 
 
+def test_a_softmax_that_the_tokens_cannot_have_is_refused_before_the_first_step():
+    for tokens, softmax in (("codes", "items"), ("prefixes", "vocabulary")):
+        plan = make_plan("data", "run", overrides={"retriever": {"tokens": tokens, "output_softmax": softmax}})
+        with pytest.raises(DataError, match=f"output_softmax with tokens: {tokens} must be .*got {softmax!r}"):
+            check_settings(plan, plan.steps)
+
+
 def test_a_softmax_over_all_items_takes_longer():
     plan = make_plan("data", "run")
     settings = {"retriever": {k: v for part in plan.arguments("retriever") for k, v in vars(part).items()}}

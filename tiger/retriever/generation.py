@@ -1,7 +1,7 @@
 """Next items by transformers' own ``generate``: the retriever's attention and softmax inside T5's forward.
 
 ``generate(prefix_allowed_tokens_fn=...)`` of a :class:`tiger.retriever.model.TigerT5` finds what
-:func:`tiger.retriever.beam_search.beam_search` finds, more slowly.
+:func:`tiger.retriever.beam_search.beam_search` finds, more slowly; models that T5's forward can't compute refuse it.
 """
 
 from __future__ import annotations

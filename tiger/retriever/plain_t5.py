@@ -49,7 +49,7 @@ def export_t5(model: T5ForConditionalGeneration, folder: str | os.PathLike) -> N
         raise DataError(
             f"{folder} is not written: a plain T5 computes other probabilities from these weights, for "
             f"{'; '.join(reasons)}. Import tiger and load the model with AutoModelForSeq2SeqLM, or train one with "
-            "history_attention: full, tokens: codes and no user_tokens."
+            "history_attention: full, tokens: codes, recent_items: 0 and no user_tokens."
         )
     refuse_wrapped_layers(model, f"{folder} is not written")
     config = copy.deepcopy(model.config)

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLITS
 from tiger.quantizers.auto import quantizer_class
 from tiger.rankers.two_stage.choice import KEPT
-from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS, OUTPUT_SOFTMAX
+from tiger.retriever.config import MAX_HASHED_ROWS, MAX_RECENT_ITEMS, OUTPUT_SOFTMAX, softmax_of_tokens
 from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
@@ -260,7 +260,10 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
     if "tokenizer" in found:
         quantizer_class(found["tokenizer"][0].quantizer)
     if "retriever" in found:
-        sources_of(found["retriever"][0])
+        args = found["retriever"][0]
+        sources_of(args)
+        if args.tokens != "auto" and args.output_softmax not in (None, "auto"):
+            softmax_of_tokens(args.tokens, args.output_softmax)
     for step in found:
         file = plan.settings[step].get("embeddings")
         if file is not None and not Path(file).is_file():
