@@ -51,8 +51,7 @@ class TigerT5(ItemGeneration, T5ForConditionalGeneration):
     Made from :func:`tiger.retriever.config.t5_config`, or read by ``from_pretrained``; after ``import tiger``,
     ``AutoModelForSeq2SeqLM.from_pretrained`` gives one, too. ``generate`` with ``custom_generate=trie_generate``
     computes what the model was trained for; with ``prefix_allowed_tokens_fn`` it does so much more slowly, or refuses.
-    Plain
-    ``T5ForConditionalGeneration.from_pretrained`` opens the checkpoint with a warning: that class gives the same
+    Plain ``T5ForConditionalGeneration.from_pretrained`` opens the checkpoint with a warning: that class gives the same
     probabilities only if ``history_attention`` is ``full``, ``output_softmax`` is ``vocabulary``, and ``user_tokens``
     and ``recent_items`` are 0 (see :meth:`export_t5`); otherwise they differ (by up to .19 in log-probability after
     two training steps).
