@@ -288,11 +288,9 @@ def t5_config(
         recent_items: see :class:`RetrieverConfig`.
 
     Raises:
-        DataError: ``history_attention`` is neither, ``user_tokens`` or ``hashed_rows`` is out of range, or
-            ``output_softmax`` is none that the tokenizer's kind of tokens can have.
+        DataError: a value is out of range, or ``output_softmax`` is none that the tokenizer's kind of tokens can have.
     """
-    vocabulary = tokenizer.vocabulary
-    hashed = vocabulary if isinstance(vocabulary, HashedPrefixVocabulary) else None
+    hashed = tokenizer.vocabulary if isinstance(tokenizer.vocabulary, HashedPrefixVocabulary) else None
     if hashed is not None and hashed_rows < 1:
         raise DataError(f"hashed_rows must be at least 1 where tokens are hashed_prefixes, got {hashed_rows}.")
     softmax = softmax_of_tokens(tokenizer.tokens, output_softmax)

@@ -64,7 +64,7 @@ def _of_tokens(tokens: str, num_items: int) -> Decision:
 
 
 def _of_softmax(softmax: str, num_items: int, has_parent: bool) -> Decision:
-    """What a token's probability is normalized over, as the recipe or the size of the catalog says."""
+    """A softmax over all items or over children, as the recipe or the size of the catalog says."""
     name, few = "softmax of the T5", num_items <= MOST_SUMMED
     if has_parent:
         return name, softmax, "It is that of the parent, whose weights this training started from.", "no --init_from"

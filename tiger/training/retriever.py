@@ -131,7 +131,7 @@ def _softmax(args: RetrieverArguments, data: RecommendationData, parent: Parent 
 
 
 def earlier_settings(tokens: str) -> dict[str, Any]:
-    """What a run of an earlier version was trained with, where its record lacks a setting or leaves it open."""
+    """Settings of a run of an earlier version, where its record lacks one or leaves it open."""
     defaults = {one.name: one.default for one in fields(RetrieverArguments) if one.default is not MISSING}
     return defaults | {"output_softmax": softmax_of_tokens(tokens, None)}
 
