@@ -77,6 +77,13 @@ class Sequences:
         at = None if self.at is None else self.at[users]
         return replace(self._gather(self.offsets[users], self.lengths[users]), user_ids=user_ids, at=at)
 
+    def in_parts(self, size: int) -> Iterator[tuple[np.ndarray, Sequences]]:
+        """The numbers of ``size`` users at a time, at least one, int64 [m], and their sequences."""
+        size = max(1, size)
+        for start in range(0, len(self), size):
+            users = np.arange(start, min(start + size, len(self)))
+            yield users, self.select(users)
+
     def drop_last(self, count: int) -> Sequences:
         """Every sequence without its last ``count`` events, and without ``at``."""
         return self._gather(self.offsets[:-1], np.maximum(self.lengths - count, 0))

@@ -343,10 +343,7 @@ def recommend_by_score(
     # Items without evidence queue behind all others, the most popular first.
     queue = -np.arange(1, len(order) + 1, dtype=np.float32)
     kept = min(k, len(order))
-    step = max(1, _CHUNK_SCORES // len(order))
-    for start in range(0, len(histories), step):
-        users = np.arange(start, min(start + step, len(histories)))
-        part = histories.select(users)
+    for users, part in histories.in_parts(_CHUNK_SCORES // len(order)):
         values = score(part)
         np.copyto(values, queue, where=values == 0)
         if exclude_history:

@@ -65,9 +65,7 @@ class TransitionGraph:
         """As ``Popularity.recommend``; scores fall by one a place, as those of different rings don't compare."""
         place, order = self.popularity.place, self.popularity.order
         items = np.full((len(histories), k), -1, dtype=np.int32)
-        step = max(1, _SCORES_AT_ONCE // len(order))
-        for start in range(0, len(histories), step):
-            part = histories.select(np.arange(start, min(start + step, len(histories))))
+        for users, part in histories.in_parts(_SCORES_AT_ONCE // len(order)):
             part = Sequences(part.offsets, place[part.items].astype(np.int32), part.timestamps)
             seen = np.zeros((len(part), len(order)), dtype=bool)
             if exclude_history:
@@ -86,7 +84,7 @@ class TransitionGraph:
             for user, found in enumerate(chosen):
                 popular = np.flatnonzero(~seen[user][: 2 * k + len(part[user])]).tolist()
                 row = list(dict.fromkeys(found + spare[user] + popular))[:k]
-                items[start + user, : len(row)] = order[row]
+                items[users[user], : len(row)] = order[row]
         scores = np.where(items < 0, -np.inf, -np.arange(k, dtype=np.float32))
         return items, scores.astype(np.float32)
 

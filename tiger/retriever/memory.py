@@ -213,15 +213,13 @@ class ItemMemory:
         """
         slots = np.where(rows < 0, 0, self.slots[rows])
         found = np.zeros((*rows.shape, len(ROUTES)), dtype=np.float32)
-        step = max(1, _SCORES_AT_ONCE // (len(self.tables) + self.borrowed.shape[0]))
-        for start in range(0, len(histories), step):
-            part = slice(start, start + step)
-            some = histories.select(np.arange(len(histories))[part])
-            for place, table in enumerate(self._routes(some)):
-                found[part, :, place] = np.take_along_axis(self._with_borrowed(table), slots[part], axis=1)
+        size = _SCORES_AT_ONCE // (len(self.tables) + self.borrowed.shape[0])
+        for users, part in histories.in_parts(size):
+            for place, table in enumerate(self._routes(part)):
+                found[users, :, place] = np.take_along_axis(self._with_borrowed(table), slots[users], axis=1)
             if self.weights.kernels[AGAIN].any():
-                again = self._again(some).toarray()
-                found[part, :, AGAIN] = np.take_along_axis(again, np.maximum(rows[part], 0), axis=1)
+                again = self._again(part).toarray()
+                found[users, :, AGAIN] = np.take_along_axis(again, np.maximum(rows[users], 0), axis=1)
         found[rows < 0] = 0
         return found
 

@@ -192,17 +192,15 @@ class Candidates:
     def describe(self, histories: Sequences, rows: np.ndarray) -> Proposals:
         """Features of given candidates, int [n, C], -1: none; those of the T5 are unknown."""
         rows, parts = np.asarray(rows, dtype=np.int32), []
-        for start in range(0, len(histories), _CHUNK):
-            users = np.arange(start, min(start + _CHUNK, len(histories)))
-            part, none = histories.select(users), np.empty((len(users), 0))
+        for users, part in histories.in_parts(_CHUNK):
+            none = np.empty((len(users), 0))
             parts.append(self._features.compute(RankingBatch(part, rows[users], len(self), none, none)))
         return Proposals(rows, np.concatenate(parts))
 
     def _search(self, histories: Sequences, exclude_history: bool, without: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed], see :meth:`_best`; users in parts that bound memory."""
-        step = max(1, _CHUNK_SCORES // len(self))
-        parts = [np.arange(start, min(start + step, len(histories))) for start in range(0, len(histories), step)]
-        return np.concatenate([self._best(histories.select(users), exclude_history, without) for users in parts])
+        parts = histories.in_parts(_CHUNK_SCORES // len(self))
+        return np.concatenate([self._best(part, exclude_history, without) for _, part in parts])
 
     def _best(self, histories: Sequences, exclude_history: bool, without: np.ndarray | None) -> np.ndarray:
         """Rows [n, num_proposed]: two thirds the hybrid's best, the rest by the same with the log's counts damped."""
