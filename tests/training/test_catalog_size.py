@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tiger.training import tokenizer as module
-from tiger.training.catalog_size import MOST_PREFIXES, MOST_SUMMED, CatalogSize, softmax_of
+from tiger.training.catalog_size import MOST_PREFIXES, MOST_SUMMED, CatalogSize, softmax_by_size
 from tiger.training.plan import check_settings, make_plan
 from tiger.training.tokenizer import TokenizerArguments, fitted_tokenizer, sized
 
@@ -41,7 +41,7 @@ def test_sizes_by_the_number_of_items(num_items, levels, size, tokens):
     ],
 )
 def test_softmax_by_tokens_and_the_number_of_items(wanted, tokens, num_items, found):
-    assert softmax_of(wanted, tokens, num_items) == found
+    assert softmax_by_size(wanted, tokens, num_items) == found
 
 
 def test_given_sizes_stay_and_open_ones_are_filled_in():

@@ -36,6 +36,7 @@ from tiger.utils.devices import HostCopy
 
 # A memory's masses of the histories that are decoded at one time: 256 MiB, and as much again for their logarithms.
 _MASSES_AT_ONCE = 1 << 26
+_OVERLAPPED = 3  # batches of an accelerator whose masses are held: one is searched, two are collated
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def beams_of_users(
     order = examples.by_length()
     size = options.batch_size or devices.default_batch_size(device, options.num_beams)
     if memory is not None:
-        batches_at_once = torch.get_num_threads() if devices.is_host(device) else 3
-        size = min(size, max(1, _MASSES_AT_ONCE // (batches_at_once * len(memory))))
+        at_once = torch.get_num_threads() if devices.is_host(device) else _OVERLAPPED
+        size = min(size, max(1, _MASSES_AT_ONCE // (at_once * len(memory))))
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def keep(users: np.ndarray, found: HostCopy) -> int:

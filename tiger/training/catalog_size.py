@@ -42,7 +42,12 @@ class CatalogSize:
         return cls(levels, codes, "prefixes" if num_items <= MOST_PREFIXES else "codes")
 
 
-def softmax_of(wanted: str | None, tokens: str, num_items: int) -> str | None:
+def tokens_by_size(wanted: str, num_items: int) -> str:
+    """The setting ``tokens`` where ``wanted`` is ``auto``, else ``wanted``."""
+    return CatalogSize.of(num_items).tokens if wanted == "auto" else wanted
+
+
+def softmax_by_size(wanted: str | None, tokens: str, num_items: int) -> str | None:
     """The setting ``output_softmax`` where ``wanted`` is ``auto``, else ``wanted``; None: its tokens have one."""
     if wanted != "auto":
         return wanted

@@ -54,36 +54,28 @@ def _of_codes(codes: Mapping[str, Any], num_items: int) -> Iterator[Decision]:
 
 def _of_tokens(tokens: str, num_items: int) -> Decision:
     """Prefixes or codes, as the recipe or the size of the catalog says."""
-    few = num_items <= MOST_PREFIXES
-    side = "no more" if few else "more"
-    why = f"The catalog has {num_items:,} items, {side} than {MOST_PREFIXES:,}."
-    if few != (tokens == "prefixes"):
-        why = "A setting (retriever.tokens) says so."
+    setting, other = "retriever.tokens", "codes" if tokens == "prefixes" else "prefixes"
+    why = _by_size(setting, num_items, MOST_PREFIXES, for_few=tokens == "prefixes")
     one = ": one token for an item of the history" if tokens == "prefixes" else ": one token for each level"
-    return "tokens of the T5", tokens + one, why, f"retriever.tokens={'codes' if tokens == 'prefixes' else 'prefixes'}"
+    return "tokens of the T5", tokens + one, why, f"{setting}={other}"
 
 
 def _of_softmax(softmax: str, num_items: int, has_parent: bool) -> Decision:
     """A softmax over all items or over children, as the recipe or the size of the catalog says."""
-    name, few = "softmax of the T5", num_items <= MOST_SUMMED
+    name, setting, sums = "softmax of the T5", "retriever.output_softmax", softmax == "items"
     if has_parent:
         return name, softmax, "It is that of the parent, whose weights this training started from.", "no --init_from"
-    if softmax != "items":
-        why = f"The catalog has {num_items:,} items, more than {MOST_SUMMED:,}."
-        return (
-            name,
-            softmax,
-            "A setting (retriever.output_softmax) says so." if few else why,
-            "retriever.output_softmax=items",
-        )
-    why = f"The catalog has {num_items:,} items, no more than {MOST_SUMMED:,}."
-    choice = "items: the probability of a first token is the sum over its items"
-    return (
-        name,
-        choice,
-        why if few else "A setting (retriever.output_softmax) says so.",
-        "retriever.output_softmax=children",
-    )
+    choice = "items: the probability of a first token is the sum over its items" if sums else softmax
+    why = _by_size(setting, num_items, MOST_SUMMED, for_few=sums)
+    return name, choice, why, f"{setting}={'children' if sums else 'items'}"
+
+
+def _by_size(setting: str, num_items: int, most: int, for_few: bool) -> str:
+    """Why a choice was made that is ``for_few`` items, up to ``most``, or for more: their number, or the setting."""
+    few = num_items <= most
+    if few != for_few:
+        return f"A setting ({setting}) says so."
+    return f"The catalog has {num_items:,} items, {'no more' if few else 'more'} than {most:,}."
 
 
 def _of_epochs(training: Mapping[str, Any], asked: Mapping[str, Any]) -> Decision:

@@ -297,11 +297,12 @@ def refuse_other(parent: Parent, pairs: Mapping[str, tuple[Any, Any]], step: str
     Raises:
         DataError: naming those that differ.
     """
-    given = [f"{step}.{name}={own}" for name, (wanted, own) in pairs.items() if step is not None and wanted != own]
-    remedy = f" (of this version's recipe, --set {' '.join(given)})" if given else ""
-    others = [f"{name} {wanted!r}, not {own!r}" for name, (wanted, own) in pairs.items() if wanted != own]
+    others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if others:
+        told = "; ".join(f"{name} {wanted!r}, not {own!r}" for name, (wanted, own) in others.items())
+        given = " ".join(f"{step}.{name}={own}" for name, (_, own) in others.items())
+        remedy = "" if step is None else f" (of this version's recipe, --set {given})"
         raise DataError(
-            f"{parent.name} was made with other settings ({'; '.join(others)}): give the --recipe and --set that it "
+            f"{parent.name} was made with other settings ({told}): give the --recipe and --set that it "
             f"was trained with{remedy}, or train without --init_from."
         )

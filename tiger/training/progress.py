@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from tiger.training.catalog_size import CatalogSize, softmax_of
+from tiger.training.catalog_size import softmax_by_size, tokens_by_size
 from tiger.training.evaluation import users_to_ask
 from tiger.utils import devices
 
@@ -131,8 +131,8 @@ def estimated_seconds(settings: Mapping[str, Mapping], sizes: Sequence[int], ste
     layers = t5.get("num_layers", 4) + (t5.get("num_decoder_layers") or t5.get("num_layers", 4))
     width = 4 * t5.get("num_heads", 6) * t5.get("d_kv", 64) + 2 * t5.get("d_ff", 1024)
     multiplications = layers * t5.get("d_model", 128) * width / 1e6
-    tokens = t5.get("tokens", "codes") if t5.get("tokens") != "auto" else CatalogSize.of(items).tokens
-    summed = items if softmax_of(t5.get("output_softmax"), tokens, items) == "items" else 0
+    tokens = tokens_by_size(t5.get("tokens", "codes"), items)
+    summed = items if softmax_by_size(t5.get("output_softmax"), tokens, items) == "items" else 0
     learned = multiplications + summed * t5.get("d_model", 128) / 1e6
     epochs = max(t5.get("num_train_epochs", 3), t5.get("min_steps", 0) * t5.get("batch", 512) / max(targets, 1))
     per_beam = SECONDS["per user, beam and million multiplications"]

@@ -36,7 +36,7 @@ from tiger.retriever.dataset import EvaluationExamples, TrainingExamples
 from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbor, init_token_embeddings
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
-from tiger.training.catalog_size import CatalogSize, softmax_of
+from tiger.training.catalog_size import softmax_by_size, tokens_by_size
 from tiger.training.learning import Learning, check_enough, check_no_validation
 from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.memory import add_memory
@@ -118,16 +118,16 @@ def train_retriever(args: RetrieverArguments, training: TrainingArguments) -> Ti
 
 def _tokens(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str:
     """The kind of tokens; where that is left open, a parent's, however large the catalog has become."""
-    if args.tokens != "auto":
-        return args.tokens
-    return CatalogSize.of(data.num_items).tokens if parent is None else parent.tiger.tokenizer.tokens
+    if parent is not None and args.tokens == "auto":
+        return parent.tiger.tokenizer.tokens
+    return tokens_by_size(args.tokens, data.num_items)
 
 
 def _softmax(args: RetrieverArguments, data: RecommendationData, parent: Parent | None) -> str:
     """The setting ``output_softmax``; where that is left open, a parent's, or what tokens and catalog allow."""
     if parent is not None and args.output_softmax in (None, "auto"):
         return retriever_config(parent.tiger.model).output_softmax
-    return softmax_of_tokens(args.tokens, softmax_of(args.output_softmax, args.tokens, data.num_items))
+    return softmax_of_tokens(args.tokens, softmax_by_size(args.output_softmax, args.tokens, data.num_items))
 
 
 def earlier_settings(tokens: str) -> dict[str, Any]:
