@@ -15,10 +15,12 @@ from transformers import TrainingArguments
 from tiger.cli.common import friendly_errors
 from tiger.training.arguments import parse_arguments
 from tiger.training.click_ranker import RankerArguments, train_click_ranker
+from tiger.training.processes import leave_group
 
 
 def main() -> None:
     train_click_ranker(*parse_arguments([RankerArguments, TrainingArguments]))
+    leave_group()
 
 
 if __name__ == "__main__":

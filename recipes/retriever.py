@@ -15,11 +15,13 @@ from transformers import TrainingArguments
 
 from tiger.cli.common import friendly_errors
 from tiger.training.arguments import parse_arguments
+from tiger.training.processes import leave_group
 from tiger.training.retriever import RetrieverArguments, train_retriever
 
 
 def main() -> None:
     train_retriever(*parse_arguments([RetrieverArguments, TrainingArguments]))
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -201,6 +201,7 @@ def test_two_processes_train_one_model(tmp_path):
     script = f"""
 import torch
 from tests.retriever.test_trainer_options import make_trainer
+from tiger.training.processes import leave_group
 parts = {{"muon_learning_rate": 0.01, "embedding_learning_rate": 0.02}}
 trainer = make_trainer({str(tmp_path)!r}, parts=parts, ddp_backend="gloo", max_grad_norm=0.05, max_steps=3)
 trainer.train()
@@ -222,7 +223,8 @@ for weight in trainer.model.parameters():
 assert abs(float(trainer._clip_grad_norm(wrapped)) - len(weights) ** 0.5) < 1e-2
 assert trainer.model.shared.weight.grad.max() < 0.05
 print("loss", trainer.evaluate()["eval_loss"])
-torch.distributed.destroy_process_group()
+del trainer, wrapped
+leave_group()
 """
     (tmp_path / "train.py").write_text(script)
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]

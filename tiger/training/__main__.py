@@ -10,6 +10,7 @@ import sys
 from transformers import TrainingArguments
 
 from tiger.training.arguments import parse_arguments
+from tiger.training.processes import leave_group
 from tiger.training.retriever import RetrieverArguments, train_retriever
 from tiger.utils.errors import DataError
 
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: only the step retriever runs in several processes, got {argv[:1]}")
     try:
         train_retriever(*parse_arguments([RetrieverArguments, TrainingArguments], argv[1:]))
+        leave_group()
     except (DataError, FileExistsError) as error:
         sys.exit(f"error: {error}")
 

@@ -209,6 +209,7 @@ def test_two_processes_train_one_ranker(tmp_path, sparse, max_grad_norm):
 import sys
 import torch
 from tests.rankers.click.test_model import circle_lists, train
+from tiger.training.processes import leave_group
 trainer = train({str(tmp_path)!r}, circle_lists(), steps=4, sparse={sparse}, max_grad_norm={max_grad_norm},
                 ddp_backend="gloo", logging_steps=1)
 assert trainer.args.world_size == 2 and type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
@@ -222,7 +223,8 @@ trainer.optimizer = None
 groups = trainer.create_optimizer(trainer.model_wrapped).param_groups
 assert any(weight is trainer.model.table.weight for weight in groups[0]["params"])
 print("AUC", metrics["eval_auc"])
-torch.distributed.destroy_process_group()
+del trainer
+leave_group()
 """
     file = tmp_path / "train.py"
     file.write_text(script)
