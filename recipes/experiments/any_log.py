@@ -132,8 +132,10 @@ def sampled(dataset: Path, folder: Path, args: AnyLogArguments) -> Path:
     """Write a dataset directory with all items, and all events of some users.
 
     Raises:
-        DataError: there are fewer users than are to be drawn.
+        DataError: ``dataset`` has no ``interactions.parquet``, or fewer users than are to be drawn.
     """
+    if not (dataset / "interactions.parquet").is_file():
+        raise DataError(f"--sample reads {dataset / 'interactions.parquet'}, which is not there.")
     events = pq.read_table(dataset / "interactions.parquet")
     users = pc.unique(events["user_id"])
     if not 0 < args.sample <= len(users):

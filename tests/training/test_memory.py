@@ -7,7 +7,9 @@ import pytest
 
 from tests.retriever.test_memory import ITEMS, make_log, make_memory, one_history
 from tiger.data.sequences import Sequences
-from tiger.training.memory import T5_WEIGHTS, Validation, fit_memory, with_chosen_weight
+from tiger.data.splits import LeaveOneOut
+from tiger.retriever.memory import MemoryTables
+from tiger.training.memory import T5_WEIGHTS, Validation, counted_elsewhere, fit_memory, with_chosen_weight
 
 
 def validation(memory, right):
@@ -73,3 +75,34 @@ def test_a_t5_that_knows_more_than_the_counts_decides():
     found = record["validation ndcg@10"]
     assert chosen.weights.t5_weight == record["t5_weight"] and found[f"{record['t5_weight']:g}"] >= found["0.15"]
     assert found["6.4"] == max(found.values()) == 1.0
+
+
+@pytest.mark.parametrize(("measured", "parts"), [(40, 5), (7, 1)])
+def test_the_weight_is_chosen_beside_counts_of_all_validation_events_but_the_user_s_own(measured, parts):
+    """A count of a user's own target would show it to the memory, which would then seem to need no T5."""
+    histories = make_log(40, seed=3)
+    train, targets = histories.drop_last(1), histories.items[histories.offsets[1:] - 1]
+    split = LeaveOneOut(np.arange(40), train, targets, histories, targets, 0)
+    users = np.sort(np.random.default_rng(0).choice(40, measured, replace=False))
+    neighbors = make_memory().tables.neighbors
+    found = counted_elsewhere(split, users, neighbors)
+    assert len(found) == parts and sorted(np.concatenate([places for places, _ in found])) == list(range(measured))
+    for places, tables in found:
+        own = set(users[places])
+        rows = [train[user] if user in own else histories[user] for user in range(40)]
+        expected = MemoryTables.counted(Sequences.from_rows(rows), neighbors)
+        assert (tables.followers != expected.followers).nnz == 0 and (tables.totals == expected.totals).all()
+
+    # Measured with these: the users of a part with its tables, at their own places.
+    memory = make_memory()
+    valid = Validation(histories, targets, targets[:, None], np.full((40, 1), -1.0, dtype=np.float32))
+    valid = replace(valid, histories=train.select(users), targets=targets[users], rows=targets[users, None])
+    valid = replace(valid, log_probs=valid.log_probs[users], parts=found)
+    _, record = with_chosen_weight(memory, valid, exclude_history=False)
+    alone = []
+    for places, tables in found:
+        some = replace(valid, histories=valid.histories.select(places), targets=valid.targets[places], parts=None)
+        some = replace(some, rows=valid.rows[places], log_probs=valid.log_probs[places])
+        counting = replace(memory, tables=tables)
+        alone += [with_chosen_weight(counting, some, False)[1]["validation ndcg@10"]["0"]] * len(places)
+    assert record["validation ndcg@10"]["0"] == pytest.approx(np.mean(alone), abs=1e-5)

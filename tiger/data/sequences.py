@@ -84,8 +84,8 @@ class Sequences:
             users = np.arange(start, min(start + size, len(self)))
             yield users, self.select(users)
 
-    def drop_last(self, count: int) -> Sequences:
-        """Every sequence without its last ``count`` events, and without ``at``."""
+    def drop_last(self, count: int | np.ndarray) -> Sequences:
+        """Every sequence without its last ``count`` (int, or int [users]) events, and without ``at``."""
         return self._gather(self.offsets[:-1], np.maximum(self.lengths - count, 0))
 
     def keep_last(self, count: int) -> Sequences:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history
@@ -30,6 +32,7 @@ T5_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 # the last one, popularity alone is left.
 _POPULARITY = (1.0, 10.0, 100.0, 1e7)
 VALIDATION_USERS = 2000
+_MOST_UNCOUNTED = 0.2  # share of the log's validation events that are left out to measure on them
 _SCORES_AT_ONCE = 1 << 23
 
 
@@ -42,12 +45,14 @@ class Validation:
         targets: int64 [n], rows.
         rows: int64 [n, beams], -1 where there are fewer.
         log_probs: float32 [n, beams].
+        parts: users, int64 [m], each in one part, and the tables to measure them with; None: the memory's own.
     """
 
     histories: Sequences
     targets: np.ndarray
     rows: np.ndarray
     log_probs: np.ndarray
+    parts: Sequence[tuple[np.ndarray, MemoryTables]] | None = None
 
 
 def add_memory(
@@ -74,10 +79,12 @@ def add_memory(
     if not split.held_out:
         recommender.memory = memory
         return
-    valid = EvaluationExamples(*split.part("valid")).sample(VALIDATION_USERS)
+    valid = EvaluationExamples(*split.part("valid"))
+    drawn = valid.drawn(VALIDATION_USERS)
+    valid = valid.select(drawn)
     search: dict[str, Any] = {"num_beams": 50, "exclude_history": exclude_history, "rank": False, "progress": True}
     beams = recommender.recommend_rows(valid.histories, 50, memory=False, **search)  # it may have one already
-    known = Validation(valid.histories, valid.targets, *beams)
+    known = Validation(valid.histories, valid.targets, *beams, counted_elsewhere(split, drawn, memory.tables.neighbors))
     recommender.memory, chosen = with_chosen_weight(memory, known, exclude_history)
     recommender.training = recommender.training | {"memory": chosen}
     print(f"the T5's log-probability counts {chosen['t5_weight']:g} times beside the memory's")
@@ -106,6 +113,32 @@ def fit_memory(
         vectors = np.zeros((len(texts), 1), dtype=np.float32)  # nothing is near anything
     tables = MemoryTables.fit(train, ItemTexts(words, vectors), groups)
     return ItemMemory(tables, fit_weights(tables, train, exclude_history, seed))
+
+
+def counted_elsewhere(
+    split: LeaveOneOut, users: np.ndarray, neighbors: sparse.csr_matrix
+) -> list[tuple[np.ndarray, MemoryTables]]:
+    """Tables that count others' validation events, as a memory in use counts all events so far, but not a user's own.
+
+    The T5 learns nothing of them: beside a memory that lacks them it would count for too much.
+
+    Args:
+        split: of the log.
+        users: int64 [n], of the split, who are measured.
+        neighbors: what is known of the texts, see :meth:`tiger.retriever.memory.MemoryTables.counted`.
+
+    Returns:
+        Per part of the users: places in ``users``, and tables. A small log has several parts, of a fifth of its
+        validation events at most.
+    """
+    count = math.ceil(len(users) / max(_MOST_UNCOUNTED * len(split.valid_targets), 1))
+    part = np.random.default_rng(0).permutation(len(users)) % max(count, 1)
+    found = []
+    for places in (np.flatnonzero(part == number) for number in range(count)):
+        uncounted = np.zeros(len(split.valid_targets), dtype=np.int64)
+        uncounted[users[places]] = 1
+        found.append((places, MemoryTables.counted(split.test_histories.drop_last(uncounted), neighbors)))
+    return found
 
 
 def with_chosen_weight(
@@ -169,24 +202,22 @@ def _ndcg(
     memory: ItemMemory, valid: Validation, exclude_history: bool, weights: Sequence[float]
 ) -> dict[float, np.ndarray]:
     """NDCG@10 of each validation user, float [n], by the T5's weight."""
-    floors, count = memory.t5_floors, len(memory)
+    count = len(memory)
     order = np.random.default_rng(0).permutation(count)  # no order of rows decides between equal scores
-    step = max(1, _SCORES_AT_ONCE // count)
-    answers: dict[float, list[np.ndarray]] = {weight: [] for weight in weights}
-    for start in range(0, len(valid.targets), step):
-        users = np.arange(start, min(start + step, len(valid.targets)))
-        histories = valid.histories.select(users)
-        scores, probs = np.log(memory.mass(histories)), np.tile(floors, (len(users), 1))
-        row, beam = np.nonzero(valid.rows[users] >= 0)
-        probs[row, valid.rows[users][row, beam]] += np.exp(valid.log_probs[users][row, beam])
-        if exclude_history:
-            scores[histories.users, histories.items] = -np.inf
-        log_probs = np.log(probs)
-        for weight in weights:
-            values = (scores + np.float32(weight) * log_probs)[:, order]
-            answers[weight].append(order[best_columns(values, min(10, count))[0]])
-    k = min(10, count)
-    return {
-        weight: next_item_metrics_per_user(np.concatenate(found), valid.targets, (k,))[f"ndcg@{k}"]
-        for weight, found in answers.items()
-    }
+    k, step = min(10, count), max(1, _SCORES_AT_ONCE // count)
+    found = {weight: np.zeros(len(valid.targets)) for weight in weights}
+    for part, tables in valid.parts or [(np.arange(len(valid.targets)), memory.tables)]:
+        counting = replace(memory, tables=tables)
+        for users in (part[start : start + step] for start in range(0, len(part), step)):
+            histories = valid.histories.select(users)
+            scores, probs = np.log(counting.mass(histories)), np.tile(counting.t5_floors, (len(users), 1))
+            row, beam = np.nonzero(valid.rows[users] >= 0)
+            probs[row, valid.rows[users][row, beam]] += np.exp(valid.log_probs[users][row, beam])
+            if exclude_history:
+                scores[histories.users, histories.items] = -np.inf
+            log_probs = np.log(probs)
+            for weight in weights:
+                values = (scores + np.float32(weight) * log_probs)[:, order]
+                answers = order[best_columns(values, k)[0]]
+                found[weight][users] = next_item_metrics_per_user(answers, valid.targets[users], (k,))[f"ndcg@{k}"]
+    return found
