@@ -23,7 +23,7 @@ from tiger.data.cooccurrence import follower_counts
 from tiger.data.dataset import RecommendationData
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Hybrid
+from tiger.evaluation.baselines import fitted_baselines
 from tiger.evaluation.evaluator import evaluate, rank_bytes
 from tiger.evaluation.metrics import metrics_of_ranks
 from tiger.evaluation.results import command_line
@@ -75,7 +75,7 @@ def main() -> None:
 def baseline_places(data: RecommendationData, split: LeaveOneOut) -> dict[str, np.ndarray]:
     """Places of the targets in the lists of the training-free methods, uint8 [users]."""
     texts, histories, targets = item_texts(data.items, required=False), split.test_histories, split.test_targets
-    fitted = Hybrid().fit(split.train, texts).baselines()
+    fitted = fitted_baselines(split.train, texts)
     found = {name: evaluate(model.recommend, histories, targets, (10,)) for name, model in fitted.items()}
     return {name: rank_bytes(evaluation, 10) for name, evaluation in found.items()}
 

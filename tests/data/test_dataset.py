@@ -528,3 +528,10 @@ def test_the_usual_columns_are_no_reason_for_a_warning(tmp_path, recwarn):
     items = {**ITEMS, "brand": list("ABCD"), "categories": list("xxyy"), "price": [1.0] * 4, "note": list("nnnn")}
     RecommendationData.load(write(tmp_path, items=items))
     assert not [warning for warning in recwarn if "items.parquet" in str(warning.message)]
+
+
+def test_temporal_split_refuses_a_log_of_one_day():
+    items = pa.table({"item_id": ["a", "b"]})
+    events = pa.table({"user_id": ["u"] * 4, "item_id": ["a", "b", "a", "b"], "timestamp": [86_400 * 400] * 4})
+    with pytest.raises(DataError, match="needs events of more days: 0 of 4 come before the day of the first cut"):
+        RecommendationData.from_tables(items, events).temporal_split()

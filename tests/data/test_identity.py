@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import check_same_data, data_digests, items_digest, train_digest
+from tiger.data.identity import check_same_data, data_digests, table_digest, train_digest
 from tiger.utils.errors import DataError
 
 ITEMS = pa.table(
@@ -43,7 +43,7 @@ def test_the_same_values_have_the_same_digests(tmp_path):
     data = RecommendationData.load(tmp_path)
     assert data_digests(data, data.leave_one_out()) == expected
     # A slice is its rows, not the buffers that it shares.
-    assert items_digest(ITEMS.slice(1, 2)) == items_digest(pa.concat_tables([ITEMS.slice(1, 1), ITEMS.slice(2, 1)]))
+    assert table_digest(ITEMS.slice(1, 2)) == table_digest(pa.concat_tables([ITEMS.slice(1, 1), ITEMS.slice(2, 1)]))
 
 
 @pytest.mark.parametrize(
@@ -102,19 +102,19 @@ def test_of_the_split_that_a_model_was_trained_on():
     ],
 )
 def test_views_have_the_digests_of_what_they_show(plain, other, values):
-    one, another = (items_digest(pa.table({"column": pa.array(values, kind)})) for kind in (plain, other))
-    assert one == another != items_digest(pa.table({"column": pa.array(values[::-1], plain)}))
+    one, another = (table_digest(pa.table({"column": pa.array(values, kind)})) for kind in (plain, other))
+    assert one == another != table_digest(pa.table({"column": pa.array(values[::-1], plain)}))
 
 
 def test_columns_of_other_types():
     table = pa.table({"item_id": ["a", "b"], "day": pa.array([1, None], pa.date32()), "on": [True, None]})
     table = table.append_column("size", pa.array([{"w": 1, "h": None}, None])).append_column("n", pa.nulls(2))
     other = table.set_column(1, "day", pa.array([None, 1], pa.date32()))
-    assert items_digest(table) == items_digest(pa.concat_tables([table.slice(0, 1), table.slice(1)]))
-    assert items_digest(table) != items_digest(other)
-    assert items_digest(pa.table({"item_id": pa.array([], pa.string())})) != items_digest(table.slice(0, 0))
+    assert table_digest(table) == table_digest(pa.concat_tables([table.slice(0, 1), table.slice(1)]))
+    assert table_digest(table) != table_digest(other)
+    assert table_digest(pa.table({"item_id": pa.array([], pa.string())})) != table_digest(table.slice(0, 0))
     numbers = [pa.table({"n": pa.array(np.array([1, 2], kind))}) for kind in (np.int8, np.int64, np.uint64)]
-    assert len({items_digest(table) for table in numbers}) == 1
+    assert len({table_digest(table) for table in numbers}) == 1
 
 
 def test_the_error_names_the_table_and_the_remedy():

@@ -80,3 +80,9 @@ def test_items_without_pairs_look_like_any_other():
 
 def test_a_log_without_pairs_says_nothing():
     assert not cooccurrence_vectors(sequences([[0], [1], [2]]), 5, dim=3).any()
+
+
+@pytest.mark.parametrize("num_items", [0, 1])
+def test_fewer_than_two_items_have_no_company(num_items):
+    vectors = cooccurrence_vectors(sequences([[0] * num_items]), num_items, dim=3)
+    assert vectors.tolist() == [[0.0] * 3] * num_items and vectors.dtype == np.float32

@@ -2,6 +2,7 @@ import errno
 import json
 import resource
 import shutil
+import tracemalloc
 
 import huggingface_hub
 import numpy as np
@@ -124,6 +125,10 @@ def test_check_embeddings():
     matrix[1, 0], matrix[2, 1] = np.nan, np.inf
     with pytest.raises(DataError, match=r"2 of 3 rows hold NaN or infinity \(rows 1, 2\)"):
         check_embeddings(matrix)
+    matrix = np.array([[1e15, 0], [0, -1e20], [2e15, 0]], np.float32)
+    with pytest.raises(DataError, match=r"2 of 3 rows hold numbers beyond 1e\+15 \(rows 1, 2\)"):
+        check_embeddings(matrix)
+    assert check_embeddings(matrix[:1]) is not None
     for wrong in (np.ones(3), np.ones((0, 2)), np.array([["a"]])):
         with pytest.raises(DataError, match="must be a matrix of numbers"):
             check_embeddings(wrong)
@@ -262,6 +267,38 @@ def test_many_cache_files_are_merged(sentence_t5, tmp_path, counted, monkeypatch
     assert all(file.suffix == ".safetensors" for file in tmp_path.glob("*/*"))  # nothing temporary is left
 
 
+def test_cache_files_are_merged_as_far_as_memory_is_meant_for_it(sentence_t5, tmp_path, monkeypatch):
+    monkeypatch.setattr(module._VectorCache, "max_files", 2)
+    monkeypatch.setattr(module._VectorCache, "max_bytes", 1000)
+    read = []
+    monkeypatch.setattr(module, "load_file", lambda file: read.append(file.stat().st_size) or load_file(file))
+    encoder = make(sentence_t5, tmp_path)
+    vectors = np.concatenate([encoder.encode([text]) for text in TEXTS[:3]])
+    assert not read
+    encoder.encode(TEXTS[:1])  # three files of 300 bytes
+    assert len(read) == 3 and sum(read) <= 1000
+    read.clear()
+    for text in TEXTS[3:]:
+        vectors = np.concatenate([vectors, encoder.encode([text])])
+    np.testing.assert_array_equal(encoder.encode(TEXTS), vectors)
+    assert len(read) == 2  # the larger one stays as it is
+
+
+def test_one_text_does_not_load_all_that_is_cached(tmp_path):
+    random = np.random.default_rng(0)
+    cache, keys = module._VectorCache(tmp_path), [random.bytes(30) + ending for ending in (b"  ", b"\0\0") * 10_000]
+    vectors = random.normal(size=(len(keys), 64)).astype(np.float32)
+    cache.write(dict(zip(keys, vectors)))
+    tracemalloc.start()
+    (found,) = cache.read([keys[7], b"\0" * 32, b"\xff" * 32])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert list(found) == [keys[7]] and np.array_equal(found[keys[7]], vectors[7])
+    assert peak < vectors.nbytes / 2
+    found = {key: vector for part in cache.read(keys[::3]) for key, vector in part.items()}
+    assert len(found) == len(keys[::3]) and all(np.array_equal(found[keys[row]], vectors[row]) for row in (0, 3, 6000))
+
+
 def test_unwritable_cache_only_warns(sentence_t5, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.warns(UserWarning, match="can't be cached"):
@@ -372,6 +409,9 @@ def test_vectors_of_two_commits_are_not_mixed(sentence_t5, tmp_path, counted, mo
         make("me/enc", tmp_path / "cache", revision=revision).encode(TEXTS)
         assert counted == []
     np.testing.assert_array_equal(make("me/enc", tmp_path / "cache", revision="a" * 40).encode(TEXTS[:2]), before)
+    old.save_pretrained(tmp_path / "saved")  # it stays there once it is loaded, too
+    loaded = load_encoder(tmp_path / "saved", device="cpu", cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(loaded.encode(TEXTS[:2]), before)
 
 
 def test_a_model_that_is_downloaded_has_a_commit(sentence_t5, tmp_path, counted, monkeypatch):
@@ -463,6 +503,14 @@ def test_a_catalog_without_texts_has_an_encoder(tmp_path):
     loaded = load_encoder(tmp_path)
     assert loaded.encode(["a word", ""]).tolist() == [[0.0], [0.0]] and loaded.dim == 1
     assert item_texts(pa.table({"item_id": ["a", "b"]}), required=False) == ["", ""]
+
+
+def test_terms_that_are_learned_can_be_read_again(tmp_path):
+    texts = [*TEXTS, f"red {'x' * 20_000} rose", f"{'y' * 1000} {'z' * 1000}"]
+    encoder = LSAEncoder.fit(texts, dim=3)
+    encoder.save_pretrained(tmp_path)
+    np.testing.assert_array_equal(load_encoder(tmp_path).encode(texts), encoder.encode(texts))
+    assert max(map(len, encoder.vocabulary)) == 2001
 
 
 def test_load_encoder_errors(tmp_path):

@@ -8,7 +8,14 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Content, Hybrid, Popularity, Transition, evaluate_baselines
+from tiger.evaluation.baselines import (
+    Content,
+    Hybrid,
+    Popularity,
+    Transition,
+    baseline_evaluations,
+    evaluate_baselines,
+)
 from tiger.evaluation.metrics import next_item_metrics
 
 
@@ -210,3 +217,11 @@ def test_a_hybrid_that_has_seen_validation_counts_its_events():
     assert found["hybrid-with-validation"] == next_item_metrics(again, split.test_targets, (1, 6))
     one = evaluate_baselines(split, texts, ks=(1, 6), only=["hybrid-with-validation"])
     assert one == {"hybrid-with-validation": found["hybrid-with-validation"]}
+
+
+def test_without_words_the_transition_is_the_strongest():
+    events = [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 0]]
+    train, seen = sequences(*(one[:3] for one in events)), sequences(*(one[:4] for one in events))
+    split = LeaveOneOut(np.arange(3), train, np.array([3, 4, 5]), seen, np.array([4, 5, 0]), 0)
+    found = baseline_evaluations(split, [""] * 6)
+    assert list(found) == ["popularity", "transition", "transition-with-validation"]

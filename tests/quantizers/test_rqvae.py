@@ -10,7 +10,7 @@ from tiger.embeddings.base import load_embeddings
 from tiger.quantizers.auto import load_quantizer
 from tiger.quantizers.kmeans import nearest_codes
 from tiger.quantizers.report import quantization_report
-from tiger.quantizers.rqvae import RQVAE, RQVAEConfig
+from tiger.quantizers.rqvae import RQVAE, RQVAEConfig, RQVAETraining
 from tiger.utils.errors import DataError
 
 DATA = Path(os.environ.get("TIGER_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -172,6 +172,19 @@ def test_errors(points, fitted):
     for use in (fitted.encode, lambda x: RQVAE.fit(x, **SMALL, progress=False)):
         with pytest.raises(DataError, match=r"rows hold NaN or infinity \(rows 7\)"):
             use(bad)
+
+
+def test_numbers_of_steps(points):
+    one = RQVAE.fit(points, **{**SMALL, "steps": 1}, progress=False)
+    assert one.is_initialized() and len(np.unique(one.encode(points), axis=0)) > 100
+    with pytest.raises(DataError, match="trained for -3 steps: give more"):
+        RQVAE.fit(points, **{**SMALL, "steps": -3}, progress=False)
+    assert RQVAETraining(steps=0).resolved(1000, 16).steps == 700
+
+
+def test_a_training_that_diverges_is_refused(points):
+    with pytest.raises(DataError, match="has diverged.*smaller learning_rate than 10000"):
+        RQVAE.fit(points, **{**SMALL, "hidden_sizes": (32, 32, 32), "steps": 60}, learning_rate=1e4, progress=False)
 
 
 @pytest.mark.skipif(not (DATA / "amazon" / "beauty").is_dir(), reason=f"no Beauty data in {DATA}")

@@ -87,3 +87,11 @@ def test_pad_rows():
     assert pad_rows([np.array([3, 4]), np.array([], dtype=int)]).tolist() == [[3, 4], [-1, -1]]
     assert pad_rows([np.array([], dtype=int)]).tolist() == [[-1]]
     assert torch.from_numpy(pad_rows([np.array([1], dtype=np.int32)])).dtype == torch.int64
+
+
+def test_what_a_user_has_seen_is_there_once_and_long_histories_come_together():
+    histories = Sequences.from_rows([np.array([4, 2, 4, 2]), np.arange(9), np.arange(5), np.tile([1, 0], 10)])
+    examples = EvaluationExamples(histories, np.zeros(4, dtype=np.int64), max_history=4)
+    assert examples.by_length().tolist() == [3, 1, 2, 0]
+    batch = EvaluationCollator(make_tokenizer(20))([examples[0], examples[3]])
+    assert batch["seen"].tolist() == [[2, 4], [0, 1]]

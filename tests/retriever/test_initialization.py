@@ -101,3 +101,15 @@ def test_new_prefixes_start_where_their_codes_say():
     again = make_model(SemanticIdTokenizer(codes, list("abcde"), codebook_size=4, tokens="prefixes"))
     grow_vocabulary(again, tokenizer)
     assert torch.equal(again.shared.weight, model.shared.weight)
+
+
+def test_a_first_code_after_all_others_have_gone_has_a_vector():
+    """Where every item that is left moves to a new first code, no other one is left to take the mean of."""
+    tokenizer = make_tokenizer(4, tokens="prefixes")
+    model = make_model(tokenizer, d_model=16)
+    codes = tokenizer.codes[[0]].copy()
+    codes[0, 0] = next(code for code in range(tokenizer.codebook_size) if code not in tokenizer.codes[:, 0])
+    tokenizer.remove_items(tokenizer.item_ids[1:])
+    tokenizer.update_items(tokenizer.item_ids, codes=codes)
+    grow_vocabulary(model, tokenizer)
+    assert torch.isfinite(model.shared.weight).all()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,11 @@ def test_training_learns_who_buys_what(tokens, tmp_path):
     found, _ = tiger.recommend([["item-0", "item-1"]] * 2, k=1, num_beams=10, user_ids=["A1", "B2"])
     assert found == [["item-2"], ["item-5"]]
     assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(1)
+
+
+def test_a_model_that_reads_more_tokens_an_item_than_are_written_is_no_pair():
+    tokenizer = make_tokenizer(40, tokens="hashed_prefixes")
+    model = make_model(tokenizer)
+    model.config.tiger_config = replace(retriever_config(model), history_item_length=1 << 14).to_dict()
+    with pytest.raises(ValueError, match="reads 16384 tokens an item of the history, the tokenizer writes"):
+        check_pair(model, tokenizer)

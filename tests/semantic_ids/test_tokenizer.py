@@ -1,4 +1,6 @@
+import copy
 import hashlib
+import pickle
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
+from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.tokenizer import Cooccurrence, SemanticIdTokenizer
 from tiger.utils.errors import DataError
 
@@ -130,7 +133,7 @@ def test_wrong_input():
         SemanticIdTokenizer(np.array([[1.0, 2.0]]), ["a"], 4)
     with pytest.raises(DataError, match="1 item ids for 2 rows"):
         SemanticIdTokenizer(np.array([[1, 2], [1, 3]]), ["a"], 4)
-    with pytest.raises(ValueError, match="64 bits"):
+    with pytest.raises(DataError, match="64 bits: give num_codebooks=5 or less"):
         SemanticIdTokenizer(np.zeros((1, 8), dtype=int), ["a"], 2048)
     with pytest.raises(DataError, match="strings, got 1"):
         SemanticIdTokenizer(np.array([[1, 2]]), [1], 4)
@@ -221,3 +224,34 @@ def test_codes_of_texts_and_log():
     with pytest.warns(DeprecationWarning, match="argument log of .*is now cooccurrence"):
         old = SemanticIdTokenizer.fit(texts, items, log=log, learned_split={"shuffle_ties": None}, **options)
     assert old.fingerprint == tokenizer.fingerprint and old.learned_split == tokenizer.learned_split
+
+
+@pytest.mark.parametrize("size", [16, 300])
+def test_a_fitted_quantizer_says_how_many_codes_there_are(tmp_path, size):
+    vectors = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    fitted = ResidualKMeans.fit(vectors, num_codebooks=2, codebook_size=size, iterations=2, progress=False)
+    tokenizer = SemanticIdTokenizer.fit(vectors, [str(n) for n in range(400)], quantizer=fitted)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = SemanticIdTokenizer.from_pretrained(tmp_path)
+    assert loaded.codebook_size == size and np.array_equal(loaded.semantic_ids, tokenizer.semantic_ids)
+
+
+def test_too_many_levels_are_refused_before_anything_is_fitted():
+    class Unused(ResidualKMeans):
+        @classmethod
+        def fit(cls, *args, **options):
+            raise AssertionError
+
+    with pytest.raises(DataError, match="8 codes of 8 bits .* 64 bits: give num_codebooks=7 or less"):
+        SemanticIdTokenizer.fit(np.zeros((1, 2)), ["a"], num_codebooks=8, codebook_size=200, quantizer=Unused)
+
+
+def test_a_copy_is_independent():
+    tokenizer = make_tokenizer(40)
+    tokenizer.add_items(["new"], codes=np.array([[1, 2, 3]]))
+    before = tokenizer.semantic_ids.copy()
+    for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        other.add_items(["another"], codes=np.array([[1, 2, 3]]))
+        other.semantic_ids[0] = 7
+        assert len(tokenizer) == 41 and np.array_equal(tokenizer.semantic_ids, before)
+        assert other.rows(["new", "another"]).tolist() == [40, 41]

@@ -191,3 +191,11 @@ def test_ids_are_checked_before_the_work(files, tmp_path, monkeypatch):
         index_items(IndexArguments((files[0], files[0]), str(tmp_path / "out"), **SETTINGS))
     assert len(columns) == 4 and all(table.column_names == ["item_id"] for table in columns)
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.parts").exists()
+
+
+def test_sizes_are_checked_before_the_work(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_encoder", lambda *given: pytest.fail("the texts were read"))
+    with pytest.raises(DataError, match="give num_codebooks=7 or less, or a smaller codebook_size"):
+        index_items(
+            IndexArguments(tuple(files), str(tmp_path / "out"), encoder="lsa", num_codebooks=8, codebook_size=200)
+        )

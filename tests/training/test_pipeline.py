@@ -1,9 +1,11 @@
 """All of a recommender by one call or one command, and the recipes that come with the library."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -230,3 +232,34 @@ def test_a_killed_command_goes_on_where_it_was(dataset, tmp_path):
     (last,) = out.glob("training/checkpoint-60")
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
     assert [row["step"] for row in history if "eval_loss" in row] == list(range(5, 61, 5))
+
+
+def test_values_that_equal_nothing_are_no_other_data(dataset, tmp_path):
+    """NaN prices, and ratings that are missing in some rows alone, which become NaN."""
+    items, events = (pq.read_table(dataset / f"{name}.parquet") for name in ("items", "interactions"))
+    items = items.append_column("weight", pa.array([math.nan, *[1.0] * (len(items) - 1)]))
+    ratings = pa.array([None, *[2.0] * (len(events) - 1)], pa.float64())
+    events = events.set_column(events.column_names.index("rating"), "rating", ratings)
+    for _ in range(2):
+        pipeline.write_dataset((items, events), tmp_path / "copy")
+
+
+def test_the_same_folders_by_other_names_are_the_same_run(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dataset.parent == tmp_path
+    tiger.train(dataset.name, "run", **SMALL, steps=["tokenizer", "retriever"])
+    before = changes(tmp_path / "run" / "model")
+    for name in (f"./{dataset.name}", str(dataset)):
+        tiger.train(name, "run", **SMALL, steps=["tokenizer", "retriever"])
+    tiger.train(dataset.name, tmp_path / "run", **SMALL, steps=["tokenizer", "retriever"])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    tiger.train(dataset.name, "moved", **SMALL, steps=["tokenizer", "retriever"])
+    assert sorted(changes(tmp_path / "moved" / "model").values()) == sorted(before.values())
+    other = SMALL | {"tokenizer": SMALL["tokenizer"] | {"seed": 5}}
+    with pytest.raises(DataError, match="fitted with other settings .seed: 0 -> 5.: give those"):
+        tiger.train(dataset.name, "moved", **other, steps=["tokenizer"])
+
+
+def test_settings_that_no_step_reads_are_refused(dataset, tmp_path):
+    with pytest.raises(DataError, match="recipe paper has no two_stage.yaml: nothing would read the settings"):
+        train(dataset, tmp_path / "run", "paper", two_stage={"users": 100})

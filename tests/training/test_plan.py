@@ -146,3 +146,27 @@ def test_large_logs_are_measured_on_a_sample():
         for users in (20_000, 10**6)
     )
     assert few == many
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"eval_strategy": "no", "load_best_model_at_end": False}, "patience counts evaluations"),
+        ({"metric_for_best_model": "nonsense"}, "metric_for_best_model must be one of loss, recall@5.*got nonsense"),
+        ({"train_share": 2}, "retriever.train_share must be"),
+        ({"user_tokens": -5}, "retriever.user_tokens must be"),
+    ],
+)
+def test_settings_that_would_end_a_training_later_are_refused_before_the_first_step(settings, told):
+    plan = make_plan("data", "run", overrides={"retriever": settings})
+    with pytest.raises(DataError, match=told):
+        check_settings(plan, plan.steps)
+    plan = make_plan("data", "run", overrides={"retriever": {"eval_strategy": "no", "load_best_model_at_end": False}})
+    plan.settings["retriever"]["patience"] = None
+    assert check_settings(plan, plan.steps)
+
+
+def test_a_share_of_hidden_times_is_a_share():
+    plan = make_plan("data", "run", overrides={"two_stage": {"time_dropout": 7.0}})
+    with pytest.raises(DataError, match="two_stage.time_dropout must be"):
+        check_settings(plan, plan.steps)

@@ -1,5 +1,8 @@
 """Arrays that grow: nobody's rows change, and few are copied."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -37,3 +40,14 @@ def test_versions_of_a_table_that_others_read_stay():
     table = Growing(torch.zeros(4, 2)).append(torch.ones(1, 2))
     before = table.values._version
     assert table.append(torch.ones(3, 2)).values.shape == (8, 2) and table.values._version == before
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_a_copy_has_rows_of_its_own_and_no_room(kind):
+    table = Growing(kind(np.zeros((3, 2)))).append(kind(np.ones((1, 2))))
+    pickled = pickle.dumps(table)
+    assert len(pickled) < LEAST_SPARE
+    for other in (copy.deepcopy(table), pickle.loads(pickled)):
+        other.values[:] = 5
+        assert np.asarray(table.values).tolist() == [[0, 0]] * 3 + [[1, 1]]
+        assert np.asarray(other.append(kind(np.ones((1, 2)))).values).tolist() == [[5, 5]] * 4 + [[1, 1]]

@@ -122,7 +122,10 @@ def _report(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model} lacks the item table or the encoder: give the old items' --old_embeddings.")
     else:
         seen = np.sort(np.random.default_rng(0).permutation(seen)[:_OLD_ITEMS])
-        old = tiger.encoder.encode(item_texts(tiger.items.take(seen), template))
+        texts = [text for text in item_texts(tiger.items.take(seen), template, required=False) if text]
+        if not texts:
+            raise DataError(f"{args.model} has no texts of the old items: give their --old_embeddings.")
+        old = tiger.encoder.encode(texts)
     report = drift_report(tiger.tokenizer.quantizer, old, new)
     if args.json:
         print(json.dumps(report))

@@ -74,12 +74,13 @@ def run_train(args: argparse.Namespace) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from tiger.training.pipeline import RESULTS, train
-    from tiger.training.plan import FAST, over, read_overrides
+    from tiger.training.plan import FAST, find_recipe, over, read_overrides, steps_of
     from tiger.utils.devices import using_device
 
     if args.processes < 1:
         raise DataError(f"--processes must be at least 1, got {args.processes}.")
-    overrides: dict[str, Any] = over(FAST if args.fast else {}, read_overrides(args.set))
+    fast = {step: FAST[step] for step in steps_of(find_recipe(args.recipe)) if args.fast and step in FAST}
+    overrides: dict[str, Any] = over(fast, read_overrides(args.set))
     disable_progress_bar()  # of weights that are read; training and decoding have their own
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # how checkpoints are told apart by age
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -44,22 +45,26 @@ def follower_counts(train: Sequences, num_items: int, max_gap: int = NEAR) -> sp
     return counts
 
 
-def shared_counts(train: Sequences, num_items: int) -> sparse.csr_matrix:
-    """Count the users who had both items, in either order: float32 [num_items, num_items], 0 on the diagonal.
+def shared_counts(train: Sequences, num_items: int) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Count the users who had both items, in either order: rows of a matrix [num_items, num_items] that is 0 on the
+    diagonal, a part of the items after the other, as a slice of these and float32 [items of the part, num_items].
 
-    Users with more than :data:`MOST_TOGETHER` items, robots for the most part, are left out.
+    Where users have many items the whole would be far larger than what is kept of it. Users with more than
+    :data:`MOST_TOGETHER` items, robots for the most part, are left out.
     """
     cells = np.ones(len(train.items), dtype=np.float32), (train.users, train.items)
     had = sparse.csr_matrix(cells, shape=(len(train), num_items))
     had.sum_duplicates()
     had.data[:] = 1
-    counts = np.diff(had.indptr)
-    if (counts > MOST_TOGETHER).any():
-        had = had[np.flatnonzero(counts <= MOST_TOGETHER)]
-    counts = (had.T @ had).tocsr()
-    counts.setdiag(0)
-    counts.eliminate_zeros()
-    return counts
+    had = had[np.flatnonzero(np.diff(had.indptr) <= MOST_TOGETHER)]
+    of_items = had.T.tocsr()
+    pairs = np.cumsum(of_items @ np.diff(had.indptr))
+    cuts = np.searchsorted(pairs, np.arange(_PAIRS_AT_ONCE, pairs[-1] if num_items else 0, _PAIRS_AT_ONCE)) + 1
+    for start, stop in pairwise(np.unique([0, *cuts, num_items])):
+        counts = (of_items[start:stop] @ had).tocoo()
+        apart = counts.row + start != counts.col
+        cells = counts.data[apart], (counts.row[apart], counts.col[apart])
+        yield slice(start, stop), sparse.csr_matrix(cells, shape=counts.shape)
 
 
 class PairTable:

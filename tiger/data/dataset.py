@@ -188,15 +188,25 @@ class RecommendationData:
         """Split by day: ``train_share`` of the events before the first cut, ``valid_share`` before the second.
 
         The cuts fall on day boundaries, so no day is on both sides of one.
+
+        Raises:
+            DataError: a part has no event, as where all events are of a day or two.
         """
         if not 0 < train_share < train_share + valid_share < 1:
             raise ValueError(f"shares must be positive and leave a rest, got {train_share} and {valid_share}")
         days = self.sequences.timestamps // SECONDS_PER_DAY
         ordered = np.sort(days)
         cuts = [ordered[int(share * len(days))] for share in (train_share, train_share + valid_share)]
+        train = np.flatnonzero(days < cuts[0])
+        valid = np.flatnonzero((days >= cuts[0]) & (days < cuts[1]))
+        if not len(train) or not len(valid):
+            raise DataError(
+                f"a split by day needs events of more days: {len(train):,} of {len(days):,} come before the day of "
+                f"the first cut, and {len(valid):,} between the cuts."
+            )
         return TemporalSplit(
-            train=np.flatnonzero(days < cuts[0]),
-            valid=np.flatnonzero((days >= cuts[0]) & (days < cuts[1])),
+            train=train,
+            valid=valid,
             test=np.flatnonzero(days >= cuts[1]),
             valid_from=int(cuts[0]) * SECONDS_PER_DAY,
             test_from=int(cuts[1]) * SECONDS_PER_DAY,

@@ -40,13 +40,13 @@ def data_digests(data: RecommendationData, split: LeaveOneOut | None = None) -> 
         split: of this dataset; None: without ``train``.
     """
     found = {
-        ITEMS: items_digest(data.items),
+        ITEMS: table_digest(data.items),
         INTERACTIONS: _log_digest(data, data.user_ids, data.sequences, data.extras),
     }
     return found if split is None else found | {TRAIN: train_digest(data, split)}
 
 
-def items_digest(items: pa.Table) -> str:
+def table_digest(items: pa.Table) -> str:
     """SHA-256 of a table's values, in hexadecimal."""
     digest = hashlib.sha256()
     for name in items.column_names:

@@ -23,6 +23,7 @@ from tiger.utils.errors import DataError
 from tiger.utils.schema import check_fields, text
 
 CHUNK = 8192
+LARGEST = 1e15  # of a number in a vector: squares of larger ones, summed, leave the range of float32
 
 
 class ItemEncoder(Protocol):
@@ -89,7 +90,8 @@ def check_embeddings(embeddings: np.ndarray | torch.Tensor, source: str = "embed
         source: what error messages call it.
 
     Raises:
-        DataError: not a matrix of numbers, no rows or columns, or a row that holds NaN or infinity.
+        DataError: not a matrix of numbers, no rows or columns, or a row that holds NaN, infinity or a number beyond
+            1e15.
     """
     if isinstance(embeddings, torch.Tensor):
         embeddings = embeddings.detach().cpu().float().numpy()
@@ -101,14 +103,16 @@ def check_embeddings(embeddings: np.ndarray | torch.Tensor, source: str = "embed
     embeddings = embeddings.astype(np.float32, copy=False)
     bad = np.concatenate(
         [
-            start + np.flatnonzero(~np.isfinite(embeddings[start : start + CHUNK]).all(axis=1))
+            start + np.flatnonzero(~(np.abs(embeddings[start : start + CHUNK]) <= LARGEST).all(axis=1))
             for start in range(0, len(embeddings), CHUNK)
         ]
     )
     if len(bad):
+        infinite = bad[~np.isfinite(embeddings[bad]).all(axis=1)]
+        bad, held = (infinite, "NaN or infinity") if len(infinite) else (bad, f"numbers beyond {LARGEST:g}")
         rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DataError(
-            f"{source}: {len(bad)} of {len(embeddings)} rows hold NaN or infinity (rows {rows}). "
+            f"{source}: {len(bad)} of {len(embeddings)} rows hold {held} (rows {rows}). "
             "Embed the texts of these items again, or drop the items."
         )
     return embeddings

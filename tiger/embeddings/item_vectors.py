@@ -55,6 +55,8 @@ def cooccurrence_vectors(train: Sequences, num_items: int, dim: int = 128, seed:
     """
     from threadpoolctl import threadpool_limits
 
+    if num_items < 2:  # no factors
+        return np.zeros((num_items, dim), dtype=np.float32)
     counts = follower_counts(train, num_items)
     totals = floored_totals(train, num_items)
     with threadpool_limits(1):  # several share out sums, and their number would show in the last bits

@@ -180,12 +180,13 @@ def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
 def _vectorizer(**settings) -> TfidfVectorizer:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # Numbers and single letters stay in ("1 oz", "vitamin c"), which scikit-learn's own pattern drops.
+    # Numbers and single letters stay in ("1 oz", "vitamin c"), which scikit-learn's own pattern drops. Words of more
+    # than 1,000 letters don't: a term that is saved must not be longer than one that is read.
     return TfidfVectorizer(
         sublinear_tf=True,
         ngram_range=(1, 2),
         strip_accents="unicode",
-        token_pattern=r"(?u)\b\w+\b",
+        token_pattern=r"(?u)\b\w{1,1000}\b",
         dtype=np.float32,
         **settings,
     )

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tiger.utils.paths import nearest_hint
 from tiger.utils.schema import check_fields, optional, text
 
 DEFAULT_ENCODER = "sentence-transformers/sentence-t5-base"
+_SPAN = 64  # rows of a file that are read at once where some of them are wanted: single ones take longer
 
 
 class SentenceEncoder:
@@ -99,8 +100,11 @@ class SentenceEncoder:
         return check_embeddings(vectors, f"vectors of {self.name}")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Write ``encoder.json``: the name and revision only, the weights stay where they are."""
-        saved = {"kind": self.kind, "name": self.name, "revision": self.revision}
+        """Write ``encoder.json``: the name and revision only, the weights stay where they are.
+
+        Of a branch, the revision is the commit that texts were embedded with, if any were.
+        """
+        saved = {"kind": self.kind, "name": self.name, "revision": self._commit or self.revision}
         if self._refused is None and _is_local(self.name):
             saved["saved_in"] = str(Path(directory).resolve())
         write_json(directory, saved)
@@ -213,24 +217,19 @@ class _VectorCache:
     """
 
     max_files = 32
-    max_bytes = 1 << 28  # of a file that is merged with others: more are not held in memory for it
+    max_bytes = 1 << 28  # of files that are merged at once: more are not held in memory for it
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, keys: Container[bytes]) -> Iterator[dict[bytes, np.ndarray]]:
-        """Vectors of those of the keys that are here, file by file."""
+    def read(self, keys: Collection[bytes]) -> Iterator[dict[bytes, np.ndarray]]:
+        """Vectors of those of the keys, at least one, that are here, file by file."""
         files = sorted(self.folder.glob("*.safetensors"))
+        wanted = np.sort(np.frombuffer(b"".join(keys), dtype="S32"))
         for file in files:
             try:
-                with safe_open(file, framework="np") as stored:
-                    hashes = [row.tobytes() for row in stored.get_tensor("hashes")]
-                    rows = [row for row, key in enumerate(hashes) if key in keys]
-                    if rows:
-                        vectors = stored.get_tensor("vectors")
-                        if len(vectors) != len(hashes) or vectors.ndim != 2 or not np.isfinite(vectors[rows]).all():
-                            raise ValueError("its vectors don't fit its hashes or aren't finite")
-                        yield {hashes[row]: vectors[row] for row in rows}
+                if found := self._read_file(file, wanted):
+                    yield found
             except FileNotFoundError:
                 continue  # another process merged it away
             except (SafetensorError, OSError, ValueError) as error:
@@ -243,6 +242,27 @@ class _VectorCache:
             files = [file for file in files if file.stat().st_size < self.max_bytes]
         if len(files) > self.max_files:
             self._merge(files)
+
+    @staticmethod
+    def _read_file(file: Path, wanted: np.ndarray) -> dict[bytes, np.ndarray]:
+        """Vectors of a file by their hashes, where those are among the wanted ones, S32 [n] in ascending order."""
+        with safe_open(file, framework="np") as stored:
+            hashes, vectors = stored.get_tensor("hashes"), stored.get_slice("vectors")
+            keys = hashes.view("S32").ravel()
+            shape = vectors.get_shape()
+            if len(shape) != 2 or not len(hashes) == len(keys) == shape[0]:
+                raise ValueError("its vectors don't fit its hashes")
+            places = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+            rows = np.flatnonzero(wanted[places] == keys)
+            found: dict[bytes, np.ndarray] = {}
+            if not len(rows):
+                return found
+            for part in np.split(rows, np.flatnonzero(np.diff(rows // _SPAN)) + 1):
+                read = vectors[int(part[0]) : int(part[-1]) + 1][part - part[0]]
+                if not np.isfinite(read).all():
+                    raise ValueError("its vectors aren't finite")
+                found.update(zip(map(bytes, hashes[part]), read, strict=True))
+        return found
 
     def write(self, vectors: dict[bytes, np.ndarray]) -> Path | None:
         """The file written; None where there is nothing to write or, with a warning, the folder can't be written."""
@@ -267,9 +287,16 @@ class _VectorCache:
         return file
 
     def _merge(self, files: list[Path]) -> None:
+        """Join the smallest of the files, as many as may be held in memory."""
         merged: dict[bytes, np.ndarray] = {}
         # Another process may merge at the same time: then it is done already. A damaged file may still be there.
         with suppress(OSError, SafetensorError, KeyError, ValueError, TypeError):
+            sizes = {file: file.stat().st_size for file in files if file.exists()}
+            files = sorted(sizes, key=lambda file: sizes[file])
+            held = np.cumsum([sizes[file] for file in files]) <= self.max_bytes
+            files = files[: held.sum()]
+            if len(files) < 2:
+                return
             for file in files:
                 if file.exists():
                     stored = load_file(file)

@@ -28,6 +28,7 @@ from tiger.data.cooccurrence import COUNT_FLOOR, floored_totals, follower_counts
 from tiger.data.sequences import Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.evaluator import NextItemEvaluation, evaluate, metrics_only
+from tiger.evaluation.training_split import SUFFIX
 from tiger.utils.growing_rows import GrowingRows, with_empty
 
 TRANSITION_WEIGHT = 0.5  # of the hybrid
@@ -274,6 +275,24 @@ def _no_words(texts: list[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix((len(texts), 0), dtype=np.float32)
 
 
+Baseline = Popularity | Transition | Content | Hybrid
+
+
+def fitted_baselines(train: Sequences, texts: Sequence[str], seed: int = 0) -> dict[str, Baseline]:
+    """The baselines of a log by name, the strongest last; where no text holds a word, those that read none.
+
+    Args:
+        train: the log that they count.
+        texts: one per item, see :func:`baseline_evaluations`.
+        seed: of the order that breaks ties.
+    """
+    try:
+        return Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(train, list(texts)).baselines()
+    except ValueError:  # no text holds a word
+        transition = Transition(seed=seed).fit(train, len(texts))
+        return {"popularity": transition.popularity, "transition": transition}
+
+
 def baseline_evaluations(
     split: LeaveOneOut,
     texts: list[str],
@@ -286,7 +305,8 @@ def baseline_evaluations(
     """Evaluations of the baselines, by name, the simplest first; their seconds are of the answers, not of the fit.
 
     The second stage learns from validation targets, which the baselines don't count. On the test,
-    ``hybrid-with-validation`` is the hybrid fitted on training and validation events.
+    ``hybrid-with-validation`` is the hybrid fitted on training and validation events; where no text holds a word,
+    ``transition-with-validation`` stands in its place.
 
     Args:
         split: from ``RecommendationData.leave_one_out``.
@@ -298,11 +318,10 @@ def baseline_evaluations(
         only: names of those that are measured; none: all.
     """
     histories, targets = split.part(part)
-    hybrid = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed)).fit(split.train, texts)
-    baselines = hybrid.baselines()
-    if part == "test" and (not only or "hybrid-with-validation" in only):
-        refitted = Hybrid(transition=Transition(seed=seed), content=Content(seed=seed))
-        baselines["hybrid-with-validation"] = refitted.fit(split.test_histories, texts)
+    baselines = fitted_baselines(split.train, texts, seed)
+    *_, strongest = baselines
+    if part == "test" and (not only or strongest + SUFFIX in only):
+        baselines[strongest + SUFFIX] = fitted_baselines(split.test_histories, texts, seed)[strongest]
     return {
         name: evaluate(baseline.recommend, histories, targets, ks, exclude_history)
         for name, baseline in baselines.items()

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")  # names of the next item's, at the usual cut-offs
+
 
 def hit_ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The place of each row's target in its list: int64 [n], 0 for the first place and K for a miss.

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from tiger.data.splits import LeaveOneOut
-from tiger.evaluation.baselines import Hybrid, baseline_evaluations
+from tiger.evaluation.baselines import Baseline, baseline_evaluations, fitted_baselines
 from tiger.evaluation.evaluator import NextItemEvaluation, Stages, evaluate, evaluate_stages
+from tiger.evaluation.metrics import METRICS
 from tiger.evaluation.significance import bootstrap_interval, bootstrap_p
 from tiger.evaluation.training_split import SUFFIX
 from tiger.evaluation.transition_graph import transition_graph_evaluations
 from tiger.utils.files import write_atomically
 
-METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 PER_USER = "by user"  # NDCG@10 of each user, in a row until means over seeds are taken
 
 
@@ -145,7 +145,7 @@ def model_results(
         The rows, and the retriever's evaluation by setting.
     """
     histories, targets = split.part(measured.part)
-    hybrids: dict[bool, Hybrid] = {}
+    strongest: dict[bool, Baseline] = {}
     rows, first_stages = [], {}
     for exclude_history in (True, False):
         found = evaluate_stages(stages, split, measured.part, exclude_history=exclude_history)
@@ -155,9 +155,10 @@ def model_results(
         for model, evaluation in found.items():
             counted = SUFFIX in model
             if texts is not None and counted not in bases:
-                if counted not in hybrids:
-                    hybrids[counted] = Hybrid().fit(split.test_histories if counted else split.train, texts)
-                base = evaluate(hybrids[counted].recommend, histories, targets, (10,), exclude_history)
+                if counted not in strongest:
+                    events = split.test_histories if counted else split.train
+                    *_, strongest[counted] = fitted_baselines(events, texts).values()
+                base = evaluate(strongest[counted].recommend, histories, targets, (10,), exclude_history)
                 bases[counted] = base.per_user["ndcg@10"]
             row = measured.row(model, exclude_history, evaluation.metrics, evaluation.seconds)
             own = evaluation.per_user["ndcg@10"]

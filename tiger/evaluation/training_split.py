@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import ITEMS, TRAIN, check_same_data, differing, items_digest, train_digest
+from tiger.data.identity import ITEMS, TRAIN, check_same_data, differing, table_digest, train_digest
 from tiger.data.sequences import Sequences
 from tiger.data.splits import ALL, LeaveOneOut
 from tiger.utils.errors import DataError
@@ -59,7 +59,7 @@ def split_of_model(
     split = data.leave_one_out(training.get("shuffle_ties"))
     recorded, found = known_digests(training), {TRAIN: train_digest(data, split)}
     if ITEMS in tables:
-        found[ITEMS] = items_digest(data.items)
+        found[ITEMS] = table_digest(data.items)
     same = False if seen_all else None if TRAIN not in recorded else not differing(recorded, found)
     if same is None:
         warnings.warn(

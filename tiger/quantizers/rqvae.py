@@ -32,6 +32,7 @@ from tiger.quantizers.kmeans import (
     squared_distances,
 )
 from tiger.utils.auto_classes import register
+from tiger.utils.errors import DataError
 from tiger.utils.schema import list_of, number, whole
 
 _SIZES = {"hidden_sizes", "latent_dim", "commitment_weight", "sinkhorn_epsilon", "sinkhorn_iterations"}
@@ -68,7 +69,7 @@ class RQVAETraining:
     """Options of training an :class:`RQVAE`.
 
     Args:
-        steps: optimizer steps; None: 60 passes over the items, but at least 700 and at most 20,000 steps.
+        steps: optimizer steps; None or 0: 60 passes over the items, but at least 700 and at most 20,000 steps.
         batch_size: items per step; None: 512, or twice the codebook size where that is more.
         learning_rate: AdamW's peak; falls to 2% of it by a half cosine.
         seed: equal embeddings and seed give equal codes on one machine, with any number of CPU threads.
@@ -84,7 +85,13 @@ class RQVAETraining:
     progress: bool = True
 
     def resolved(self, num_items: int, codebook_size: int) -> RQVAETraining:
-        """Return these options with None replaced by the values for this number of items."""
+        """Return these options with None replaced by the values for this number of items.
+
+        Raises:
+            DataError: fewer than no steps.
+        """
+        if self.steps is not None and self.steps < 0:
+            raise DataError(f"an RQ-VAE can't be trained for {self.steps} steps: give more, or 0 for the default.")
         # With fewer items than codes in a batch, used and dead codes look alike.
         batch_size = self.batch_size or max(512, 2 * codebook_size)
         steps = self.steps or min(max(60 * num_items // batch_size, 700), 20_000)
@@ -240,7 +247,8 @@ class RQVAE(ResidualQuantizer):
                 :class:`RQVAETraining` (``steps``, ``seed``, ``device``, ...) over those of ``training``.
 
         Raises:
-            DataError: fewer distinct items than codes, or NaN in the embeddings.
+            DataError: fewer distinct items than codes, NaN in the embeddings, negative ``steps``, or the training
+                diverges.
             TypeError: an unknown option.
         """
         embeddings = check_embeddings(embeddings)
@@ -261,6 +269,9 @@ class RQVAE(ResidualQuantizer):
         model.to(training.device)  # type: ignore[arg-type]  # transformers hides that it is a method
         model.train()
         model._train_steps(embeddings, training)
+        if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+            rate = f"{training.learning_rate:g}"
+            raise DataError(f"the RQ-VAE's training has diverged: give a smaller learning_rate than {rate}.")
         return model.eval()
 
     def fit_standardization(self, embeddings: np.ndarray) -> None:
@@ -317,7 +328,7 @@ class RQVAE(ResidualQuantizer):
     def _train_steps(self, embeddings: np.ndarray, training: RQVAETraining) -> None:
         steps, seed = training.steps, training.seed
         assert steps is not None and training.batch_size is not None  # resolved
-        warmup, restart_every = max(steps // 12, 1), 50
+        warmup, restart_every = min(max(steps // 12, 1), steps - 1), 50
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )

@@ -340,7 +340,7 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
     """Check that a model was made for a tokenizer's semantic IDs.
 
     Raises:
-        ValueError: the fingerprints, the kinds of tokens or the vocabulary sizes differ.
+        ValueError: the fingerprints, the kinds of tokens, the vocabulary sizes or the tokens an item differ.
     """
     settings = retriever_config(model)
     if settings.semantic_ids is not None and settings.semantic_ids != tokenizer.fingerprint:
@@ -356,6 +356,11 @@ def check_pair(model: T5ForConditionalGeneration, tokenizer: SemanticIdTokenizer
         raise ValueError(
             f"the model has {item_vocabulary(model)} tokens, the tokenizer {tokenizer.vocab_size}: "
             "make the model with t5_config(tokenizer), or use grow_vocabulary after adding items"
+        )
+    if history_item_length(model, tokenizer.depth) != tokenizer.history_depth:
+        raise ValueError(
+            f"the model reads {history_item_length(model, tokenizer.depth)} tokens an item of the history, the "
+            f"tokenizer writes {tokenizer.history_depth}: make the model with t5_config(tokenizer)"
         )
 
 

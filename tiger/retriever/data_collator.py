@@ -91,7 +91,7 @@ class EvaluationCollator:
     """Batches of :class:`EvaluationExamples`.
 
     These hold ``input_ids`` [B, S], ``labels`` [B], the targets' rows, and ``seen`` [B, X], the rows of all items of
-    the history, padded with -1.
+    the history, each once and ascending, padded with -1.
     """
 
     def __init__(self, tokenizer: SemanticIdTokenizer):
@@ -102,7 +102,7 @@ class EvaluationCollator:
         return {
             "input_ids": history_tokens(self._tokenizer, histories, examples),
             "labels": torch.tensor([example["target"] for example in examples]),
-            "seen": torch.from_numpy(pad_rows([example["seen"] for example in examples])),
+            "seen": torch.from_numpy(pad_rows([np.unique(example["seen"]) for example in examples])),
         }
 
 

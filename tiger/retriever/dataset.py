@@ -153,8 +153,11 @@ class EvaluationExamples(Dataset):
         return np.minimum(self.histories.lengths, self.max_history)
 
     def by_length(self) -> np.ndarray:
-        """Users ordered by the length of their histories, longest first: int64 [users]."""
-        return np.argsort(-self.history_lengths, kind="stable")
+        """Users ordered by the length of their histories, longest first: int64 [users].
+
+        Of those that the model reads no more of, the longest come first, too: what they have seen is as long.
+        """
+        return np.lexsort((-self.histories.lengths, -self.history_lengths))
 
 
 def examples_within(dataset: Dataset) -> list[Any]:

@@ -21,6 +21,7 @@ from tiger.retriever.hashed_initialization import write_hashed
 from tiger.retriever.hashed_prefixes import HashedPrefixes
 from tiger.retriever.inference_model import follow
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
+from tiger.semantic_ids.vocabulary import PAD_TOKEN
 from tiger.utils.growing import Growing
 
 # Factors of the nearest-neighbor initialization. Both were set by hand and not tuned.
@@ -210,8 +211,9 @@ def _write_prefixes(embeddings: torch.Tensor, tokenizer: SemanticIdTokenizer, kn
         rows = np.flatnonzero(column >= known)
         if not len(rows):
             continue
-        if level == 0:  # no other prefix has its code: take the mean of the level
+        if level == 0:  # no other prefix has its code: take the mean of the level, or of all where no item is left
             others = np.flatnonzero(np.bincount(column, minlength=known)[:known])
+            others = others if len(others) else np.arange(PAD_TOKEN + 1, known)
             mean = embeddings[torch.from_numpy(others).to(device)].mean(dim=0)
             _write(embeddings, torch.from_numpy(np.unique(column[rows])).long().to(device), mean)
             continue

@@ -72,12 +72,14 @@ class MemoryTables:
         """Count a log, beside what is known of the texts already."""
         size = neighbors.shape[0]
         totals = floored_totals(log, size)
-        followers, shared = follower_counts(log, size), shared_counts(log, size)
-        root = sparse.diags(1 / np.sqrt(totals)).astype(np.float32)
-        shared = (root @ shared @ root).tocsr()
-        if width is not None:
-            followers, shared = truncated(followers, width), truncated(shared, width)
-        return cls(followers.astype(np.float32), shared.astype(np.float32), neighbors, totals)
+        most, root = size if width is None else width, (1 / np.sqrt(totals)).astype(np.float32)
+        parts = [
+            truncated((sparse.diags(root[rows]) @ counts @ sparse.diags(root)).tocsr(), most)
+            for rows, counts in shared_counts(log, size)
+        ]
+        shared = sparse.vstack(parts, format="csr", dtype=np.float32)
+        followers = truncated(follower_counts(log, size), most)
+        return cls(followers.astype(np.float32), shared, neighbors, totals)
 
     def __len__(self) -> int:
         return len(self.totals)

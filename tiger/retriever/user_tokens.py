@@ -41,7 +41,8 @@ def user_array(
         raise DataError("this model reads no users: leave the users out, or train with user_tokens.")
     if isinstance(user_ids, str) or len(user_ids) != count:
         raise DataError(f"user_ids must be a list of one id, or None, per history, of which there are {count}.")
-    return pa.array([None if user is None else str(user) for user in user_ids], pa.string())
+    # No log holds what can't be written as UTF-8: its user is a new one.
+    return pa.array([None if user is None else str(user).encode(errors="replace") for user in user_ids], pa.string())
 
 
 def with_users(tokens: np.ndarray, tokenizer: SemanticIdTokenizer, users: np.ndarray) -> np.ndarray:

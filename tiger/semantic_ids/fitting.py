@@ -10,6 +10,7 @@ import numpy as np
 
 from tiger.quantizers.auto import fit_quantizer, quantizer_class
 from tiger.quantizers.base import Quantizer
+from tiger.semantic_ids.packing import Packing
 from tiger.utils.errors import DataError
 from tiger.utils.sampling import sampled_rows
 
@@ -77,8 +78,10 @@ def fit_codes(
     """Fit a quantizer: its codes of the items, and the quantizer for new items, which reads embeddings alone.
 
     Raises:
-        DataError: the quantizer is unknown, or can't leave co-occurrence out for new items.
+        DataError: the quantizer is unknown, or can't leave co-occurrence out for new items; or too many levels.
     """
+    if isinstance(quantizer, str | type):
+        Packing(num_codebooks, codebook_size)  # what does not fit is refused before the work
     if cooccurrence is None:
         fitted: Any = fit_quantizer(quantizer, embeddings, num_codebooks, codebook_size, **options)
         return fitted.encode(embeddings), fitted

@@ -31,6 +31,10 @@ class _Table:
         self.rows = np.argsort(keys, kind="stable").astype(np.int32)
         self.keys = keys[self.rows]
 
+    def __reduce__(self) -> tuple[type[_Table], tuple[pa.LargeStringArray]]:
+        """Copy and pickle by the ids: another process has other hashes."""
+        return _Table, (self.values,)
+
     def find(self, item_ids: Sequence[str]) -> np.ndarray:
         """int64 [n]: rows of ids; -1 where there is none."""
         keys = np.fromiter(map(hash, item_ids), np.int64, len(item_ids))

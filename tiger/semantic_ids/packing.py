@@ -17,7 +17,7 @@ class Packing:
     Packed IDs sort as the tuples do.
 
     Raises:
-        ValueError: the codes of one item need more than 60 bits.
+        DataError: the codes of one item need more than 60 bits.
     """
 
     num_codebooks: int
@@ -25,9 +25,9 @@ class Packing:
 
     def __post_init__(self):
         if 64 - self.bits * self.num_codebooks < 4:
-            raise ValueError(
+            raise DataError(
                 f"{self.num_codebooks} codes of {self.bits} bits and a collision token do not fit into 64 bits: "
-                "use fewer levels or smaller codebooks"
+                f"give num_codebooks={60 // self.bits} or less, or a smaller codebook_size."
             )
 
     @property

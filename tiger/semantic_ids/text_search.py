@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +38,9 @@ class TextSearch:
             left = np.flatnonzero(pc.match_substring(texts, word).to_numpy(False))
             texts, rows = texts.take(pa.array(left)), rows[left]
         own = np.zeros(len(rows), dtype=np.int64)
-        for word in words:
+        for word, times in Counter(words).items():
             if WORD.fullmatch(word):
-                own += pc.match_substring_regex(texts, f"{_EDGE[0]}{word}{_EDGE[1]}").to_numpy(False)
+                own += times * pc.match_substring_regex(texts, f"{_EDGE[0]}{word}{_EDGE[1]}").to_numpy(False)
         return rows, own
 
     def _rows_with(self, word: str) -> np.ndarray:

@@ -122,20 +122,20 @@ class SemanticIdTokenizer(HubTokenizer):
             num_codebooks: levels of codes.
             codebook_size: codes per level.
             quantizer: a name (``rqvae``, ``residual-kmeans`` or one that you registered), a class with the methods of
-                :class:`tiger.quantizers.base.Quantizer`, or one that is fitted already.
+                :class:`tiger.quantizers.base.Quantizer`, or one that is fitted already, whose sizes count then.
             cooccurrence: vectors from the training log and their weight; or the vectors alone, with
                 ``cooccurrence_weight`` and ``learned_split`` as options.
             options: passed to the quantizer's ``fit`` (``seed``, ``progress``, ...).
 
         Raises:
-            DataError: the quantizer is unknown, or can't do without co-occurrence for new items.
+            DataError: the quantizer is unknown, or can't do without co-occurrence for new items; or too many levels.
         """
         own = {name: options.pop(name) for name in ("cooccurrence_weight", "learned_split") if name in options}
         if isinstance(cooccurrence, np.ndarray):
             cooccurrence = Cooccurrence.of(cooccurrence, **own)
         codes, fitted = fit_codes(quantizer, embeddings, cooccurrence, num_codebooks, codebook_size, **options)
         split = own.get("learned_split") if cooccurrence is None else cooccurrence.learned_split
-        return cls(codes, item_ids, codebook_size, quantizer=fitted, learned_split=split)
+        return cls(codes, item_ids, fitted.codebook_size, quantizer=fitted, learned_split=split)
 
     def __len__(self) -> int:
         return len(self.item_ids)

@@ -12,7 +12,7 @@ from tiger.data.dataset import RecommendationData
 from tiger.data.repeats import excludes_history, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_text import item_texts
-from tiger.evaluation.baselines import Hybrid, Transition, recommend_by_score
+from tiger.evaluation.baselines import fitted_baselines, recommend_by_score
 from tiger.evaluation.evaluator import NextItemEvaluation, Recommend, evaluate
 from tiger.evaluation.significance import bootstrap_interval
 from tiger.evaluation.training_split import COUNTED, SUFFIX, counts_validation, split_of_model, suffix_of
@@ -214,12 +214,7 @@ def memory_alone(memory: ItemMemory, histories: Sequences, exclude_history: bool
 
 def baselines_of(events: Sequences, texts: list[str]) -> dict[str, Recommend]:
     """The training-free methods by name, the strongest last; without texts, those that read none."""
-    try:
-        hybrid = Hybrid().fit(events, texts)
-    except ValueError:  # no text holds a word
-        transition = Transition().fit(events, len(texts))
-        return {"popularity": transition.popularity.recommend, "transition": transition.recommend}
-    return {name: baseline.recommend for name, baseline in hybrid.baselines().items()}
+    return {name: baseline.recommend for name, baseline in fitted_baselines(events, texts).items()}
 
 
 def table_of(models: Mapping[str, Mapping[str, float]]) -> str:

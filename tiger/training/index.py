@@ -33,7 +33,7 @@ from tiger.training.index_worker import (
     vectors_file,
 )
 from tiger.training.item_chunks import ItemChunk, item_chunks, texts_of_rows
-from tiger.training.tokenizer import Encoder, TokenizerArguments, fewest_levels, write_tokenizer
+from tiger.training.tokenizer import Encoder, TokenizerArguments, check_sizes, fewest_levels, write_tokenizer
 from tiger.utils import devices
 from tiger.utils.errors import DataError
 from tiger.utils.files import refuse_other_files
@@ -96,6 +96,13 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
     chunks, store = item_chunks(args.files), open_store(args.work_folder)
     begin = time.perf_counter()
     item_ids = _item_ids(chunks)
+    told = TokenizerArguments(
+        dataset=args.files[0],
+        output_dir=args.output_dir,
+        num_codebooks=args.num_codebooks,
+        codebook_size=args.codebook_size,
+    )
+    check_sizes(told, len(item_ids))
     _check_plan(args, chunks, store)
     encoder = _encoder(args, chunks, store)
     settings = IndexSettings(args.work_folder, _encoder_name(args), args.template)
@@ -104,12 +111,6 @@ def index_items(args: IndexArguments, started: Callable[[IndexSettings], Run] | 
         pass
     sample = sampled_rows(len(item_ids), MAX_ROWS, args.seed)
     vectors = _rows_of(store, chunks, sample)
-    told = TokenizerArguments(
-        dataset=args.files[0],
-        output_dir=args.output_dir,
-        num_codebooks=args.num_codebooks,
-        codebook_size=args.codebook_size,
-    )
 
     def fitted(levels: int, size: int) -> SemanticIdTokenizer:
         options = {"seed": args.seed, "device": str(devices.fastest())}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.data.splits import LeaveOneOut
+from tiger.evaluation.metrics import METRICS
 from tiger.training.parent import Parent
 from tiger.training.retriever_arguments import RetrieverArguments
 from tiger.utils.errors import DataError
@@ -97,6 +99,21 @@ def check_no_validation(args: RetrieverArguments, training: TrainingArguments) -
             f"split all leaves nothing to validate on: leave out {', '.join(wrong)}. It trains for num_train_epochs, "
             "as chosen without it."
         )
+
+
+def check_evaluations(args: RetrieverArguments, training: TrainingArguments) -> None:
+    """Refuse a choice by evaluations that there are none of, or by a metric that they lack.
+
+    Raises:
+        DataError: naming the setting.
+    """
+    if not (args.patience or training.load_best_model_at_end):
+        return
+    if args.patience and training.eval_strategy == IntervalStrategy.NO:
+        raise DataError("patience counts evaluations, which eval_strategy: no leaves out: give patience: null, too.")
+    metric = str(training.metric_for_best_model or "none").removeprefix("eval_")
+    if metric not in (known := ("loss", *METRICS)):
+        raise DataError(f"metric_for_best_model must be one of {', '.join(known)}, got {metric}.")
 
 
 def some_users(train: Sequences, share: float, seed: int) -> Sequences:

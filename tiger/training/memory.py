@@ -84,7 +84,8 @@ def add_memory(
     valid = valid.select(drawn)
     search: dict[str, Any] = {"num_beams": 50, "exclude_history": exclude_history, "rank": False, "progress": True}
     beams = recommender.recommend_rows(valid.histories, 50, memory=False, **search)  # it may have one already
-    known = Validation(valid.histories, valid.targets, *beams, counted_elsewhere(split, drawn, memory.tables.neighbors))
+    parts = counted_elsewhere(split, drawn, memory.tables.neighbors)
+    known = Validation(valid.histories, valid.targets, *beams, parts)
     recommender.memory, chosen = with_chosen_weight(memory, known, exclude_history)
     recommender.training = recommender.training | {"memory": chosen}
     print(f"the T5's log-probability counts {chosen['t5_weight']:g} times beside the memory's")

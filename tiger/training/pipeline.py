@@ -18,7 +18,7 @@ import yaml
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.hub_data import pair_of_tables
-from tiger.data.identity import data_digests, differing
+from tiger.data.identity import data_digests, differing, table_digest
 from tiger.data.splits import ALL, LEAVE_ONE_OUT
 from tiger.quantizers.report import REPORT
 from tiger.rankers.two_stage.ranker import SETTINGS
@@ -37,12 +37,14 @@ from tiger.training.plan import (
     Start,
     check_settings,
     make_plan,
+    steps_of,
 )
 from tiger.training.plan import find_recipe as find_recipe  # also known by this module
 from tiger.training.plan import read_overrides as read_overrides
 from tiger.training.progress import StepClock, estimated_seconds
 from tiger.training.report_page import write_report
 from tiger.training.retriever import train_retriever
+from tiger.training.run_settings import changed_settings
 from tiger.training.tokenizer import (
     TokenizerArguments,
     check_fitted_on,
@@ -112,6 +114,8 @@ def train(
     more: dict[str, Any] = {"embeddings": embeddings, "processes": processes, "start": start}
     plan = make_plan(folder, output_dir, recipe, **more, overrides=overrides)
     steps = plan.steps if steps is None else list(steps)
+    if unread := [step for step in overrides if step not in [*steps_of(plan.recipe), *steps]]:
+        raise DataError(f"recipe {recipe} has no {unread[0]}.yaml: nothing would read the settings of {unread[0]}.")
     settings = check_settings(plan, steps)  # of the last step too, before hours of training
     with training_into(plan.out):
         if not isinstance(dataset, str | os.PathLike):
@@ -173,9 +177,12 @@ def _run_tokenizer(plan: Plan) -> None:
     if there:
         data = RecommendationData.load(args.dataset)
         # Sizes that the catalog asks for are as good as the same ones given.
-        if file.exists() and sized(_recorded(file), data.num_items) != sized(args, data.num_items):
-            place = plan.out / "tokenizer"
-            raise DataError(f"{place} was fitted with other settings: remove it, or give another --out.")
+        before = _recorded(file) if file.exists() else args
+        if changed := changed_settings(*(asdict(sized(one, data.num_items)) for one in (before, args))):
+            raise DataError(
+                f"{plan.out / 'tokenizer'} was fitted with other settings ({'; '.join(changed)}): give those that it "
+                "has (--set tokenizer.NAME=VALUE), give another --out, or remove it."
+            )
         check_fitted_on(plan.out / "tokenizer", digests_of(args, data), args.dataset)
         print(f"{plan.out / 'tokenizer'} is there")
         return
@@ -218,8 +225,8 @@ def _run_two_stage(plan: Plan) -> None:
     there = _second_stage_is_decided(args.recommender)
     before = json.loads(file.read_text()) if there and file.exists() else {}
     # Settings that an older version didn't know have their defaults.
-    same = before and {**asdict(type(args)("", "")), **before.get("settings", {})} == record["settings"]
-    if same and not differing(before.get("data", {}), digests):
+    known = {**asdict(type(args)("", "")), **before.get("settings", {})}
+    if before and not changed_settings(known, record["settings"]) and not differing(before.get("data", {}), digests):
         print(f"{args.recommender} is done with a second stage of these settings")
         return
     file.unlink(missing_ok=True)
@@ -268,11 +275,12 @@ def write_dataset(data: RecommendationData | tuple[pa.Table, pa.Table], folder: 
     }
     tables = {"items": data.items, "interactions": pa.table(log)}
     files = {folder / f"{name}.parquet": table for name, table in tables.items()}
-    if any(file.exists() and not pq.read_table(file).equals(table) for file, table in files.items()):
+    there = {file: table for file, table in files.items() if file.exists()}
+    if any(table_digest(pq.read_table(file)) != table_digest(table) for file, table in there.items()):
         raise DataError(f"{folder} holds other data: give another output_dir, or remove that one.")
     folder.mkdir(parents=True, exist_ok=True)
     for file, table in files.items():
-        if not file.exists():
+        if file not in there:
             with written_whole(file) as temporary:
                 pq.write_table(table, temporary)
     return folder

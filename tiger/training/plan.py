@@ -22,6 +22,7 @@ from tiger.retriever.search_options import MAX_BEAMS, check_value
 from tiger.semantic_ids.vocabulary import VOCABULARIES
 from tiger.training.arguments import known_keys, merged, read_arguments, read_yaml
 from tiger.training.evaluation import SCRIPT_KEYS, EvaluationArguments
+from tiger.training.learning import check_evaluations
 from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
 from tiger.training.retriever import RetrieverArguments, sources_of
 from tiger.training.tokenizer import TokenizerArguments
@@ -101,8 +102,7 @@ class Plan:
     @property
     def steps(self) -> list[str]:
         """Names of the recipe's steps."""
-        there = [step for step in STEPS if step not in OPTIONAL or (self.recipe / f"{step}.yaml").exists()]
-        return [step for step in there if step != "evaluate" or self.held_out]
+        return [step for step in steps_of(self.recipe) if step != "evaluate" or self.held_out]
 
     @property
     def held_out(self) -> bool:
@@ -183,6 +183,11 @@ def make_plan(
     return Plan(folder, out, settings, processes)
 
 
+def steps_of(recipe: Path) -> list[str]:
+    """Steps of a recipe, a folder: without those of :data:`OPTIONAL` that it has no file for."""
+    return [step for step in STEPS if step not in OPTIONAL or (recipe / f"{step}.yaml").exists()]
+
+
 def find_recipe(recipe: str | os.PathLike) -> Path:
     """Find a recipe's folder: by the name of one that comes with the library, or by its path.
 
@@ -260,8 +265,9 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
     if "tokenizer" in found:
         quantizer_class(found["tokenizer"][0].quantizer)
     if "retriever" in found:
-        args = found["retriever"][0]
+        args, training = found["retriever"]
         sources_of(args)
+        check_evaluations(args, training)
         if args.tokens != "auto" and args.output_softmax not in (None, "auto"):
             softmax_of_tokens(args.tokens, args.output_softmax)
     for step in found:
@@ -286,6 +292,8 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "recent_items": (0, MAX_RECENT_ITEMS),
         "dropout_rate": (0, 1),
         "start_share": (0, 1),
+        "train_share": (1e-9, 1),
+        "user_tokens": (0, None),
         "num_train_epochs": (0.001, None),
         "min_steps": (0, None),
         "eval_users": (1, None),
@@ -305,6 +313,7 @@ _RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "learning_rate": (0, None),
         "num_leaves": (2, 131_072),  # LightGBM's own limit
         "num_seeds": (1, None),
+        "time_dropout": (0, 1),
         "seed": (0, 2**31 - 1),
     },
     "evaluate": {"num_beams": (10, MAX_BEAMS), "users": (1, None), "examples": (0, None)},

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 from transformers import (
-    EarlyStoppingCallback,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -37,10 +36,11 @@ from tiger.retriever.initialization import grow_vocabulary, init_nearest_neighbo
 from tiger.retriever.model import TigerT5
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import softmax_by_size, tokens_by_size
-from tiger.training.learning import Learning, check_enough, check_no_validation
+from tiger.training.learning import Learning, check_enough, check_evaluations, check_no_validation
 from tiger.training.learning import some_users as some_users  # also known by this module
 from tiger.training.memory import add_memory
 from tiger.training.parent import Parent, check_weights_go_on, lineage, load_parent, parent_digest, still_unseen
+from tiger.training.patience import Patience
 from tiger.training.progress import TrainingBar
 from tiger.training.retriever_arguments import RetrieverArguments as RetrieverArguments  # also known by this module
 from tiger.training.run_record import RunRecord
@@ -195,6 +195,8 @@ def _trained(
     trainer = retriever_trainer(args, training, tokenizer, learning, [record])
     bar = TrainingBar.replace_printing(trainer, bool(training.disable_tqdm))
     assert training.output_dir is not None  # TrainingArguments fills it in
+    if args.patience and (ended := Patience(args.patience).ended_at(record.checkpoint, training)):
+        trainer.args.max_steps = ended  # a Trainer would take another step before it asks
     with disk_errors(training.output_dir), closing(bar):
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or record.checkpoint)
         trainer.save_state()  # the curve, which a report draws
@@ -221,6 +223,7 @@ def retriever_trainer(
     split = learning.split
     if not split.held_out:
         check_no_validation(args, training)
+    check_evaluations(args, training)
     check_enough(learning.data, split, args.dataset)
     if training.torch_compile:
         # Batches have many shapes: one graph is to be made for all of them, not one for each.
@@ -252,7 +255,7 @@ def retriever_trainer(
         embedding_learning_rate=args.embedding_learning_rate,
         muon_learning_rate=args.muon_learning_rate or None,
         cuda_graphs=args.cuda_graphs,
-        callbacks=[*callbacks] + ([EarlyStoppingCallback(args.patience)] if args.patience else []),
+        callbacks=[*callbacks] + ([Patience(args.patience)] if args.patience else []),
     )
 
 
@@ -350,7 +353,7 @@ def encoded_texts(args: RetrieverArguments, data: RecommendationData) -> np.ndar
     """The items' texts by the tokenizer's encoder, float32 [items, dimensions]."""
     if not args.embeddings and not (Path(args.tokenizer) / "encoder").is_dir():
         raise DataError(f"{args.tokenizer} was saved without an encoder: start_from can't read texts. Leave them out.")
-    return saved_vectors(args.tokenizer, args.embeddings, data, required=False)
+    return saved_vectors(args.tokenizer, args.embeddings, data)
 
 
 def _training_record(

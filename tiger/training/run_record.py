@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tiger.data.identity import check_same_data
+from tiger.training.run_settings import PLACES, changed_settings
 from tiger.utils.digests import check_digests, write_digests
 from tiger.utils.errors import DataError
 from tiger.utils.files import write_atomically
@@ -58,7 +59,7 @@ class RunRecord(TrainerCallback):
         record = self._read() if self._file.exists() else {}
         self._check(output_dir, record)
         self.finished = record.get("finished", False)
-        self.identity = _digest([self._settings, self._data])
+        self.identity = _digest([{name: self._settings[name] for name in {*self._settings} - PLACES}, self._data])
         self.finished_as = record.get("identity") if self.finished else None
         # Where nothing is left to go on from, the time that was spent on it doesn't count.
         self._earlier = record.get("seconds", 0.0) if self.checkpoint else 0.0
@@ -72,12 +73,7 @@ class RunRecord(TrainerCallback):
         before = dict(record.get("settings", {}))
         if before:
             before |= {name: value for name, value in self._earlier_settings.items() if before.get(name) is None}
-        changed = [
-            f"{name}: {before[name]} -> {value}"
-            for name, value in self._settings.items()
-            if name in before and before[name] != value
-        ]
-        if changed:
+        if changed := changed_settings(before, self._settings):
             raise DataError(
                 f"{output_dir} holds a run with other settings ({'; '.join(changed)}): give those that it has (of "
                 "tiger train, --set retriever.NAME=VALUE), train into another folder (--out; of a recipe, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ _ALWAYS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "bf16", "seed"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
 )
+
+# Settings that name a file or a folder, which may be called by another path and may move: what lies there is known by
+# digests.
+PLACES = frozenset({"dataset", "tokenizer", "embeddings", "init_from", "output_dir", "model_dir", "recommender"})
 
 
 def model_settings(training: TrainingArguments, choosing: bool = False) -> dict[str, Any]:
@@ -82,6 +87,17 @@ def run_settings(args: Any, training: TrainingArguments, **more: Any) -> dict[st
     settings = model_settings(training, choosing=bool(args.patience)) | asdict(args)
     del settings["model_dir"]
     return settings | more
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that a record has with another value, as ``name: before -> now``; of :data:`PLACES`, those that are
+    given in one of both alone."""
+    changed = {
+        name: (before[name] is None) != (now[name] is None) if name in PLACES else before[name] != now[name]
+        for name in now
+        if name in before
+    }
+    return [f"{name}: {before[name]} -> {now[name]}" for name, other in changed.items() if other]
 
 
 def check_folders(

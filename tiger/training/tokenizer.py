@@ -27,6 +27,7 @@ from tiger.quantizers.log_report import log_report
 from tiger.quantizers.report import REPORT, plot_code_usage, quantization_report, template_of
 from tiger.semantic_ids.drift import drift_report
 from tiger.semantic_ids.fitting import Cooccurrence
+from tiger.semantic_ids.packing import Packing
 from tiger.semantic_ids.tokenizer import SemanticIdTokenizer
 from tiger.training.catalog_size import MOST_SHARED, TWO_LEVELS, CatalogSize
 from tiger.training.parent import FITTED_BY, check_ids_go_on, load_parent, parent_digest
@@ -102,6 +103,7 @@ def train_tokenizer(args: TokenizerArguments) -> SemanticIdTokenizer:
     data = RecommendationData.load(args.dataset)
     if args.init_from:
         return _extended(args, data)
+    check_sizes(args, data.num_items)
     encoder, embeddings = embedded_items(args, data)
     cooccurrence = None
     if args.cooccurrence_weight:
@@ -221,6 +223,17 @@ def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
     """The settings with the sizes that a catalog of so many items asks for, where they leave them open."""
     size = CatalogSize.of(num_items, args.codebook_size)
     return replace(args, num_codebooks=args.num_codebooks or size.num_codebooks, codebook_size=size.codebook_size)
+
+
+def check_sizes(args: TokenizerArguments, num_items: int) -> None:
+    """Refuse sizes that no semantic ID has room for, before the texts are read.
+
+    Raises:
+        DataError: they are too large.
+    """
+    args = sized(args, num_items)
+    assert args.codebook_size is not None  # the number of items has decided it
+    Packing(args.num_codebooks, args.codebook_size)
 
 
 def fitted_tokenizer(
@@ -355,19 +368,17 @@ def load_data_and_tokenizer(
     return data.in_order(fitted.item_ids), fitted, found
 
 
-def saved_vectors(
-    tokenizer: str, embeddings: str | None, data: RecommendationData, required: bool = True
-) -> np.ndarray:
+def saved_vectors(tokenizer: str, embeddings: str | None, data: RecommendationData) -> np.ndarray:
     """Vectors of the items' texts, float32 [items, dimensions], by the encoder that was saved with a tokenizer.
+    Items without text have that of an empty one: where a tokenizer may not have such, its fit refused them.
 
     Args:
         tokenizer: the folder that :func:`train_tokenizer` wrote.
         embeddings: a safetensors file of the vectors, in place of running the encoder.
-        required: refuse items without text.
     """
     if embeddings:
         return vectors_of(embeddings, data)
-    texts = item_texts(data.items, template_of(tokenizer), required=required)
+    texts = item_texts(data.items, template_of(tokenizer), required=False)
     return load_encoder(Path(tokenizer) / "encoder").encode(texts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiger.data.dataset import RecommendationData
-from tiger.data.identity import ITEMS, TRAIN, check_same_data, items_digest, train_digest
+from tiger.data.identity import ITEMS, TRAIN, check_same_data, table_digest, train_digest
 from tiger.data.repeats import excludes_history
 from tiger.data.sequences import Sequences
 from tiger.data.splits import ALL, LEAVE_ONE_OUT, SPLIT_HELP, LeaveOneOut
@@ -255,7 +255,7 @@ def _with_kept_trees(
             f"the trees of {args.init_from} learned from searches {how} a memory: train the T5 with memory: {wanted}."
         )
     start, split = time.perf_counter(), data.split(ALL, tiger.training.get("shuffle_ties"))
-    found = {TRAIN: train_digest(data, split), ITEMS: items_digest(data.items)}
+    found = {TRAIN: train_digest(data, split), ITEMS: table_digest(data.items)}
     check_same_data(known_digests(tiger.training), found, args.dataset, args.recommender, "give the same dataset")
     ordered = _ordered(tiger, data)
     events = ordered.split(ALL, tiger.training.get("shuffle_ties")).train

@@ -58,6 +58,10 @@ class Growing(Generic[Array]):
         grown.values, grown._buffer = buffer.array[:count], buffer
         return grown
 
+    def __reduce__(self) -> tuple[type[Growing[Array]], tuple[Array]]:
+        """Copy and pickle by the values alone, without the room behind them."""
+        return type(self), (self.values.clone() if isinstance(self.values, torch.Tensor) else self.values.copy(),)
+
 
 def _with_room(values: Array, count: int) -> Array:
     """An uninitialized array of the type of ``values`` for ``count`` rows and some more."""

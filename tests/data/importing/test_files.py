@@ -95,6 +95,7 @@ def test_a_wrong_byte_far_below_is_found(tmp_path, monkeypatch):
         ("a,b,a,a\n1,2,3,4\n", ["a", "b", "a_2", "a_3"]),
         ('"a\n x",b\n1,2\n', ["a x", "b"]),
         ("a\n1\n2\n", ["a"]),
+        ("ORCID,title\n1,2\n", ["ORCID", "title"]),  # begins like a file of ORC
     ],
 )
 def test_odd_headers(tmp_path, content, columns):
@@ -120,6 +121,43 @@ def test_rows_of_another_width_have_their_numbers(tmp_path):
     assert part.rows.bad == [(3, "3 columns, the header has 2"), (5, "1 columns, the header has 2")]
     places = [source.place(row) for row in range(4)]
     assert [place.rpartition(" ")[2] for place in places] == ["1", "2", "4", "6"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("preamble", ["", "\n", "\n\n\n", "sep=;\n", "sep=;\n\n", "\n\nsep=;\n\n\n"])
+def test_lines_above_the_header(tmp_path, preamble, end, encoding):
+    content = f"{preamble}item_id;title\n1;Tent\n\n2;too;wide\n3;Lamp\n".replace("\n", end)
+    source = Source(written(tmp_path / "a.csv", content.encode(encoding)))
+    assert source.read().to_pylist() == [{"item_id": "1", "title": "Tent"}, {"item_id": "3", "title": "Lamp"}]
+    assert source._parts[0][1].rows.bad == [(2, "3 columns, the header has 2")]
+    assert [source.place(row).rpartition(" ")[2] for row in range(2)] == ["1", "3"]
+
+
+ESCAPED = r"""user,text,last
+\N,"said \"hi\", \N,\N
+\N,""\N,",\N
+"\N",N,\N7
+7,\,\N,x
+x"y,\N,\"
+\\N,a\N,\N
+"""
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(("delimiter", "end"), [(",", "\n"), ("\t", "\r\n"), ("|", "\n")])
+def test_null_of_mysql_beside_escapes(tmp_path, monkeypatch, chunk, delimiter, end):
+    """Unquoted it stays ``\\N``, which means nothing; in quotation marks and within text a backslash escapes."""
+    monkeypatch.setattr("tiger.data.importing.escapes._CHUNK", chunk)
+    content = ESCAPED.replace(",", delimiter).replace("\n", end)
+    found = [list(row.values()) for row in rows(written(tmp_path / "a.csv", content.removesuffix(end)))]
+    assert [[text.replace(delimiter, ",").replace(end, "\n") for text in row] for row in found] == [
+        ["\\N", 'said "hi", N,N\nN,"N,', "\\N"],
+        ["N", "N", "N7"],
+        ["7", ",N", "x"],
+        ['x"y', "\\N", '"'],
+        ["\\N", "aN", "\\N"],
+    ]
 
 
 def test_row_numbers():
@@ -222,6 +260,7 @@ def test_kinds_of_parquet_that_differ(tmp_path):
         ("a.parquet", b"not parquet", "a.parquet is not a whole parquet file"),
         ("a.csv.gz", gzip.compress(b"a,b\n" * 10_000, mtime=0)[:-20], "a.csv.gz can't be read"),
         ("a.json", b"[1, 2", "a.json can't be read .no JSON array"),
+        ("a.orc", b"ORC\n\x07\x12\x05\x08\xe8\x07P\x00\n\x16\n\x02\x00", "ORC: save it as parquet"),
         ("a.pkl", b"\x80\x04\x95abc", "a pickle, which is not read"),
     ],
 )

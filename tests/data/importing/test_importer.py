@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -160,7 +161,8 @@ def test_all_problems_at_once(tmp_path):
         f"1 rows that can't be read: {p}, row 6 (3 columns, the header has 2)",
         f"1 events without a user: {c}, row 3",
         f"1 events without an item: {c}, row 5",
-        f"2 events without a time that can be read (or one before 1971 or after 2200): {c}, row 4; {c}, row 6",
+        "2 events without a time that can be read (or a date before 1970, a number before 1971, or one after 2200): "
+        f"{c}, row 4; {c}, row 6",
         f"4 events of items that the item table lacks: {c}, row 2 ('9'); {c}, row 7 ('8'); {c}, row 8 ('7'); ...",
     ]
     assert "--drop-unknown" in caught.value.remedy
@@ -194,6 +196,46 @@ def test_tables_the_wrong_way_round(tmp_path):
         ImportProblems, match="no column of users among sku, title.*Give the items first, then the log"
     ):
         import_tables(clicks, items, tmp_path / "out")
+
+
+def test_dates_that_stand_for_none_are_problems(tmp_path):
+    clicks = tmp_path / "c.csv"
+    clicks.write_text("user,id,time\nu,a,2024-01-01\nu,b,1900-01-01\nu,a,0001-01-01\nu,b,1970-01-02\n")
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(TWO, clicks, tmp_path / "out")
+    (line,) = caught.value.lines
+    assert line.startswith("2 events without a time") and line.endswith(f": {clicks}, row 2; {clicks}, row 3")
+    import_tables(TWO, clicks, tmp_path / "out", ImportOptions(drop_unknown=True))
+    assert [row["timestamp"] for row in written(tmp_path / "out")[1]] == [86_400, NEW_YEAR]
+    assert len(RecommendationData.load(tmp_path / "out").sequences[0]) == 2
+
+
+def test_users_that_a_database_does_not_know_are_none(tmp_path):
+    clicks = tmp_path / "c.csv"
+    rows = ["\\N,a,2024-01-01,\\N", '7,a,2024-01-02,"tent \\"big\\" red"', "8,\\N,2024-01-03,x"]
+    clicks.write_text("\n".join(["user,id,time,search", *rows]) + "\n")
+    with pytest.raises(ImportProblems) as caught:
+        import_tables(TWO, clicks, tmp_path / "out")
+    assert caught.value.lines == [
+        f"1 events without a user: {clicks}, row 1",
+        f"1 events without an item: {clicks}, row 3",
+    ]
+
+
+def test_users_are_the_same_in_batches_with_and_without_gaps(tmp_path):
+    for part, user in enumerate((None, float("nan"), 2.5, 7.0)):
+        table = pa.table({"user": [12345678901.0, user], "item": ["a", "b"], "time": [NEW_YEAR + part] * 2})
+        (tmp_path / "log").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "log" / f"{part}.parquet")
+    import_tables(TWO, tmp_path / "log", tmp_path / "out", ImportOptions(drop_unknown=True))
+    assert {row["user_id"] for row in written(tmp_path / "out")[1]} == {"12345678901", "2.5", "7"}
+
+
+def test_prices_that_are_not_finite_are_left_empty(tmp_path):
+    items = pa.table({"item_id": list("abcde"), "title": list("ABCDE"), "price": [1.0, np.inf, -np.inf, np.nan, -1.0]})
+    report = import_tables(items, events(log("a", "b")), tmp_path / "out")
+    assert [item["price"] for item in written(tmp_path / "out")[0]] == [1.0, None, None, None, None]
+    assert "3 values of 'price' are no prices, such as inf, -inf, -1.0: left empty" in report.notes
 
 
 @pytest.mark.parametrize("day", ["2024-01-01", "20240101", "01.01.2024"])

@@ -41,7 +41,14 @@ def test_iso_times_with_and_without_zone():
     assert seconds(*given) == at(0, 3600, 3600, 3600, 6 * 3600)
     assert seconds("2024-01-01 00:00:01", "2024-01-01 00:00:02.999999") == at(1, 2)
     assert seconds("2024-01-01 10:00 UTC", "2024-01-01 10:00:30 +0000") == at(36_000, 36_030)
-    assert seconds("1969-12-31 23:59:59", "2024-01-01") == [-1, NEW_YEAR]  # a date says its year itself
+
+
+def test_dates_are_times_from_1970_on():
+    assert seconds("1969-12-31 23:59:59", "1970-01-01", "2024-01-01") == [None, 0, NEW_YEAR]
+    assert seconds("0001-01-01", "1900-01-01 00:00:00Z", "2200-01-01") == [None, None, None]
+    assert seconds(date(1900, 1, 1), date(1970, 1, 2)) == [None, 86_400]
+    assert seconds("01.01.1900", "31.12.1970") == [None, 364 * 86_400]
+    assert seconds("19000101", "20240101") == [None, NEW_YEAR]
 
 
 def test_days_that_no_calendar_has_are_no_times():
@@ -217,6 +224,20 @@ def test_ids_stay_text():
     ]
     assert id_texts(column(7, None, -1)).to_pylist() == ["7", None, "-1"]
     assert id_texts(column(7.0, None, float("nan"))).to_pylist() == ["7", None, None]
+    assert id_texts(column(12345678901.0, float("nan"), 2.5, -0.0, 1e15)).to_pylist() == [
+        "12345678901",
+        None,
+        "2.5",
+        "0",
+        "1000000000000000",
+    ]
+    assert id_texts(column(2.0**53 - 1, 2.0**53, float("inf"))).to_pylist() == [
+        "9007199254740991",
+        "9.007199254740992e+15",
+        None,
+    ]
+    assert id_texts(column(7.0, 2.5, kind=pa.float32())).to_pylist() == ["7", "2.5"]
+    assert id_texts(column(kind=pa.float64())).to_pylist() == []
     assert id_texts(column(2**63 + 1, kind=pa.uint64())).to_pylist() == [str(2**63 + 1)]
     assert id_texts(column(b"ab", kind=pa.binary())).to_pylist() == ["ab"]
     with pytest.raises(DataError, match="ids can't be read from a column of list"):

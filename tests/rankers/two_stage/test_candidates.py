@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from tiger.data.cooccurrence import PairTable
 from tiger.data.sequences import Sequences
 from tiger.embeddings.item_vectors import cooccurrence_vectors
 from tiger.rankers.two_stage.candidates import Candidates, Proposals, _repeated
-from tiger.rankers.two_stage.features import DAYS, reads_time
+from tiger.rankers.two_stage.features import DAYS, _branches, _labels, _logarithms, reads_time
 
 DAY = 86_400
 WORDS = "tent lamp stove rope boots map pan cup".split()
@@ -314,3 +315,19 @@ def test_items_come_and_go(tmp_path):
 def test_repeated():
     rows = np.array([[3, 1, 3, 1, 2], [0, 0, 0, 5, 5]])
     assert _repeated(rows).tolist() == [[False, False, True, True, False], [False, True, True, False, True]]
+
+
+def test_values_that_say_nothing_are_none():
+    items = pa.table(
+        {
+            "item_id": list("abcdef"),
+            "brand": [0.0, math.nan, None, 2.0, 2.0, 0.0],
+            "categories": ["A > B", "", " ", None, "A", "B"],
+            "price": [math.inf, math.nan, -1.0, 0.0, None, math.e - 1],
+        }
+    )
+    brands = _labels(items, "brand")
+    assert (brands == -1).tolist() == [False, True, True, False, False, False]
+    assert brands[0] == brands[5] != brands[3] == brands[4]
+    assert (_branches(items, "categories") >= 0).sum(axis=1).tolist() == [2, 0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(_logarithms(items, "price"), np.float32([np.nan, np.nan, np.nan, 0, np.nan, 1]))

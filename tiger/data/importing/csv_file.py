@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tiger.data.importing.encodings import text_facts
+from tiger.data.importing.escapes import NullMarks
 from tiger.data.importing.files import TableFile
 from tiger.data.importing.names import is_known_name
 from tiger.data.importing.rows import RowNumbers
@@ -23,6 +24,8 @@ _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _SAMPLE_CHARACTERS = 1 << 18
 _SAMPLE_ROWS = 200
 _BLOCK = 1 << 24  # bytes; a row must fit in
+# Lines above the header: blank ones, and a hint that Excel writes.
+_PREAMBLE = re.compile(r"\A([\r\n]*(?:sep=([^\r\n])[\r\n]+)?)")
 
 
 class CsvTable:
@@ -43,12 +46,10 @@ class CsvTable:
         self.file, self.rows = file, RowNumbers()
         self._facts = text_facts(file)
         self.notes = [self._facts.note] if self._facts.note else []
-        sample = self._sample()
-        self._preamble = 0
-        if match := re.match(r"sep=(.)\r?\n", sample):  # a hint that Excel writes
-            self._preamble, sample = 1, sample[match.end() :]
+        _, preamble, hint, sample = _PREAMBLE.split(self._sample(), maxsplit=1)
+        self._preamble = len(re.findall(r"\r\n?|\n", preamble))
         rows = {delimiter: self._parsed(sample, delimiter) for delimiter in _DELIMITERS}
-        self._delimiter = match[1] if match and match[1] in rows else max(rows, key=lambda one: _fit(rows[one]))
+        self._delimiter = hint if hint in rows else max(rows, key=lambda one: _fit(rows[one]))
         if self._delimiter != ",":
             self.notes.append(f"columns are separated by {_DELIMITERS[self._delimiter]}")
         self._names = self._header(rows[self._delimiter])
@@ -93,12 +94,15 @@ class CsvTable:
 
     def _skip(self, row: pyarrow.csv.InvalidRow) -> str:
         reason = f"{row.actual_columns} columns, the header has {row.expected_columns}"
-        self.rows.skip(row.number - 1, reason)
+        self.rows.skip(row.number - self._preamble - 1, reason)
         return "skip"
 
     def _utf8(self, raw: pa.NativeFile) -> pa.NativeFile:
         encoding = self._facts.encoding
-        return raw if encoding.startswith("utf-8") else pa.transcoding_input_stream(raw, encoding, "utf-8")
+        stream = raw if encoding.startswith("utf-8") else pa.transcoding_input_stream(raw, encoding, "utf-8")
+        if self._facts.escapes:
+            stream = pa.PythonFile(io.BufferedReader(NullMarks(stream, self._delimiter)), mode="r")
+        return stream
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(io.BufferedReader(self.file.open()), encoding=self._facts.encoding, newline="")
@@ -106,7 +110,7 @@ class CsvTable:
     def _sample(self) -> str:
         with self._text() as text:
             sample = text.read(_SAMPLE_CHARACTERS)
-        return sample.removeprefix("\ufeff").lstrip("\r\n")
+        return sample.removeprefix("\ufeff")
 
     def _parsed(self, sample: str, delimiter: str) -> list[list[str]]:
         escape = "\\" if self._facts.escapes else None

@@ -22,6 +22,7 @@ from tiger.utils.errors import DataError
 _UNKNOWN, _MISSING = -1, -2
 _BATCH = 2**18
 _MAX_HINTS = 10_000
+_NO_TIME = "events without a time that can be read (or a date before 1970, a number before 1971, or one after 2200)"
 _FLAGS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -188,7 +189,7 @@ def _report(
     for kind, wrong, hint in (
         ("events without a user", ~has_user, ""),
         ("events without an item", items == _MISSING, ""),
-        ("events without a time that can be read (or one before 1971 or after 2200)", ~has_time, mixed),
+        (_NO_TIME, ~has_time, mixed),
     ):
         rows = np.flatnonzero(wrong)
         problems.add(kind, len(rows), (source.place(int(row)) for row in rows[:MAX_EXAMPLES]), hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _REFUSED = {
     b"\x80\x04": "a pickle, which is not read: save it as parquet",
     b"\x80\x05": "a pickle, which is not read: save it as parquet",
 }
+# Bytes that each of these holds near its start and no text does: ORC may be the first letters of a header.
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _recognized(path: Path, root: Path) -> TableFile:
     with open(path, "rb") as file:
         start = file.read(32)
     for magic, remedy in _REFUSED.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and _BINARY.search(start):
             raise DataError(f"{path} is {remedy}.")
     compression = next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
     found = TableFile(path, "csv", compression, partitions)

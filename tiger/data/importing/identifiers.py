@@ -13,8 +13,9 @@ from tiger.utils.errors import DataError
 def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Ids as text without blanks around them: string [rows]; null: there is none.
 
-    Text stays what it is (``007``, ``1e5``); whole numbers become their decimal digits, those of a column of fractions
-    (which a table with gaps becomes in pandas) too.
+    Text stays what it is (``007``, ``1e5``); whole numbers become their decimal digits, those in a column of fractions
+    (which a table with gaps becomes in pandas) too, up to 2**53. Each value is read for itself: batches that differ
+    give the same ids.
 
     Raises:
         DataError: the column is of a type that holds no ids.
@@ -23,9 +24,10 @@ def id_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not can_be_ids(kind):
         raise DataError(f"ids can't be read from a column of {kind}: write them as text.")
     if pa.types.is_floating(kind):
-        whole = pc.all(pc.equal(column.drop_null(), pc.floor(column.drop_null()))).as_py()
         column = pc.if_else(pc.is_finite(column), column, None)
-        column = column.cast(pa.int64()) if whole and len(column) and _is_small(column) else column
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+        digits = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
+        column = pc.coalesce(digits, column.cast(pa.string()))
     elif is_bytes(kind):
         column = column.cast(pa.string())
     texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -36,8 +38,3 @@ def can_be_ids(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold ids."""
     numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return is_text(kind) or is_bytes(kind) or numbers
-
-
-def _is_small(column: pa.ChunkedArray) -> bool:
-    largest = pc.max(pc.abs(column)).as_py()
-    return largest is None or largest < 2**53

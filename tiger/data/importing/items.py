@@ -157,14 +157,20 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
 def _prices(column: pa.ChunkedArray, reading: Reading) -> tuple[pa.ChunkedArray | pa.Array, Reading, list[str]]:
     if not is_text(column.type):
         values = column.cast(pa.float64())
-        return pc.if_else(pc.greater_equal(values, 0), values, None), reading, []
+        values = pc.if_else(pc.is_nan(values), None, values)
+        are_prices = pc.and_(pc.greater_equal(values, 0), pc.is_finite(values))
+        unread = values.filter(pc.invert(are_prices)).to_pylist()
+        return pc.if_else(are_prices, values, None), reading, _unread_prices(unread, reading)
     texts = [text.strip() or None if text is not None else None for text in column.to_pylist()]
     prices = parse_prices(texts)
-    notes = []
-    unread = [text for text, price in zip(texts, prices) if text is not None and price is None]
-    if unread:
-        examples = ", ".join(map(repr, dict.fromkeys(unread[:100])))[:80]
-        notes.append(f"{len(unread):,} values of {reading.source!r} are no prices, such as {examples}: left empty")
+    notes = _unread_prices([text for text, price in zip(texts, prices) if text is not None and price is None], reading)
     if len(named := currencies(texts)) > 1:
         notes.append(f"{reading.source!r} has prices in {', '.join(sorted(named))}: not converted")
     return pa.array(prices, pa.float64()), reading, notes
+
+
+def _unread_prices(values: list, reading: Reading) -> list[str]:
+    if not values:
+        return []
+    examples = ", ".join(map(repr, dict.fromkeys(values[:100])))[:80]
+    return [f"{len(values):,} values of {reading.source!r} are no prices, such as {examples}: left empty"]

@@ -130,8 +130,8 @@ def whole_seconds(raw: np.ma.MaskedArray, how: TimeFormat) -> tuple[np.ndarray, 
     """Seconds of a whole column.
 
     Returns:
-        int64 [events], 0 where there is no time; bool [events], where there is a time between 1971 and 2200; and a
-        word on how they were read.
+        int64 [events], 0 where there is no time; bool [events], where there is a date from 1970 to 2200 or a number
+        from 1971 to 2200; and a word on how they were read.
 
     Raises:
         DataError: the numbers are no times: most would lie in 1970.
@@ -153,9 +153,8 @@ def whole_seconds(raw: np.ma.MaskedArray, how: TimeFormat) -> tuple[np.ndarray, 
     else:
         unit, said = "microseconds", _said(how)
     seconds = np.where(given, values, 0) // _PER_SECOND[unit]
-    good = given & (seconds >= FIRST_SECOND) & (seconds < LAST_SECOND)
-    if how.kind != "number":  # dates that say their year are times, however long ago
-        good = given & (seconds < LAST_SECOND)
+    first = FIRST_SECOND if how.kind == "number" else 0  # dates say their year themselves
+    good = given & (seconds >= first) & (seconds < LAST_SECOND)
     return np.where(good, seconds, 0).astype(np.int64), good, said
 
 

@@ -24,7 +24,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from tiger.data.cooccurrence import PairTable
-from tiger.data.identity import items_digest
+from tiger.data.identity import table_digest
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.embeddings.item_text import item_texts
 from tiger.embeddings.item_vectors import cooccurrence_vectors
@@ -299,7 +299,7 @@ class Candidates:
     def digest(self) -> bytes:
         """Digest of the counts, the items and their codes and vectors, by which candidates and features are made."""
         # Of the items that came after the fit, words have the weights of the fit.
-        told = [len(self), self._fitted, self.num_proposed, self.pairs.size, items_digest(self.items)]
+        told = [len(self), self._fitted, self.num_proposed, self.pairs.size, table_digest(self.items)]
         found = hashlib.sha256(json.dumps(told).encode())
         arrays = (self.pairs.keys, self.pairs.values, self.events, self._cooccurrence, self.codes, self.vectors)
         for array in arrays:

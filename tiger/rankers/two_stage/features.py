@@ -321,7 +321,7 @@ def _labels(items: pa.Table, name: str) -> np.ndarray:
 
     if name not in items.column_names:
         return np.full(items.num_rows, -1)
-    values = np.array([str(value) if value else "" for value in items[name].to_pylist()], dtype=object)
+    values = np.array([_word(value) for value in items[name].to_pylist()], dtype=object)
     hashes = (pd.util.hash_array(values, categorize=False) >> np.uint64(1)).astype(np.int64)
     return np.where(values == "", -1, hashes)
 
@@ -333,11 +333,16 @@ def _branches(items: pa.Table, name: str, depth: int = 5) -> np.ndarray:
         return found
     for row, value in enumerate(items[name].to_pylist()):
         if isinstance(value, str):
-            parts = value.split(" > ")
-        else:
-            parts = [str(part) for part in value] if isinstance(value, list) else [str(value)] * (value is not None)
+            value = value.split(" > ")
+        parts = [word for part in (value if isinstance(value, list) else [value]) if (word := _word(part))]
         found[row, : len(parts)] = [zlib.crc32(part.encode()) for part in parts[:depth]]
     return found
+
+
+def _word(value: object) -> str:
+    """A value of a cell as text; empty for null, NaN and blanks."""
+    text = "" if value is None or value != value else str(value)
+    return text if text.strip() else ""
 
 
 def _logarithms(items: pa.Table, name: str) -> np.ndarray:
@@ -347,7 +352,7 @@ def _logarithms(items: pa.Table, name: str) -> np.ndarray:
     if name not in items.column_names:
         return np.full(items.num_rows, np.nan, dtype=np.float32)
     values = pd.to_numeric(items[name].to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.log1p(np.where(values >= 0, values, np.nan)).astype(np.float32)
+    return np.log1p(np.where((values >= 0) & np.isfinite(values), values, np.nan)).astype(np.float32)
 
 
 if not TYPE_CHECKING:  # to a type checker, old names are errors
