@@ -170,3 +170,9 @@ def test_a_share_of_hidden_times_is_a_share():
     plan = make_plan("data", "run", overrides={"two_stage": {"time_dropout": 7.0}})
     with pytest.raises(DataError, match="two_stage.time_dropout must be"):
         check_settings(plan, plan.steps)
+
+
+def test_vectors_of_a_file_have_an_encoder_of_their_own(tmp_path):
+    plan = make_plan("data", "run", embeddings=tmp_path / "vectors.safetensors")
+    with pytest.raises(DataError, match="name the SentenceTransformer that made them .*--set tokenizer.encoder=NAME"):
+        check_settings(plan, plan.steps)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from tests.training.test_pipeline import SIZES, SMALL
 from tiger.cli.main import main
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import data_digests, lacks_events_of, log_summary
+from tiger.data.repeats import KEEP_FROM, repeat_share
 from tiger.data.sequences import Sequences
 from tiger.recommender.model_card import model_card
 from tiger.recommender.recommender import TigerRecommender
@@ -385,3 +387,15 @@ def test_split_all_trains_on_every_event_without_a_parent(work, tmp_path):
         tiger.train(str(work / "today"), tmp_path / "no", **SMALL, split="all", steps=[*STEPS, "evaluate"])
     with pytest.raises(DataError, match="split must be"):
         data.split("most")
+
+
+def test_what_a_parent_leaves_out_of_answers_its_children_leave_out(work, parent):
+    data = RecommendationData.load(work / "today")
+    split = data.leave_one_out()
+    told = Learning(data, split, split.train, None).excludes_history(None)
+    for decided in (True, False):
+        asked = SimpleNamespace(tiger=SimpleNamespace(training=parent.training | {"exclude_history": decided}))
+        learning = Learning(data, split, split.train, asked)
+        assert learning.excludes_history(None) == decided
+        assert learning.excludes_history(not decided) == (not decided)
+    assert told == (repeat_share(*split.next_items) < KEEP_FROM)

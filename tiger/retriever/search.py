@@ -126,8 +126,7 @@ def beams_of_users(
     size = options.batch_size or devices.default_batch_size(device, options.num_beams)
     if memory is not None:
         at_once = torch.get_num_threads() if devices.is_host(device) else _OVERLAPPED
-        masses = max(len(memory), len(memory.tables))  # of items that are gone, too
-        size = min(size, max(1, _MASSES_AT_ONCE // (at_once * masses)))
+        size = min(size, max(1, _MASSES_AT_ONCE // (at_once * max(len(memory), len(memory.tables)))))
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def keep(users: np.ndarray, found: HostCopy) -> int:

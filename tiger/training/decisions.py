@@ -95,7 +95,8 @@ def history_decision(data: RecommendationData, training: Mapping[str, Any], resu
     why = f"{share:.1%} of the next items stand in their history, {'less' if share < KEEP_FROM else 'not less'} than "
     why += f"{KEEP_FROM:.0%}. Baselines, T5, memory, second stage and test do the same."
     if excluded != (share < KEEP_FROM):
-        why = f"A setting (exclude_history) says so; {share:.1%} of the next items stand in their history."
+        why = f"A setting (exclude_history), or the model gone on from, says so; {share:.1%} of the next items stand "
+        why += "in their history."
     done = "left out of the answers" if excluded else "kept in the answers"
     return "items of the history", done, why, f"retriever.exclude_history={str(not excluded).lower()}"
 

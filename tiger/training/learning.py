@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from tiger.data.dataset import RecommendationData
+from tiger.data.repeats import excludes_history
 from tiger.data.sequences import SECONDS_PER_DAY, Sequences
 from tiger.data.splits import LeaveOneOut
 from tiger.evaluation.metrics import METRICS
@@ -55,6 +56,11 @@ class Learning:
         users = drawn_users(split.train, args.train_share, seed)
         chosen, epochs = within_work(split.train, users, first, args.work_share)
         return cls(data, split, split.train.select(chosen), parent, epochs)
+
+    def excludes_history(self, wanted: bool | None) -> bool:
+        """Whether answers leave out items of the history: as wanted, else as of the parent's, else as the log says."""
+        known = None if self.parent is None else self.parent.tiger.training
+        return excludes_history(self.split, wanted, known)
 
 
 def check_enough(data: RecommendationData, split: LeaveOneOut, source: object) -> None:

@@ -303,6 +303,6 @@ def refuse_other(parent: Parent, pairs: Mapping[str, tuple[Any, Any]], step: str
         given = " ".join(f"{step}.{name}={own}" for name, (_, own) in others.items())
         remedy = "" if step is None else f" (of this version's recipe, --set {given})"
         raise DataError(
-            f"{parent.name} was made with other settings ({told}): give the --recipe and --set that it "
-            f"was trained with{remedy}, or train without --init_from."
+            f"{parent.name} was made with other settings ({told}): give the --recipe, --fast and --set "
+            f"that it was trained with{remedy}, or train without --init_from."
         )

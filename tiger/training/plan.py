@@ -25,7 +25,7 @@ from tiger.training.evaluation import SCRIPT_KEYS, EvaluationArguments
 from tiger.training.learning import check_evaluations
 from tiger.training.parent import check_settings_go_on, load_parent, parent_digest
 from tiger.training.retriever import RetrieverArguments, sources_of
-from tiger.training.tokenizer import TokenizerArguments
+from tiger.training.tokenizer import TokenizerArguments, check_encoder
 from tiger.training.two_stage import TwoStageArguments, trees_of
 from tiger.utils.errors import DataError
 from tiger.utils.paths import nearest_hint
@@ -263,6 +263,7 @@ def check_settings(plan: Plan, steps: Sequence[str]) -> dict[str, tuple]:
             if value != default and value not in allowed:
                 raise DataError(f"{step}.{name} must be {' or '.join(allowed)}, got {value!r}.")
     if "tokenizer" in found:
+        check_encoder(found["tokenizer"][0])
         quantizer_class(found["tokenizer"][0].quantizer)
     if "retriever" in found:
         args, training = found["retriever"]

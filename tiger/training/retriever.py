@@ -21,7 +21,7 @@ from transformers import (
 
 from tiger.data.dataset import RecommendationData
 from tiger.data.identity import log_summary
-from tiger.data.repeats import excludes_history, repeats_in_words
+from tiger.data.repeats import repeats_in_words
 from tiger.data.splits import LeaveOneOut
 from tiger.embeddings.auto import load_encoder
 from tiger.embeddings.item_text import has_words, item_texts
@@ -150,7 +150,7 @@ def _recommender(
     """The recommender of a trained T5; ``known`` is recorded with it, and facts of the data."""
     data, parent = learning.data, learning.parent
     known |= {"log": log_summary(data), "parameters": model.num_parameters()}
-    known["exclude_history"] = excludes_history(learning.split, args.exclude_history)
+    known["exclude_history"] = learning.excludes_history(args.exclude_history)
     folder = Path(args.tokenizer) / "encoder"
     encoder = load_encoder(folder) if folder.is_dir() else None
     recommender = TigerRecommender(model, tokenizer, encoder, data.items, args.max_history, training=known)
@@ -240,7 +240,7 @@ def retriever_trainer(
     valid = None
     if split.held_out:
         valid = EvaluationExamples(*split.part("valid"), args.max_history, users).sample(args.eval_users)
-    exclude_history = excludes_history(split, args.exclude_history)
+    exclude_history = learning.excludes_history(args.exclude_history)
     if training.process_index == 0:
         print(_in_numbers(learning, train, model))
         print(repeats_in_words(split, exclude_history))

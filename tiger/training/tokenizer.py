@@ -225,6 +225,20 @@ def sized(args: TokenizerArguments, num_items: int) -> TokenizerArguments:
     return replace(args, num_codebooks=args.num_codebooks or size.num_codebooks, codebook_size=size.codebook_size)
 
 
+def check_encoder(args: TokenizerArguments) -> None:
+    """Refuse LSA as the encoder of a file's vectors, which it has not made.
+
+    Raises:
+        DataError: the settings name it.
+    """
+    if args.embeddings and args.encoder == "lsa":
+        raise DataError(
+            "embeddings of a file come from an encoder of their own: name the SentenceTransformer that made them (of "
+            "tiger train, --set tokenizer.encoder=NAME; of a recipe, --encoder NAME). Where none did, any other name "
+            "does: new items are given with vectors then (tiger items add --embeddings)."
+        )
+
+
 def check_sizes(args: TokenizerArguments, num_items: int) -> None:
     """Refuse sizes that no semantic ID has room for, before the texts are read.
 
@@ -283,9 +297,8 @@ def fewest_levels(
 
 def embedded_items(args: TokenizerArguments, data: RecommendationData) -> tuple[Encoder, np.ndarray]:
     """The encoder that the settings name, fitted where it has to be, and its vectors, float32 [items, dimensions]."""
+    check_encoder(args)
     if args.embeddings:
-        if args.encoder == "lsa":
-            raise DataError("embeddings of a file come from an encoder of their own: name it with --encoder.")
         return SentenceEncoder(args.encoder), load_embeddings(args.embeddings, data.num_items)
     # Where the log speaks for items too, some may be without text.
     texts = item_texts(data.items, args.template, required=not args.cooccurrence_weight)

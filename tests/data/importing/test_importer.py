@@ -602,3 +602,12 @@ def test_columns_of_the_right_name_and_the_wrong_type(tmp_path):
             import_tables(items, clicks, tmp_path / "out", ImportOptions(columns={target: target}))
     (tmp_path / "log.jsonl").write_text('{"": "a", "user": "u", "item": "a", "time": "2024-01-01"}')
     assert import_tables(items, tmp_path / "log.jsonl", tmp_path / "blank").events == 1
+
+
+def test_a_column_to_leave_out_that_no_table_has_is_told(tmp_path):
+    items, events = tmp_path / "items.csv", tmp_path / "events.csv"
+    items.write_text("item_id,title,stock\n1,Tent,3\n2,Lamp,4\n")
+    events.write_text("user_id,item_id,timestamp\na,1,1600000000\na,2,1600000001\n")
+    with pytest.raises(DataError, match="--leave-out Stock: neither table has this column; they have item_id, title"):
+        import_tables(items, events, tmp_path / "out", ImportOptions(leave_out=["Stock", "timestamp"]))
+    import_tables(items, events, tmp_path / "out", ImportOptions(leave_out=["stock"]))

@@ -84,6 +84,9 @@ def import_tables(
     problems = Problems()
     item_source = Source(items, "the items", tuple(options.leave_out))
     event_source = Source(interactions, "the interactions", tuple(options.leave_out))
+    for name in sorted(item_source.lacks & event_source.lacks):
+        there = ", ".join([*item_source.columns, *event_source.columns])
+        problems.fatal.append(f"--leave-out {name}: neither table has this column; they have {there}.")
     table, sample = item_source.read(), event_source.sample()
     _refuse_empty(event_source, sample, problems)
     columns = _given_columns(options, table, sample, problems.fatal)

@@ -76,6 +76,9 @@ class Source:
         self._starts: list[int] = []
         found = dict.fromkeys(name for _, part, folders in self._parts for name in (*part.columns, *folders))
         self.columns = [name for name in found if name not in leave_out]
+        # A table of JSON doesn't tell those that it leaves out.
+        whole = not any(isinstance(part, JsonTable) for _, part, _ in self._parts)
+        self.lacks = {name for name in leave_out if whole and name not in found}
 
     def _open(self, paths: Sequence[str | os.PathLike], leave_out: Sequence[str]) -> None:
         for path in paths:
