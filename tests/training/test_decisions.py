@@ -75,7 +75,7 @@ def test_the_history_is_told_with_the_share_of_repeats(repeat):
     assert ("100.0%" if repeat else "0.0%") in why and "setting" not in why
     assert change == f"retriever.exclude_history={'true' if repeat else 'false'}"
     other = told(make_training(), RESULTS | {"exclude_history": repeat}, data=make_data(repeat))
-    assert "A setting (exclude_history) says so" in other["items of the history"][1]
+    assert "A setting (exclude_history), or the model gone on from, says so" in other["items of the history"][1]
 
 
 def test_a_memory_that_leans_on_popular_items_says_so():

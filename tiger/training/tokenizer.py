@@ -234,8 +234,7 @@ def check_encoder(args: TokenizerArguments) -> None:
     if args.embeddings and args.encoder == "lsa":
         raise DataError(
             "embeddings of a file come from an encoder of their own: name the SentenceTransformer that made them (of "
-            "tiger train, --set tokenizer.encoder=NAME; of a recipe, --encoder NAME). Where none did, any other name "
-            "does: new items are given with vectors then (tiger items add --embeddings)."
+            "tiger train, --set tokenizer.encoder=NAME; of a recipe, --encoder NAME), or else use any other name."
         )
 
 

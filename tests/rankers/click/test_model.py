@@ -206,7 +206,7 @@ def make_trainer(folder, sparse=True, **options):
 @pytest.mark.parametrize(("sparse", "max_grad_norm"), [(True, 1.0), (False, 0.0)])
 def test_two_processes_train_one_ranker(tmp_path, sparse, max_grad_norm):
     script = f"""
-import sys
+import pathlib
 import torch
 from tests.rankers.click.test_model import circle_lists, train
 from tiger.training.processes import leave_group
@@ -225,6 +225,9 @@ assert any(weight is trainer.model.table.weight for weight in groups[0]["params"
 print("AUC", metrics["eval_auc"])
 del trainer
 leave_group()
+tasks = pathlib.Path("/proc/self/task")  # where threads are told by name, none of the group's is left
+names = [task.joinpath("comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+assert not any(name.startswith("pt_gloo") for name in names), names
 """
     file = tmp_path / "train.py"
     file.write_text(script)

@@ -84,9 +84,7 @@ def import_tables(
     problems = Problems()
     item_source = Source(items, "the items", tuple(options.leave_out))
     event_source = Source(interactions, "the interactions", tuple(options.leave_out))
-    for name in sorted(item_source.lacks & event_source.lacks):
-        there = ", ".join([*item_source.columns, *event_source.columns])
-        problems.fatal.append(f"--leave-out {name}: neither table has this column; they have {there}.")
+    _refuse_absent(item_source, event_source, problems)
     table, sample = item_source.read(), event_source.sample()
     _refuse_empty(event_source, sample, problems)
     columns = _given_columns(options, table, sample, problems.fatal)
@@ -116,6 +114,13 @@ def import_tables(
     report = _report(out, item_table, events, (readings, event_columns), problems, notes)
     _write(Path(out), item_table, events, report)
     return report
+
+
+def _refuse_absent(items: Source, events: Source, problems: Problems) -> None:
+    """Note columns to leave out that are in neither table."""
+    for name in sorted(items.lacks & events.lacks):
+        there = ", ".join([*items.columns, *events.columns])
+        problems.fatal.append(f"--leave-out {name}: neither table has this column; they have {there}.")
 
 
 def _refuse_empty(source: Source, sample: pa.Table, problems: Problems) -> None:
