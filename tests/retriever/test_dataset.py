@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
 from tiger.data.sequences import Sequences, pad_rows
+from tiger.retriever import dataset
 from tiger.retriever.data_collator import EvaluationCollator, TrainingCollator
 from tiger.retriever.dataset import EvaluationExamples, LengthBatchSampler, TrainingExamples
 
@@ -89,9 +90,10 @@ def test_pad_rows():
     assert torch.from_numpy(pad_rows([np.array([1], dtype=np.int32)])).dtype == torch.int64
 
 
-def test_what_a_user_has_seen_is_there_once_and_long_histories_come_together():
+def test_what_a_user_has_seen_is_there_once_and_very_long_histories_come_together(monkeypatch):
+    monkeypatch.setattr(dataset, "_VERY_LONG", 6)
     histories = Sequences.from_rows([np.array([4, 2, 4, 2]), np.arange(9), np.arange(5), np.tile([1, 0], 10)])
     examples = EvaluationExamples(histories, np.zeros(4, dtype=np.int64), max_history=4)
-    assert examples.by_length().tolist() == [3, 1, 2, 0]
+    assert examples.by_length().tolist() == [3, 1, 0, 2]
     batch = EvaluationCollator(make_tokenizer(20))([examples[0], examples[3]])
     assert batch["seen"].tolist() == [[2, 4], [0, 1]]

@@ -14,6 +14,8 @@ from tiger.data.users import user_numbers
 from tiger.utils.errors import DataError
 from tiger.utils.sampling import sampled_rows
 
+_VERY_LONG = 1000  # items of a history, of which others of its batch would feel the width
+
 
 class TrainingExamples(Dataset):
     """Training examples in which every item of a sequence, except the first, is a target after the items before it.
@@ -155,9 +157,9 @@ class EvaluationExamples(Dataset):
     def by_length(self) -> np.ndarray:
         """Users ordered by the length of their histories, longest first: int64 [users].
 
-        Of those that the model reads no more of, the longest come first, too: what they have seen is as long.
+        Of those that the model reads no more of, very long ones come first: what they have seen is as long.
         """
-        return np.lexsort((-self.histories.lengths, -self.history_lengths))
+        return np.lexsort((-np.maximum(self.histories.lengths, _VERY_LONG), -self.history_lengths))
 
 
 def examples_within(dataset: Dataset) -> list[Any]:
