@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import runpy
 import select
@@ -17,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 600  # after which a process is ended
@@ -80,6 +84,13 @@ def run_python(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script, or ``-m`` and a module: its exit code and what it printed."""
     with Started([str(word) for word in words], cwd) as process:
         return process.finished()
+
+
+def in_another_process(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a function of picklable arguments in a process whose hashes of text are others than here."""
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    with patch.dict(os.environ, PYTHONHASHSEED=seed), multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
 
 
 @functools.cache

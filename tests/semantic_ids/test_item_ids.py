@@ -1,14 +1,10 @@
 """Item ids read as the list that they were made from, whatever comes and goes."""
 
-import os
-import pickle
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.processes import in_another_process
 from tiger.semantic_ids import item_ids as module
 from tiger.semantic_ids.item_ids import ItemIds
 
@@ -55,14 +51,9 @@ def test_what_is_no_text_is_nobody_and_what_is_there_twice_is_named():
         ids[2]
 
 
-def test_pickled_to_another_process(tmp_path):
-    (tmp_path / "ids").write_bytes(pickle.dumps(ItemIds([f"item {row}" for row in range(40)]).append(["new"])))
-    script = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).rows(['item 3', 'new', 'nobody']))"
-    command = [sys.executable, "-c", script, tmp_path / "ids"]
-    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # other hashes than here
-    environment = os.environ | {"PYTHONHASHSEED": seed}
-    ran = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True, env=environment)
-    assert ran.stdout.split() == ["[", "3", "40", "-1]"]
+def test_pickled_to_another_process():
+    ids = ItemIds([f"item {row}" for row in range(40)]).append(["new"])
+    assert in_another_process(ItemIds.rows, ids, ["item 3", "new", "nobody"]).tolist() == [3, 40, -1]
 
 
 def test_memory_of_an_id():

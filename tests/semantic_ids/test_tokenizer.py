@@ -1,6 +1,5 @@
 import copy
 import hashlib
-import pickle
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
+from tests.processes import in_another_process
 from tiger.quantizers.residual_kmeans import ResidualKMeans
 from tiger.semantic_ids.tokenizer import Cooccurrence, SemanticIdTokenizer
 from tiger.utils.errors import DataError
@@ -250,7 +250,7 @@ def test_a_copy_is_independent():
     tokenizer = make_tokenizer(40)
     tokenizer.add_items(["new"], codes=np.array([[1, 2, 3]]))
     before = tokenizer.semantic_ids.copy()
-    for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+    for other in (copy.deepcopy(tokenizer), in_another_process(copy.copy, tokenizer)):
         other.add_items(["another"], codes=np.array([[1, 2, 3]]))
         other.semantic_ids[0] = 7
         assert len(tokenizer) == 41 and np.array_equal(tokenizer.semantic_ids, before)
