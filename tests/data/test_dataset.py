@@ -535,3 +535,11 @@ def test_temporal_split_refuses_a_log_of_one_day():
     events = pa.table({"user_id": ["u"] * 4, "item_id": ["a", "b", "a", "b"], "timestamp": [86_400 * 400] * 4})
     with pytest.raises(DataError, match="needs events of more days: 0 of 4 come before the day of the first cut"):
         RecommendationData.from_tables(items, events).temporal_split()
+
+
+def test_a_file_in_place_of_a_directory_is_told_without_a_look_at_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "items.csv").write_text("item_id,title\n1,Tent\n")
+    with pytest.raises(DataError, match="mine/items.csv is a file: make a dataset directory .* by `tiger import`"):
+        RecommendationData.load("mine/items.csv")

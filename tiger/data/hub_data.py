@@ -67,10 +67,6 @@ def _hub_errors(path: str | os.PathLike) -> Iterator[None]:
     except DataError:
         raise
     except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError) as error:
-        if os.path.isfile(path):
-            raise DataError(
-                f"{path} is a file: make a dataset directory of items and log by `tiger import`."
-            ) from error
         raise DataError(
             f"{path} is neither a directory here{nearest_hint(path)} nor a data set on the Hub that can be read "
             f"({first_line(error)}). Check the name; for a private one, `hf auth login`."

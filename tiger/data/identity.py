@@ -46,12 +46,12 @@ def data_digests(data: RecommendationData, split: LeaveOneOut | None = None) -> 
     return found if split is None else found | {TRAIN: train_digest(data, split)}
 
 
-def table_digest(items: pa.Table) -> str:
+def table_digest(table: pa.Table) -> str:
     """SHA-256 of a table's values, in hexadecimal."""
     digest = hashlib.sha256()
-    for name in items.column_names:
+    for name in table.column_names:
         digest.update(json.dumps(name).encode())
-        _add_array(digest, items[name])
+        _add_array(digest, table[name])
     return digest.hexdigest()
 
 

@@ -277,6 +277,8 @@ def open_table(
     wanted = None if name == "items" else (*EVENT_COLUMNS, *_EXTRA_COLUMNS)
     if Path(path).is_dir():
         return _local_table(Path(path) / (config or ""), name, required, wanted)
+    if Path(path).is_file():
+        raise DataError(f"{path} is a file: make a dataset directory of items and log by `tiger import`.")
     if not is_repo_id(os.fspath(path)):
         raise DataError(
             f"{path} is neither a directory{nearest_hint(path)} nor owner/name on the Hub: give the directory of "
